@@ -1,0 +1,124 @@
+package redistest
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+)
+
+// link is one proxied connection.
+type link struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   chan struct{} // closed once both sides are
+}
+
+// chunk is data from the server, due at the client at a point in time.
+type chunk struct {
+	data []byte
+	due  time.Time
+}
+
+// serve forwards between client and target until either closes or the link is
+// cancelled.
+func (p *Proxy) serve(l *link, client net.Conn) {
+	var pumps sync.WaitGroup
+	defer func() {
+		l.cancel()
+		client.Close()
+		pumps.Wait()
+		p.set(func() { delete(p.links, l) })
+		close(l.done)
+	}()
+	if !p.pass(l) {
+		return
+	}
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	server, err := new(net.Dialer).DialContext(l.ctx, "tcp", target)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	replies := make(chan chunk, 256)
+	pumps.Go(func() { p.sendRequests(l, client, server) })
+	pumps.Go(func() { p.readReplies(l, server, replies) })
+	pumps.Go(func() { p.sendReplies(l, client, replies) })
+	<-l.ctx.Done()
+}
+
+// pass waits while the proxy is a black hole; false means the link is over.
+func (p *Proxy) pass(l *link) bool {
+	p.mu.Lock()
+	open := p.open
+	p.mu.Unlock()
+	select {
+	case <-open:
+		return l.ctx.Err() == nil
+	case <-l.ctx.Done():
+		return false
+	}
+}
+
+func (p *Proxy) sendRequests(l *link, client, server net.Conn) {
+	defer l.cancel()
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := client.Read(buf)
+		if !p.pass(l) {
+			return
+		}
+		if _, werr := server.Write(buf[:n]); err != nil || werr != nil {
+			return
+		}
+	}
+}
+
+func (p *Proxy) readReplies(l *link, server net.Conn, replies chan<- chunk) {
+	defer close(replies)
+	for {
+		buf := make([]byte, 16<<10)
+		n, err := server.Read(buf)
+		p.mu.Lock()
+		drop, due := p.drop, time.Now().Add(p.delay)
+		p.mu.Unlock()
+		if n > 0 && !drop {
+			select {
+			case replies <- chunk{buf[:n], due}:
+			case <-l.ctx.Done():
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (p *Proxy) sendReplies(l *link, client net.Conn, replies <-chan chunk) {
+	defer l.cancel()
+	for c := range replies {
+		select {
+		case <-time.After(time.Until(c.due)):
+		case <-l.ctx.Done():
+			return
+		}
+		for len(c.data) > 0 {
+			if !p.pass(l) {
+				return
+			}
+			n := len(c.data)
+			p.set(func() {
+				if p.slice {
+					n = 1
+				}
+			})
+			if _, err := client.Write(c.data[:n]); err != nil {
+				return
+			}
+			c.data = c.data[n:]
+		}
+	}
+}
