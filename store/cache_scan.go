@@ -1,0 +1,157 @@
+package store
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"hash/fnv"
+	"sort"
+
+	"github.com/redis/rueidis"
+)
+
+// scanCount is how many keys one step of a walk looks at: few enough to leave Redis free for others.
+const scanCount = 1000
+
+// ListKeys returns about count keys that match a glob, empty meaning all, and the token of the next page, empty after
+// the last. A token that is not of the same namespace and pattern fails with ErrPageToken.
+func (s *Store) ListKeys(ctx context.Context, namespace, pattern, token string, count int) (keys []string, next string, err error) {
+	for {
+		var found []string
+		found, token, err = s.scan(ctx, namespace, pattern, token, int64(count))
+		if err != nil {
+			return nil, "", err
+		}
+		for _, k := range found {
+			if key, ok := s.userKey(namespace, k); ok {
+				keys = append(keys, key)
+			}
+		}
+		if token == "" || len(keys) >= count {
+			return keys, token, nil
+		}
+	}
+}
+
+// DeleteMatching removes the entries that match a glob, in steps. After each it calls progress with how many it has
+// removed so far and the token to resume with, empty after the last; an error of progress ends the walk.
+func (s *Store) DeleteMatching(ctx context.Context, namespace, pattern, token string, progress func(deleted int64, next string) error) error {
+	var deleted int64
+	for {
+		found, next, err := s.scan(ctx, namespace, pattern, token, scanCount)
+		if err != nil {
+			return err
+		}
+		keys := make([]string, 0, len(found))
+		for _, k := range found {
+			if key, ok := s.userKey(namespace, k); ok {
+				keys = append(keys, key)
+			}
+		}
+		if len(keys) > 0 {
+			results, err := s.BatchDelete(ctx, namespace, keys)
+			if err != nil {
+				return err
+			}
+			for _, r := range results {
+				if r.Err != nil {
+					return r.Err
+				}
+				if r.Deleted {
+					deleted++
+				}
+			}
+		}
+		if err := progress(deleted, next); err != nil || next == "" {
+			return err
+		}
+		token = next
+	}
+}
+
+// position is where a walk stands: the primaries are walked in the order of their ids.
+type position struct{ node, cursor uint64 }
+
+// scan makes one step of a walk over the string keys of all primaries.
+func (s *Store) scan(ctx context.Context, namespace, pattern, token string, count int64) (keys []string, next string, err error) {
+	if pattern == "" {
+		pattern = "*"
+	}
+	walk := fnv.New32a()
+	_, _ = walk.Write([]byte(namespace + "\x00" + pattern))
+	at, ok := parsePosition(token, walk.Sum32())
+	if !ok {
+		return nil, "", ErrPageToken
+	}
+	before, after := s.cacheKeyParts(namespace)
+	err = s.trip(ctx, "scan", reads, func(ctx context.Context, c *clients) error {
+		ids, nodes, err := s.primaries(ctx, c)
+		if err != nil {
+			return err
+		}
+		n := sort.Search(len(ids), func(i int) bool { return ids[i] >= at.node })
+		if n == len(ids) { // the topology has changed under the walk, and nothing is left of it
+			return nil
+		}
+		if ids[n] != at.node {
+			at = position{ids[n], 0}
+		}
+		node := nodes[at.node]
+		page, err := node.Do(ctx, node.B().Scan().Cursor(at.cursor).Match(before+pattern+after).Count(count).Type("string").Build()).AsScanEntry()
+		if err != nil {
+			return err
+		}
+		keys = page.Elements
+		switch at.cursor = page.Cursor; {
+		case at.cursor != 0:
+			next = at.token(walk.Sum32())
+		case n+1 < len(ids):
+			next = position{ids[n+1], 0}.token(walk.Sum32())
+		}
+		return nil
+	})
+	return keys, next, err
+}
+
+// primaries returns the primaries by an id of each, and the ids in order. Tokens hold ids, since an address is nobody's
+// business.
+func (s *Store) primaries(ctx context.Context, c *clients) (ids []uint64, nodes map[uint64]rueidis.Client, err error) {
+	if s.options.Mode != Cluster {
+		return []uint64{0}, map[uint64]rueidis.Client{0: c.primary}, nil
+	}
+	nodes = make(map[uint64]rueidis.Client)
+	for addr, node := range c.primary.Nodes() {
+		primary, err := isPrimary(ctx, node)
+		if err != nil {
+			if was, known := s.roles.Load(addr); known && was == false {
+				continue // a replica may be away
+			}
+			return nil, nil, err
+		}
+		if primary {
+			h := fnv.New64a()
+			_, _ = h.Write([]byte(addr))
+			nodes[h.Sum64()] = node
+			ids = append(ids, h.Sum64())
+		}
+	}
+	sort.Slice(ids, func(i, j int) bool { return ids[i] < ids[j] })
+	return ids, nodes, nil
+}
+
+func (p position) token(walk uint32) string {
+	b := binary.BigEndian.AppendUint32(nil, walk)
+	b = binary.BigEndian.AppendUint64(b, p.node)
+	return base64.RawURLEncoding.EncodeToString(binary.BigEndian.AppendUint64(b, p.cursor))
+}
+
+func parsePosition(token string, walk uint32) (p position, ok bool) {
+	if token == "" {
+		return p, true
+	}
+	b, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil || len(b) != 20 || binary.BigEndian.Uint32(b) != walk {
+		return p, false
+	}
+	return position{binary.BigEndian.Uint64(b[4:]), binary.BigEndian.Uint64(b[12:])}, true
+}

@@ -1,0 +1,33 @@
+package store
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// clock estimates Redis TIME, which decides every expiry, without asking for it. A sample is as good as its round trip is
+// short: the error is at most half of it.
+type clock struct {
+	offset atomic.Int64 // nanoseconds that Redis is ahead of this process
+	best   atomic.Int64 // round trip of the sample behind offset, growing with age so that drift is followed
+}
+
+// sampleAging is how much worse a sample counts with every one that is not better. Clocks drift by far less in the
+// second or so between samples.
+const sampleAging = 20 * time.Microsecond
+
+func (c *clock) now() time.Time {
+	return time.Now().Add(time.Duration(c.offset.Load()))
+}
+
+// sample takes in what TIME answered to a question sent and answered at these times.
+func (c *clock) sample(redis, sent, answered time.Time) {
+	trip := answered.Sub(sent)
+	best := time.Duration(c.best.Load())
+	if best != 0 && trip > best {
+		c.best.Store(int64(best + sampleAging))
+		return
+	}
+	c.best.Store(int64(max(trip, 1)))
+	c.offset.Store(int64(redis.Sub(sent.Add(trip / 2))))
+}

@@ -1,0 +1,175 @@
+package store
+
+import (
+	"crypto/rand"
+	"crypto/sha1" //nolint:gosec // names versions of plain values, as redis.sha1hex does; it protects nothing
+	"encoding/binary"
+	"encoding/hex"
+	"math"
+	"time"
+)
+
+// An entry written by Larder is a Redis string: a header and the value. ARCHITECTURE.md shows the layout. A string that
+// does not begin with the magic is a plain value, written by another client or by Increment.
+const (
+	// magic begins with a byte that UTF-8 never holds, so that no text is taken for an entry.
+	magic = "\xc1LD"
+	// formatVersion is the only one there is; a reader that meets another one answers ErrCorrupt.
+	formatVersion = 1
+
+	offVersion  = 3
+	offFlags    = 4
+	offETag     = 5
+	offAsOf     = 13
+	offSoft     = 21
+	offHard     = 29
+	offLoadTime = 37
+	headerSize  = 41
+)
+
+// The flags of an entry.
+const (
+	flagNegative = 1 << iota
+	flagTags
+	flagContentType
+	// flagsKnown has every flag that this version understands.
+	flagsKnown = 1<<iota - 1
+)
+
+// ETag names one version of an entry: 64 random bits, so that a version deleted and written again has another one. That
+// of a plain value is the first 64 bits of its SHA-1.
+type ETag [8]byte
+
+// String returns 16 hexadecimal digits.
+func (e ETag) String() string { return hex.EncodeToString(e[:]) }
+
+// ParseETag reads what String returned.
+func ParseETag(s string) (e ETag, ok bool) {
+	if len(s) != 2*len(e) {
+		return e, false
+	}
+	_, err := hex.Decode(e[:], []byte(s))
+	// Upper-case digits would compare equal here and differ in a script.
+	return e, err == nil && e.String() == s
+}
+
+func newETag() (e ETag) {
+	_, _ = rand.Read(e[:]) // crypto/rand.Read never fails: it ends the process instead
+	return e
+}
+
+// Entry is one value in the cache. Its slices are shared with the near cache and must not be changed.
+type Entry struct {
+	// Value is the stored bytes.
+	Value []byte
+	// ETag names this version.
+	ETag ETag
+	// AsOf is the Redis time at which the value was known to be right, here when its write arrived; zero for plain values.
+	AsOf time.Time
+	// Soft is when the entry ceases to be fresh; zero means never.
+	Soft time.Time
+	// Hard is when the entry is gone; zero means never.
+	Hard time.Time
+	// LoadTime is how long the origin took to make the value; zero means that it is not known.
+	LoadTime time.Duration
+	// Negative marks an entry that says "the origin has no such value".
+	Negative bool
+	// Tags are the labels by which the entry can be invalidated.
+	Tags []string
+	// ContentType is the media type of the value; empty means that none was given.
+	ContentType string
+}
+
+func micros(t time.Time) uint64 {
+	if t.IsZero() {
+		return 0
+	}
+	return uint64(t.UnixMicro()) //nolint:gosec // times of entries are after 1970
+}
+
+func fromMicros(us uint64) time.Time {
+	if us == 0 || us > math.MaxInt64 {
+		return time.Time{}
+	}
+	return time.UnixMicro(int64(us)) //nolint:gosec // bounded above
+}
+
+// encode returns the bytes to store. Tags and ContentType must be within the limits of the API.
+func (e *Entry) encode() []byte {
+	size := headerSize + len(e.Value) + 2 + len(e.ContentType)
+	for _, t := range e.Tags {
+		size += 1 + len(t)
+	}
+	b := make([]byte, headerSize, size)
+	copy(b, magic)
+	b[offVersion] = formatVersion
+	copy(b[offETag:], e.ETag[:])
+	binary.BigEndian.PutUint64(b[offAsOf:], micros(e.AsOf))
+	binary.BigEndian.PutUint64(b[offSoft:], micros(e.Soft))
+	binary.BigEndian.PutUint64(b[offHard:], micros(e.Hard))
+	binary.BigEndian.PutUint32(b[offLoadTime:], uint32(min(max(e.LoadTime.Microseconds(), 0), math.MaxUint32))) //nolint:gosec // clamped
+	if e.Negative {
+		b[offFlags] |= flagNegative
+	}
+	if len(e.Tags) > 0 {
+		b[offFlags] |= flagTags
+		b = append(b, byte(len(e.Tags)))
+		for _, t := range e.Tags {
+			b = append(append(b, byte(len(t))), t...)
+		}
+	}
+	if e.ContentType != "" {
+		b[offFlags] |= flagContentType
+		b = append(append(b, byte(len(e.ContentType))), e.ContentType...)
+	}
+	return append(b, e.Value...)
+}
+
+// decodeEntry reads what encode returned, or a plain value. The entry shares raw's memory.
+func decodeEntry(raw []byte) (e Entry, plain bool, err error) {
+	if len(raw) < len(magic) || string(raw[:len(magic)]) != magic {
+		sum := sha1.Sum(raw) //nolint:gosec // see the import
+		return Entry{Value: raw, ETag: ETag(sum[:8])}, true, nil
+	}
+	if len(raw) < headerSize || raw[offVersion] != formatVersion || raw[offFlags]&^byte(flagsKnown) != 0 {
+		return Entry{}, false, &opError{kind: ErrCorrupt}
+	}
+	flags := raw[offFlags]
+	e.Negative = flags&flagNegative != 0
+	e.ETag = ETag(raw[offETag:])
+	e.AsOf = fromMicros(binary.BigEndian.Uint64(raw[offAsOf:]))
+	e.Soft = fromMicros(binary.BigEndian.Uint64(raw[offSoft:]))
+	e.Hard = fromMicros(binary.BigEndian.Uint64(raw[offHard:]))
+	e.LoadTime = time.Duration(binary.BigEndian.Uint32(raw[offLoadTime:])) * time.Microsecond
+	rest := raw[headerSize:]
+	ok := true
+	short := func() (s string) {
+		if ok = ok && len(rest) > 0 && len(rest) > int(rest[0]); ok {
+			s, rest = string(rest[1:1+rest[0]]), rest[1+rest[0]:]
+		}
+		return s
+	}
+	if flags&flagTags != 0 {
+		if len(rest) == 0 || rest[0] == 0 {
+			return Entry{}, false, &opError{kind: ErrCorrupt}
+		}
+		n := int(rest[0])
+		rest = rest[1:]
+		for range n {
+			e.Tags = append(e.Tags, short())
+		}
+	}
+	if flags&flagContentType != 0 {
+		e.ContentType = short()
+	}
+	if !ok {
+		return Entry{}, false, &opError{kind: ErrCorrupt}
+	}
+	e.Value = rest
+	return e, false, nil
+}
+
+// bigEndian is a time as scripts store and compare it: numbers of one width compare as strings.
+func bigEndian(t time.Time) string {
+	return string(binary.BigEndian.AppendUint64(nil, micros(t)))
+}

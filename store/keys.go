@@ -1,0 +1,76 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strconv"
+	"strings"
+)
+
+// Every Redis key of Larder is made here. All begin with "ld:", can be read with redis-cli, and are injective: different
+// arguments make different keys, because a namespace holds no colon and what follows it runs to the fixed end.
+const keyPrefix = "ld:"
+
+// cacheKey is where an entry lives. The braces put it, and what later stands beside it under another letter, in one
+// slot of a cluster. In the plain namespace it is the key itself, so that data of other Redis clients is served.
+func (s *Store) cacheKey(namespace, key string) string {
+	if namespace == s.options.PlainNamespace {
+		return key
+	}
+	return "ld:c:{" + namespace + ":" + key + "}"
+}
+
+// cacheKeyParts returns what stands before and after the user's key in the keys of a namespace's entries.
+func (s *Store) cacheKeyParts(namespace string) (before, after string) {
+	if namespace == s.options.PlainNamespace {
+		return "", ""
+	}
+	return "ld:c:{" + namespace + ":", "}"
+}
+
+// userKey undoes cacheKey.
+func (s *Store) userKey(namespace, redisKey string) (string, bool) {
+	before, after := s.cacheKeyParts(namespace)
+	if before == "" {
+		return redisKey, !strings.HasPrefix(redisKey, keyPrefix)
+	}
+	if len(redisKey) < len(before)+len(after) || !strings.HasPrefix(redisKey, before) || !strings.HasSuffix(redisKey, after) {
+		return "", false
+	}
+	return redisKey[len(before) : len(redisKey)-len(after)], true
+}
+
+// partition is one of 256 fixed groups of sessions. All that belongs to one subject is in one partition, and with it in
+// one slot of a cluster, so that every change of it is one script.
+type partition uint8
+
+// tag is the partition's hash tag.
+func (p partition) tag() string { return "{p" + strconv.Itoa(int(p)) + "}" }
+
+// subjectHash names a subject in keys, where the subject itself must not stand, and decides its partition. The zero byte
+// keeps different pairs different, as neither part may hold one.
+func subjectHash(namespace, subject string) (partition, string) {
+	sum := sha256.Sum256([]byte(namespace + "\x00" + subject))
+	return partition(sum[0]), hex.EncodeToString(sum[:16])
+}
+
+// sessionKey is the hash of a session's record.
+func sessionKey(p partition, namespace, id string) string {
+	return "ld:s:" + p.tag() + ":" + namespace + ":" + id
+}
+
+// attributesKey is the hash of a session's attributes, apart from its record so that a touch neither writes them nor
+// drops them from near caches.
+func attributesKey(p partition, namespace, id string) string {
+	return "ld:d:" + p.tag() + ":" + namespace + ":" + id
+}
+
+// indexKey is the sorted set of a subject's session ids, scored by when they end.
+func indexKey(p partition, namespace, subjectHash string) string {
+	return "ld:i:" + p.tag() + ":" + namespace + ":" + subjectHash
+}
+
+// subjectKey is the hash of what is known of a subject: its epoch.
+func subjectKey(p partition, namespace, subjectHash string) string {
+	return "ld:u:" + p.tag() + ":" + namespace + ":" + subjectHash
+}

@@ -1,0 +1,47 @@
+package store
+
+import (
+	"embed"
+	"strings"
+
+	"github.com/redis/rueidis"
+)
+
+//go:embed lua/*.lua
+var luaFiles embed.FS
+
+// A script is a file in lua, by its name without the ending.
+type script struct {
+	name string
+	text string
+	lua  *rueidis.Lua
+}
+
+// newScript reads lua/<name>.lua with the functions of its feature, lua/<feature>.lua, before it.
+func newScript(name string, load func(string, ...rueidis.LuaOption) *rueidis.Lua) *script {
+	feature, _, _ := strings.Cut(name, "_")
+	text := luaFile(feature) + luaFile(name)
+	return &script{name: name, text: text, lua: load(text)}
+}
+
+func luaFile(name string) string {
+	b, err := luaFiles.ReadFile("lua/" + name + ".lua")
+	if err != nil {
+		panic(err) // the files are part of the program
+	}
+	return string(b)
+}
+
+var (
+	cacheSet       = newScript("cache_set", rueidis.NewLuaScript)
+	cacheDelete    = newScript("cache_delete", rueidis.NewLuaScript)
+	cacheTouch     = newScript("cache_touch", rueidis.NewLuaScript)
+	cacheIncrement = newScript("cache_increment", rueidis.NewLuaScript)
+
+	sessionCreate        = newScript("session_create", rueidis.NewLuaScript)
+	sessionRead          = newScript("session_read", rueidis.NewLuaScriptReadOnly)
+	sessionTouch         = newScript("session_touch", rueidis.NewLuaScript)
+	sessionUpdate        = newScript("session_update", rueidis.NewLuaScript)
+	sessionRevoke        = newScript("session_revoke", rueidis.NewLuaScript)
+	sessionRevokeSubject = newScript("session_revoke_subject", rueidis.NewLuaScript)
+)

@@ -1,0 +1,149 @@
+package store
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// Session is a session that was active when it was read. It is shared with the near cache and must not be changed.
+type Session struct {
+	// ID is the public handle.
+	ID string
+	// Subject is whose session it is; empty means an anonymous one.
+	Subject string
+	// Attributes are its data; Version counts their changes.
+	Attributes map[string]string
+	Version    int64
+	// Device is what the client said of itself.
+	Device Device
+	// CreatedAt is when it was created, LastActiveAt when it was last active as far as that is recorded.
+	CreatedAt, LastActiveAt time.Time
+	// Idle is its idle timeout.
+	Idle time.Duration
+	// AbsoluteExpiresAt is when it ends whatever its activity.
+	AbsoluteExpiresAt time.Time
+}
+
+// IdleExpiresAt is when the session ends without further activity.
+func (s *Session) IdleExpiresAt() time.Time { return s.LastActiveAt.Add(s.Idle) }
+
+// ExpiresAt is when the session ends by time.
+func (s *Session) ExpiresAt() time.Time {
+	if idle := s.IdleExpiresAt(); idle.Before(s.AbsoluteExpiresAt) {
+		return idle
+	}
+	return s.AbsoluteExpiresAt
+}
+
+// sessionRecord is a session with what its validation needs.
+type sessionRecord struct {
+	session    Session
+	secretHash []byte
+	// subjectKey is where the subject's epoch is; empty for an anonymous session.
+	subjectHash string
+	// epoch must not be below that of the subject, which was readEpoch when the record was read.
+	epoch, readEpoch int64
+	size             int
+}
+
+// active decides by the times and epochs alone; that a key still exists means nothing.
+func (r *sessionRecord) active(subjectEpoch int64, now time.Time) bool {
+	return now.Before(r.session.ExpiresAt()) && r.epoch >= subjectEpoch
+}
+
+// parseSession reads the answer of session_read.lua; nil means that there is no record.
+func parseSession(m rueidis.RedisMessage, id string) (*sessionRecord, error) {
+	parts, err := m.ToArray()
+	if err != nil || len(parts) != 3 {
+		return nil, errInternal
+	}
+	fields, err := parts[0].AsStrMap()
+	if err != nil {
+		return nil, errInternal
+	}
+	if len(fields) == 0 {
+		return nil, nil //nolint:nilnil // absence is not an error
+	}
+	attributes, err := parts[1].AsStrMap()
+	if err != nil {
+		return nil, errInternal
+	}
+	epoch, err := parts[2].ToString()
+	if err != nil {
+		return nil, errInternal
+	}
+	ok := true
+	number := func(text string) int64 {
+		n, err := strconv.ParseInt(text, 10, 64)
+		ok = ok && err == nil
+		return n
+	}
+	r := &sessionRecord{
+		session: Session{
+			ID: id, Subject: fields["sub"], Attributes: attributes, Version: number(fields["v"]),
+			Device:            Device{fields["ip"], fields["ua"], fields["label"]},
+			CreatedAt:         time.UnixMilli(number(fields["ct"])),
+			LastActiveAt:      time.UnixMilli(number(fields["la"])),
+			Idle:              time.Duration(number(fields["idle"])) * time.Millisecond,
+			AbsoluteExpiresAt: time.UnixMilli(number(fields["abs"])),
+		},
+		secretHash:  []byte(fields["h"]),
+		subjectHash: fields["sh"],
+		epoch:       number(fields["ep"]),
+		readEpoch:   number(epoch),
+	}
+	if !ok || len(r.secretHash) == 0 {
+		return nil, &opError{kind: ErrCorrupt}
+	}
+	for name, value := range fields {
+		r.size += len(name) + len(value) + 32
+	}
+	for name, value := range attributes {
+		r.size += len(name) + len(value) + 32
+	}
+	return r, nil
+}
+
+// nearSession returns an active session by what the near cache knows, filling it as needed; nil says nothing, since only
+// the primary's word is taken for an end.
+func (s *Store) nearSession(ctx context.Context, p partition, namespace, id string) (*sessionRecord, error) {
+	v, hit, err := s.near.load(ctx, sessionKey(p, namespace, id), func() (any, int, time.Duration, error) {
+		r, err := s.readSession(ctx, p, namespace, id, true)
+		if r == nil {
+			return r, 0, 0, err
+		}
+		return r, r.size, min(s.options.NearCacheTTL, r.session.ExpiresAt().Sub(s.Now())), nil
+	})
+	r, _ := v.(*sessionRecord)
+	if err != nil || r == nil || !hit {
+		return r, err
+	}
+	epoch, err := s.subjectEpoch(ctx, p, namespace, r.subjectHash)
+	if err != nil || !r.active(epoch, s.Now()) {
+		return nil, err
+	}
+	return r, nil
+}
+
+// subjectEpoch returns the epoch of a subject; zero means that its sessions were never revoked together. A record read
+// just now was compared with it in the script; one from the near cache needs the epoch beside it.
+func (s *Store) subjectEpoch(ctx context.Context, p partition, namespace, hash string) (int64, error) {
+	if hash == "" {
+		return 0, nil
+	}
+	key := subjectKey(p, namespace, hash)
+	v, _, err := s.near.load(ctx, key, func() (any, int, time.Duration, error) {
+		var epoch int64
+		err := s.trip(ctx, "hget", reads, func(ctx context.Context, c *clients) error {
+			var err error
+			epoch, err = c.tracked.Do(ctx, c.tracked.B().Hget().Key(key).Field("ep").Build()).AsInt64()
+			return err
+		})
+		return epoch, 8, s.options.NearCacheTTL, err
+	})
+	epoch, _ := v.(int64)
+	return epoch, err
+}

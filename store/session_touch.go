@@ -1,0 +1,79 @@
+package store
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// touchInterval is how often activity of a session is recorded at most, across all replicas: a twentieth of its idle
+// timeout, between a second and a minute. A session so ends up to that much early, and never late.
+func touchInterval(idle time.Duration) time.Duration {
+	return min(max(idle/20, time.Second), time.Minute)
+}
+
+// maxTouches bounds the touches under way. When Redis is slow the ones beyond are left out: the next validation makes
+// up for them.
+const maxTouches = 64
+
+// toucher runs touches off the path of requests, one at a time for each session.
+type toucher struct {
+	mu      sync.Mutex
+	busy    map[string]struct{}
+	running sync.WaitGroup
+}
+
+func (t *toucher) wait() { t.running.Wait() }
+
+// start reports whether a touch of the session may begin; then done must be called.
+func (t *toucher) start(id string) (done func(), ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, busy := t.busy[id]; busy || len(t.busy) >= maxTouches {
+		return nil, false
+	}
+	t.busy[id] = struct{}{}
+	t.running.Add(1)
+	return func() {
+		t.mu.Lock()
+		delete(t.busy, id)
+		t.mu.Unlock()
+		t.running.Done()
+	}, true
+}
+
+// touchLater records activity of a session, unless that would change nothing, without waiting for it.
+func (s *Store) touchLater(p partition, namespace string, session *Session) {
+	interval := touchInterval(session.Idle)
+	// Once the absolute timeout comes first, sliding the idle timeout changes nothing.
+	if s.Now().Sub(session.LastActiveAt) < interval || !session.IdleExpiresAt().Before(session.AbsoluteExpiresAt) {
+		return
+	}
+	done, ok := s.touches.start(session.ID)
+	if !ok || s.lifetime.Err() != nil {
+		if ok {
+			done()
+		}
+		return
+	}
+	go func() {
+		defer done()
+		ctx, cancel := context.WithTimeout(s.lifetime, s.options.CommandTimeout)
+		defer cancel()
+		_, _ = s.touchSession(ctx, p, namespace, session.ID, interval) // counted by the observer; the next one makes up for it
+	}()
+}
+
+// touchSession records activity if the last one is at least the interval ago, and returns when it was last recorded in
+// Unix milliseconds; zero means that the session has ended.
+func (s *Store) touchSession(ctx context.Context, p partition, namespace, id string, interval time.Duration) (int64, error) {
+	record := sessionKey(p, namespace, id)
+	defer s.near.forget(record)
+	m, err := s.script(ctx, sessionTouch, writes, []string{record},
+		id, subjectKey(p, namespace, ""), indexKey(p, namespace, ""), strconv.FormatInt(interval.Milliseconds(), 10))
+	if err != nil {
+		return 0, err
+	}
+	return m.AsInt64()
+}
