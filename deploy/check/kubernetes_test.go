@@ -1,0 +1,357 @@
+package check
+
+import (
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+)
+
+const manifests = "../kubernetes"
+
+// cluster is what `kubectl apply -k` would send, one object of each kind.
+type cluster struct {
+	config     *corev1.ConfigMap
+	deployment *appsv1.Deployment
+	service    *corev1.Service
+	pdb        *policyv1.PodDisruptionBudget
+	network    *networkingv1.NetworkPolicy
+	count      int
+}
+
+func (c cluster) pod() corev1.PodSpec         { return c.deployment.Spec.Template.Spec }
+func (c cluster) container() corev1.Container { return c.pod().Containers[0] }
+
+// render builds the kustomization and decodes the result as an API server with strict validation does.
+func render(t *testing.T) cluster {
+	t.Helper()
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), manifests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c cluster
+	for _, rendered := range built.Resources() {
+		text, err := rendered.AsYAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch object := decode(t, text).(type) {
+		case *corev1.ConfigMap:
+			c.config = object
+		case *appsv1.Deployment:
+			c.deployment = object
+		case *corev1.Service:
+			c.service = object
+		case *policyv1.PodDisruptionBudget:
+			c.pdb = object
+		case *networkingv1.NetworkPolicy:
+			c.network = object
+		default:
+			t.Fatalf("the kustomization applies a %T", object)
+		}
+		c.count++
+	}
+	if c.config == nil || c.deployment == nil || c.service == nil || c.pdb == nil || c.network == nil || c.count != 5 {
+		t.Fatalf("the kustomization applies %d objects; want one each of ConfigMap, Deployment, Service, "+
+			"PodDisruptionBudget and NetworkPolicy", c.count)
+	}
+	if n := len(c.pod().Containers); n != 1 {
+		t.Fatalf("the pod has %d containers, want 1", n)
+	}
+	return c
+}
+
+// decode fails the test on an unknown or misspelt field, a duplicate key or a value of the wrong type.
+func decode(t *testing.T, text []byte) runtime.Object {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		appsv1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme,
+	} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	codecs := serializer.NewCodecFactory(scheme, serializer.EnableStrict)
+	object, _, err := codecs.UniversalDeserializer().Decode(text, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return object
+}
+
+// Every file, the example too, not only what the kustomization lists.
+func TestManifestsDecodeStrictly(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(manifests, "*.yaml"))
+	if err != nil || len(files) < 7 {
+		t.Fatalf("found %v, %v", files, err)
+	}
+	for _, file := range files {
+		if filepath.Base(file) == "kustomization.yaml" {
+			continue // render reads it, strictly
+		}
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			decode(t, text)
+		})
+	}
+}
+
+func TestSelectorsMatchThePods(t *testing.T) {
+	c := render(t)
+	selectors := map[string]*metav1.LabelSelector{
+		"Deployment":          c.deployment.Spec.Selector,
+		"Service":             {MatchLabels: c.service.Spec.Selector},
+		"PodDisruptionBudget": c.pdb.Spec.Selector,
+		"NetworkPolicy":       &c.network.Spec.PodSelector,
+	}
+	for _, spread := range c.pod().TopologySpreadConstraints {
+		selectors["spread over "+spread.TopologyKey] = spread.LabelSelector
+	}
+	if len(selectors) != 6 {
+		t.Errorf("%d selectors, want the four objects' and a spread over nodes and over zones", len(selectors))
+	}
+	for name, labelSelector := range selectors {
+		selector, err := metav1.LabelSelectorAsSelector(labelSelector)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if selector.Empty() || !selector.Matches(labels.Set(c.deployment.Spec.Template.Labels)) {
+			t.Errorf("%s selects %q, not the pods' labels alone", name, selector)
+		}
+	}
+}
+
+// A liveness probe that follows Redis would turn its outage into a restart of every replica.
+func TestProbesAskTheRightName(t *testing.T) {
+	c := render(t)
+	grpc := containerPort(t, c, "grpc")
+	for name, want := range map[string]struct {
+		probe   *corev1.Probe
+		service string
+	}{
+		"startup":   {c.container().StartupProbe, "live"},
+		"liveness":  {c.container().LivenessProbe, "live"},
+		"readiness": {c.container().ReadinessProbe, "ready"},
+	} {
+		switch p := want.probe; {
+		case p == nil || p.GRPC == nil || p.GRPC.Service == nil:
+			t.Errorf("the %s probe is no gRPC probe with a service name", name)
+		case *p.GRPC.Service != want.service || p.GRPC.Port != grpc:
+			t.Errorf("the %s probe asks %q on port %d, want %q on %d", name, *p.GRPC.Service, p.GRPC.Port, want.service, grpc)
+		}
+	}
+}
+
+func TestPortsAgree(t *testing.T) {
+	c := render(t)
+	grpc, admin := containerPort(t, c, "grpc"), containerPort(t, c, "admin")
+
+	if exposed, declared := exposedPorts(t), []int32{grpc, admin}; !slices.Equal(exposed, declared) {
+		t.Errorf("the image exposes %v, the container declares %v", exposed, declared)
+	}
+	if c.service.Spec.ClusterIP != corev1.ClusterIPNone {
+		t.Error("the Service is not headless: clients would pin themselves to one pod")
+	}
+	served := map[string]int32{}
+	for _, port := range c.service.Spec.Ports {
+		served[port.Name] = port.Port
+		if port.TargetPort != intstr.FromString(port.Name) || port.Port != containerPort(t, c, port.Name) {
+			t.Errorf("Service port %s is %d to %s; a headless one cannot translate ports", port.Name, port.Port, port.TargetPort.String())
+		}
+	}
+	if len(served) != 2 {
+		t.Errorf("the Service has ports %v, want grpc and admin", served)
+	}
+	annotations := c.deployment.Spec.Template.Annotations
+	if annotations["prometheus.io/scrape"] != "true" || annotations["prometheus.io/path"] != "/metrics" ||
+		annotations["prometheus.io/port"] != strconv.Itoa(int(admin)) {
+		t.Errorf("Prometheus is told %v, want /metrics on %d", annotations, admin)
+	}
+}
+
+func TestDrainFitsTheGracePeriod(t *testing.T) {
+	c := render(t)
+	drain, stop := duration(t, c.config.Data["LARDER_DRAIN_DELAY"]), duration(t, c.config.Data["LARDER_STOP_TIMEOUT"])
+
+	grace := c.pod().TerminationGracePeriodSeconds
+	if grace == nil || time.Duration(*grace)*time.Second <= drain+stop+5*time.Second {
+		t.Errorf("terminationGracePeriodSeconds is not above %v + %v + 5s", drain, stop)
+	}
+	ready := c.container().ReadinessProbe
+	if noticed := time.Duration(ready.PeriodSeconds*ready.FailureThreshold) * time.Second; noticed == 0 || noticed >= drain {
+		t.Errorf("readiness notices a drain after %v, not within %v", noticed, drain)
+	}
+}
+
+func TestRolloutsAndNodeDrainsKeepCapacity(t *testing.T) {
+	c := render(t)
+	if replicas := c.deployment.Spec.Replicas; replicas == nil || *replicas != 3 {
+		t.Error("want 3 replicas")
+	}
+	zero, one := intstr.FromInt32(0), intstr.FromInt32(1)
+	if rolling := c.deployment.Spec.Strategy.RollingUpdate; rolling == nil || rolling.MaxUnavailable == nil ||
+		rolling.MaxSurge == nil || *rolling.MaxUnavailable != zero || *rolling.MaxSurge != one {
+		t.Errorf("rolling update is %+v, want maxUnavailable 0 and maxSurge 1", rolling)
+	}
+	if pdb := c.pdb.Spec; pdb.MaxUnavailable == nil || *pdb.MaxUnavailable != one || pdb.MinAvailable != nil {
+		t.Errorf("disruption budget is %+v, want maxUnavailable 1", pdb)
+	}
+}
+
+// The "restricted" Pod Security Standard, and a little more.
+func TestPodIsConfined(t *testing.T) {
+	c := render(t)
+	no := func(b *bool) bool { return b != nil && !*b }
+	yes := func(b *bool) bool { return b != nil && *b }
+	_, limited := c.container().Resources.Limits[corev1.ResourceMemory]
+	pod, own := c.pod().SecurityContext, c.container().SecurityContext
+	if pod == nil || own == nil {
+		t.Fatal("no security context")
+	}
+	for rule, held := range map[string]bool{
+		"runAsNonRoot":                    yes(pod.RunAsNonRoot),
+		"runAsUser is the image's":        pod.RunAsUser != nil && strconv.FormatInt(*pod.RunAsUser, 10) == strings.Split(imageUser(t), ":")[0],
+		"seccomp RuntimeDefault":          pod.SeccompProfile != nil && pod.SeccompProfile.Type == corev1.SeccompProfileTypeRuntimeDefault,
+		"no privilege escalation":         no(own.AllowPrivilegeEscalation),
+		"read-only root":                  yes(own.ReadOnlyRootFilesystem),
+		"all capabilities dropped":        own.Capabilities != nil && slices.Equal(own.Capabilities.Drop, []corev1.Capability{"ALL"}) && len(own.Capabilities.Add) == 0,
+		"no service account token":        no(c.pod().AutomountServiceAccountToken),
+		"no service links":                no(c.pod().EnableServiceLinks),
+		"nothing shared with the host":    !c.pod().HostNetwork && !c.pod().HostPID && !c.pod().HostIPC,
+		"requests for CPU and memory":     len(c.container().Resources.Requests) == 2,
+		"a memory limit":                  limited,
+		"GOMEMLIMIT follows that limit":   followsMemoryLimit(c.container().Env),
+		"ConfigMap holds no credential":   !slices.ContainsFunc(settingsIn(c), func(name string) bool { return credential.MatchString(name) && !strings.HasSuffix(name, "_FILE") }),
+		"the ConfigMap is what it reads":  len(c.container().EnvFrom) == 1 && c.container().EnvFrom[0].ConfigMapRef != nil && c.container().EnvFrom[0].ConfigMapRef.Name == c.config.Name,
+		"the image has a tag, not latest": strings.Contains(c.container().Image, ":") && !strings.HasSuffix(c.container().Image, ":latest"),
+	} {
+		if !held {
+			t.Errorf("not so: %s", rule)
+		}
+	}
+}
+
+// The password's path must be a key of the mounted Secret, and nonroot must be able to read it.
+func TestPasswordIsAMountedFile(t *testing.T) {
+	c := render(t)
+	text, err := os.ReadFile(filepath.Join(manifests, "secret.example.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	example := decode(t, text).(*corev1.Secret)
+
+	i := slices.IndexFunc(c.container().Env, func(e corev1.EnvVar) bool { return e.Name == "REDIS_PASSWORD_FILE" })
+	if i < 0 {
+		t.Fatal("REDIS_PASSWORD_FILE is not set")
+	}
+	dir, key := path.Split(c.container().Env[i].Value)
+	if example.StringData[key] == "" {
+		t.Errorf("the Secret has no key %q", key)
+	}
+	if !strings.Contains(example.StringData[key], "example") {
+		t.Error("the example Secret's value does not look like an example")
+	}
+	i = slices.IndexFunc(c.container().VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == path.Clean(dir) && m.ReadOnly })
+	if i < 0 {
+		t.Fatalf("nothing is mounted read-only at %s", dir)
+	}
+	mounted := c.container().VolumeMounts[i].Name
+	if !slices.ContainsFunc(c.pod().Volumes, func(v corev1.Volume) bool {
+		return v.Name == mounted && v.Secret != nil && v.Secret.SecretName == example.Name &&
+			v.Secret.DefaultMode != nil && *v.Secret.DefaultMode == 0o440
+	}) {
+		t.Errorf("volume %s is not Secret %s with mode 0440", mounted, example.Name)
+	}
+	if group := c.pod().SecurityContext.FSGroup; group == nil || *group != *c.pod().SecurityContext.RunAsUser {
+		t.Error("fsGroup does not let the container's user read the Secret")
+	}
+}
+
+func TestNetworkIsClosedButForTheseDoors(t *testing.T) {
+	c := render(t)
+	spec := c.network.Spec
+	if !slices.Equal(spec.PolicyTypes, []networkingv1.PolicyType{"Ingress", "Egress"}) {
+		t.Fatalf("policy types are %v: a direction that is not named is open", spec.PolicyTypes)
+	}
+	var doors []string
+	for _, rule := range spec.Ingress {
+		if len(rule.From) != 1 {
+			t.Fatalf("an ingress rule names %d sources, want 1", len(rule.From))
+		}
+		from := "this namespace"
+		if namespace := rule.From[0].NamespaceSelector; namespace != nil {
+			from = namespace.MatchLabels[corev1.LabelMetadataName]
+		}
+		doors = append(doors, "from "+from+portList(rule.Ports))
+	}
+	for _, rule := range spec.Egress {
+		doors = append(doors, "to"+portList(rule.Ports))
+	}
+	want := []string{
+		"from this namespace TCP/" + strconv.Itoa(int(containerPort(t, c, "grpc"))),
+		"from monitoring TCP/" + strconv.Itoa(int(containerPort(t, c, "admin"))),
+		"to TCP/6379 TCP/26379",
+		"to UDP/53 TCP/53",
+	}
+	if !slices.Equal(doors, want) {
+		t.Errorf("doors are %q, want %q", doors, want)
+	}
+}
+
+func portList(ports []networkingv1.NetworkPolicyPort) string {
+	var list strings.Builder
+	for _, port := range ports {
+		protocol := corev1.ProtocolTCP
+		if port.Protocol != nil {
+			protocol = *port.Protocol
+		}
+		list.WriteString(" " + string(protocol) + "/" + port.Port.String())
+	}
+	return list.String()
+}
+
+func containerPort(t *testing.T, c cluster, name string) int32 {
+	t.Helper()
+	for _, port := range c.container().Ports {
+		if port.Name == name {
+			return port.ContainerPort
+		}
+	}
+	t.Fatalf("the container has no port named %q", name)
+	return 0
+}
+
+func followsMemoryLimit(env []corev1.EnvVar) bool {
+	return slices.ContainsFunc(env, func(e corev1.EnvVar) bool {
+		return e.Name == "GOMEMLIMIT" && e.ValueFrom != nil && e.ValueFrom.ResourceFieldRef != nil &&
+			e.ValueFrom.ResourceFieldRef.Resource == "limits.memory"
+	})
+}
+
+func duration(t *testing.T, text string) time.Duration {
+	t.Helper()
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
