@@ -42,6 +42,9 @@ func (s *Store) found(e *Entry, near bool) Found {
 	return Found{Entry: e, Near: near}
 }
 
+// entrySize and stringSize are about what an Entry and a string take beside their bytes.
+const entrySize, stringSize = 160, 24
+
 // keep returns the size of an entry and for how long the near cache may keep it. That there is none is kept, too.
 func (s *Store) keep(e *Entry) (size int, ttl time.Duration) {
 	ttl = s.options.NearCacheTTL
@@ -51,7 +54,12 @@ func (s *Store) keep(e *Entry) (size int, ttl time.Duration) {
 	if !e.Hard.IsZero() {
 		ttl = min(ttl, e.Hard.Sub(s.Now()))
 	}
-	return cap(e.Value) + headerSize, ttl
+	// The value shares the memory of what was read; the labels are there and in strings of their own.
+	size = entrySize + headerSize + cap(e.Value) + 2*len(e.ContentType)
+	for _, tag := range e.Tags {
+		size += 2*len(tag) + stringSize
+	}
+	return size, ttl
 }
 
 // fetch reads one entry over the chosen connection; nil means that there is none.

@@ -93,7 +93,7 @@ func (s *Store) batch(ctx context.Context, name string, eff effect, near bool, i
 ) error {
 	var first error
 	failed := 0
-	err := s.trip(ctx, name, eff, func(ctx context.Context, c *clients) error {
+	err := s.trip(ctx, name, eff, func(tripCtx context.Context, c *clients) error {
 		client := c.primary
 		if near {
 			client = c.tracked
@@ -102,7 +102,7 @@ func (s *Store) batch(ctx context.Context, name string, eff effect, near bool, i
 		for n, i := range indexes {
 			commands[n] = build(client.B(), i)
 		}
-		for n, r := range client.DoMulti(ctx, commands...) {
+		for n, r := range client.DoMulti(tripCtx, commands...) {
 			err := read(indexes[n], r)
 			if err == nil {
 				continue

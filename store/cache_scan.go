@@ -13,10 +13,14 @@ import (
 // scanCount is how many keys one step of a walk looks at: few enough to leave Redis free for others.
 const scanCount = 1000
 
+// listSteps bounds the steps of one page. In a database full of other keys it is answered short or empty rather than late,
+// and the walk goes on from its token.
+const listSteps = 100
+
 // ListKeys returns about count keys that match a glob, empty meaning all, and the token of the next page, empty after
 // the last. A token that is not of the same namespace and pattern fails with ErrPageToken.
 func (s *Store) ListKeys(ctx context.Context, namespace, pattern, token string, count int) (keys []string, next string, err error) {
-	for {
+	for step := 1; ; step++ {
 		var found []string
 		found, token, err = s.scan(ctx, namespace, pattern, token, int64(count))
 		if err != nil {
@@ -27,7 +31,7 @@ func (s *Store) ListKeys(ctx context.Context, namespace, pattern, token string, 
 				keys = append(keys, key)
 			}
 		}
-		if token == "" || len(keys) >= count {
+		if token == "" || len(keys) >= count || step == listSteps {
 			return keys, token, nil
 		}
 	}

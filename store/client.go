@@ -146,6 +146,8 @@ func (s *Store) opening(err error) error {
 	}
 	text := strings.ToUpper(err.Error())
 	switch {
+	case strings.Contains(text, "NOPERM"): // where rueidis has wrapped it beyond recognition
+		return &opError{kind: ErrRefused, cause: err}
 	case strings.Contains(text, "CLUSTER SUPPORT DISABLED"):
 		return wrongMode("redis is not a cluster")
 	case strings.Contains(text, "UNKNOWN COMMAND") && strings.Contains(text, "SENTINEL"):

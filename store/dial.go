@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,9 +26,6 @@ const (
 
 // errDial marks errors of opening a connection: the command was not sent.
 var errDial = errors.New("redis cannot be reached")
-
-// errBackoff is the answer to an attempt that comes too soon after a failed one.
-var errBackoff = fmt.Errorf("%w: waiting before the next attempt", errDial)
 
 // backoff returns the wait after so many failures in a row, from half to all of 50 ms doubling to 5 s: the spread keeps
 // replicas from knocking all at once.
@@ -49,14 +47,16 @@ type dialer struct {
 
 type downAddr struct {
 	failures int
+	last     error // what attempts before next are answered with
 	next     time.Time
 }
 
 func (d *dialer) dial(ctx context.Context, addr string, nd *net.Dialer, tc *tls.Config) (net.Conn, error) {
 	d.mu.Lock()
 	if down := d.down[addr]; down != nil && time.Now().Before(down.next) {
+		err := down.last
 		d.mu.Unlock()
-		return nil, errBackoff
+		return nil, err
 	}
 	d.mu.Unlock()
 
@@ -67,13 +67,20 @@ func (d *dialer) dial(ctx context.Context, addr string, nd *net.Dialer, tc *tls.
 	} else {
 		conn, err = nd.DialContext(ctx, "tcp", addr)
 	}
+	if err == nil {
+		d.options.Observer.Connection(Dialed, 1, nil)
+		return &watchedConn{Conn: conn, dialer: d, addr: addr, ctx: ctx}, nil
+	}
+	failures := d.failed(ctx, addr)
+	d.options.Observer.Connection(DialFailed, failures, err)
+	d.options.Logger.Debug("connecting to redis failed", "attempt", failures, "error", err)
+	return nil, fmt.Errorf("%w: %w", errDial, err)
+}
+
+// failed begins or prolongs the backoff of an address and returns how many attempts have failed in a row.
+func (d *dialer) failed(ctx context.Context, addr string) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err == nil {
-		delete(d.down, addr)
-		d.options.Observer.Connection(Dialed, 1, nil)
-		return &watchedConn{Conn: conn, observer: d.options.Observer}, nil
-	}
 	if d.down == nil {
 		d.down = make(map[string]*downAddr)
 	}
@@ -86,20 +93,48 @@ func (d *dialer) dial(ctx context.Context, addr string, nd *net.Dialer, tc *tls.
 		down.failures++
 		down.next = time.Now().Add(backoff(down.failures))
 	}
-	d.options.Observer.Connection(DialFailed, down.failures, err)
-	d.options.Logger.Debug("connecting to redis failed", "attempt", down.failures, "error", err)
-	return nil, fmt.Errorf("%w: %w", errDial, err)
+	return down.failures
 }
 
-// watchedConn reports its end. It hides nothing that rueidis looks for in a connection but the TCP_NODELAY switch of
-// DisableTCPNoDelay, which is not used.
+// answered ends the backoff of an address.
+func (d *dialer) answered(addr string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.down, addr)
+}
+
+// watchedConn reports its end. A connection over which nothing ever came, as from a proxy without a server behind it,
+// counts as one that could not be opened: rueidis sends no command before its greeting was answered. It hides nothing
+// that rueidis looks for in a connection but the TCP_NODELAY switch of DisableTCPNoDelay, which is not used.
 type watchedConn struct {
 	net.Conn
-	observer Observer
-	once     sync.Once
+	dialer *dialer
+	addr   string
+	ctx    context.Context //nolint:containedctx // of the caller who dialled, and only asked why it ended
+	heard  atomic.Bool
+	once   sync.Once
+}
+
+func (c *watchedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.heard.Load() {
+		return n, err
+	}
+	if n > 0 {
+		c.heard.Store(true)
+		c.dialer.answered(c.addr)
+	} else if err != nil {
+		err = fmt.Errorf("%w: %w", errDial, err)
+	}
+	return n, err
 }
 
 func (c *watchedConn) Close() error {
-	c.once.Do(func() { c.observer.Connection(Closed, 1, nil) })
+	c.once.Do(func() {
+		if !c.heard.Load() {
+			c.dialer.failed(c.ctx, c.addr)
+		}
+		c.dialer.options.Observer.Connection(Closed, 1, nil)
+	})
 	return c.Conn.Close()
 }

@@ -145,7 +145,8 @@ func decodeEntry(raw []byte) (e Entry, plain bool, err error) {
 	ok := true
 	short := func() (s string) {
 		if ok = ok && len(rest) > 0 && len(rest) > int(rest[0]); ok {
-			s, rest = string(rest[1:1+rest[0]]), rest[1+rest[0]:]
+			end := 1 + int(rest[0])
+			s, rest = string(rest[1:end]), rest[end:]
 		}
 		return s
 	}

@@ -100,3 +100,13 @@ var namespaces atomic.Int64
 func newNamespace() string {
 	return fmt.Sprintf("t%d", namespaces.Add(1))
 }
+
+// eventually waits for something that takes milliseconds, for as long as a machine under load may need.
+func eventually(tb testing.TB, what string, holds func() bool) {
+	tb.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			tb.Fatalf("does not come true: %s", what)
+		}
+	}
+}

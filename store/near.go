@@ -70,8 +70,16 @@ type nearFlight struct {
 	err    error
 }
 
-// nearTicket remembers how things stood when a read began.
-type nearTicket struct{ invalidated, generation uint64 }
+// nearTicket remembers how things stood when a read began, and when that was: what it brings is as old as that.
+type nearTicket struct {
+	invalidated, generation uint64
+	began                   time.Duration // since near.epoch
+}
+
+// good reports whether nothing has happened to the key since; the shard is locked.
+func (n *near) good(t nearTicket, s *nearShard, counter uint64) bool {
+	return s.invalidated[counter] == t.invalidated && n.generation.Load() == t.generation
+}
 
 func newNear(maxBytes int64, ttl time.Duration) *near {
 	if maxBytes <= 0 || ttl <= 0 {
@@ -119,7 +127,7 @@ func (n *near) begin(key string) nearTicket {
 	s, c := n.shard(key)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return nearTicket{s.invalidated[c], n.generation.Load()}
+	return nearTicket{s.invalidated[c], n.generation.Load(), time.Since(n.epoch)}
 }
 
 // put keeps what a read brought, for at most ttl, unless its ticket has been spoiled. Size is that of the value.
@@ -130,14 +138,14 @@ func (n *near) put(key string, t nearTicket, value any, size int, ttl time.Durat
 	s, c := n.shard(key)
 	e := &nearEntry{
 		key: key, value: value, size: int64(len(key)+size) + nearOverhead,
-		expires: time.Since(n.epoch) + min(ttl, n.ttl), generation: t.generation,
+		expires: min(t.began+n.ttl, time.Since(n.epoch)+ttl), generation: t.generation,
 	}
 	if e.size > n.maxBytes || ttl <= 0 {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.invalidated[c] != t.invalidated || n.generation.Load() != t.generation {
+	if !n.good(t, s, c) {
 		return
 	}
 	s.remove(s.entries[key])
@@ -162,8 +170,8 @@ func (n *near) load(ctx context.Context, key string, fetch func() (value any, si
 	}
 	s, c := n.shard(key)
 	s.mu.Lock()
-	ticket := nearTicket{s.invalidated[c], n.generation.Load()}
-	if f := s.flights[key]; f != nil && f.ticket == ticket {
+	ticket := nearTicket{s.invalidated[c], n.generation.Load(), time.Since(n.epoch)}
+	if f := s.flights[key]; f != nil && n.good(f.ticket, s, c) {
 		s.mu.Unlock()
 		select {
 		case <-f.done:

@@ -59,33 +59,40 @@ type listed struct {
 
 // index returns up to count places after at that have not ended, and whether there are more.
 func (s *Store) index(ctx context.Context, key string, at listed, count int) (places []listed, more bool, err error) {
-	from := max(at.score, s.Now().UnixMilli())
-	for offset := int64(0); ; offset += int64(count) + 1 {
-		m, err := s.ask(ctx, "zrangebyscore", reads, func(b rueidis.Builder) rueidis.Completed {
-			return b.Zrangebyscore().Key(key).Min(strconv.FormatInt(from, 10)).Max("+inf").Withscores().
-				Limit(offset, int64(count)+1).Build()
-		})
-		if err != nil {
-			return nil, false, err
+	// First the rest of those that end when the last one of the page before does, which ids alone tell apart, then those
+	// that end later. A session moves to a later end only, so one that moves in between is met twice and none is left
+	// out, as neighbours would be if places were counted.
+	const ties, later = 0, 1
+	score := strconv.FormatInt(at.score, 10)
+	commands, after := []int{ties, later}, "("+score
+	if now := s.Now().UnixMilli(); at.score <= now {
+		commands, after = []int{later}, "("+strconv.FormatInt(now, 10)
+	}
+	var answers [2][]rueidis.ZScore
+	var failed error
+	err = s.batch(ctx, "zrangebyscore", reads, false, commands, func(b rueidis.Builder, i int) rueidis.Completed {
+		if i == ties {
+			return b.Zrangebyscore().Key(key).Min(score).Max(score).Withscores().Build()
 		}
-		scores, err := m.AsZScores()
-		if err != nil {
-			return nil, false, errInternal
-		}
+		return b.Zrangebyscore().Key(key).Min(after).Max("+inf").Withscores().Limit(0, int64(count)+1).Build()
+	}, func(i int, r rueidis.RedisResult) (err error) {
+		answers[i], err = r.AsZScores()
+		return err
+	}, func(_ int, err error) { failed = err })
+	if err = errors.Join(err, failed); err != nil {
+		return nil, false, err
+	}
+	for i, scores := range answers {
 		for _, z := range scores {
-			place := listed{int64(z.Score), z.Member}
-			if place.score < at.score || place.score == at.score && place.id <= at.id {
-				continue
+			if i == later || z.Member > at.id {
+				places = append(places, listed{int64(z.Score), z.Member})
 			}
-			if len(places) == count {
-				return places, true, nil
-			}
-			places = append(places, place)
-		}
-		if len(scores) <= count {
-			return places, false, nil
 		}
 	}
+	if len(places) > count {
+		return places[:count], true, nil
+	}
+	return places, false, nil
 }
 
 // token binds a place to its subject, which it names by hash alone.

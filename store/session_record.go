@@ -110,7 +110,9 @@ func parseSession(m rueidis.RedisMessage, id string) (*sessionRecord, error) {
 // nearSession returns an active session by what the near cache knows, filling it as needed; nil says nothing, since only
 // the primary's word is taken for an end.
 func (s *Store) nearSession(ctx context.Context, p partition, namespace, id string) (*sessionRecord, error) {
-	v, hit, err := s.near.load(ctx, sessionKey(p, namespace, id), func() (any, int, time.Duration, error) {
+	own := false
+	v, _, err := s.near.load(ctx, sessionKey(p, namespace, id), func() (any, int, time.Duration, error) {
+		own = true
 		r, err := s.readSession(ctx, p, namespace, id, true)
 		if r == nil {
 			return r, 0, 0, err
@@ -118,9 +120,11 @@ func (s *Store) nearSession(ctx context.Context, p partition, namespace, id stri
 		return r, r.size, min(s.options.NearCacheTTL, r.session.ExpiresAt().Sub(s.Now())), nil
 	})
 	r, _ := v.(*sessionRecord)
-	if err != nil || r == nil || !hit {
+	if err != nil || r == nil || own {
 		return r, err
 	}
+	// The read of another caller may have begun before the subject's sessions were ended: that spoils the ticket of
+	// the subject's key and not that of the record's.
 	epoch, err := s.subjectEpoch(ctx, p, namespace, r.subjectHash)
 	if err != nil || !r.active(epoch, s.Now()) {
 		return nil, err
@@ -128,8 +132,8 @@ func (s *Store) nearSession(ctx context.Context, p partition, namespace, id stri
 	return r, nil
 }
 
-// subjectEpoch returns the epoch of a subject; zero means that its sessions were never revoked together. A record read
-// just now was compared with it in the script; one from the near cache needs the epoch beside it.
+// subjectEpoch returns the epoch of a subject; zero means that its sessions were never revoked together. A record that
+// its caller has read was compared with the epoch of that moment; any other needs the epoch beside it.
 func (s *Store) subjectEpoch(ctx context.Context, p partition, namespace, hash string) (int64, error) {
 	if hash == "" {
 		return 0, nil

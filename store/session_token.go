@@ -22,7 +22,8 @@ var (
 	tokenChars = len(tokenPrefix) + base64.RawURLEncoding.EncodedLen(idBytes+secretBytes)
 )
 
-// strict refuses spellings of the same bytes that differ in unused bits.
+// strict refuses spellings of the same bytes that differ in unused bits. It skips line breaks, so that whoever decodes must
+// look at the length of what comes out.
 var strict = base64.RawURLEncoding.Strict()
 
 // credential is what a token says.
@@ -51,7 +52,7 @@ func parseToken(token string) (c credential, ok bool) {
 		return c, false
 	}
 	b, err := strict.DecodeString(token[len(tokenPrefix):])
-	if err != nil {
+	if err != nil || len(b) != idBytes+secretBytes {
 		return c, false
 	}
 	return credentialOf(b), true
@@ -63,7 +64,7 @@ func parseSessionID(id string) (p partition, ok bool) {
 		return 0, false
 	}
 	b, err := strict.DecodeString(id)
-	if err != nil {
+	if err != nil || len(b) != idBytes {
 		return 0, false
 	}
 	return partition(b[0]), true

@@ -21,16 +21,23 @@ const maxTouches = 64
 type toucher struct {
 	mu      sync.Mutex
 	busy    map[string]struct{}
+	closed  bool
 	running sync.WaitGroup
 }
 
-func (t *toucher) wait() { t.running.Wait() }
+// close waits for the touches under way; no other begins.
+func (t *toucher) close() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.running.Wait()
+}
 
 // start reports whether a touch of the session may begin; then done must be called.
 func (t *toucher) start(id string) (done func(), ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, busy := t.busy[id]; busy || len(t.busy) >= maxTouches {
+	if _, busy := t.busy[id]; busy || t.closed || len(t.busy) >= maxTouches {
 		return nil, false
 	}
 	t.busy[id] = struct{}{}
@@ -51,10 +58,7 @@ func (s *Store) touchLater(p partition, namespace string, session *Session) {
 		return
 	}
 	done, ok := s.touches.start(session.ID)
-	if !ok || s.lifetime.Err() != nil {
-		if ok {
-			done()
-		}
+	if !ok {
 		return
 	}
 	go func() {

@@ -180,7 +180,7 @@ func (s *Store) Close() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.touches.wait()
+		s.touches.close()
 		if c := s.clients.Load(); c != nil {
 			c.close()
 		}

@@ -19,7 +19,7 @@ local function less(a, b)
     return negative(a)
   end
   if negative(a) then
-    a, b = string.sub(b, 2), string.sub(a, 2)
+    return less(string.sub(b, 2), string.sub(a, 2))
   end
   if #a ~= #b then
     return #a < #b
@@ -63,7 +63,10 @@ if not failed and ((up and less(sum, from)) or (not up and less(from, sum))) the
 end
 if failed and not string.find(failed, 'overflow') then
   undo()
-  return redis.error_reply('LARDER_NOT_COUNTER not an integer of 64 bits')
+  if string.find(failed, 'not an integer') then
+    failed = 'LARDER_NOT_COUNTER not an integer of 64 bits'
+  end
+  return redis.error_reply(failed)
 end
 
 -- Only the bound in the direction of the change can be crossed: a counter that is outside for another reason may return.

@@ -2,7 +2,8 @@
 -- larger of the clock and one more than before, so that it rises even if the clock does not and needs no memory older
 -- than the oldest session. Records are left to their expiry: nothing reads them as active any more.
 -- KEYS: 1 the subject, 2 the index, and if one session is kept 3 its record
--- ARGV: 1 id of the session to keep ('': none), 2 prefix of subject keys, 3 how long the epoch is kept in milliseconds
+-- ARGV: 1 id of the session to keep ('': none), 2 prefix of subject keys, 3 how long the epoch is kept at least in
+--       milliseconds
 -- RETURNS: the number of sessions that were ended
 
 local subject_key, index, kept = KEYS[1], KEYS[2], KEYS[3]
@@ -17,6 +18,9 @@ if kept_id ~= '' then
   end
 end
 local epoch = math.max(now, tonumber(redis.call('HGET', subject_key, 'ep') or '0')) + 1
+-- Sessions made under longer timeouts than today's would come back if the epoch were forgotten before they end. The index
+-- lives as long as the longest of them, and what was promised to those ended before still holds.
+keep = math.max(keep, redis.call('PTTL', index), redis.call('PTTL', subject_key))
 redis.call('HSET', subject_key, 'ep', ms(epoch))
 redis.call('PEXPIRE', subject_key, ms(keep))
 

@@ -1,0 +1,394 @@
+package store_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redistest"
+)
+
+// operations are one of each kind: what they may have done when no answer comes, and whether to make them again.
+var operations = []struct {
+	name   string
+	run    func(ctx context.Context, s *store.Store) error
+	writes bool
+	again  bool
+}{
+	{"get", func(ctx context.Context, s *store.Store) error { _, err := s.Get(ctx, "n", "key", false); return err }, false, true},
+	{"near get", func(ctx context.Context, s *store.Store) error {
+		_, err := s.Get(ctx, "n", newNamespace(), true) // of a key that is not held
+		return err
+	}, false, true},
+	{"batch get", func(ctx context.Context, s *store.Store) error {
+		results, err := s.BatchGet(ctx, "n", []string{newNamespace(), newNamespace()}, true)
+		for _, r := range results {
+			err = cmp.Or(err, r.Err)
+		}
+		return err
+	}, false, true},
+	{"list", func(ctx context.Context, s *store.Store) error { _, _, err := s.ListKeys(ctx, "n", "", "", 10); return err }, false, true},
+	{"set", func(ctx context.Context, s *store.Store) error {
+		_, _, err := s.Set(ctx, "n", "set", store.Write{Value: []byte("value")}, store.Condition{})
+		return err
+	}, true, true},
+	{"batch set", func(ctx context.Context, s *store.Store) error {
+		results, err := s.BatchSet(ctx, "n", []store.BatchWrite{{Key: "a"}, {Key: "b"}})
+		for _, r := range results {
+			err = cmp.Or(err, r.Err)
+		}
+		return err
+	}, true, true},
+	{"delete", func(ctx context.Context, s *store.Store) error { _, _, err := s.Delete(ctx, "n", "key", nil); return err }, true, true},
+	{"batch delete", func(ctx context.Context, s *store.Store) error {
+		results, err := s.BatchDelete(ctx, "n", []string{"a", "b"})
+		for _, r := range results {
+			err = cmp.Or(err, r.Err)
+		}
+		return err
+	}, true, true},
+	{"touch", func(ctx context.Context, s *store.Store) error {
+		_, _, err := s.Touch(ctx, "n", "key", time.Minute, store.TouchOverwrite)
+		return err
+	}, true, true},
+	// Once more would meet its own write and say that the condition did not hold, or count twice.
+	{"conditional set", func(ctx context.Context, s *store.Store) error {
+		_, _, err := s.Set(ctx, "n", "conditional", store.Write{}, store.Condition{Kind: store.IfAbsent})
+		return err
+	}, true, false},
+	{"increment", func(ctx context.Context, s *store.Store) error {
+		_, err := s.Increment(ctx, "n", "counter", store.Increment{Delta: 1})
+		return err
+	}, true, false},
+}
+
+// TestLostReplies: a write that was sent and not answered says so, and says whether it may be made again.
+func TestLostReplies(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	for name, lose := range map[string]struct {
+		timeout time.Duration
+		reply   func(p *redistest.Proxy)
+	}{
+		"no answer comes":        {200 * time.Millisecond, func(*redistest.Proxy) {}},
+		"the connection is lost": {10 * time.Second, func(p *redistest.Proxy) { p.CutAll() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			proxy := redistest.StartProxy(t, server.Addr)
+			s := open(t, store.Options{Addrs: []string{proxy.Addr}, NearCacheBytes: 1 << 20, CommandTimeout: lose.timeout})
+			for _, op := range operations {
+				eventually(t, "it works", func() bool { return s.Ping(t.Context()) == nil && op.run(t.Context(), s) == nil })
+				proxy.DropReplies(true)
+				result := make(chan error, 1)
+				go func() { result <- op.run(t.Context(), s) }()
+				eventually(t, "it is under way", func() bool { return s.Stats().InFlight == 1 || len(result) == 1 })
+				lose.reply(proxy)
+				err := <-result
+				want := store.ErrUnavailable
+				if op.writes {
+					want = store.ErrOutcomeUnknown
+				}
+				if !errors.Is(err, want) || store.Retryable(err) != op.again {
+					t.Errorf("%s: %v, again: %v: %s", op.name, err, store.Retryable(err), cause(err))
+				} else if strings.Contains(err.Error(), "127.0.0.1") {
+					t.Errorf("%s: the error tells the address: %v", op.name, err)
+				}
+				proxy.DropReplies(false)
+				proxy.CutAll()
+			}
+		})
+	}
+}
+
+// TestLostReplyOfAWriteThatArrived: unknown means unknown.
+func TestLostReplyOfAWriteThatArrived(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	proxy := redistest.StartProxy(t, server.Addr)
+	s := open(t, store.Options{Addrs: []string{proxy.Addr}, NearCacheBytes: 1 << 20, CommandTimeout: 200 * time.Millisecond})
+	set(t, s, "n", "key", store.Write{Value: []byte("1")})
+	eventually(t, "the value is held", func() bool { return get(t, s, "n", "key", true).Near })
+	proxy.DropReplies(true)
+	_, _, err := s.Set(t.Context(), "n", "key", store.Write{Value: []byte("2")}, store.Condition{})
+	if !errors.Is(err, store.ErrOutcomeUnknown) {
+		t.Fatal(err)
+	}
+	if !strings.HasSuffix(server.Do(t, "GET", s.RedisKey("n", "key")).(string), "2") {
+		t.Fatal("the write did not arrive")
+	}
+	// Whether or not it did, the near cache must not go on with what was there before.
+	if f, err := s.Get(t.Context(), "n", "key", true); err == nil && version(t, f) != 2 {
+		t.Errorf("read %d after a write of unknown outcome", version(t, f))
+	}
+	// A caller that runs out of time is told just that.
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, _, err := s.Set(ctx, "n", "key", store.Write{}, store.Condition{}); !errors.Is(err, context.DeadlineExceeded) || store.Retryable(err) {
+		t.Errorf("out of time: %v", err)
+	}
+}
+
+// TestRefusals: what Redis may answer instead of doing its work, what it is called here, and that it passes.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	gone := t.TempDir() + "/gone"
+	if err := os.Mkdir(gone, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	do := func(t *testing.T, server *redistest.Server, commands ...string) {
+		t.Helper()
+		for _, c := range commands {
+			server.Do(t, strings.Fields(c)...)
+		}
+	}
+	tests := []struct {
+		name          string
+		options       redistest.Options
+		begin, end    func(t *testing.T, server *redistest.Server)
+		reads, writes error
+		retryable     bool
+	}{
+		{
+			name:   "out of memory",
+			begin:  func(t *testing.T, s *redistest.Server) { t.Helper(); do(t, s, "CONFIG SET maxmemory 1") },
+			end:    func(t *testing.T, s *redistest.Server) { t.Helper(); do(t, s, "CONFIG SET maxmemory 0") },
+			writes: store.ErrOverloaded,
+		},
+		{
+			name:   "a replica now",
+			begin:  func(t *testing.T, s *redistest.Server) { t.Helper(); do(t, s, "REPLICAOF 127.0.0.1 1") },
+			end:    func(t *testing.T, s *redistest.Server) { t.Helper(); do(t, s, "REPLICAOF NO ONE") },
+			writes: store.ErrUnavailable, retryable: true,
+		},
+		{
+			name: "a replica without its primary",
+			begin: func(t *testing.T, s *redistest.Server) {
+				t.Helper()
+				do(t, s, "CONFIG SET replica-serve-stale-data no", "REPLICAOF 127.0.0.1 1")
+			},
+			end:   func(t *testing.T, s *redistest.Server) { t.Helper(); do(t, s, "REPLICAOF NO ONE") },
+			reads: store.ErrUnavailable, writes: store.ErrUnavailable, retryable: true,
+		},
+		{
+			name:   "too few replicas",
+			begin:  func(t *testing.T, s *redistest.Server) { t.Helper(); do(t, s, "CONFIG SET min-replicas-to-write 1") },
+			end:    func(t *testing.T, s *redistest.Server) { t.Helper(); do(t, s, "CONFIG SET min-replicas-to-write 0") },
+			writes: store.ErrUnavailable, retryable: true,
+		},
+		{
+			name: "busy with a script",
+			begin: func(t *testing.T, s *redistest.Server) {
+				t.Helper()
+				do(t, s, "CONFIG SET busy-reply-threshold 1")
+				go func() { _, _ = s.TryDo("EVAL", "while true do end", "0") }()
+				eventually(t, "it is busy", func() bool {
+					_, err := s.TryDo("GET", "x")
+					return err != nil && strings.HasPrefix(err.Error(), "BUSY")
+				})
+			},
+			end:   func(t *testing.T, s *redistest.Server) { t.Helper(); do(t, s, "SCRIPT KILL") },
+			reads: store.ErrUnavailable, writes: store.ErrUnavailable, retryable: true,
+		},
+		{
+			name:    "loading its data",
+			options: redistest.Options{Args: []string{"enable-debug-command", "yes", "loading-process-events-interval-bytes", "1024"}},
+			begin: func(t *testing.T, s *redistest.Server) {
+				t.Helper()
+				do(t, s, "DEBUG POPULATE 5000 x 1000", "CONFIG SET key-load-delay 1000")
+				go func() { _, _ = s.TryDo("DEBUG", "RELOAD") }()
+				eventually(t, "it is loading", func() bool {
+					_, err := s.TryDo("GET", "x")
+					return err != nil && strings.HasPrefix(err.Error(), "LOADING")
+				})
+			},
+			end:   func(t *testing.T, s *redistest.Server) { t.Helper(); do(t, s, "CONFIG SET key-load-delay 0") },
+			reads: store.ErrUnavailable, writes: store.ErrUnavailable, retryable: true,
+		},
+		{
+			name:    "unable to save its data",
+			options: redistest.Options{Dir: gone, Args: []string{"save", "3600 1"}},
+			begin: func(t *testing.T, s *redistest.Server) {
+				t.Helper()
+				if err := os.RemoveAll(gone); err != nil {
+					t.Fatal(err)
+				}
+				do(t, s, "BGSAVE")
+				eventually(t, "saving has failed", func() bool {
+					_, err := s.TryDo("SET", "x", "y")
+					return err != nil && strings.HasPrefix(err.Error(), "MISCONF")
+				})
+			},
+			end: func(t *testing.T, s *redistest.Server) {
+				t.Helper()
+				do(t, s, "CONFIG SET stop-writes-on-bgsave-error no")
+				if err := os.Mkdir(filepath.Clean(gone), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			},
+			writes: store.ErrUnavailable, retryable: true,
+		},
+		{
+			name:  "rights taken away",
+			begin: func(t *testing.T, s *redistest.Server) { t.Helper(); do(t, s, "ACL SETUSER default -@write -@read") },
+			end:   func(t *testing.T, s *redistest.Server) { t.Helper(); do(t, s, "ACL SETUSER default +@all") },
+			reads: store.ErrRefused, writes: store.ErrRefused,
+		},
+		{
+			name:  "keys taken away",
+			begin: func(t *testing.T, s *redistest.Server) { t.Helper(); do(t, s, "ACL SETUSER default resetkeys ~other:*") },
+			end:   func(t *testing.T, s *redistest.Server) { t.Helper(); do(t, s, "ACL SETUSER default allkeys") },
+			reads: store.ErrRefused, writes: store.ErrRefused,
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			if strings.HasPrefix(test.name, "rights") || strings.HasPrefix(test.name, "keys") {
+				test.options.ACL = []string{"user default on nopass ~* &* +@all"}
+			}
+			server := redistest.Start(t, test.options)
+			s := open(t, store.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20})
+			for _, op := range operations {
+				if err := op.run(t.Context(), s); err != nil {
+					t.Fatalf("%s: %v: %s", op.name, err, store.Cause(err))
+				}
+			}
+			server.Do(t, "DEL", s.RedisKey("n", "conditional")) // so that there is something to write
+			set(t, s, "n", "key", store.Write{Value: []byte("value")})
+			test.begin(t, server)
+			for _, op := range operations {
+				want := test.reads
+				if op.writes {
+					want = test.writes
+				}
+				switch {
+				case op.name == "list" && test.name == "keys taken away": // names of keys are not theirs
+					want = nil
+				case test.name == "out of memory" && strings.Contains(op.name, "delete"): // these make room
+					want = nil
+				}
+				err := op.run(t.Context(), s)
+				if !errors.Is(err, want) || err != nil && store.Retryable(err) != test.retryable {
+					t.Errorf("%s: %v, again: %v: %s", op.name, err, store.Retryable(err), cause(err))
+				}
+			}
+			test.end(t, server)
+			for _, op := range operations {
+				eventually(t, op.name+" works again", func() bool { return op.run(t.Context(), s) == nil })
+			}
+		})
+	}
+}
+
+// TestTooManyClients: Redis turns away connections when it has too many, which passes.
+func TestTooManyClients(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	s := open(t, store.Options{Addrs: []string{server.Addr}})
+	server.Do(t, "CONFIG", "SET", "maxclients", "4")
+	server.Do(t, "CLIENT", "KILL", "TYPE", "normal")
+	var others []net.Conn
+	defer func() {
+		for _, c := range others {
+			c.Close()
+		}
+	}()
+	for range 4 {
+		c, err := net.Dial("tcp", server.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		others = append(others, c)
+	}
+	eventually(t, "there is no room", func() bool {
+		_, err := server.TryDo("PING")
+		return err != nil && strings.Contains(err.Error(), "max number of clients")
+	})
+	_, err := s.Get(t.Context(), "n", "key", true)
+	if !errors.Is(err, store.ErrUnavailable) || !store.Retryable(err) {
+		t.Errorf("get: %v: %s", err, cause(err))
+	}
+	_, _, err = s.Set(t.Context(), "n", "key", store.Write{}, store.Condition{})
+	if !errors.Is(err, store.ErrUnavailable) || !store.Retryable(err) {
+		t.Errorf("set: %v: %s", err, cause(err))
+	}
+	for _, c := range others {
+		c.Close()
+	}
+	eventually(t, "it works again", func() bool {
+		_, err := s.Get(t.Context(), "n", "key", true)
+		return err == nil
+	})
+}
+
+// TestClusterDown: with a primary and its slots missing, the keys of the others are refused as well, as that is how a
+// cluster is set up unless told otherwise.
+func TestClusterDown(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, redistest.ClusterOptions{})
+	s := open(t, store.Options{Mode: store.Cluster, Addrs: cluster.Addrs(), CommandTimeout: 500 * time.Millisecond})
+	keys := keysOf(30)
+	fill(t, s, "n", keys)
+	cluster.Nodes[2].Kill()
+	// The others take two seconds to notice.
+	eventually(t, "the cluster is down", func() bool {
+		down := 0
+		for _, k := range keys {
+			_, err := s.Get(t.Context(), "n", k, true)
+			if err != nil && !errors.Is(err, store.ErrUnavailable) {
+				t.Errorf("get: %v: %s", err, store.Cause(err))
+			}
+			if err != nil {
+				down++
+			}
+		}
+		return down == len(keys)
+	})
+	if _, _, err := s.Set(t.Context(), "n", keys[0], store.Write{}, store.Condition{}); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("set: %v: %s", err, cause(err))
+	}
+	if err := s.Ping(t.Context()); err == nil {
+		t.Error("ping finds nothing wrong")
+	}
+	cluster.Nodes[2].Restart(t)
+	eventually(t, "it is up again", func() bool {
+		for _, k := range keys {
+			if _, err := s.Get(t.Context(), "n", k, true); err != nil {
+				return false
+			}
+		}
+		return s.Ping(t.Context()) == nil
+	})
+}
+
+// TestErrorsTellNothing: what a caller sees names no address, key, value or text of the driver; the cause, for the log,
+// names no key or value.
+func TestErrorsTellNothing(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		const canary = "canary-73"
+		redisKey := s.RedisKey(namespace, canary)
+		s.Command(t, "HSET", redisKey, "f", canary)
+		_, err1 := s.Get(t.Context(), namespace, canary, false)
+		_, err2 := s.Increment(t.Context(), namespace, canary, store.Increment{Delta: 1})
+		_, _, err3 := s.Touch(t.Context(), namespace, canary, time.Minute, store.TouchOverwrite)
+		s.Command(t, "SET", s.RedisKey(namespace, "counter"), canary)
+		_, err4 := s.Increment(t.Context(), namespace, "counter", store.Increment{Delta: 1})
+		for _, err := range []error{err1, err2, err3, err4} {
+			if err == nil {
+				t.Error("no error")
+				continue
+			}
+			if text := err.Error() + store.Cause(err); strings.Contains(text, canary) {
+				t.Errorf("%q", text)
+			}
+		}
+	})
+}

@@ -1,0 +1,23 @@
+package store
+
+import (
+	"context"
+	"testing"
+
+	"github.com/redis/rueidis"
+)
+
+// RedisKey is where an entry lives.
+func (s *Store) RedisKey(namespace, key string) string { return s.cacheKey(namespace, key) }
+
+// Command sends any command about one key, as another client of the same Redis would, in every topology. The answer of
+// nothing is nil.
+func (s *Store) Command(tb testing.TB, name, redisKey string, args ...string) any {
+	tb.Helper()
+	c := s.clients.Load().primary
+	v, err := c.Do(context.Background(), c.B().Arbitrary(name).Keys(redisKey).Args(args...).Build()).ToAny()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		tb.Fatalf("%s %q: %v", name, redisKey, err)
+	}
+	return v
+}

@@ -1,0 +1,660 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redistest"
+)
+
+// What the near cache promises, each promise by the test of its name, on real Redis.
+
+// version reads what these tests write: a number.
+func version(t testing.TB, f store.Found) int64 {
+	t.Helper()
+	if f.Entry == nil {
+		return -1
+	}
+	n, err := strconv.ParseInt(string(f.Value), 10, 64)
+	if err != nil {
+		t.Errorf("read %q", f.Value)
+	}
+	return n
+}
+
+// nearly are the topologies that have a near cache.
+func nearly(t *testing.T, test func(t *testing.T, s *store.Store, namespace string)) {
+	t.Parallel()
+	for _, mode := range []store.Mode{store.Standalone, store.Cluster, store.Sentinel} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			test(t, open(t, options(mode)), newNamespace())
+		})
+	}
+}
+
+// TestNearReadYourWrites: a read that begins after a write through the same store was acknowledged returns that write,
+// while others read the same key as fast as they can and so keep filling the near cache.
+func TestNearReadYourWrites(t *testing.T) {
+	ctx := context.Background()
+	writes := []struct {
+		name   string
+		rounds int
+		// write does the i-th write and returns what must be read from then on.
+		write func(s *store.Store, namespace string, i int64) (int64, error)
+		// version is what is read, never decreasing, for those who read meanwhile.
+		version func(f store.Found) int64
+	}{
+		{"Set", 3000, func(s *store.Store, namespace string, i int64) (int64, error) {
+			_, _, err := s.Set(ctx, namespace, "key", store.Write{Value: strconv.AppendInt(nil, i, 10), Fresh: time.Hour}, store.Condition{})
+			return i, err
+		}, nil},
+		{"conditional Set", 500, func(s *store.Store, namespace string, i int64) (int64, error) {
+			_, _, err := s.Set(ctx, namespace, "key", store.Write{Value: strconv.AppendInt(nil, i, 10)}, store.Condition{Kind: store.IfNoneMatch})
+			return i, err
+		}, nil},
+		{"Increment", 500, func(s *store.Store, namespace string, _ int64) (int64, error) {
+			r, err := s.Increment(ctx, namespace, "key", store.Increment{Delta: 1})
+			return r.Value, err
+		}, nil},
+		{"BatchSet", 500, func(s *store.Store, namespace string, i int64) (int64, error) {
+			w := store.Write{Value: strconv.AppendInt(nil, i, 10)}
+			_, err := s.BatchSet(ctx, namespace, []store.BatchWrite{{Key: "other", Write: w}, {Key: "key", Write: w}})
+			return i, err
+		}, nil},
+		{"Touch", 500, func(s *store.Store, namespace string, i int64) (int64, error) {
+			fresh := time.Duration(i+1) * time.Hour
+			if i == 0 {
+				_, _, err := s.Set(ctx, namespace, "key", store.Write{Value: []byte("value"), Fresh: fresh}, store.Condition{})
+				return i, err
+			}
+			_, _, err := s.Touch(ctx, namespace, "key", fresh, store.TouchOverwrite)
+			return i, err
+		}, func(f store.Found) int64 { return int64(f.Soft.Sub(f.AsOf).Round(time.Hour)/time.Hour) - 1 }},
+		// A deletion is read as nothing, after which the next version is written.
+		{"Delete", 500, func(s *store.Store, namespace string, i int64) (int64, error) {
+			if i%2 == 1 {
+				_, _, err := s.Delete(ctx, namespace, "key", nil)
+				return -1, err
+			}
+			_, _, err := s.Set(ctx, namespace, "key", store.Write{Value: strconv.AppendInt(nil, i, 10)}, store.Condition{})
+			return i, err
+		}, nil},
+		{"BatchDelete", 500, func(s *store.Store, namespace string, i int64) (int64, error) {
+			if i%2 == 1 {
+				_, err := s.BatchDelete(ctx, namespace, []string{"other", "key"})
+				return -1, err
+			}
+			_, _, err := s.Set(ctx, namespace, "key", store.Write{Value: strconv.AppendInt(nil, i, 10)}, store.Condition{})
+			return i, err
+		}, nil},
+		{"DeleteMatching", 100, func(s *store.Store, namespace string, i int64) (int64, error) {
+			if i%2 == 1 {
+				return -1, s.DeleteMatching(ctx, namespace, "k*", "", func(int64, string) error { return nil })
+			}
+			_, _, err := s.Set(ctx, namespace, "key", store.Write{Value: strconv.AppendInt(nil, i, 10)}, store.Condition{})
+			return i, err
+		}, nil},
+	}
+	nearly(t, func(t *testing.T, s *store.Store, namespace string) {
+		for _, w := range writes {
+			namespace := namespace + "-" + strconv.Itoa(len(w.name))
+			v := w.version
+			if v == nil {
+				v = func(f store.Found) int64 { return version(t, f) }
+			}
+			var said atomic.Int64
+			said.Store(-1)
+			var readers sync.WaitGroup
+			stop := make(chan struct{})
+			for reader := range 4 {
+				readers.Go(func() {
+					for i := 0; ; i++ {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						least := said.Load()
+						var f store.Found
+						var err error
+						if reader == 0 && i%20 > 0 {
+							var batch []store.BatchFound
+							if batch, err = s.BatchGet(ctx, namespace, []string{"key", "absent"}, true); err == nil {
+								f, err = batch[0].Found, batch[0].Err
+							}
+						} else {
+							// Hits never block: without a wait now and then they would leave no processor to the pushes.
+							f, err = s.Get(ctx, namespace, "key", i%20 > 0)
+						}
+						if err != nil {
+							t.Errorf("%s: %v: %s", w.name, err, store.Cause(err))
+							return
+						}
+						if f.Entry != nil && v(f) < least {
+							t.Errorf("%s: read %d after %d was acknowledged", w.name, v(f), least)
+							return
+						}
+					}
+				})
+			}
+			before := s.Stats()
+			for i := range int64(w.rounds) {
+				want, err := w.write(s, namespace, i)
+				if err != nil {
+					t.Errorf("%s: %v: %s", w.name, err, store.Cause(err))
+					break
+				}
+				if want >= 0 {
+					said.Store(want)
+				}
+				f := get(t, s, namespace, "key", true)
+				if f.Entry == nil && want >= 0 || f.Entry != nil && v(f) != want {
+					t.Errorf("%s: wrote %d, read %+v", w.name, want, f.Entry)
+					break
+				}
+			}
+			close(stop)
+			readers.Wait()
+			if after := s.Stats(); after.NearHits == before.NearHits {
+				t.Errorf("%s: nothing was served from memory", w.name)
+			}
+		}
+	})
+}
+
+// TestNearOtherReplicasWithinOnePush: what one store writes another one serves within one push, although it holds the
+// value that was there before.
+func TestNearOtherReplicasWithinOnePush(t *testing.T) {
+	const rounds = 300
+	nearly(t, func(t *testing.T, s *store.Store, namespace string) {
+		other := open(t, options(s.Mode()))
+		var took []time.Duration
+		for i := range int64(rounds) {
+			key := fmt.Sprintf("key-%d", i%10)
+			get(t, other, namespace, key, true)
+			if f := get(t, other, namespace, key, true); !f.Near {
+				// The push of the round before has just dropped it.
+				eventually(t, "the other replica holds the key", func() bool { return get(t, other, namespace, key, true).Near })
+			}
+			set(t, s, namespace, key, store.Write{Value: strconv.AppendInt(nil, i, 10)})
+			acknowledged := time.Now()
+			for version(t, get(t, other, namespace, key, true)) != i {
+				if time.Since(acknowledged) > 3*time.Second {
+					t.Fatalf("the other replica serves an old value %v after the write", time.Since(acknowledged))
+				}
+				runtime.Gosched()
+			}
+			took = append(took, time.Since(acknowledged))
+		}
+		slices.Sort(took)
+		t.Logf("from the acknowledgement to the new value elsewhere: p50 %v, p99 %v, longest %v",
+			took[rounds/2], took[rounds*99/100], took[rounds-1])
+	})
+}
+
+// TestNearHardBoundWhenPartitioned: no push comes through, and what is served is never older than NearCacheTTL.
+func TestNearHardBoundWhenPartitioned(t *testing.T) {
+	t.Parallel()
+	proxy := redistest.StartProxy(t, topologies.standalone.Addr)
+	o := options(store.Standalone)
+	o.Addrs, o.NearCacheTTL = []string{proxy.Addr}, 500*time.Millisecond
+	s, direct, namespace := open(t, o), open(t, options(store.Standalone)), newNamespace()
+	set(t, direct, namespace, "key", store.Write{Value: []byte("1")})
+
+	var read time.Time // when what is held was asked for
+	eventually(t, "the value is held", func() bool {
+		read = time.Now()
+		return !get(t, s, namespace, "key", true).Near && get(t, s, namespace, "key", true).Near
+	})
+	proxy.Blackhole(true)
+	set(t, direct, namespace, "key", store.Write{Value: []byte("2")})
+	served := 0
+	for deadline := time.Now().Add(2 * o.NearCacheTTL); time.Now().Before(deadline); {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		asked := time.Now()
+		f, err := s.Get(ctx, namespace, "key", true)
+		cancel()
+		switch {
+		case err == nil && version(t, f) == 1:
+			served++
+			if age := asked.Sub(read); age > o.NearCacheTTL+50*time.Millisecond {
+				t.Fatalf("served a value that is %v old", age)
+			}
+		case err == nil:
+			t.Fatalf("read %q through a black hole", f.Value)
+		case !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, store.ErrUnavailable):
+			t.Fatalf("%v: %s", err, store.Cause(err))
+		}
+	}
+	if served == 0 {
+		t.Error("the near cache did not serve at all")
+	}
+	proxy.Blackhole(false)
+	eventually(t, "the new value is read", func() bool {
+		f, err := s.Get(t.Context(), namespace, "key", true)
+		return err == nil && version(t, f) == 2
+	})
+}
+
+// TestNearFlushedWhenNetworkIsSilent: a dead network is noticed by itself, long before a large NearCacheTTL is over.
+func TestNearFlushedWhenNetworkIsSilent(t *testing.T) {
+	t.Parallel()
+	proxy := redistest.StartProxy(t, topologies.standalone.Addr)
+	o := options(store.Standalone)
+	o.Addrs, o.NearCacheTTL = []string{proxy.Addr}, time.Hour
+	s, namespace := open(t, o), newNamespace()
+	set(t, s, namespace, "key", store.Write{Value: []byte("1")})
+	eventually(t, "the value is held", func() bool { return get(t, s, namespace, "key", true).Near })
+	proxy.Blackhole(true)
+	eventually(t, "the value is not served any more", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, err := s.Get(ctx, namespace, "key", true)
+		return err != nil
+	})
+}
+
+// TestNearFlushedWhenConnectionLost: the pushes of a lost connection are lost with it, so the next read asks Redis.
+func TestNearFlushedWhenConnectionLost(t *testing.T) {
+	t.Parallel()
+	proxy := redistest.StartProxy(t, topologies.standalone.Addr)
+	o := options(store.Standalone)
+	o.Addrs, o.NearCacheTTL = []string{proxy.Addr}, time.Hour
+	s, direct, namespace := open(t, o), open(t, options(store.Standalone)), newNamespace()
+	for round := range int64(5) {
+		set(t, direct, namespace, "key", store.Write{Value: strconv.AppendInt(nil, round, 10)})
+		eventually(t, "the value is held", func() bool {
+			f, err := s.Get(t.Context(), namespace, "key", true)
+			return err == nil && f.Near && version(t, f) == round
+		})
+		flushes := s.Stats().NearFlushes
+		proxy.Refuse(true)
+		proxy.CutAll()
+		// Nobody hears of this one.
+		set(t, direct, namespace, "key", store.Write{Value: []byte("1000")})
+		eventually(t, "the loss is noticed", func() bool { return s.Stats().NearFlushes > flushes })
+		if f, err := s.Get(t.Context(), namespace, "key", true); !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("read %v without a connection: %v", f.Entry, err)
+		}
+		proxy.Refuse(false)
+		eventually(t, "redis is asked", func() bool {
+			f, err := s.Get(t.Context(), namespace, "key", true)
+			if err == nil && version(t, f) != 1000 {
+				t.Errorf("read %d", version(t, f))
+			}
+			return err == nil
+		})
+	}
+}
+
+func TestNearFlushedOnFLUSHALL(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	s := open(t, store.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20, NearCacheTTL: time.Hour})
+	for _, command := range [][]string{{"FLUSHALL"}, {"FLUSHDB"}, {"FLUSHALL", "ASYNC"}} {
+		fill(t, s, "n", keysOf(100))
+		eventually(t, "the values are held", func() bool {
+			for _, k := range keysOf(100) {
+				if !get(t, s, "n", k, true).Near {
+					return false
+				}
+			}
+			return true
+		})
+		server.Do(t, command...)
+		eventually(t, fmt.Sprintf("%v is noticed", command), func() bool {
+			for _, k := range keysOf(100) {
+				if get(t, s, "n", k, true).Entry != nil {
+					return false
+				}
+			}
+			return true
+		})
+	}
+}
+
+// TestNearFollowsExpiryAndEviction: Redis removes keys by itself, too.
+func TestNearFollowsExpiryAndEviction(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	s := open(t, store.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20, NearCacheTTL: time.Hour})
+	held := func(what string) {
+		t.Helper()
+		eventually(t, "held: "+what, func() bool { f := get(t, s, "n", "key", true); return f.Near && f.Entry != nil })
+	}
+	gone := func(what string) {
+		t.Helper()
+		eventually(t, "gone: "+what, func() bool { return get(t, s, "n", "key", true).Entry == nil })
+	}
+	set(t, s, "n", "key", store.Write{Value: []byte("value")})
+	held("an entry")
+	server.Do(t, "PEXPIRE", s.RedisKey("n", "key"), "1")
+	gone("expired by another client")
+	set(t, s, "n", "key", store.Write{Value: []byte("value"), Fresh: 50 * time.Millisecond})
+	gone("expired by its own time")
+	set(t, s, "n", "key", store.Write{Value: []byte("value")})
+	held("another entry")
+	server.Do(t, "CONFIG", "SET", "maxmemory-policy", "allkeys-random")
+	server.Do(t, "CONFIG", "SET", "maxmemory", "1")
+	if _, err := server.TryDo("SET", "x", "y"); err == nil {
+		t.Error("nothing was evicted")
+	}
+	gone("evicted")
+}
+
+// TestNearSurvivesTheTrackingTable: Redis forgets what it has pushed to whom when its table is full, and says so.
+func TestNearSurvivesTheTrackingTable(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{Args: []string{"tracking-table-max-keys", "10"}})
+	o := store.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20, NearCacheTTL: time.Hour}
+	s, other := open(t, o), open(t, o)
+	keys := keysOf(100)
+	for round := range int64(5) {
+		for _, k := range keys {
+			set(t, other, "n", k, store.Write{Value: strconv.AppendInt(nil, round, 10)})
+		}
+		for _, k := range keys {
+			eventually(t, "the new value", func() bool { return version(t, get(t, s, "n", k, true)) == round })
+		}
+	}
+}
+
+// TestNearMemoryBounded: ten times what fits is read, and the near cache stays within its bound, by its own reckoning and
+// roughly by that of the runtime.
+func TestNearMemoryBounded(t *testing.T) {
+	const most = 4 << 20
+	o := options(store.Standalone)
+	o.NearCacheBytes = most
+	o.NearCacheTTL = time.Hour
+	s, namespace := open(t, o), newNamespace()
+	values := []struct {
+		name string
+		w    store.Write
+		n    int
+	}{
+		{"large values", store.Write{Value: make([]byte, 10<<10)}, 10 * most / (10 << 10)},
+		{"small values", store.Write{Value: []byte("v")}, 10 * most / 400},
+		{"tags", store.Write{Value: []byte("v"), Tags: keysOf(32), ContentType: "text/plain"}, 10 * most / 2000},
+		{"nothing there", store.Write{}, 10 * most / 300},
+	}
+	heap := func() int64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc) //nolint:gosec // far below
+	}
+	empty := heap()
+	for _, v := range values {
+		for i := 0; i < v.n; i += 1000 {
+			keys := make([]string, min(1000, v.n-i))
+			items := make([]store.BatchWrite, len(keys))
+			for j := range keys {
+				keys[j] = fmt.Sprintf("%s-%d", v.name, i+j)
+				items[j] = store.BatchWrite{Key: keys[j], Write: v.w}
+			}
+			if v.name != "nothing there" {
+				for part := range slices.Chunk(items, 100) {
+					if _, err := s.BatchSet(t.Context(), namespace, part); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			for part := range slices.Chunk(keys, 100) {
+				if _, err := s.BatchGet(t.Context(), namespace, part, true); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if held := s.Stats().NearBytes; held > most {
+				t.Fatalf("%s: holds %d bytes", v.name, held)
+			}
+		}
+		st := s.Stats()
+		if st.NearEvictions == 0 || st.NearBytes < most/2 {
+			t.Errorf("%s: %+v", v.name, st)
+		}
+		used := heap() - empty
+		t.Logf("%s: %d entries, %d bytes by the near cache's reckoning, %d by the runtime's", v.name, st.NearEntries, st.NearBytes, used)
+		if used > most*3/2 {
+			t.Errorf("%s: %d bytes are used for a near cache of %d", v.name, used, most)
+		}
+	}
+	if _, err := s.BatchDelete(t.Context(), namespace, nil); err != nil {
+		t.Fatal(err)
+	}
+	topologies.standalone.Do(t, "FLUSHALL")
+}
+
+// background are the commands that connections and this package send by themselves, beside those of an operation.
+var background = []string{
+	"ping", "time", "role", "info", "hello", "client|tracking", "client|no-evict", "client|setinfo", "config|resetstat", "cluster|slots", "cluster|shards",
+}
+
+// costs returns the commands that Redis ran for an operation.
+func costs(t *testing.T, server *redistest.Server, op func()) map[string]int64 {
+	t.Helper()
+	server.ResetCommandCalls(t)
+	op()
+	calls := server.CommandCalls(t)
+	for _, name := range background {
+		delete(calls, name)
+	}
+	return calls
+}
+
+// TestNearCosts: what each operation costs Redis, exactly. Commands inside a script are counted beside it.
+func TestNearCosts(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	s := open(t, store.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20})
+	ctx := t.Context()
+	entry := func() { set(t, s, "n", "key", store.Write{Value: []byte("value"), Fresh: time.Hour}) }
+	held := func() {
+		entry()
+		// The push of the entry itself may spoil the first read.
+		eventually(t, "the entry is held", func() bool { return get(t, s, "n", "key", true).Near })
+	}
+	absent := func() {
+		if _, _, err := s.Delete(ctx, "n", "key", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Error(err, store.Cause(err))
+		}
+	}
+	match := func() store.ETag { return get(t, s, "n", "key", false).ETag }
+	var etag store.ETag
+	tests := []struct {
+		name    string
+		prepare func()
+		op      func()
+		costs   map[string]int64
+	}{
+		{"HitCostsNoCommand", held, func() {
+			for range 100 {
+				get(t, s, "n", "key", true)
+			}
+			_, err := s.BatchGet(ctx, "n", []string{"key", "key"}, true)
+			check(err)
+		}, map[string]int64{}},
+		{"MissCostsOneGet", absent, func() { get(t, s, "n", "key", true) }, map[string]int64{"get": 1}},
+		{"HitOfNothingCostsNoCommand", func() {
+			absent()
+			eventually(t, "that there is nothing is held", func() bool { return get(t, s, "n", "key", true).Near })
+		}, func() { get(t, s, "n", "key", true) }, map[string]int64{}},
+		{"ReadOfAnEntryCostsOneGet", entry, func() { get(t, s, "n", "key", true) }, map[string]int64{"get": 1}},
+		{"PrimaryCostsOneGet", held, func() { get(t, s, "n", "key", false) }, map[string]int64{"get": 1}},
+		// Only Redis knows when a plain value expires.
+		{"PlainValueCostsTwo", func() { s.Command(t, "SET", s.RedisKey("n", "plain"), "value") },
+			func() { get(t, s, "n", "plain", true) }, map[string]int64{"get": 1, "pttl": 1}},
+		{"SetCostsOneCommand", held, entry, map[string]int64{"set": 1}},
+		{"DeleteCostsOneCommand", held, absent, map[string]int64{"unlink": 1}},
+		{"ConditionalSetCostsOneScript", func() { held(); etag = match() }, func() {
+			_, _, err := s.Set(ctx, "n", "key", store.Write{}, store.Condition{Kind: store.IfMatch, ETag: etag})
+			check(err)
+		}, map[string]int64{"evalsha": 1, "getrange": 1, "set": 1}},
+		{"ConditionalDeleteCostsOneScript", func() { held(); etag = match() }, func() {
+			_, _, err := s.Delete(ctx, "n", "key", &etag)
+			check(err)
+		}, map[string]int64{"evalsha": 1, "getrange": 1, "unlink": 1}},
+		{"TouchCostsOneScript", held, func() {
+			_, _, err := s.Touch(ctx, "n", "key", time.Minute, store.TouchOverwrite)
+			check(err)
+		}, map[string]int64{"evalsha": 1, "getrange": 1, "setrange": 1, "pexpire": 1}},
+		{"IncrementCostsOneScript", func() { s.Command(t, "SET", s.RedisKey("n", "counter"), "1") }, func() {
+			_, err := s.Increment(ctx, "n", "counter", store.Increment{Delta: 1})
+			check(err)
+		}, map[string]int64{"evalsha": 1, "get": 2, "incrby": 1, "pttl": 1}},
+		{"BatchGetCostsOneGetForEachKeyNotHeld", func() { held(); fill(t, s, "n", keysOf(10)) }, func() {
+			_, err := s.BatchGet(ctx, "n", append(keysOf(10), "key"), true)
+			check(err)
+		}, map[string]int64{"get": 10}},
+	}
+	for _, warm := range []bool{true, false} { // the first round teaches Redis the scripts
+		for _, test := range tests {
+			test.prepare()
+			got := costs(t, server, test.op)
+			if diff := cmp.Diff(test.costs, got); diff != "" && !warm {
+				t.Errorf("%s (-want +got):\n%s", test.name, diff)
+			}
+		}
+	}
+}
+
+// TestNearTrips counts the waits for Redis as a request sees them.
+func TestNearTrips(t *testing.T) {
+	nearly(t, func(t *testing.T, s *store.Store, namespace string) {
+		fill(t, s, namespace, keysOf(300))
+		trips := func(want int64, what string, op func(ctx context.Context) error) {
+			t.Helper()
+			ctx, timer := store.WithTimer(t.Context())
+			if err := op(ctx); err != nil {
+				t.Errorf("%s: %v: %s", what, err, store.Cause(err))
+			}
+			if got := timer.Trips(); got != want || (timer.Total() > 0) != (want > 0) {
+				t.Errorf("%s: %d trips, %v", what, got, timer.Total())
+			}
+		}
+		one := func(near bool) func(ctx context.Context) error {
+			return func(ctx context.Context) error { _, err := s.Get(ctx, namespace, "key-0", near); return err }
+		}
+		batch := func(ctx context.Context) error { _, err := s.BatchGet(ctx, namespace, keysOf(300), true); return err }
+		trips(1, "a miss", one(true))
+		trips(1, "from the primary", one(false))
+		trips(1, "a batch", batch)
+		eventually(t, "all is held", func() bool {
+			found, err := s.BatchGet(t.Context(), namespace, keysOf(300), true)
+			return err == nil && !slices.ContainsFunc(found, func(f store.BatchFound) bool { return !f.Near })
+		})
+		trips(0, "a hit", one(true))
+		trips(0, "a batch of hits", batch)
+	})
+}
+
+// TestNearSpoiledReadIsNotKept: a read is under way when its key is written. What it brings was true when it was asked
+// for and may be returned, but must not be served again.
+func TestNearSpoiledReadIsNotKept(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	proxy := redistest.StartProxy(t, server.Addr)
+	o := store.Options{Addrs: []string{proxy.Addr}, NearCacheBytes: 1 << 20, NearCacheTTL: time.Hour}
+	s, direct := open(t, o), open(t, store.Options{Addrs: []string{server.Addr}})
+	for round := range 20 {
+		for name, writer := range map[string]*store.Store{"here": s, "elsewhere": direct} {
+			key := fmt.Sprintf("%s-%d", name, round)
+			set(t, direct, "n", key, store.Write{Value: []byte("1")})
+			server.ResetCommandCalls(t)
+			proxy.Delay(50 * time.Millisecond)
+			first := make(chan int64)
+			go func() { first <- version(t, get(t, s, "n", key, true)) }()
+			eventually(t, "redis has read", func() bool { return server.CommandCalls(t)["get"] == 1 })
+			proxy.Delay(0)
+			// Over the other connection of the store this one overtakes the reply to the read.
+			set(t, writer, "n", key, store.Write{Value: []byte("2")})
+			if name == "here" {
+				if got := version(t, get(t, s, "n", key, true)); got != 2 {
+					t.Errorf("read %d after writing 2", got)
+				}
+			}
+			if got := <-first; got != 1 && got != 2 {
+				t.Errorf("the read under way returned %d", got)
+			}
+			eventually(t, "the new value is read", func() bool { return version(t, get(t, s, "n", key, true)) == 2 })
+			if f := get(t, s, "n", key, true); version(t, f) != 2 {
+				t.Errorf("written %s: read %d again", name, version(t, f))
+			}
+		}
+	}
+}
+
+// TestNearSentinelFailover: the new primary knows nothing of what the old one has promised to push.
+func TestNearSentinelFailover(t *testing.T) {
+	t.Parallel()
+	set1 := redistest.StartSentinel(t)
+	o := store.Options{Mode: store.Sentinel, Addrs: set1.Addrs(), SentinelMaster: set1.MasterSet, NearCacheBytes: 1 << 20, NearCacheTTL: 2 * time.Second}
+	failover(t, o, func() { set1.Failover(t) })
+}
+
+// TestNearClusterFailover is the same with a primary that dies.
+func TestNearClusterFailover(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, redistest.ClusterOptions{Replicas: 1})
+	o := store.Options{Mode: store.Cluster, Addrs: cluster.Addrs(), NearCacheBytes: 1 << 20, NearCacheTTL: 2 * time.Second}
+	failover(t, o, func() { cluster.Nodes[0].Kill() })
+}
+
+// failover writes before and after a failover through one store and reads through another one, which must follow.
+func failover(t *testing.T, o store.Options, change func()) {
+	t.Helper()
+	s, writer := open(t, o), open(t, o)
+	keys := keysOf(30)
+	write := func(value string) time.Time {
+		var acknowledged time.Time
+		for _, k := range keys {
+			eventually(t, "a write succeeds", func() bool {
+				_, _, err := writer.Set(t.Context(), "n", k, store.Write{Value: []byte(value)}, store.Condition{})
+				acknowledged = time.Now()
+				if err != nil && !errors.Is(err, store.ErrUnavailable) && !errors.Is(err, store.ErrOutcomeUnknown) {
+					t.Errorf("set: %v: %s", err, store.Cause(err))
+				}
+				return err == nil
+			})
+		}
+		return acknowledged
+	}
+	write("1")
+	for _, k := range keys {
+		eventually(t, "the value is held", func() bool { f := get(t, s, "n", k, true); return f.Near && version(t, f) == 1 })
+	}
+	change()
+	acknowledged := write("2")
+	for _, k := range keys {
+		eventually(t, "the new value is read", func() bool {
+			asked := time.Now()
+			f, err := s.Get(t.Context(), "n", k, true)
+			if err != nil && !errors.Is(err, store.ErrUnavailable) {
+				t.Errorf("get: %v: %s", err, store.Cause(err))
+			}
+			if late := asked.Sub(acknowledged); err == nil && f.Near && version(t, f) != 2 && late > o.NearCacheTTL+100*time.Millisecond {
+				t.Errorf("served from memory what was overwritten %v before", late)
+			}
+			return err == nil && version(t, f) == 2
+		})
+	}
+	eventually(t, "all is in order", func() bool { return s.Ping(t.Context()) == nil && writer.Ping(t.Context()) == nil })
+}

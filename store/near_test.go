@@ -1,0 +1,556 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// keep puts a value that was just read.
+func (n *near) keep(key string, value any, size int) {
+	n.put(key, n.begin(key), value, size, time.Hour)
+}
+
+// check reports what is wrong with the bookkeeping.
+func (n *near) check() error {
+	for i := range n.shards {
+		s := &n.shards[i]
+		var bytes int64
+		count, hand := 0, s.hand == nil
+		for e := s.tail; e != nil; e = e.newer {
+			bytes += e.size
+			count++
+			hand = hand || e == s.hand
+			if s.entries[e.key] != e || e.newer == nil && s.head != e || e.newer != nil && e.newer.older != e {
+				return fmt.Errorf("shard %d: %q is linked wrongly", i, e.key)
+			}
+		}
+		if count != len(s.entries) || bytes != s.bytes || !hand || bytes > n.maxBytes || len(s.flights) > 0 {
+			return fmt.Errorf("shard %d: %d of %d entries linked, %d of %d bytes, hand in place: %v, %d flights",
+				i, count, len(s.entries), bytes, s.bytes, hand, len(s.flights))
+		}
+	}
+	return nil
+}
+
+func TestNearKeepsUntilTold(t *testing.T) {
+	t.Parallel()
+	for name, drop := range map[string]func(n *near){
+		"forget":     func(n *near) { n.forget("other", "key") },
+		"invalidate": func(n *near) { n.invalidate("key") },
+		"flush":      func(n *near) { n.flush() },
+	} {
+		n := newNear(1<<20, time.Hour)
+		if _, ok := n.get("key"); ok {
+			t.Errorf("%s: found before it was kept", name)
+		}
+		n.keep("key", 1, 10)
+		n.keep("key", 2, 10)
+		if v, ok := n.get("key"); !ok || v != 2 {
+			t.Errorf("%s: found %v, %v", name, v, ok)
+		}
+		drop(n)
+		if v, ok := n.get("key"); ok {
+			t.Errorf("%s: %v is still there", name, v)
+		}
+		n.keep("key", 3, 10)
+		if v, ok := n.get("key"); !ok || v != 3 {
+			t.Errorf("%s: kept again, found %v, %v", name, v, ok)
+		}
+		if err := n.check(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestNearKeepsNothingThere: that there is nothing is worth keeping as well.
+func TestNearKeepsNothingThere(t *testing.T) {
+	t.Parallel()
+	n := newNear(1<<20, time.Hour)
+	n.keep("key", (*Entry)(nil), 0)
+	if v, ok := n.get("key"); !ok || v.(*Entry) != nil {
+		t.Errorf("found %v, %v", v, ok)
+	}
+}
+
+func TestNoNearCache(t *testing.T) {
+	t.Parallel()
+	if newNear(0, time.Second) != nil || newNear(-1, time.Second) != nil || newNear(1<<20, 0) != nil {
+		t.Error("a near cache without room or time")
+	}
+	var n *near
+	n.keep("key", 1, 10)
+	n.forget("key")
+	n.flush()
+	if _, ok := n.get("key"); ok {
+		t.Error("found what was not kept")
+	}
+	if entries, bytes := n.usage(); entries != 0 || bytes != 0 {
+		t.Error(entries, bytes)
+	}
+	fetched := 0
+	for range 2 {
+		v, hit, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+			fetched++
+			return fetched, 1, time.Hour, nil
+		})
+		if v != fetched || hit || err != nil {
+			t.Error(v, hit, err)
+		}
+	}
+	if fetched != 2 {
+		t.Errorf("fetched %d times", fetched)
+	}
+}
+
+func TestNearExpires(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNear(1<<20, 5*time.Second)
+		for key, ttl := range map[string]time.Duration{"long": time.Hour, "short": 2 * time.Second, "over": 0, "negative": -time.Second} {
+			n.put(key, n.begin(key), 1, 10, ttl)
+		}
+		want := func(after time.Duration, keys ...string) {
+			t.Helper()
+			time.Sleep(after)
+			for _, key := range []string{"long", "short", "over", "negative"} {
+				_, ok := n.get(key)
+				wanted := false
+				for _, k := range keys {
+					wanted = wanted || k == key
+				}
+				if ok != wanted {
+					t.Errorf("%s is there: %v", key, ok)
+				}
+			}
+		}
+		want(0, "long", "short")
+		want(2*time.Second-time.Nanosecond, "long", "short")
+		want(time.Nanosecond, "long")
+		want(3*time.Second-time.Nanosecond, "long")
+		want(time.Nanosecond)
+	})
+}
+
+// TestNearAgeBeginsWithTheRead: a reply may take long, and the value is as old as the question.
+func TestNearAgeBeginsWithTheRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNear(1<<20, 5*time.Second)
+		load := func(key string, reply time.Duration) {
+			if _, _, err := n.load(t.Context(), key, func() (any, int, time.Duration, error) {
+				time.Sleep(reply)
+				return 1, 10, time.Hour, nil
+			}); err != nil {
+				t.Error(err)
+			}
+		}
+		load("key", 2*time.Second)
+		time.Sleep(3*time.Second - time.Nanosecond)
+		if _, ok := n.get("key"); !ok {
+			t.Error("gone before its time")
+		}
+		time.Sleep(time.Nanosecond)
+		if _, ok := n.get("key"); ok {
+			t.Error("served 5 s after it was asked for")
+		}
+		load("late", 5*time.Second)
+		if _, ok := n.get("late"); ok {
+			t.Error("kept what was too old on arrival")
+		}
+	})
+}
+
+// TestNearDoesNotKeepASpoiledRead is the heart of the contract: what happens to the key while its read is under way
+// makes the answer worthless.
+func TestNearDoesNotKeepASpoiledRead(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name      string
+		meanwhile func(n *near)
+		kept      bool
+	}{
+		{"nothing", func(*near) {}, true},
+		{"written here", func(n *near) { n.forget("key") }, false},
+		{"written here among others", func(n *near) { n.forget("a", "key", "b") }, false},
+		{"written elsewhere", func(n *near) { n.invalidate("key") }, false},
+		{"everything dropped", func(n *near) { n.flush() }, false},
+		{"dropped and read again", func(n *near) { n.forget("key"); n.keep("key", "newer", 10) }, false},
+	}
+	for _, test := range tests {
+		n := newNear(1<<20, time.Hour)
+		ticket := n.begin("key")
+		test.meanwhile(n)
+		n.put("key", ticket, "read", 10, time.Hour)
+		if v, _ := n.get("key"); (v == "read") != test.kept {
+			t.Errorf("%s: put keeps %v", test.name, v)
+		}
+
+		n = newNear(1<<20, time.Hour)
+		v, hit, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+			test.meanwhile(n)
+			return "read", 10, time.Hour, nil
+		})
+		if v != "read" || hit || err != nil {
+			t.Errorf("%s: load returns %v, %v, %v", test.name, v, hit, err)
+		}
+		if v, _ := n.get("key"); (v == "read") != test.kept {
+			t.Errorf("%s: load keeps %v", test.name, v)
+		}
+		if err := n.check(); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+	}
+}
+
+func TestNearSharesOneFetch(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNear(1<<20, time.Hour)
+		var fetched atomic.Int64
+		answer := make(chan struct{})
+		var callers sync.WaitGroup
+		for range 100 {
+			callers.Go(func() {
+				v, _, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+					<-answer
+					return fetched.Add(1), 10, time.Hour, nil
+				})
+				if v != int64(1) || err != nil {
+					t.Error(v, err)
+				}
+			})
+		}
+		synctest.Wait()
+		close(answer)
+		callers.Wait()
+		if got := fetched.Load(); got != 1 {
+			t.Errorf("fetched %d times", got)
+		}
+	})
+}
+
+// TestNearDoesNotWaitForASpoiledFetch: a reader that comes after a write must not be given what was read before it.
+func TestNearDoesNotWaitForASpoiledFetch(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(n *near){
+		"written here": func(n *near) { n.forget("key") }, "written elsewhere": func(n *near) { n.invalidate("key") }, "flushed": func(n *near) { n.flush() },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNear(1<<20, time.Hour)
+			answer := make(chan struct{})
+			var early sync.WaitGroup
+			early.Go(func() {
+				if v, _, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+					<-answer
+					return "old", 10, time.Hour, nil
+				}); v != "old" || err != nil {
+					t.Error(v, err)
+				}
+			})
+			synctest.Wait()
+			spoil(n)
+			if v, _, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+				return "new", 10, time.Hour, nil
+			}); v != "new" || err != nil {
+				t.Errorf("%s: read %v, %v", name, v, err)
+			}
+			close(answer)
+			early.Wait()
+			if v, ok := n.get("key"); !ok || v != "new" {
+				t.Errorf("%s: kept %v, %v", name, v, ok)
+			}
+			if err := n.check(); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+}
+
+// TestNearFollowerOfAFailure asks for itself: the first caller may have failed because it went away.
+func TestNearFollowerOfAFailure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNear(1<<20, time.Hour)
+		answer, failed := make(chan struct{}), errors.New("failed")
+		var first, second sync.WaitGroup
+		first.Go(func() {
+			if _, _, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+				<-answer
+				return nil, 0, time.Hour, failed
+			}); !errors.Is(err, failed) {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		second.Go(func() {
+			if v, _, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) { return "value", 10, time.Hour, nil }); v != "value" || err != nil {
+				t.Error(v, err)
+			}
+		})
+		synctest.Wait()
+		close(answer)
+		first.Wait()
+		second.Wait()
+		if entries, _ := n.usage(); entries != 0 {
+			t.Error("a failure was kept")
+		}
+	})
+}
+
+func TestNearFollowerGoesAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNear(1<<20, time.Hour)
+		answer := make(chan struct{})
+		var first sync.WaitGroup
+		first.Go(func() {
+			if v, _, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+				<-answer
+				return "value", 10, time.Hour, nil
+			}); v != "value" || err != nil {
+				t.Error(v, err)
+			}
+		})
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, _, err := n.load(ctx, "key", nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		close(answer)
+		first.Wait()
+	})
+}
+
+// TestNearSurvivesAPanic: those who wait for a fetch that panicked are not left waiting.
+func TestNearSurvivesAPanic(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNear(1<<20, time.Hour)
+		answer := make(chan struct{})
+		var both sync.WaitGroup
+		both.Go(func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("the panic was lost")
+				}
+			}()
+			_, _, _ = n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+				<-answer
+				panic("fetch")
+			})
+		})
+		synctest.Wait()
+		both.Go(func() {
+			if v, _, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) { return "value", 10, time.Hour, nil }); v != "value" || err != nil {
+				t.Error(v, err)
+			}
+		})
+		synctest.Wait()
+		close(answer)
+		both.Wait()
+		if err := n.check(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestNearIsBounded(t *testing.T) {
+	t.Parallel()
+	const most = 1 << 20
+	n := newNear(most, time.Hour)
+	for i := range 20000 {
+		n.keep(fmt.Sprintf("key-%d", i), i, i%1000)
+		if _, bytes := n.usage(); i%100 == 0 && bytes > most {
+			t.Fatalf("holds %d bytes", bytes)
+		}
+	}
+	entries, bytes := n.usage()
+	if entries == 0 || bytes < most/2 || n.evictions.Load() == 0 {
+		t.Errorf("%d entries, %d bytes, %d evictions", entries, bytes, n.evictions.Load())
+	}
+	// What does not fit is not kept, and nothing makes room for it.
+	n.keep("large", 1, most)
+	if _, ok := n.get("large"); ok {
+		t.Error("kept what is larger than its shard")
+	}
+	if after, _ := n.usage(); after != entries {
+		t.Errorf("%d of %d entries left", after, entries)
+	}
+	if err := n.check(); err != nil {
+		t.Error(err)
+	}
+	for i := range 20000 {
+		n.forget(fmt.Sprintf("key-%d", i))
+	}
+	if entries, bytes := n.usage(); entries != 0 || bytes != 0 {
+		t.Errorf("%d entries, %d bytes left of nothing", entries, bytes)
+	}
+}
+
+// TestNearMakesRoomForTheLiving: what a flush left behind does not keep out what is read after it.
+func TestNearMakesRoomForTheLiving(t *testing.T) {
+	t.Parallel()
+	n := newNear(1<<20, time.Hour)
+	for i := range 5000 {
+		key := fmt.Sprintf("dead-%d", i)
+		n.keep(key, i, 100)
+		n.get(key)
+	}
+	n.flush()
+	for round := range 3 {
+		found := 0
+		for i := range 500 {
+			key := fmt.Sprintf("key-%d", i)
+			if _, ok := n.get(key); ok {
+				found++
+				continue
+			}
+			n.keep(key, i, 100)
+		}
+		if round == 2 && found < 450 {
+			t.Errorf("found %d of 500", found)
+		}
+	}
+}
+
+// TestNearKeepsWhatIsAskedFor: values that are read again survive a walk over many that are not.
+func TestNearKeepsWhatIsAskedFor(t *testing.T) {
+	t.Parallel()
+	n := newNear(1<<20, time.Hour) // room for some 3500
+	const hot = 500
+	hits := 0
+	for i := range 50000 {
+		n.keep(fmt.Sprintf("cold-%d", i), i, 100)
+		key := fmt.Sprintf("hot-%d", i%hot)
+		if _, ok := n.get(key); ok {
+			hits++
+		} else {
+			n.keep(key, i, 100)
+		}
+	}
+	if hits < 48000 {
+		t.Errorf("%d of 50000 reads of hot values were hits", hits)
+	}
+}
+
+// TestNearAgreesWithAModel: whatever is done in whatever order, nothing is found that should have been dropped, and the
+// bookkeeping stays right.
+func TestNearAgreesWithAModel(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		n := newNear(64<<10, time.Hour)
+		type read struct {
+			key    string
+			ticket nearTicket
+			value  int
+			good   bool
+		}
+		kept := map[string]int{} // what may be found
+		var reads []*read
+		spoil := func(key string) {
+			delete(kept, key)
+			for _, r := range reads {
+				if key == "" || r.key == key {
+					r.good = false
+				}
+			}
+		}
+		next := 0
+		keys := rapid.Custom(func(t *rapid.T) string { return fmt.Sprint(rapid.IntRange(0, 30).Draw(t, "key")) })
+		t.Repeat(map[string]func(*rapid.T){
+			"begin": func(t *rapid.T) {
+				key := keys.Draw(t, "key")
+				next++
+				reads = append(reads, &read{key, n.begin(key), next, true})
+			},
+			"put": func(t *rapid.T) {
+				if len(reads) == 0 {
+					return
+				}
+				i := rapid.IntRange(0, len(reads)-1).Draw(t, "read")
+				r := reads[i]
+				reads = append(reads[:i], reads[i+1:]...)
+				n.put(r.key, r.ticket, r.value, rapid.IntRange(0, 3000).Draw(t, "size"), time.Hour)
+				// Reads of one key that overlap and are all good may be kept in any order: they read the same.
+				if r.good {
+					kept[r.key] = r.value
+				} else if v, ok := n.get(r.key); ok && v == r.value {
+					t.Fatalf("kept a spoiled read of %s", r.key)
+				}
+			},
+			"get": func(t *rapid.T) {
+				key := keys.Draw(t, "key")
+				if v, ok := n.get(key); ok {
+					if want, may := kept[key]; !may || v != want {
+						t.Fatalf("found %v of %s, want %v, %v", v, key, want, may)
+					}
+				}
+			},
+			"forget":     func(t *rapid.T) { key := keys.Draw(t, "key"); n.forget(key); spoil(key) },
+			"invalidate": func(t *rapid.T) { key := keys.Draw(t, "key"); n.invalidate(key); spoil(key) },
+			"flush":      func(*rapid.T) { n.flush(); kept = map[string]int{}; spoil("") },
+			"": func(t *rapid.T) {
+				if err := n.check(); err != nil {
+					t.Fatal(err)
+				}
+			},
+		})
+	})
+}
+
+// TestNearReadsYourWrites without Redis, where the windows between the steps are smallest: readers that fetch and keep
+// race with writers that write, forget and then say so.
+func TestNearReadsYourWrites(t *testing.T) {
+	t.Parallel()
+	n := newNear(1<<20, time.Hour)
+	var stored, said atomic.Int64
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	read := func() int64 {
+		v, _, err := n.load(context.Background(), "key", func() (any, int, time.Duration, error) {
+			return stored.Load(), 10, time.Hour, nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		return v.(int64)
+	}
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if least, got := said.Load(), read(); got < least {
+					t.Errorf("read %d after %d was acknowledged", got, least)
+					return
+				}
+			}
+		})
+	}
+	for i := range int64(20000) {
+		stored.Store(i)
+		n.forget("key")
+		said.Store(i)
+		if got := read(); got != i {
+			t.Errorf("read %d after writing %d", got, i)
+			break
+		}
+	}
+	close(stop)
+	readers.Wait()
+	if n.hits.Load() == 0 {
+		t.Error("nothing was ever served from memory")
+	}
+}

@@ -1,0 +1,166 @@
+package store_test
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redistest"
+	"github.com/google/go-cmp/cmp"
+)
+
+// calledByScripts are commands that scripts of sessions call in their turn.
+var calledByScripts = []string{
+	"del", "exists", "hget", "hgetall", "hmget", "hset", "pexpire", "pexpireat", "pttl", "time", "unlink", "zadd", "zcount",
+	"zrem", "zremrangebyscore", "zscore",
+}
+
+// cost returns what an operation costs: its round trips, and the commands that they sent.
+func cost(t *testing.T, server *redistest.Server, run func(ctx context.Context)) (trips int64, sent map[string]int64) {
+	t.Helper()
+	server.ResetCommandCalls(t)
+	ctx, timer := store.WithTimer(t.Context())
+	run(ctx)
+	sent = server.CommandCalls(t)
+	delete(sent, "config|resetstat")
+	if sent["evalsha"]+sent["evalsha_ro"]+sent["eval_ro"] > 0 {
+		maps.DeleteFunc(sent, func(name string, _ int64) bool { return slices.Contains(calledByScripts, name) })
+	}
+	return timer.Trips(), sent
+}
+
+func TestSessionCosts(t *testing.T) {
+	t.Parallel()
+	server, s := alone(t)
+	other := beside(t, server)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	session := func(namespace string) (string, *store.Session) {
+		return createSession(t, other, namespace, sessionOf("ann"))
+	}
+	update := store.SessionUpdate{Set: map[string]string{"a": "b"}}
+
+	// Redis knows the scripts from here on.
+	token, created := session("warm")
+	wantActive(t, s, "warm", token)
+	updateSession(t, s, "warm", byToken(token), update)
+	touch(t, s, "warm", token, primary, store.TouchForce)
+	revokeSession(t, s, "warm", byToken(token))
+	revokeSubject(t, s, "warm", "ann", created.ID)
+
+	token, created = session("n")
+	anonymous, _ := createSession(t, other, "n", sessionOf(""))
+	stranger := wrongSecret(t, token, anonymous)
+	validating := func(token string, near bool, how store.TouchSession, active bool) func(context.Context) {
+		return func(ctx context.Context) {
+			got, err := s.ValidateSession(ctx, "n", token, near, how)
+			must(err)
+			if (got != nil) != active {
+				t.Errorf("active %t", got != nil)
+			}
+		}
+	}
+	none, read, write := map[string]int64{}, map[string]int64{"evalsha_ro": 1}, map[string]int64{"evalsha": 1}
+	for _, c := range []struct {
+		what  string
+		trips int64
+		sent  map[string]int64
+		run   func(context.Context)
+	}{
+		{"validate, malformed", 0, none, validating("ls1_", primary, store.TouchForce, false)},
+		{"validate, first", 1, read, validating(token, cached, store.TouchAuto, true)},
+		{"validate, second", 1, map[string]int64{"hget": 1}, validating(token, cached, store.TouchAuto, true)},
+		{"validate, near-cached", 0, none, validating(token, cached, store.TouchAuto, true)},
+		{"validate, primary", 1, read, validating(token, primary, store.TouchAuto, true)},
+		{"validate, near-cached with touch", 1, write, validating(token, cached, store.TouchForce, true)},
+		{"validate, after a touch", 1, read, validating(token, cached, store.TouchNever, true)},
+		{"validate, near-cached again", 0, none, validating(token, cached, store.TouchNever, true)},
+		{"validate, wrong secret", 1, read, validating(stranger, cached, store.TouchForce, false)},
+		{"validate, anonymous first", 1, read, validating(anonymous, cached, store.TouchNever, true)},
+		{"validate, anonymous near-cached", 0, none, validating(anonymous, cached, store.TouchNever, true)},
+		{"get", 1, read, func(ctx context.Context) {
+			_, err := s.GetSession(ctx, "n", created.ID)
+			must(err)
+		}},
+		{"create", 1, write, func(ctx context.Context) {
+			_, _, err := s.CreateSession(ctx, "n", sessionOf("ann"))
+			must(err)
+		}},
+		{"create anonymous", 1, write, func(ctx context.Context) {
+			_, _, err := s.CreateSession(ctx, "n", sessionOf(""))
+			must(err)
+		}},
+		{"update", 1, write, func(ctx context.Context) {
+			_, err := s.UpdateSession(ctx, "n", byToken(token), update)
+			must(err)
+		}},
+		{"list 2", 2, map[string]int64{"zrangebyscore": 1, "eval_ro": 2}, func(ctx context.Context) {
+			_, _, err := s.ListSubjectSessions(ctx, "n", "ann", "", 50)
+			must(err)
+		}},
+		{"list none", 1, map[string]int64{"zrangebyscore": 1}, func(ctx context.Context) {
+			_, _, err := s.ListSubjectSessions(ctx, "n", "nobody", "", 50)
+			must(err)
+		}},
+		{"revoke", 1, write, func(ctx context.Context) {
+			_, err := s.RevokeSession(ctx, "n", byToken(anonymous))
+			must(err)
+		}},
+		{"revoke subject", 1, write, func(ctx context.Context) {
+			_, err := s.RevokeSubjectSessions(ctx, "n", "ann", created.ID, longest)
+			must(err)
+		}},
+		{"validate, after a revocation that kept it", 1, read, validating(token, cached, store.TouchNever, true)},
+	} {
+		trips, sent := cost(t, server, c.run)
+		if diff := cmp.Diff(c.sent, sent); diff != "" || trips != c.trips {
+			t.Errorf("%s: %d round trips, want %d (-want +got):\n%s", c.what, trips, c.trips, diff)
+		}
+	}
+}
+
+// The round trips are the same in every topology of Redis.
+func TestSessionRoundTrips(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, session := createSession(t, s, namespace, sessionOf("ann"))
+		trips := []int64{1, 1, 0, 0}
+		if s.Mode() == store.Embedded {
+			trips = []int64{1, 1, 1, 1} // it has no near cache
+		}
+		for i, want := range trips {
+			ctx, timer := store.WithTimer(t.Context())
+			if got, err := s.ValidateSession(ctx, namespace, token, cached, store.TouchAuto); got == nil || err != nil || timer.Trips() != want {
+				t.Errorf("validation %d: %d round trips, want %d; %v, %v", i, timer.Trips(), want, got, err)
+			}
+		}
+		for what, run := range map[string]func(context.Context) error{
+			"create": func(ctx context.Context) error {
+				_, _, err := s.CreateSession(ctx, namespace, sessionOf("ann"))
+				return err
+			},
+			"update": func(ctx context.Context) error {
+				_, err := s.UpdateSession(ctx, namespace, byID(session), store.SessionUpdate{Set: map[string]string{"a": "b"}})
+				return err
+			},
+			"revoke": func(ctx context.Context) error {
+				_, err := s.RevokeSession(ctx, namespace, byID(session))
+				return err
+			},
+			"revoke subject": func(ctx context.Context) error {
+				_, err := s.RevokeSubjectSessions(ctx, namespace, "ann", session.ID, longest)
+				return err
+			},
+		} {
+			ctx, timer := store.WithTimer(t.Context())
+			if err := run(ctx); err != nil || timer.Trips() != 1 {
+				t.Errorf("%s: %d round trips, %v", what, timer.Trips(), err)
+			}
+		}
+	})
+}

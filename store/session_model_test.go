@@ -1,0 +1,241 @@
+package store_test
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthcare/larder/store"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+)
+
+// modelSession is what a session must be. Time passes for it in steps that are long to the test's own, and the timeouts end
+// in between.
+type modelSession struct {
+	subject    string
+	token      string
+	session    *store.Session
+	attributes map[string]string
+	version    int64
+	idle       time.Duration
+	// idleLeft and absoluteLeft are what is left of its timeouts.
+	idleLeft, absoluteLeft time.Duration
+	revoked                bool
+}
+
+func (m *modelSession) active() bool { return !m.revoked && m.idleLeft > 0 && m.absoluteLeft > 0 }
+
+// sessionModel runs sessions in Redis, through two replicas, beside their model.
+type sessionModel struct {
+	t         *testing.T
+	stores    []*store.Store
+	namespace string
+	sessions  []*modelSession
+}
+
+const step = 10 * time.Minute
+
+var modelSubjects = []string{"", "ann", "bob"}
+
+func (m *sessionModel) store(t *rapid.T) *store.Store {
+	return rapid.SampledFrom(m.stores).Draw(t, "replica")
+}
+
+func (m *sessionModel) pick(t *rapid.T) *modelSession {
+	if len(m.sessions) == 0 {
+		t.Skip("no session yet")
+	}
+	return m.sessions[rapid.IntRange(0, len(m.sessions)-1).Draw(t, "session")]
+}
+
+func (m *sessionModel) target(t *rapid.T, s *modelSession) store.SessionTarget {
+	if rapid.Bool().Draw(t, "by token") {
+		return byToken(s.token)
+	}
+	return byID(s.session)
+}
+
+// heard waits until both replicas have heard of every write: pushes come in order before the answer to a later question
+// over the same connections, and nobody has this session.
+func (m *sessionModel) heard() {
+	for _, s := range m.stores {
+		validate(m.t, s, m.namespace, "ls1_"+strings.Repeat("A", 66), cached)
+	}
+}
+
+func (m *sessionModel) create(t *rapid.T) {
+	if len(m.sessions) >= 8 {
+		t.Skip("enough")
+	}
+	steps := func(name string) time.Duration {
+		return time.Duration(rapid.IntRange(1, 6).Draw(t, name))*step - step/2
+	}
+	n := store.NewSession{
+		Subject: rapid.SampledFrom(modelSubjects).Draw(t, "subject"), Idle: steps("idle"), Absolute: steps("absolute"),
+		Attributes: map[string]string{"made": "1"},
+	}
+	token, session := createSession(m.t, m.store(t), m.namespace, n)
+	m.sessions = append(m.sessions, &modelSession{
+		subject: n.Subject, token: token, session: session, attributes: maps.Clone(n.Attributes), version: 1,
+		idle: n.Idle, idleLeft: n.Idle, absoluteLeft: n.Absolute,
+	})
+}
+
+func (m *sessionModel) update(t *rapid.T) {
+	s := m.pick(t)
+	name := rapid.SampledFrom([]string{"made", "a", "b"})
+	u := store.SessionUpdate{ExpectedVersion: rapid.Int64Range(0, 3).Draw(t, "expected version")}
+	if rapid.Bool().Draw(t, "delete") {
+		u.Delete = []string{name.Draw(t, "name")}
+	} else {
+		u.Set = map[string]string{name.Draw(t, "name"): rapid.SampledFrom([]string{"1", "2", ""}).Draw(t, "value")}
+	}
+	version, err := m.store(t).UpdateSession(m.t.Context(), m.namespace, m.target(t, s), u)
+	switch {
+	case !s.active():
+		if version != 0 || err != nil {
+			t.Fatalf("update of an ended session: %d, %v", version, err)
+		}
+	case u.ExpectedVersion != 0 && u.ExpectedVersion != s.version:
+		if !errors.Is(err, store.ErrVersionMismatch) {
+			t.Fatalf("update expecting %d of version %d: %d, %v", u.ExpectedVersion, s.version, version, err)
+		}
+	default:
+		s.version++
+		maps.Copy(s.attributes, u.Set)
+		for _, name := range u.Delete {
+			delete(s.attributes, name)
+		}
+		if version != s.version || err != nil {
+			t.Fatalf("version %d, want %d; %v", version, s.version, err)
+		}
+	}
+}
+
+func (m *sessionModel) touch(t *rapid.T) {
+	s := m.pick(t)
+	got := touch(m.t, m.store(t), m.namespace, s.token, primary, store.TouchForce)
+	if (got != nil) != s.active() {
+		t.Fatalf("touched %v, active %t", got, s.active())
+	}
+	if s.active() {
+		s.idleLeft = s.idle
+	}
+}
+
+func (m *sessionModel) revoke(t *rapid.T) {
+	s := m.pick(t)
+	if revoked := revokeSession(m.t, m.store(t), m.namespace, m.target(t, s)); revoked != s.active() {
+		t.Fatalf("revoked %t, active %t", revoked, s.active())
+	}
+	s.revoked = true
+}
+
+func (m *sessionModel) revokeSubject(t *rapid.T) {
+	subject := rapid.SampledFrom(modelSubjects[1:]).Draw(t, "subject")
+	var kept *modelSession
+	except := ""
+	if len(m.sessions) > 0 && rapid.Bool().Draw(t, "keep one") {
+		kept = m.pick(t)
+		except = kept.session.ID
+	}
+	want := int64(0)
+	for _, s := range m.sessions {
+		if s.subject == subject && s != kept {
+			if s.active() {
+				want++
+			}
+			s.revoked = true
+		}
+	}
+	if n := revokeSubject(m.t, m.store(t), m.namespace, subject, except); n != want {
+		t.Fatalf("ended %d, want %d", n, want)
+	}
+}
+
+func (m *sessionModel) pass(t *rapid.T) {
+	by := time.Duration(rapid.IntRange(1, 2).Draw(t, "steps")) * step
+	for _, s := range m.sessions {
+		age(m.t, m.stores[0], m.namespace, s.session, by)
+		s.idleLeft -= by
+		s.absoluteLeft -= by
+	}
+}
+
+// checkOne compares one session and one list with the model.
+func (m *sessionModel) checkOne(t *rapid.T) {
+	m.heard()
+	if len(m.sessions) > 0 {
+		m.checkSession(t, rapid.IntRange(0, len(m.sessions)-1).Draw(t, "session"), rapid.SampledFrom(modelReads).Draw(t, "how"))
+	}
+	m.checkList(t, rapid.SampledFrom(modelSubjects[1:]).Draw(t, "subject"))
+}
+
+var modelReads = []string{"get", "primary", "cached by 0", "cached by 1"}
+
+// checkSession compares what one way to read a session shows with the model.
+func (m *sessionModel) checkSession(t *rapid.T, i int, how string) {
+	s := m.sessions[i]
+	var got *store.Session
+	switch how {
+	case "get":
+		got = getSession(m.t, m.stores[0], m.namespace, s.session.ID)
+	case "primary":
+		got = validate(m.t, m.stores[1], m.namespace, s.token, primary)
+	case "cached by 0":
+		got = validate(m.t, m.stores[0], m.namespace, s.token, cached)
+	case "cached by 1":
+		got = validate(m.t, m.stores[1], m.namespace, s.token, cached)
+	}
+	if (got != nil) != s.active() {
+		t.Fatalf("session %d, %s: active %t, want %t", i, how, got != nil, s.active())
+	}
+	if got == nil {
+		return
+	}
+	if diff := cmp.Diff(s.attributes, got.Attributes, cmpopts.EquateEmpty()); diff != "" || got.Version != s.version {
+		t.Fatalf("session %d, %s: version %d, want %d (-want +got):\n%s", i, how, got.Version, s.version, diff)
+	}
+}
+
+func (m *sessionModel) checkList(t *rapid.T, subject string) {
+	var want []string
+	for _, s := range m.sessions {
+		if s.subject == subject && s.active() {
+			want = append(want, s.session.ID)
+		}
+	}
+	got := ids(walk(m.t, m.stores[1], m.namespace, subject, 2, nil))
+	slices.Sort(want)
+	slices.Sort(got)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Fatalf("listed of %s (-want +got):\n%s", subject, diff)
+	}
+}
+
+func TestSessionsFollowTheirModel(t *testing.T) {
+	t.Parallel()
+	a := open(t, options(store.Standalone))
+	b := open(t, options(store.Standalone))
+	rapid.Check(t, func(rt *rapid.T) {
+		m := &sessionModel{t: t, stores: []*store.Store{a, b}, namespace: newNamespace()}
+		rt.Repeat(map[string]func(*rapid.T){
+			"create": m.create, "update": m.update, "touch": m.touch, "revoke": m.revoke, "revoke subject": m.revokeSubject,
+			"pass": m.pass, "": m.checkOne,
+		})
+		m.heard()
+		for i := range m.sessions {
+			for _, how := range modelReads {
+				m.checkSession(rt, i, how)
+			}
+		}
+		for _, subject := range modelSubjects[1:] {
+			m.checkList(rt, subject)
+		}
+	})
+}

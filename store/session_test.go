@@ -1,0 +1,549 @@
+package store_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redistest"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// The consistencies of a validation.
+const (
+	cached  = true
+	primary = false
+)
+
+// longest is the longest absolute timeout that these tests use.
+const longest = 12 * time.Hour
+
+// sessionOf returns what a session of a subject is created with where nothing else matters.
+func sessionOf(subject string) store.NewSession {
+	return store.NewSession{Subject: subject, Idle: time.Hour, Absolute: longest}
+}
+
+func createSession(tb testing.TB, s *store.Store, namespace string, n store.NewSession) (token string, session *store.Session) {
+	tb.Helper()
+	token, session, err := s.CreateSession(tb.Context(), namespace, n)
+	if err != nil {
+		tb.Fatalf("create: %v: %s", err, store.Cause(err))
+	}
+	return token, session
+}
+
+// validate returns the session of a token, without touching it.
+func validate(tb testing.TB, s *store.Store, namespace, token string, near bool) *store.Session {
+	tb.Helper()
+	session, err := s.ValidateSession(tb.Context(), namespace, token, near, store.TouchNever)
+	if err != nil {
+		tb.Fatalf("validate: %v: %s", err, store.Cause(err))
+	}
+	return session
+}
+
+// wantActive checks a token at both consistencies, often enough that the last answer is from the near cache alone.
+func wantActive(tb testing.TB, s *store.Store, namespace, token string) {
+	tb.Helper()
+	for _, near := range []bool{cached, cached, cached, primary} {
+		if validate(tb, s, namespace, token, near) == nil {
+			tb.Errorf("inactive, want active (cached %t)", near)
+		}
+	}
+}
+
+func wantInactive(tb testing.TB, s *store.Store, namespace, token string) {
+	tb.Helper()
+	for _, near := range []bool{cached, primary, cached} {
+		if validate(tb, s, namespace, token, near) != nil {
+			tb.Errorf("active, want inactive (cached %t)", near)
+		}
+	}
+}
+
+func getSession(tb testing.TB, s *store.Store, namespace, id string) *store.Session {
+	tb.Helper()
+	session, err := s.GetSession(tb.Context(), namespace, id)
+	if err != nil {
+		tb.Fatalf("get: %v: %s", err, store.Cause(err))
+	}
+	return session
+}
+
+func updateSession(tb testing.TB, s *store.Store, namespace string, target store.SessionTarget, u store.SessionUpdate) int64 {
+	tb.Helper()
+	version, err := s.UpdateSession(tb.Context(), namespace, target, u)
+	if err != nil {
+		tb.Fatalf("update: %v: %s", err, store.Cause(err))
+	}
+	return version
+}
+
+func revokeSession(tb testing.TB, s *store.Store, namespace string, target store.SessionTarget) bool {
+	tb.Helper()
+	revoked, err := s.RevokeSession(tb.Context(), namespace, target)
+	if err != nil {
+		tb.Fatalf("revoke: %v: %s", err, store.Cause(err))
+	}
+	return revoked
+}
+
+func revokeSubject(tb testing.TB, s *store.Store, namespace, subject, except string) int64 {
+	tb.Helper()
+	n, err := s.RevokeSubjectSessions(tb.Context(), namespace, subject, except, longest)
+	if err != nil {
+		tb.Fatalf("revoke subject: %v: %s", err, store.Cause(err))
+	}
+	return n
+}
+
+func byID(session *store.Session) store.SessionTarget { return store.SessionTarget{ID: session.ID} }
+
+func byToken(token string) store.SessionTarget { return store.SessionTarget{Token: token} }
+
+// wrongSecret returns a token with the id of one and the secret of another.
+func wrongSecret(tb testing.TB, token, other string) string {
+	tb.Helper()
+	a, b := tokenBytes(tb, token), tokenBytes(tb, other)
+	return "ls1_" + base64.RawURLEncoding.EncodeToString(append(a[:17:17], b[17:]...))
+}
+
+func tokenBytes(tb testing.TB, token string) []byte {
+	tb.Helper()
+	b, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(token, "ls1_"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return b
+}
+
+// sessionKeys are where a session is in Redis, for tests that look at it or change it behind the store's back.
+type sessionKeys struct{ record, attributes, subject, index string }
+
+func sessionKeysOf(tb testing.TB, namespace string, session *store.Session) sessionKeys {
+	tb.Helper()
+	b, err := base64.RawURLEncoding.DecodeString(session.ID)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	at := fmt.Sprintf(":{p%d}:%s:", b[0], namespace)
+	_, hash := subjectPartition(namespace, session.Subject)
+	return sessionKeys{"ld:s" + at + session.ID, "ld:d" + at + session.ID, "ld:u" + at + hash, "ld:i" + at + hash}
+}
+
+// subjectPartition returns the partition of a subject and its name in keys.
+func subjectPartition(namespace, subject string) (partition byte, hash string) {
+	sum := sha256.Sum256([]byte(namespace + "\x00" + subject))
+	return sum[0], hex.EncodeToString(sum[:16])
+}
+
+// age moves a session into the past, as if all that was recorded of it had happened so much earlier.
+func age(tb testing.TB, s *store.Store, namespace string, session *store.Session, by time.Duration) {
+	tb.Helper()
+	keys, ms := sessionKeysOf(tb, namespace, session), fmt.Sprint(-by.Milliseconds())
+	if s.Command(tb, "EXISTS", keys.record) == int64(0) {
+		return
+	}
+	for _, field := range []string{"ct", "la", "abs"} {
+		s.Command(tb, "HINCRBY", keys.record, field, ms)
+	}
+	if session.Subject != "" {
+		s.Command(tb, "ZADD", keys.index, "XX", "INCR", ms, session.ID)
+	}
+}
+
+// timeToLive returns how long a key is kept.
+func timeToLive(tb testing.TB, s *store.Store, key string) time.Duration {
+	tb.Helper()
+	ms, _ := s.Command(tb, "PTTL", key).(int64)
+	return time.Duration(ms) * time.Millisecond
+}
+
+func TestCreatedSessionReadsBackAsItWasMade(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := store.NewSession{
+			Subject: "ann", Attributes: map[string]string{"role": "admin", "h": "x", "ep": "9", "bin": "\x00\xff", "": ""},
+			Idle: time.Hour + 1, Absolute: longest, Device: store.Device{IP: "::1", UserAgent: "curl/8", Label: "Ann’s phone"},
+		}
+		before := s.Now().Add(-time.Second)
+		token, created := createSession(t, s, namespace, n)
+
+		if at := created.CreatedAt; at.Before(before) || at.After(s.Now().Add(time.Second)) || !at.Equal(created.LastActiveAt) {
+			t.Errorf("created at %v, last active at %v", at, created.LastActiveAt)
+		}
+		want := &store.Session{
+			ID: created.ID, Subject: "ann", Attributes: n.Attributes, Version: 1, Device: n.Device,
+			CreatedAt: created.CreatedAt, LastActiveAt: created.CreatedAt,
+			Idle:              time.Hour + time.Millisecond, // what Redis cannot hold is rounded up
+			AbsoluteExpiresAt: created.CreatedAt.Add(longest),
+		}
+		listed, _, err := s.ListSubjectSessions(t.Context(), namespace, "ann", "", 10)
+		if err != nil || len(listed) != 1 {
+			t.Fatalf("listed %d sessions, %v", len(listed), err)
+		}
+		for how, got := range map[string]*store.Session{
+			"create": created, "primary": validate(t, s, namespace, token, primary),
+			"cached": validate(t, s, namespace, token, cached), "again": validate(t, s, namespace, token, cached),
+			"get": getSession(t, s, namespace, created.ID), "list": listed[0],
+		} {
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", how, diff)
+			}
+		}
+	})
+}
+
+func TestAnonymousSessionHasNoSubject(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		partitions := map[string]bool{}
+		for range 40 {
+			token, session := createSession(t, s, namespace, sessionOf(""))
+			if got := validate(t, s, namespace, token, primary); got == nil || got.Subject != "" {
+				t.Fatalf("got %+v", got)
+			}
+			partitions[session.ID[:1]] = true
+		}
+		if len(partitions) < 5 {
+			t.Errorf("all in %d of 64 groups of partitions, want them spread", len(partitions))
+		}
+		token, session := createSession(t, s, namespace, sessionOf(""))
+		if listed, _, err := s.ListSubjectSessions(t.Context(), namespace, "", "", 10); err != nil || len(listed) != 0 {
+			t.Errorf("listed %d anonymous sessions, %v", len(listed), err)
+		}
+		if n := revokeSubject(t, s, namespace, "", session.ID); n != 0 {
+			t.Errorf("ended %d anonymous sessions together", n)
+		}
+		wantActive(t, s, namespace, token)
+		if v := updateSession(t, s, namespace, byToken(token), store.SessionUpdate{Set: map[string]string{"cart": "1"}}); v != 2 {
+			t.Errorf("version %d, want 2", v)
+		}
+		if !revokeSession(t, s, namespace, byToken(token)) {
+			t.Error("not revoked")
+		}
+		wantInactive(t, s, namespace, token)
+	})
+}
+
+func TestSessionIsVisibleInItsNamespaceAlone(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, session := createSession(t, s, namespace, sessionOf("ann"))
+		other := newNamespace()
+		wantInactive(t, s, other, token)
+		if getSession(t, s, other, session.ID) != nil {
+			t.Error("found by id in another namespace")
+		}
+		if v := updateSession(t, s, other, byToken(token), store.SessionUpdate{Set: map[string]string{"a": "b"}}); v != 0 {
+			t.Errorf("updated to version %d from another namespace", v)
+		}
+		if revokeSession(t, s, other, byToken(token)) || revokeSession(t, s, other, byID(session)) {
+			t.Error("revoked from another namespace")
+		}
+		if n := revokeSubject(t, s, other, "ann", ""); n != 0 {
+			t.Errorf("ended %d sessions of another namespace", n)
+		}
+		if n := revokeSubject(t, s, other, "ann", session.ID); n != 0 {
+			t.Errorf("ended %d sessions of another namespace", n)
+		}
+		if listed, _, err := s.ListSubjectSessions(t.Context(), other, "ann", "", 10); err != nil || len(listed) != 0 {
+			t.Errorf("listed %d sessions of another namespace, %v", len(listed), err)
+		}
+		wantActive(t, s, namespace, token)
+	})
+}
+
+func TestUpdateSessionMergesAttributes(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"keep": "1", "change": "1", "drop": "1"}
+		token, session := createSession(t, s, namespace, n)
+		wantActive(t, s, namespace, token) // so that the near cache holds what is about to change
+
+		v := updateSession(t, s, namespace, byToken(token), store.SessionUpdate{
+			Set: map[string]string{"change": "2", "add": "\x00"}, Delete: []string{"drop", "absent"},
+		})
+		if v != 2 {
+			t.Errorf("version %d, want 2", v)
+		}
+		want := map[string]string{"keep": "1", "change": "2", "add": "\x00"}
+		for _, near := range []bool{cached, primary} {
+			got := validate(t, s, namespace, token, near)
+			if diff := cmp.Diff(want, got.Attributes); diff != "" || got.Version != 2 {
+				t.Errorf("cached %t: version %d, (-want +got):\n%s", near, got.Version, diff)
+			}
+		}
+		v = updateSession(t, s, namespace, byID(session), store.SessionUpdate{Delete: []string{"keep", "change", "add"}})
+		if got := getSession(t, s, namespace, session.ID); v != 3 || got.Version != 3 || len(got.Attributes) != 0 {
+			t.Errorf("version %d, got %+v", v, got)
+		}
+	})
+}
+
+func TestUpdateSessionConcurrentlyKeepsEveryAttribute(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		_, session := createSession(t, s, namespace, sessionOf("ann"))
+		var wg sync.WaitGroup
+		for i := range 32 {
+			wg.Go(func() {
+				name := fmt.Sprint("a", i)
+				if _, err := s.UpdateSession(t.Context(), namespace, byID(session), store.SessionUpdate{Set: map[string]string{name: name}}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if got := getSession(t, s, namespace, session.ID); len(got.Attributes) != 32 || got.Version != 33 {
+			t.Errorf("%d attributes, version %d; want 32 and 33", len(got.Attributes), got.Version)
+		}
+	})
+}
+
+func TestUpdateSessionOfAnotherVersionWritesNothing(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"a": "1"}
+		_, session := createSession(t, s, namespace, n)
+		for _, version := range []int64{2, 1 << 40} {
+			u := store.SessionUpdate{Set: map[string]string{"a": "2"}, Delete: []string{"a"}, ExpectedVersion: version}
+			if _, err := s.UpdateSession(t.Context(), namespace, byID(session), u); !errors.Is(err, store.ErrVersionMismatch) || store.Retryable(err) {
+				t.Errorf("expecting %d: %v", version, err)
+			}
+		}
+		if diff := cmp.Diff(session, getSession(t, s, namespace, session.ID)); diff != "" {
+			t.Errorf("written (-before +after):\n%s", diff)
+		}
+		// Of those who expect the same version, one wins.
+		var wg sync.WaitGroup
+		errs := make([]error, 8)
+		for i := range errs {
+			wg.Go(func() {
+				u := store.SessionUpdate{Set: map[string]string{"a": fmt.Sprint(i)}, ExpectedVersion: 1}
+				_, errs[i] = s.UpdateSession(t.Context(), namespace, byID(session), u)
+			})
+		}
+		wg.Wait()
+		won := 0
+		for i, err := range errs {
+			switch {
+			case err == nil:
+				won++
+				if got := getSession(t, s, namespace, session.ID); got.Attributes["a"] != fmt.Sprint(i) || got.Version != 2 {
+					t.Errorf("the winner wrote %d, found %+v", i, got)
+				}
+			case !errors.Is(err, store.ErrVersionMismatch):
+				t.Error(err)
+			}
+		}
+		if won != 1 {
+			t.Errorf("%d updates of version 1 won", won)
+		}
+	})
+}
+
+func TestUpdateSessionKeepsToTheLimits(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		update := func(session *store.Session, u store.SessionUpdate) error {
+			_, err := s.UpdateSession(t.Context(), namespace, byID(session), u)
+			return err
+		}
+		refused := func(session *store.Session, u store.SessionUpdate) {
+			t.Helper()
+			before := getSession(t, s, namespace, session.ID)
+			if err := update(session, u); !errors.Is(err, store.ErrTooManyAttributes) || store.Retryable(err) {
+				t.Errorf("over the limit: %v", err)
+			}
+			if diff := cmp.Diff(before, getSession(t, s, namespace, session.ID)); diff != "" {
+				t.Errorf("written (-before +after):\n%s", diff)
+			}
+		}
+		accepted := func(session *store.Session, u store.SessionUpdate) {
+			t.Helper()
+			if err := update(session, u); err != nil {
+				t.Error(err)
+			}
+		}
+		set := func(name, value string) store.SessionUpdate {
+			return store.SessionUpdate{Set: map[string]string{name: value}}
+		}
+
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{}
+		for i := range store.MaxAttributes - 1 {
+			n.Attributes[fmt.Sprint("n", i)] = ""
+		}
+		_, many := createSession(t, s, namespace, n)
+		accepted(many, set("last", ""))
+		refused(many, set("one more", ""))
+		accepted(many, set("last", "again"))
+		accepted(many, store.SessionUpdate{Set: map[string]string{"other": ""}, Delete: []string{"last"}})
+
+		_, large := createSession(t, s, namespace, sessionOf("ann"))
+		accepted(large, set("name", strings.Repeat("x", store.MaxAttributeBytes-len("name")-1)))
+		accepted(large, set("1", "")) // to the byte
+		refused(large, set("2", ""))
+		refused(large, set("1", "2"))
+		refused(large, set("name", strings.Repeat("x", store.MaxAttributeBytes-len("name"))))
+		accepted(large, store.SessionUpdate{Set: map[string]string{"2": ""}, Delete: []string{"1"}})
+	})
+}
+
+func TestWrongSecretChangesNothing(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, session := createSession(t, s, namespace, sessionOf("ann"))
+		other, _ := createSession(t, s, namespace, sessionOf("ann"))
+		forged := wrongSecret(t, token, other)
+		wantActive(t, s, namespace, token) // so that the near cache has the session that the forged token names
+		wantInactive(t, s, namespace, forged)
+		for _, touch := range []store.TouchSession{store.TouchAuto, store.TouchForce} {
+			if got, err := s.ValidateSession(t.Context(), namespace, forged, cached, touch); got != nil || err != nil {
+				t.Errorf("validated %+v, %v", got, err)
+			}
+		}
+		if v := updateSession(t, s, namespace, byToken(forged), store.SessionUpdate{Set: map[string]string{"a": "b"}}); v != 0 {
+			t.Errorf("updated to version %d", v)
+		}
+		// Without the secret one does not even learn the version.
+		u := store.SessionUpdate{Set: map[string]string{"a": "b"}, ExpectedVersion: 7}
+		if v, err := s.UpdateSession(t.Context(), namespace, byToken(forged), u); v != 0 || err != nil {
+			t.Errorf("updated to version %d, %v", v, err)
+		}
+		if revokeSession(t, s, namespace, byToken(forged)) {
+			t.Error("revoked")
+		}
+		if diff := cmp.Diff(session, validate(t, s, namespace, token, primary), cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("changed (-before +after):\n%s", diff)
+		}
+	})
+}
+
+func TestRevokeSessionEndsItOnce(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		bystander, _ := createSession(t, s, namespace, sessionOf("ann"))
+		for _, how := range []string{"token", "id"} {
+			token, session := createSession(t, s, namespace, sessionOf("ann"))
+			target := byToken(token)
+			if how == "id" {
+				target = byID(session)
+			}
+			wantActive(t, s, namespace, token)
+			if !revokeSession(t, s, namespace, target) {
+				t.Errorf("by %s: not revoked", how)
+			}
+			wantInactive(t, s, namespace, token)
+			if revokeSession(t, s, namespace, target) {
+				t.Errorf("by %s: revoked twice", how)
+			}
+			if getSession(t, s, namespace, session.ID) != nil {
+				t.Errorf("by %s: still found", how)
+			}
+			u := store.SessionUpdate{Set: map[string]string{"a": "b"}, ExpectedVersion: 1}
+			if v := updateSession(t, s, namespace, target, u); v != 0 {
+				t.Errorf("by %s: brought back by an update, version %d", how, v)
+			}
+			for _, touch := range []store.TouchSession{store.TouchAuto, store.TouchForce} {
+				if got, err := s.ValidateSession(t.Context(), namespace, token, cached, touch); got != nil || err != nil {
+					t.Errorf("by %s: brought back by a touch: %+v, %v", how, got, err)
+				}
+			}
+			wantInactive(t, s, namespace, token)
+		}
+		wantActive(t, s, namespace, bystander)
+		if listed, _, err := s.ListSubjectSessions(t.Context(), namespace, "ann", "", 10); err != nil || len(listed) != 1 {
+			t.Errorf("listed %d, %v; want the bystander", len(listed), err)
+		}
+	})
+}
+
+func TestRevokedSessionLeavesNothingBehind(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"a": "b"}
+		_, session := createSession(t, s, namespace, n)
+		keys := sessionKeysOf(t, namespace, session)
+		for _, key := range []string{keys.record, keys.attributes, keys.index} {
+			if s.Command(t, "EXISTS", key) != int64(1) {
+				t.Fatalf("%s is not where this test looks", key)
+			}
+		}
+		revokeSession(t, s, namespace, byID(session))
+		for _, key := range []string{keys.record, keys.attributes, keys.index} {
+			if s.Command(t, "EXISTS", key) != int64(0) {
+				t.Errorf("%s is left", key)
+			}
+		}
+	})
+}
+
+func TestEndedSessionTakesNoUpdate(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"a": "1"}
+		token, session := createSession(t, s, namespace, n)
+		age(t, s, namespace, session, 61*time.Minute)
+		keys := sessionKeysOf(t, namespace, session)
+		for _, target := range []store.SessionTarget{byID(session), byToken(token)} {
+			if v := updateSession(t, s, namespace, target, store.SessionUpdate{Set: map[string]string{"a": "2"}}); v != 0 {
+				t.Errorf("updated an ended session to version %d", v)
+			}
+		}
+		if a, v := s.Command(t, "HGET", keys.attributes, "a"), s.Command(t, "HGET", keys.record, "v"); a != "1" || v != "1" {
+			t.Errorf("attribute %v, version %v; want nothing written", a, v)
+		}
+		if revokeSession(t, s, namespace, byToken(token)) {
+			t.Error("revoked an ended session")
+		}
+	})
+}
+
+func TestMalformedTargetsAreInactive(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, session := createSession(t, s, namespace, sessionOf("ann"))
+		for _, bad := range []string{"x", "ls1_", session.ID + "A", token[:69], token + "A", strings.Repeat("\n", 23), "ls1_" + strings.Repeat("\n", 66)} {
+			wantInactive(t, s, namespace, bad)
+			if getSession(t, s, namespace, bad) != nil {
+				t.Errorf("%q: found", bad)
+			}
+			for _, target := range []store.SessionTarget{{ID: bad}, {Token: bad}} {
+				if v := updateSession(t, s, namespace, target, store.SessionUpdate{Set: map[string]string{"a": "b"}}); v != 0 {
+					t.Errorf("%q: updated", bad)
+				}
+				if revokeSession(t, s, namespace, target) {
+					t.Errorf("%q: revoked", bad)
+				}
+			}
+			revokeSubject(t, s, namespace, "bob", bad)
+		}
+		wantActive(t, s, namespace, token)
+	})
+}
+
+func TestSessionsFailClosedWithoutRedis(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	s := open(t, store.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20})
+	token, session := createSession(t, s, "n", sessionOf("ann"))
+	wantActive(t, s, "n", token)
+	server.Kill()
+	eventually(t, "the near cache to notice", func() bool { return s.Stats().NearFlushes > 0 })
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for _, near := range []bool{cached, primary} {
+		if got, err := s.ValidateSession(ctx, "n", token, near, store.TouchAuto); got != nil || !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("cached %t: %+v, %v", near, got, err)
+		}
+	}
+	if got, err := s.GetSession(ctx, "n", session.ID); got != nil || !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("get: %+v, %v", got, err)
+	}
+	if _, err := s.RevokeSession(ctx, "n", byID(session)); !store.Retryable(err) {
+		t.Errorf("revoke: %v", err)
+	}
+}

@@ -1,0 +1,318 @@
+package store_test
+
+import (
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redistest"
+)
+
+// touch validates a token with a touch.
+func touch(tb testing.TB, s *store.Store, namespace, token string, near bool, how store.TouchSession) *store.Session {
+	tb.Helper()
+	session, err := s.ValidateSession(tb.Context(), namespace, token, near, how)
+	if err != nil {
+		tb.Fatalf("validate: %v: %s", err, store.Cause(err))
+	}
+	return session
+}
+
+// clockError is how far a store's estimate of Redis TIME may be off on a busy machine.
+const clockError = 50 * time.Millisecond
+
+// pollToItsEnd validates until a session is inactive and returns when that was by the clock of Redis. No answer may come
+// after the session's end and call it active.
+func pollToItsEnd(tb testing.TB, s *store.Store, how store.TouchSession, namespace, token string) (ended time.Time) {
+	tb.Helper()
+	near := false
+	eventually(tb, "the end of the session", func() bool {
+		asked := s.Now()
+		near = !near
+		session := touch(tb, s, namespace, token, near, how)
+		if session != nil && !asked.Before(session.ExpiresAt()) {
+			tb.Fatalf("active at %v, its end is %v", asked, session.ExpiresAt())
+		}
+		ended = s.Now()
+		return session == nil
+	})
+	return ended
+}
+
+// Polling does not keep a session alive: validation with NEVER leaves the idle timeout alone.
+func TestSessionPolledWithTouchNeverEndsIdle(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Idle = 300 * time.Millisecond
+		token, session := createSession(t, s, namespace, n)
+		if ended := pollToItsEnd(t, s, store.TouchNever, namespace, token); ended.Before(session.CreatedAt.Add(n.Idle - clockError)) {
+			t.Errorf("ended %v early", session.CreatedAt.Add(n.Idle).Sub(ended))
+		}
+		wantInactive(t, s, namespace, token)
+		if getSession(t, s, namespace, session.ID) != nil {
+			t.Error("found after its end")
+		}
+	})
+}
+
+// Activity slides the idle timeout and not the absolute one.
+func TestSessionInUseEndsAtItsAbsoluteTimeout(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := store.NewSession{Subject: "ann", Idle: 400 * time.Millisecond, Absolute: time.Second}
+		token, session := createSession(t, s, namespace, n)
+		ended := pollToItsEnd(t, s, store.TouchForce, namespace, token)
+		if ended.Before(session.AbsoluteExpiresAt.Add(-clockError)) {
+			t.Errorf("ended %v early", session.AbsoluteExpiresAt.Sub(ended))
+		}
+		wantInactive(t, s, namespace, token)
+	})
+}
+
+// The longer timeout never saves a session from the shorter one; a key that is still there says nothing.
+func TestSessionEndsAtTheEarlierTimeoutWhateverItsKey(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		for _, c := range []struct {
+			idle, absolute, age time.Duration
+			active              bool
+		}{
+			{time.Hour, longest, 59 * time.Minute, true},
+			{time.Hour, longest, 61 * time.Minute, false},
+			{longest, time.Hour, 59 * time.Minute, true},
+			{longest, time.Hour, 61 * time.Minute, false},
+			{longest, longest, 13 * time.Hour, false},
+		} {
+			token, session := createSession(t, s, namespace, store.NewSession{
+				Subject: "ann", Idle: c.idle, Absolute: c.absolute, Attributes: map[string]string{"a": "b"},
+			})
+			wantActive(t, s, namespace, token)
+			if got, want := session.ExpiresAt().Sub(session.CreatedAt), min(c.idle, c.absolute); got != want {
+				t.Errorf("%+v: expires after %v", c, got)
+			}
+			keys := sessionKeysOf(t, namespace, session)
+			s.Command(t, "PERSIST", keys.record)
+			s.Command(t, "PERSIST", keys.attributes)
+			age(t, s, namespace, session, c.age)
+			if got := validate(t, s, namespace, token, primary) != nil; got != c.active {
+				t.Errorf("%+v: active %t", c, got)
+			}
+			eventually(t, "the near cache to follow", func() bool { return (validate(t, s, namespace, token, cached) != nil) == c.active })
+			if got := getSession(t, s, namespace, session.ID) != nil; got != c.active {
+				t.Errorf("%+v: found %t", c, got)
+			}
+			if got := touch(t, s, namespace, token, primary, store.TouchForce) != nil; got != c.active {
+				t.Errorf("%+v: touched %t", c, got)
+			}
+			if s.Command(t, "EXISTS", keys.record) != int64(1) {
+				t.Errorf("%+v: the key is gone, which would hide a mistake", c)
+			}
+		}
+	})
+}
+
+// Redis removes a record and its attributes only after the session has ended, and then does.
+func TestSessionKeysOutliveTheirSession(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		within := func(what, key string, least time.Duration) {
+			t.Helper()
+			if got := timeToLive(t, s, key); got <= least || got > least+2*time.Minute {
+				t.Errorf("%s lives %v, want a little more than %v", what, got, least)
+			}
+		}
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"a": "b"}
+		token, session := createSession(t, s, namespace, n)
+		keys := sessionKeysOf(t, namespace, session)
+		within("record", keys.record, time.Hour)
+		within("attributes", keys.attributes, longest)
+		within("index", keys.index, longest)
+
+		age(t, s, namespace, session, 30*time.Minute)
+		s.Command(t, "PEXPIRE", keys.record, "120000")
+		touch(t, s, namespace, token, primary, store.TouchForce)
+		within("touched record", keys.record, time.Hour)
+		s.Command(t, "DEL", keys.attributes)
+		updateSession(t, s, namespace, byToken(token), store.SessionUpdate{Set: map[string]string{"a": "b"}})
+		within("attributes written later", keys.attributes, longest-30*time.Minute)
+	})
+}
+
+func TestTouchForceSlidesTheIdleTimeoutAtOnce(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, session := createSession(t, s, namespace, sessionOf("ann"))
+		last := session.LastActiveAt
+		for _, near := range []bool{cached, primary, cached} {
+			eventually(t, "the next millisecond", func() bool { return s.Now().Sub(last) > 2*time.Millisecond })
+			got := touch(t, s, namespace, token, near, store.TouchForce)
+			if got == nil || !got.LastActiveAt.After(last) || !got.IdleExpiresAt().Equal(got.LastActiveAt.Add(time.Hour)) {
+				t.Fatalf("last active at %v, was %v", got, last)
+			}
+			last = got.LastActiveAt
+			// What the answer says is what is stored, and what every later answer says.
+			for how, again := range map[string]*store.Session{
+				"cached": validate(t, s, namespace, token, cached), "primary": validate(t, s, namespace, token, primary),
+				"get": getSession(t, s, namespace, session.ID),
+			} {
+				if !again.LastActiveAt.Equal(last) || again.Version != 1 || !again.AbsoluteExpiresAt.Equal(session.AbsoluteExpiresAt) {
+					t.Errorf("%s: %+v after a touch at %v", how, again, last)
+				}
+			}
+		}
+	})
+}
+
+func TestTouchOfAnEndedSessionWritesNothing(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		for _, by := range []time.Duration{61 * time.Minute, 13 * time.Hour} {
+			token, session := createSession(t, s, namespace, sessionOf("ann"))
+			age(t, s, namespace, session, by)
+			keys := sessionKeysOf(t, namespace, session)
+			before := fmt.Sprint(s.Command(t, "HGETALL", keys.record))
+			for _, near := range []bool{cached, primary} {
+				for _, how := range []store.TouchSession{store.TouchForce, store.TouchAuto} {
+					eventually(t, "the end", func() bool { return touch(t, s, namespace, token, near, how) == nil })
+				}
+			}
+			if after := fmt.Sprint(s.Command(t, "HGETALL", keys.record)); after != before {
+				t.Errorf("written: %s, was %s", after, before)
+			}
+		}
+	})
+}
+
+// alone returns a server and a store for tests that count commands, which nobody else's may be among.
+func alone(t *testing.T) (*redistest.Server, *store.Store) {
+	t.Helper()
+	server := redistest.Start(t, redistest.Options{})
+	return server, beside(t, server)
+}
+
+// beside returns another store, as of another replica.
+func beside(t *testing.T, server *redistest.Server) *store.Store {
+	t.Helper()
+	return open(t, store.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20})
+}
+
+// backdate moves a session's last activity into the past.
+func backdate(t *testing.T, server *redistest.Server, namespace string, session *store.Session, by time.Duration) {
+	t.Helper()
+	server.Do(t, "HINCRBY", sessionKeysOf(t, namespace, session).record, "la", strconv.FormatInt(-by.Milliseconds(), 10))
+}
+
+// However many replicas serve it, a session in use costs one write per touch interval: here a minute, for an idle timeout
+// of an hour.
+func TestTouchAutoWritesOncePerIntervalAcrossReplicas(t *testing.T) {
+	t.Parallel()
+	server, a := alone(t)
+	b := beside(t, server)
+	token, session := createSession(t, a, "n", sessionOf("ann"))
+	writes := func() int64 { return server.CommandCalls(t)["hset"] }
+	crowd := func() {
+		var wg sync.WaitGroup
+		for i := range 400 {
+			wg.Go(func() { touch(t, []*store.Store{a, b}[i%2], "n", token, i%8 < 6, store.TouchAuto) })
+		}
+		wg.Wait()
+	}
+
+	backdate(t, server, "n", session, 30*time.Second)
+	eventually(t, "both near caches", func() bool {
+		return validate(t, a, "n", token, cached).LastActiveAt.Equal(validate(t, b, "n", token, cached).LastActiveAt)
+	})
+	server.ResetCommandCalls(t)
+	crowd()
+	// A second session, touched after the others would have been, shows that they were not.
+	barrier, later := createSession(t, a, "n", sessionOf("bob"))
+	backdate(t, server, "n", later, 2*time.Minute)
+	before := writes()
+	eventually(t, "the touch of the other session", func() bool {
+		touch(t, a, "n", barrier, primary, store.TouchAuto)
+		return writes() > before
+	})
+	if got := validate(t, b, "n", token, primary); !got.LastActiveAt.Equal(session.LastActiveAt.Add(-30 * time.Second)) {
+		t.Errorf("touched within the interval, at %v", got.LastActiveAt)
+	}
+
+	backdate(t, server, "n", session, 31*time.Second)
+	eventually(t, "both near caches", func() bool {
+		return validate(t, a, "n", token, cached).LastActiveAt.Equal(validate(t, b, "n", token, cached).LastActiveAt)
+	})
+	server.ResetCommandCalls(t)
+	crowd()
+	eventually(t, "the touch", func() bool { return writes() > 0 })
+	eventually(t, "the touch to be seen everywhere", func() bool {
+		return validate(t, a, "n", token, cached).LastActiveAt.After(session.LastActiveAt) &&
+			validate(t, b, "n", token, cached).LastActiveAt.After(session.LastActiveAt)
+	})
+	crowd()
+	a.Close() // waits for touches
+	b.Close()
+	calls := server.CommandCalls(t)
+	if calls["hset"] != 1 || calls["evalsha"] > 40 {
+		t.Errorf("%d writes and %d calls for 800 validations, want 1 and a few", calls["hset"], calls["evalsha"])
+	}
+}
+
+// Once the absolute timeout comes before the idle one, sliding that would change nothing.
+func TestTouchAutoPastTheAbsoluteLimitWritesNothing(t *testing.T) {
+	t.Parallel()
+	server, s := alone(t)
+	token, session := createSession(t, s, "n", store.NewSession{Subject: "ann", Idle: time.Hour, Absolute: time.Hour})
+	backdate(t, server, "n", session, 30*time.Minute)
+	server.Do(t, "HINCRBY", sessionKeysOf(t, "n", session).record, "abs", "-1800000")
+	other, due := createSession(t, s, "n", sessionOf("bob"))
+	backdate(t, server, "n", due, 30*time.Minute)
+	server.ResetCommandCalls(t)
+	for _, near := range []bool{cached, cached, primary} {
+		if touch(t, s, "n", token, near, store.TouchAuto) == nil {
+			t.Fatal("inactive")
+		}
+	}
+	// A session that is due, validated after the other, shows that touches have had their turn.
+	touch(t, s, "n", other, primary, store.TouchAuto)
+	eventually(t, "the touch of the other session", func() bool { return server.CommandCalls(t)["hset"] > 0 })
+	s.Close()
+	if calls := server.CommandCalls(t); calls["hset"] != 1 || calls["evalsha"] != 1 {
+		t.Errorf("%d writes and %d calls, want those of the other session alone", calls["hset"], calls["evalsha"])
+	}
+}
+
+func TestTouchNeverWritesNothing(t *testing.T) {
+	t.Parallel()
+	server, s := alone(t)
+	token, session := createSession(t, s, "n", sessionOf("ann"))
+	backdate(t, server, "n", session, 30*time.Minute)
+	server.ResetCommandCalls(t)
+	for range 50 {
+		validate(t, s, "n", token, cached)
+		validate(t, s, "n", token, primary)
+	}
+	s.Close()
+	if calls := server.CommandCalls(t); calls["hset"] != 0 || calls["evalsha"] != 0 {
+		t.Errorf("%d writes and %d calls, want none", calls["hset"], calls["evalsha"])
+	}
+}
+
+// Whoever closes a store need not wait for its last validations.
+func TestStoreClosesWhileSessionsAreTouched(t *testing.T) {
+	t.Parallel()
+	server, s := alone(t)
+	for range 15 {
+		closing := beside(t, server)
+		validations := []func(){closing.Close}
+		for range 8 {
+			token, session := createSession(t, s, "n", sessionOf(""))
+			backdate(t, server, "n", session, 30*time.Minute)
+			validations = append(validations, func() {
+				for range 10 {
+					if got, err := closing.ValidateSession(t.Context(), "n", token, cached, store.TouchAuto); got == nil && err == nil {
+						t.Error("a verdict without Redis")
+					}
+				}
+			})
+		}
+		atOnce(validations...)
+	}
+}
