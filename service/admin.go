@@ -1,0 +1,54 @@
+package service
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// AdminHandler returns the pages for operators, which belong on a port of their own:
+//
+//	GET /health        whether calls can be served, as JSON: 200 if so, 503 if not
+//	GET /metrics       metrics for Prometheus
+//	/debug/pprof/      profiles of the process, if asked for: they show its memory
+func (s *Server) AdminHandler(profiles bool) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /health", s.serveHealth)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{Timeout: 10 * time.Second}))
+	if profiles {
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
+	return mux
+}
+
+// healthPage is the body of /health.
+type healthPage struct {
+	Status    string            `json:"status"`    // "ok" or "degraded"
+	Timestamp string            `json:"timestamp"` // RFC 3339, UTC, in milliseconds
+	Services  map[string]string `json:"services"`  // "redis": "connected" or "disconnected"
+}
+
+func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	page, code := healthPage{
+		Status:    "ok",
+		Timestamp: time.Now().UTC().Format("2006-01-02T15:04:05.000Z07:00"),
+		Services:  map[string]string{"redis": "connected"},
+	}, http.StatusOK
+	if !s.health.Redis() {
+		page.Services["redis"] = "disconnected"
+	}
+	if !s.health.Ready() {
+		page.Status, code = "degraded", http.StatusServiceUnavailable
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(page) // the client is gone if it fails
+}

@@ -1,0 +1,162 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redistest"
+)
+
+// An api is a server over a connected store, with a client of each of its services.
+type api struct {
+	*running
+	session sessionv1.SessionServiceClient
+	redis   *redistest.Server // nil over the embedded store
+	addr    string            // where the store looks for Redis
+}
+
+// newAPI serves a Redis of its own, with a near cache.
+func newAPI(t testing.TB, l Limits) *api {
+	t.Helper()
+	redis := redistest.Start(t, redistest.Options{})
+	a := serveStore(t, store.Options{Addrs: []string{redis.Addr}, PlainNamespace: l.PlainNamespace}, l)
+	a.redis, a.addr = redis, redis.Addr
+	return a
+}
+
+// behindProxy is newAPI with a proxy before its Redis.
+func behindProxy(t testing.TB) (*api, *redistest.Proxy) {
+	t.Helper()
+	redis := redistest.Start(t, redistest.Options{})
+	proxy := redistest.StartProxy(t, redis.Addr)
+	a := serveStore(t, store.Options{Addrs: []string{proxy.Addr}, CommandTimeout: 300 * time.Millisecond}, Limits{})
+	a.redis, a.addr = redis, proxy.Addr
+	return a, proxy
+}
+
+func serveStore(t testing.TB, so store.Options, l Limits) *api {
+	t.Helper()
+	m := NewMetrics()
+	so.NearCacheBytes, so.Observer = 16<<20, m
+	st, err := store.New(so)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(st.Close)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := st.Connect(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r := serve(t, New(st, m, Options{Limits: l, Logger: slog.New(slog.DiscardHandler)}))
+	return &api{running: r, session: sessionv1.NewSessionServiceClient(r.conn)}
+}
+
+// do sends commands to Redis as another client of it would.
+func (a *api) do(t testing.TB, args ...string) any {
+	t.Helper()
+	return a.redis.Do(t, args...)
+}
+
+// methods are all methods of the API.
+func methods() (all []protoreflect.MethodDescriptor) {
+	for _, file := range []protoreflect.FileDescriptor{cachev1.File_larder_cache_v1_cache_proto, sessionv1.File_larder_session_v1_session_proto} {
+		for i := range file.Services().Len() {
+			list := file.Services().Get(i).Methods()
+			for j := range list.Len() {
+				all = append(all, list.Get(j))
+			}
+		}
+	}
+	return all
+}
+
+// methodOf finds a method by its name, which no two services share.
+func methodOf(t testing.TB, rpc string) protoreflect.MethodDescriptor {
+	t.Helper()
+	for _, m := range methods() {
+		if string(m.Name()) == rpc {
+			return m
+		}
+	}
+	t.Fatalf("no rpc %s", rpc)
+	return nil
+}
+
+func newMessage(t testing.TB, d protoreflect.MessageDescriptor) proto.Message {
+	t.Helper()
+	mt, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mt.New().Interface()
+}
+
+// call makes a call of any method; that of a stream returns its last message.
+func (a *api) call(ctx context.Context, t testing.TB, m protoreflect.MethodDescriptor, req any, opts ...grpc.CallOption) (proto.Message, error) {
+	t.Helper()
+	name := "/" + string(m.Parent().FullName()) + "/" + string(m.Name())
+	resp := newMessage(t, m.Output())
+	if !m.IsStreamingServer() {
+		return resp, a.conn.Invoke(ctx, name, req, resp, opts...)
+	}
+	stream, err := a.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, name, opts...)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(stream.SendMsg(req), stream.CloseSend()); err != nil {
+		return nil, err
+	}
+	for {
+		next := newMessage(t, m.Output())
+		if err := stream.RecvMsg(next); errors.Is(err, io.EOF) {
+			return resp, nil
+		} else if err != nil {
+			return resp, err
+		}
+		resp = next
+	}
+}
+
+// must returns the answer of a call that has to succeed.
+func must[T any](t testing.TB) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// remains checks a duration that began as want and has run down since, and takes it out of its message, which can so be
+// compared.
+func remains(t testing.TB, what string, d **durationpb.Duration, want time.Duration) {
+	t.Helper()
+	if got := (*d).AsDuration(); *d == nil || got > want || got < want-20*time.Second {
+		t.Errorf("%s is %v, want just below %v", what, *d, want)
+	}
+	*d = nil
+}
+
+// elapsed does the same with one that began as zero.
+func elapsed(t testing.TB, what string, d **durationpb.Duration) {
+	t.Helper()
+	if got := (*d).AsDuration(); *d == nil || got < 0 || got > 20*time.Second {
+		t.Errorf("%s is %v, want just above zero", what, *d)
+	}
+	*d = nil
+}

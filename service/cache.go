@@ -1,0 +1,373 @@
+package service
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/store"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// Cache answers larder.cache.v1.CacheService.
+type Cache struct {
+	cachev1.UnimplementedCacheServiceServer
+
+	store  *store.Store
+	limits Limits
+}
+
+// NewCache returns a CacheService over a store.
+func NewCache(st *store.Store, l Limits) *Cache {
+	return &Cache{store: st, limits: l.withDefaults()}
+}
+
+func (c *Cache) fields() *fields { return &fields{limits: &c.limits, now: c.store.Now} }
+
+// Get reads one entry.
+func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetResponse, error) {
+	f := c.fields()
+	ns := f.namespace(r.GetNamespace())
+	key := f.key("key", ns, r.GetKey())
+	near := enum(f, "consistency", r.GetConsistency(), cachev1.Consistency_name) != cachev1.Consistency_CONSISTENCY_PRIMARY
+	if r.GetIfNoneMatch() != "" {
+		f.etag("if_none_match", r.GetIfNoneMatch())
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	found, err := c.store.Get(ctx, ns, key, near)
+	if err != nil {
+		return nil, err
+	}
+	v := view(found, c.store.Now())
+	resp := &cachev1.GetResponse{
+		Outcome: cachev1.GetOutcome(v.outcome), Value: v.value, Etag: v.etag, Ttl: v.ttl, StaleTtl: v.staleTTL, Age: v.age,
+		Source: v.source, ContentType: v.contentType,
+	}
+	if resp.Outcome == cachev1.GetOutcome_GET_OUTCOME_HIT && resp.Etag == r.GetIfNoneMatch() {
+		resp.Outcome, resp.Value = cachev1.GetOutcome_GET_OUTCOME_NOT_MODIFIED, nil
+	}
+	return resp, nil
+}
+
+// entryView is an entry as answers show it. The outcomes of Get and BatchGet are numbered alike as far as it goes.
+type entryView struct {
+	outcome            cachev1.BatchGetOutcome
+	value              []byte
+	etag               string
+	ttl, staleTTL, age *durationpb.Duration
+	source             cachev1.Source
+	contentType        string
+}
+
+func view(found store.Found, now time.Time) entryView {
+	e := found.Entry
+	if e == nil {
+		return entryView{outcome: cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_MISS}
+	}
+	v := entryView{
+		outcome: cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_HIT, value: e.Value, etag: e.ETag.String(),
+		source: cachev1.Source_SOURCE_REDIS, contentType: e.ContentType,
+	}
+	if found.Near {
+		v.source = cachev1.Source_SOURCE_NEAR_CACHE
+	}
+	if !e.AsOf.IsZero() {
+		v.age = durationpb.New(max(now.Sub(e.AsOf), 0))
+	}
+	if e.Negative {
+		v.outcome = cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_NEGATIVE
+	}
+	if e.Soft.IsZero() {
+		return v
+	}
+	if fresh := e.Soft.Sub(now); fresh > 0 {
+		v.ttl = durationpb.New(fresh)
+		now = e.Soft
+	} else {
+		v.outcome = cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE
+	}
+	if stale := e.Hard.Sub(now); stale > 0 {
+		v.staleTTL = durationpb.New(stale)
+	}
+	return v
+}
+
+// Set writes one entry.
+func (c *Cache) Set(ctx context.Context, r *cachev1.SetRequest) (*cachev1.SetResponse, error) {
+	f := c.fields()
+	ns := f.namespace(r.GetNamespace())
+	key := f.key("key", ns, r.GetKey())
+	_, neverSet := r.GetExpiry().(*cachev1.SetRequest_Never)
+	w := f.write(r, neverSet)
+	cond := f.condition(r)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	stored, etag, err := c.store.Set(ctx, ns, key, w, cond)
+	if err != nil {
+		return nil, err
+	}
+	outcome := cachev1.SetOutcome_SET_OUTCOME_NOT_STORED
+	if stored {
+		outcome = cachev1.SetOutcome_SET_OUTCOME_STORED
+	}
+	return &cachev1.SetResponse{Outcome: outcome, Etag: etag}, nil
+}
+
+// Delete removes one entry.
+func (c *Cache) Delete(ctx context.Context, r *cachev1.DeleteRequest) (*cachev1.DeleteResponse, error) {
+	f := c.fields()
+	ns := f.namespace(r.GetNamespace())
+	key := f.key("key", ns, r.GetKey())
+	var match *store.ETag
+	if r.GetIfMatch() != "" {
+		e := f.etag("if_match", r.GetIfMatch())
+		match = &e
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	deleted, etag, err := c.store.Delete(ctx, ns, key, match)
+	if err != nil {
+		return nil, err
+	}
+	outcome := cachev1.DeleteOutcome_DELETE_OUTCOME_MISS
+	switch {
+	case deleted:
+		outcome = cachev1.DeleteOutcome_DELETE_OUTCOME_DELETED
+	case etag != "":
+		outcome = cachev1.DeleteOutcome_DELETE_OUTCOME_NOT_DELETED
+	}
+	return &cachev1.DeleteResponse{Outcome: outcome, Etag: etag}, nil
+}
+
+// touchModes are the store's words for the modes.
+var touchModes = map[cachev1.TouchMode]store.TouchMode{
+	cachev1.TouchMode_TOUCH_MODE_UNSPECIFIED:  store.TouchOverwrite,
+	cachev1.TouchMode_TOUCH_MODE_OVERWRITE:    store.TouchOverwrite,
+	cachev1.TouchMode_TOUCH_MODE_EXTEND_ONLY:  store.TouchExtend,
+	cachev1.TouchMode_TOUCH_MODE_SHORTEN_ONLY: store.TouchShorten,
+}
+
+// Touch changes the expiry of one entry.
+func (c *Cache) Touch(ctx context.Context, r *cachev1.TouchRequest) (*cachev1.TouchResponse, error) {
+	f := c.fields()
+	ns := f.namespace(r.GetNamespace())
+	key := f.key("key", ns, r.GetKey())
+	_, neverSet := r.GetExpiry().(*cachev1.TouchRequest_Never)
+	fresh := f.fresh(r, neverSet)
+	mode := enum(f, "mode", r.GetMode(), cachev1.TouchMode_name)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	found, changed, err := c.store.Touch(ctx, ns, key, fresh, touchModes[mode])
+	if err != nil {
+		return nil, err
+	}
+	outcome := cachev1.TouchOutcome_TOUCH_OUTCOME_MISS
+	switch {
+	case changed:
+		outcome = cachev1.TouchOutcome_TOUCH_OUTCOME_TOUCHED
+	case found:
+		outcome = cachev1.TouchOutcome_TOUCH_OUTCOME_UNCHANGED
+	}
+	return &cachev1.TouchResponse{Outcome: outcome}, nil
+}
+
+// ttlPolicies are the store's words for the policies.
+var ttlPolicies = map[cachev1.TtlPolicy]store.TTLPolicy{
+	cachev1.TtlPolicy_TTL_POLICY_UNSPECIFIED: store.TTLOnCreate,
+	cachev1.TtlPolicy_TTL_POLICY_ON_CREATE:   store.TTLOnCreate,
+	cachev1.TtlPolicy_TTL_POLICY_ALWAYS:      store.TTLAlways,
+	cachev1.TtlPolicy_TTL_POLICY_KEEP:        store.TTLKeep,
+}
+
+// Increment adds to a counter.
+func (c *Cache) Increment(ctx context.Context, r *cachev1.IncrementRequest) (*cachev1.IncrementResponse, error) {
+	f := c.fields()
+	ns := f.namespace(r.GetNamespace())
+	key := f.key("key", ns, r.GetKey())
+	_, neverSet := r.GetExpiry().(*cachev1.IncrementRequest_Never)
+	policy := ttlPolicies[enum(f, "ttl_policy", r.GetTtlPolicy(), cachev1.TtlPolicy_name)]
+	onBound := enum(f, "on_bound", r.GetOnBound(), cachev1.BoundPolicy_name)
+	inc := store.Increment{
+		Delta: 1, Initial: r.GetInitial(), TTL: f.fresh(r, neverSet), Policy: policy, Min: r.Min, Max: r.Max,
+		Saturate: onBound == cachev1.BoundPolicy_BOUND_POLICY_SATURATE,
+	}
+	if r.Delta != nil {
+		inc.Delta = r.GetDelta()
+	}
+	if policy == store.TTLKeep && r.GetExpiry() != nil {
+		f.add("ttl_policy", "must not be KEEP where an expiry is set")
+	}
+	if inc.Min != nil && inc.Max != nil && *inc.Max < *inc.Min {
+		f.add("max", "must not be below min")
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	done, err := c.store.Increment(ctx, ns, key, inc)
+	if err != nil {
+		return nil, err
+	}
+	resp := &cachev1.IncrementResponse{Outcome: cachev1.IncrementOutcome(done.Outcome), Value: done.Value}
+	if done.TTL >= 0 {
+		resp.Ttl = durationpb.New(done.TTL)
+	}
+	return resp, nil
+}
+
+// BatchGet reads several entries.
+func (c *Cache) BatchGet(ctx context.Context, r *cachev1.BatchGetRequest) (*cachev1.BatchGetResponse, error) {
+	f := c.fields()
+	ns := f.namespace(r.GetNamespace())
+	f.keys(ns, r.GetKeys())
+	near := enum(f, "consistency", r.GetConsistency(), cachev1.Consistency_name) != cachev1.Consistency_CONSISTENCY_PRIMARY
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	found, err := c.store.BatchGet(ctx, ns, r.GetKeys(), near)
+	if err != nil {
+		return nil, err
+	}
+	now := c.store.Now()
+	resp := &cachev1.BatchGetResponse{Results: make([]*cachev1.BatchGetResult, len(found))}
+	size := 0
+	for _, key := range r.GetKeys() {
+		size += 2*len(key) + resultOverhead // a key left out is named twice
+	}
+	for i, key := range r.GetKeys() {
+		result := &cachev1.BatchGetResult{Key: key}
+		resp.Results[i] = result
+		if err := found[i].Err; err != nil {
+			result.Outcome, result.Reason = cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_FAILED, reason(err)
+			continue
+		}
+		v := view(found[i].Found, now)
+		more := len(v.value) + len(v.contentType)
+		if i > 0 && more > 0 && size+more > c.limits.MaxBatchBytes { // the first fits always, so that callers get on
+			result.Outcome = cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_UNPROCESSED
+			resp.Unprocessed = append(resp.Unprocessed, key)
+			continue // a smaller one may still fit
+		}
+		size += more
+		result.Outcome, result.Value, result.Etag, result.Ttl = v.outcome, v.value, v.etag, v.ttl
+		result.StaleTtl, result.Age, result.Source, result.ContentType = v.staleTTL, v.age, v.source, v.contentType
+	}
+	return resp, nil
+}
+
+// resultOverhead is about what a result takes in an answer beside its key, its value and its content type.
+const resultOverhead = 128
+
+// BatchSet writes several entries.
+func (c *Cache) BatchSet(ctx context.Context, r *cachev1.BatchSetRequest) (*cachev1.BatchSetResponse, error) {
+	f := c.fields()
+	ns := f.namespace(r.GetNamespace())
+	f.count("items", len(r.GetItems()))
+	items := make([]store.BatchWrite, min(len(r.GetItems()), maxBatchItems))
+	for i := range items {
+		item := r.GetItems()[i]
+		f.prefix = "items[" + strconv.Itoa(i) + "]."
+		_, neverSet := item.GetExpiry().(*cachev1.BatchSetItem_Never)
+		items[i] = store.BatchWrite{Key: f.key("key", ns, item.GetKey()), Write: f.write(item, neverSet)}
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	stored, err := c.store.BatchSet(ctx, ns, items)
+	if err == nil {
+		err = shared(stored, func(s store.BatchStored) error { return s.Err })
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp := &cachev1.BatchSetResponse{Results: make([]*cachev1.BatchSetResult, len(items))}
+	for i, s := range stored {
+		resp.Results[i] = &cachev1.BatchSetResult{
+			Key: items[i].Key, Outcome: cachev1.BatchSetOutcome_BATCH_SET_OUTCOME_STORED, Etag: s.ETag,
+		}
+		if s.Err != nil {
+			resp.Results[i].Outcome = cachev1.BatchSetOutcome_BATCH_SET_OUTCOME_FAILED
+			resp.Results[i].Reason = reason(s.Err)
+		}
+	}
+	return resp, nil
+}
+
+// shared returns why a batch failed in which every item failed for the same reason, else nil.
+func shared[T any](results []T, errOf func(T) error) error {
+	first := errOf(results[0])
+	for _, r := range results {
+		if reason(errOf(r)) != reason(first) {
+			return nil
+		}
+	}
+	return first
+}
+
+// BatchDelete removes several entries.
+func (c *Cache) BatchDelete(ctx context.Context, r *cachev1.BatchDeleteRequest) (*cachev1.BatchDeleteResponse, error) {
+	f := c.fields()
+	ns := f.namespace(r.GetNamespace())
+	f.keys(ns, r.GetKeys())
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	deleted, err := c.store.BatchDelete(ctx, ns, r.GetKeys())
+	if err == nil {
+		err = shared(deleted, func(d store.BatchDeleted) error { return d.Err })
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp := &cachev1.BatchDeleteResponse{Results: make([]*cachev1.BatchDeleteResult, len(deleted))}
+	for i, d := range deleted {
+		result := &cachev1.BatchDeleteResult{Key: r.GetKeys()[i], Outcome: cachev1.BatchDeleteOutcome_BATCH_DELETE_OUTCOME_MISS}
+		switch {
+		case d.Err != nil:
+			result.Outcome, result.Reason = cachev1.BatchDeleteOutcome_BATCH_DELETE_OUTCOME_FAILED, reason(d.Err)
+		case d.Deleted:
+			result.Outcome = cachev1.BatchDeleteOutcome_BATCH_DELETE_OUTCOME_DELETED
+		}
+		resp.Results[i] = result
+	}
+	return resp, nil
+}
+
+// DeleteMatching removes the entries whose keys match a pattern.
+func (c *Cache) DeleteMatching(r *cachev1.DeleteMatchingRequest, stream grpc.ServerStreamingServer[cachev1.DeleteMatchingResponse]) error {
+	f := c.fields()
+	ns := f.namespace(r.GetNamespace())
+	pattern := f.pattern(r.GetPattern(), 1)
+	if err := f.err(); err != nil {
+		return err
+	}
+	return c.store.DeleteMatching(stream.Context(), ns, pattern, r.GetResumeToken(), func(deleted int64, next string) error {
+		return stream.Send(&cachev1.DeleteMatchingResponse{DeletedCount: deleted, Done: next == "", ResumeToken: next})
+	})
+}
+
+// ListKeys lists keys page by page.
+func (c *Cache) ListKeys(ctx context.Context, r *cachev1.ListKeysRequest) (*cachev1.ListKeysResponse, error) {
+	f := c.fields()
+	ns := f.namespace(r.GetNamespace())
+	pattern := f.pattern(r.GetPattern(), 0)
+	size := f.pageSize(r.GetPageSize(), 100, maxBatchItems)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	keys, next, err := c.store.ListKeys(ctx, ns, pattern, r.GetPageToken(), size)
+	if err != nil {
+		return nil, err
+	}
+	// A key that is not UTF-8, as others may write, can be named by no request and would break the answer.
+	keys = slices.DeleteFunc(keys, func(key string) bool { return !utf8.ValidString(key) })
+	return &cachev1.ListKeysResponse{Keys: keys, NextPageToken: next}, nil
+}

@@ -1,0 +1,193 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/berthcare/larder/store"
+)
+
+const (
+	serving    = healthv1.HealthCheckResponse_SERVING
+	notServing = healthv1.HealthCheckResponse_NOT_SERVING
+)
+
+// A patient is a Health in the virtual time of synctest, whose Redis does what the test says.
+type patient struct {
+	*Health
+	redis atomic.Int32
+	log   *logBuffer
+}
+
+// stall is longer than a probe may take.
+const stall = 10 * time.Second
+
+const (
+	well = iota
+	gone
+	stalled
+)
+
+func (p *patient) ping(context.Context) error {
+	switch p.redis.Load() {
+	case gone:
+		return fmt.Errorf("10.1.2.3: %w", store.ErrUnavailable)
+	case stalled:
+		pass(stall) // deaf to its context, as a client that waits for somebody else's dial is
+		return errors.New("too late")
+	}
+	return nil
+}
+
+// observe runs a Health whose Redis is as given at first.
+func observe(t *testing.T, redis int32) *patient {
+	p := &patient{log: new(logBuffer)}
+	p.redis.Store(redis)
+	p.Health = newHealth(p.ping, NewMetrics(), Options{Logger: slog.New(slog.NewJSONHandler(p.log, nil))}.withDefaults())
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		p.run(ctx)
+		close(done)
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-done
+		pass(stall)
+	})
+	synctest.Wait()
+	return p
+}
+
+// check asks the way a probe asks, and that all names which follow Redis agree.
+func (p *patient) want(t *testing.T, want healthv1.HealthCheckResponse_ServingStatus) {
+	t.Helper()
+	for _, name := range []string{"", "ready", "larder.cache.v1.CacheService", "larder.session.v1.SessionService"} {
+		resp, err := p.grpc.Check(t.Context(), &healthv1.HealthCheckRequest{Service: name})
+		if err != nil || resp.Status != want {
+			t.Errorf("%q is %v, %v, want %v", name, resp, err, want)
+		}
+	}
+	resp, err := p.grpc.Check(t.Context(), &healthv1.HealthCheckRequest{Service: "live"})
+	if err != nil || resp.Status != serving {
+		t.Errorf("live is %v, %v", resp, err)
+	}
+}
+
+// pass lets virtual time pass.
+func pass(d time.Duration) { <-time.After(d) }
+
+// until returns how long it takes until Redis() is up, at most a minute.
+func (p *patient) until(up bool) time.Duration {
+	start := time.Now()
+	for p.Redis() != up && time.Since(start) < time.Minute {
+		pass(10 * time.Millisecond)
+		synctest.Wait()
+	}
+	return time.Since(start)
+}
+
+func TestHealth(t *testing.T) {
+	t.Parallel()
+	run := func(name string, test func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, test)
+		})
+	}
+
+	run("NotServingBeforeTheFirstProbe", func(t *testing.T) {
+		p := &patient{Health: newHealth(nil, NewMetrics(), Options{}.withDefaults())}
+		p.want(t, notServing)
+	})
+
+	run("NotServingUntilRedisAnswers", func(t *testing.T) {
+		p := observe(t, gone)
+		pass(time.Minute)
+		p.want(t, notServing)
+		p.redis.Store(well)
+		if took := p.until(true); took > 100*time.Millisecond {
+			t.Errorf("the first answer counted after %v", took)
+		}
+		p.want(t, serving)
+		if text := p.log.String(); text != "" {
+			t.Errorf("the start was logged as a return:\n%s", text)
+		}
+	})
+
+	for name, how := range map[string]int32{"Gone": gone, "Stalled": stalled} {
+		run("DownWithinTwoSecondsWhen"+name, func(t *testing.T) {
+			p := observe(t, well)
+			for offset := range 50 { // wherever between two probes it happens
+				pass(10*time.Second + time.Duration(offset)*10*time.Millisecond)
+				p.redis.Store(how)
+				if took := p.until(false); took > 2*time.Second {
+					t.Fatalf("noticed after %v", took)
+				}
+				p.want(t, notServing)
+				pass(time.Minute)
+				p.redis.Store(well)
+				if took := p.until(true); took > 2*time.Second {
+					t.Fatalf("its return was noticed after %v", took)
+				}
+				p.want(t, serving)
+			}
+			if n, m := len(p.log.lines(t, "redis connection lost")), len(p.log.lines(t, "redis connection restored")); n != 50 || m != 50 {
+				t.Errorf("logged %d losses and %d returns of 50", n, m)
+			}
+			if got := counted(t, p.metrics, "larder_redis_connection_events_total"); got != 100 {
+				t.Errorf("counted %v events", got)
+			}
+		})
+	}
+
+	run("TwoFailuresAreNotBelieved", func(t *testing.T) {
+		p := observe(t, well)
+		pass(250 * time.Millisecond) // between two probes
+		for range 10 {
+			p.redis.Store(gone)
+			pass(time.Second)
+			p.redis.Store(well)
+			pass(500 * time.Millisecond)
+			p.want(t, serving)
+		}
+	})
+
+	run("OneSuccessIsNotBelieved", func(t *testing.T) {
+		p := observe(t, well)
+		p.redis.Store(gone)
+		p.until(false)
+		pass(250 * time.Millisecond) // between two probes
+		for range 10 {
+			p.redis.Store(well)
+			pass(500 * time.Millisecond)
+			p.redis.Store(gone)
+			pass(500 * time.Millisecond)
+			p.want(t, notServing)
+		}
+	})
+
+	run("DrainingLatches", func(t *testing.T) {
+		p := observe(t, well)
+		p.drain()
+		p.want(t, notServing)
+		p.redis.Store(gone)
+		p.until(false)
+		p.redis.Store(well)
+		if p.until(true); !p.Redis() {
+			t.Error("probing stopped")
+		}
+		p.want(t, notServing)
+		if p.Ready() {
+			t.Error("ready")
+		}
+	})
+}

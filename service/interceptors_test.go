@@ -1,0 +1,324 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+)
+
+func TestPanicsAreInternalErrors(t *testing.T) {
+	t.Parallel()
+	s := run(t, &handlers{
+		get: func(context.Context, *cachev1.GetRequest) (*cachev1.GetResponse, error) {
+			var none []int
+			return nil, []error{nil}[none[0]]
+		},
+		delete: func(grpc.ServerStreamingServer[cachev1.DeleteMatchingResponse]) error { panic("key secret-canary") },
+	}, Options{})
+
+	_, unary := s.cache.Get(t.Context(), &cachev1.GetRequest{})
+	walk, err := s.cache.DeleteMatching(t.Context(), &cachev1.DeleteMatchingRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, stream := walk.Recv()
+	for _, err := range []error{unary, stream} {
+		wantAnswer(t, err, answer{Code: codes.Internal, Reason: "PANIC"})
+		if text := status.Convert(err).Message(); strings.Contains(text, "goroutine") || strings.Contains(text, "index") {
+			t.Errorf("the caller was told %q", text)
+		}
+	}
+	if got := metric(t, s.Server, "larder_panics_total"); got != 2 {
+		t.Errorf("counted %v panics", got)
+	}
+	lines := s.log.lines(t, "panic in a handler")
+	if len(lines) != 2 || !strings.Contains(lines[0]["stack"].(string), "interceptors_test.go") {
+		t.Errorf("the log does not say where:\n%s", s.log)
+	}
+	if text := lines[0]["panic"].(string); !strings.Contains(text, "index out of range") {
+		t.Errorf("the log does not say what: %q", text)
+	}
+	if strings.Contains(s.log.String(), "canary") {
+		t.Error("the log holds what the handler panicked with")
+	}
+}
+
+func TestUnknownMethods(t *testing.T) {
+	t.Parallel()
+	s := run(t, failing(nil), Options{})
+	for _, method := range []string{"/larder.cache.v1.CacheService/Explode", "/nobody.Knows/This"} {
+		err := s.conn.Invoke(t.Context(), method, &cachev1.GetRequest{}, &cachev1.GetResponse{})
+		wantAnswer(t, err, answer{Code: codes.Unimplemented, Reason: "METHOD_UNKNOWN"})
+	}
+	if got := metric(t, s.Server, "larder_unknown_methods_total"); got != 2 {
+		t.Errorf("counted %v", got)
+	}
+	if page := scrape(t, s.Server); strings.Contains(page, "Explode") || strings.Contains(page, "Knows") {
+		t.Error("a caller made up a time series")
+	}
+}
+
+func TestDeadlines(t *testing.T) {
+	t.Parallel()
+	seen := make(chan time.Duration, 1)
+	look := func(ctx context.Context) {
+		left := time.Duration(-1)
+		if deadline, ok := ctx.Deadline(); ok {
+			left = time.Until(deadline)
+		}
+		seen <- left
+	}
+	s := run(t, &handlers{
+		incr: func(ctx context.Context) error { look(ctx); return nil },
+		delete: func(ss grpc.ServerStreamingServer[cachev1.DeleteMatchingResponse]) error {
+			look(ss.Context())
+			return nil
+		},
+	}, Options{MaxDeadline: time.Minute})
+	unary := func(ctx context.Context) error {
+		_, err := s.cache.Increment(ctx, &cachev1.IncrementRequest{})
+		return err
+	}
+	stream := func(ctx context.Context) error {
+		_, err := s.cache.DeleteMatching(ctx, &cachev1.DeleteMatchingRequest{})
+		return err
+	}
+	for _, tt := range []struct {
+		name     string
+		call     func(context.Context) error
+		own      time.Duration
+		min, max time.Duration
+	}{
+		{"NoneBecomesTheCap", unary, 0, 50 * time.Second, time.Minute},
+		{"ALaterOneBecomesTheCap", unary, time.Hour, 50 * time.Second, time.Minute},
+		{"AnEarlierOneIsKept", unary, 30 * time.Second, 20 * time.Second, 30 * time.Second},
+		{"AStreamNeedsNone", stream, 0, -1, -1},
+		{"AStreamKeepsItsOwn", stream, time.Hour, 59 * time.Minute, time.Hour},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx := t.Context()
+			if tt.own > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, tt.own)
+				defer cancel()
+			}
+			if err := tt.call(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if left := wait(t, "call", seen); left < tt.min || left > tt.max {
+				t.Errorf("the handler had %v, want %v to %v", left, tt.min, tt.max)
+			}
+		})
+	}
+}
+
+func TestTheCapEndsACall(t *testing.T) {
+	t.Parallel()
+	s := run(t, &handlers{incr: func(ctx context.Context) error {
+		<-ctx.Done()
+		return ctx.Err()
+	}}, Options{MaxDeadline: 20 * time.Millisecond})
+	_, err := s.cache.Increment(t.Context(), &cachev1.IncrementRequest{})
+	wantAnswer(t, err, answer{Code: codes.DeadlineExceeded, Reason: "DEADLINE_EXCEEDED"})
+}
+
+func TestOverloadIsShedAtOnce(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	s := run(t, &handlers{
+		incr: func(context.Context) error { <-release; return nil },
+		delete: func(grpc.ServerStreamingServer[cachev1.DeleteMatchingResponse]) error {
+			<-release
+			return nil
+		},
+	}, Options{MaxInFlight: 2})
+	overloaded := answer{Code: codes.ResourceExhausted, Reason: "SERVER_OVERLOADED", Retry: true}
+
+	done := make(chan error, 4)
+	for range 2 {
+		go func() {
+			_, err := s.cache.Increment(t.Context(), &cachev1.IncrementRequest{})
+			done <- err
+		}()
+		go func() {
+			walk, err := s.cache.DeleteMatching(t.Context(), &cachev1.DeleteMatchingRequest{})
+			if err == nil {
+				_, err = walk.Recv()
+			}
+			done <- err
+		}()
+	}
+	eventually(t, "full", func() bool {
+		return metric(t, s.Server, "larder_rpc_in_flight", "type", "unary") == 2 &&
+			metric(t, s.Server, "larder_rpc_in_flight", "type", "stream") == 2
+	})
+
+	start := time.Now()
+	_, err := s.cache.Increment(t.Context(), &cachev1.IncrementRequest{})
+	wantAnswer(t, err, overloaded)
+	walk, err := s.cache.DeleteMatching(t.Context(), &cachev1.DeleteMatchingRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = walk.Recv()
+	wantAnswer(t, err, overloaded)
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("refused after %v", took)
+	}
+	if _, err := s.live.Check(t.Context(), &healthv1.HealthCheckRequest{Service: "live"}); err != nil {
+		t.Errorf("a busy server looks dead: %v", err)
+	}
+	for _, kind := range []string{"unary", "stream"} {
+		if got := metric(t, s.Server, "larder_rpc_shed_total", "type", kind); got != 1 {
+			t.Errorf("counted %v shed %s calls", got, kind)
+		}
+	}
+
+	close(release)
+	for range 4 {
+		if err := wait(t, "answer", done); err != nil && !errors.Is(err, io.EOF) { // how a stream ends well
+			t.Errorf("an accepted call failed: %v", err)
+		}
+	}
+	eventually(t, "empty", func() bool {
+		return metric(t, s.Server, "larder_rpc_in_flight", "type", "unary") == 0 &&
+			metric(t, s.Server, "larder_rpc_in_flight", "type", "stream") == 0
+	})
+	if _, err := s.cache.Increment(t.Context(), &cachev1.IncrementRequest{}); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+}
+
+func TestAccessLog(t *testing.T) {
+	t.Parallel()
+	call := func(t *testing.T, h *handlers, level slog.Level, o Options) *running {
+		log := new(logBuffer)
+		o.Logger = slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: level}))
+		s := run(t, h, o)
+		s.log = log
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "secret-canary")
+		_, _ = s.cache.Get(ctx, &cachev1.GetRequest{Key: "secret-canary"})
+		if _, err := s.live.Check(ctx, &healthv1.HealthCheckRequest{Service: "live"}); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = s.live.Check(ctx, &healthv1.HealthCheckRequest{Service: "secret-canary"})
+		if strings.Contains(log.String(), "canary") {
+			t.Errorf("the log holds data:\n%s", log)
+		}
+		if strings.Contains(log.String(), "grpc.health") {
+			t.Errorf("the log holds health checks:\n%s", log)
+		}
+		return s
+	}
+	only := func(t *testing.T, s *running, message string) map[string]any {
+		t.Helper()
+		if n := strings.Count(s.log.String(), `"method":`); n != 1 {
+			t.Fatalf("%d lines for one call:\n%s", n, s.log)
+		}
+		lines := s.log.lines(t, message)
+		if len(lines) != 1 {
+			t.Fatalf("no %q:\n%s", message, s.log)
+		}
+		for _, field := range []string{"duration", "redis_time", "redis_trips", "peer"} {
+			if _, ok := lines[0][field]; !ok {
+				t.Errorf("no %s", field)
+			}
+		}
+		if got := lines[0]["method"]; got != "/larder.cache.v1.CacheService/Get" {
+			t.Errorf("method is %v", got)
+		}
+		return lines[0]
+	}
+	ok := func(after time.Duration) *handlers {
+		return &handlers{get: func(context.Context, *cachev1.GetRequest) (*cachev1.GetResponse, error) {
+			<-time.After(after)
+			return &cachev1.GetResponse{Value: []byte("secret-canary")}, nil
+		}}
+	}
+
+	t.Run("SuccessIsSilent", func(t *testing.T) {
+		t.Parallel()
+		if s := call(t, ok(0), slog.LevelInfo, Options{SlowCall: time.Minute}); strings.Contains(s.log.String(), "method") {
+			t.Errorf("the log is:\n%s", s.log)
+		}
+	})
+	t.Run("SuccessAtDebugLevel", func(t *testing.T) {
+		t.Parallel()
+		line := only(t, call(t, ok(0), slog.LevelDebug, Options{SlowCall: time.Minute}), "call")
+		if line["level"] != "DEBUG" || line["code"] != "OK" {
+			t.Errorf("got %v", line)
+		}
+	})
+	t.Run("SlowSuccess", func(t *testing.T) {
+		t.Parallel()
+		line := only(t, call(t, ok(20*time.Millisecond), slog.LevelInfo, Options{SlowCall: 10 * time.Millisecond}), "slow call")
+		if line["level"] != "WARN" || line["code"] != "OK" || line["duration"].(float64) < float64(20*time.Millisecond) {
+			t.Errorf("got %v", line)
+		}
+	})
+	for _, tt := range []struct {
+		name                string
+		err                 error
+		level, code, reason string
+	}{
+		{"CallersMistake", &FieldError{"key", "secret-canary"}, "INFO", "InvalidArgument", "INVALID_FIELD"},
+		{"OperatorsProblem", errOverloaded, "WARN", "ResourceExhausted", "SERVER_OVERLOADED"},
+		{"DevelopersProblem", quotingError{}, "ERROR", "Internal", "INTERNAL"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			line := only(t, call(t, failing(tt.err), slog.LevelInfo, Options{}), "call failed")
+			if line["level"] != tt.level || line["code"] != tt.code || line["reason"] != tt.reason {
+				t.Errorf("got %v", line)
+			}
+			if tt.code == "Internal" && line["cause"] != "service.quotingError" {
+				t.Errorf("the log does not say what failed: %v", line)
+			}
+		})
+	}
+}
+
+// quotingError quotes its input, as strconv's errors do.
+type quotingError struct{}
+
+func (quotingError) Error() string { return `parsing "secret-canary"` }
+
+// BenchmarkFrame shows what the frame costs a call that does nothing.
+func BenchmarkFrame(b *testing.B) {
+	s := newServer(func(context.Context) error { return nil }, NewMetrics(), Options{Logger: slog.New(slog.DiscardHandler)})
+	cachev1.RegisterCacheServiceServer(s.grpc, failing(nil))
+	s.metrics.serve(s.grpc.GetServiceInfo())
+	chain, _ := s.interceptors()
+	info := &grpc.UnaryServerInfo{FullMethod: cachev1.CacheService_Get_FullMethodName}
+	var from func(i int) grpc.UnaryHandler
+	from = func(i int) grpc.UnaryHandler {
+		if i == len(chain) {
+			return func(context.Context, any) (any, error) { return nil, nil }
+		}
+		return func(ctx context.Context, req any) (any, error) { return chain[i](ctx, req, info, from(i+1)) }
+	}
+	with, cancel := context.WithTimeout(b.Context(), time.Second)
+	defer cancel()
+	for name, ctx := range map[string]context.Context{"WithDeadline": with, "WithoutDeadline": b.Context()} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := from(0)(ctx, nil); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,45 @@
+package service
+
+import "time"
+
+// Limits bound what requests may ask for, and say what they get when they do not.
+type Limits struct {
+	// MaxValueBytes bounds one value; zero means 1 MiB.
+	MaxValueBytes int
+	// MaxBatchBytes bounds the answer of a BatchGet; zero means 3.5 MiB, which callers with gRPC's default limit of 4 MiB
+	// can receive.
+	MaxBatchBytes int
+	// DefaultTTL is the ttl of entries and counters that ask for none; zero means 1 h.
+	DefaultTTL time.Duration
+	// MaxTTL bounds ttl and stale_ttl together; zero means 720 h.
+	MaxTTL time.Duration
+	// SessionIdleTimeout is the longest and the default idle timeout of sessions; zero means 30 min.
+	SessionIdleTimeout time.Duration
+	// SessionAbsoluteTimeout is the longest and the default absolute timeout of sessions; zero means 12 h.
+	SessionAbsoluteTimeout time.Duration
+	// PlainNamespace is the namespace whose keys are Redis keys as they are; empty means none.
+	PlainNamespace string
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.MaxValueBytes <= 0 {
+		l.MaxValueBytes = 1 << 20
+	}
+	if l.MaxBatchBytes <= 0 {
+		l.MaxBatchBytes = 7 << 19
+	}
+	if l.DefaultTTL <= 0 {
+		l.DefaultTTL = time.Hour
+	}
+	if l.MaxTTL <= 0 {
+		l.MaxTTL = 720 * time.Hour
+	}
+	l.DefaultTTL = min(l.DefaultTTL, l.MaxTTL)
+	if l.SessionIdleTimeout <= 0 {
+		l.SessionIdleTimeout = 30 * time.Minute
+	}
+	if l.SessionAbsoluteTimeout <= 0 {
+		l.SessionAbsoluteTimeout = 12 * time.Hour
+	}
+	return l
+}

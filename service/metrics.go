@@ -1,0 +1,225 @@
+package service
+
+import (
+	"context"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/berthcare/larder/store"
+)
+
+// maxCommands bounds how many command names become labels, should the store ever invent some.
+const maxCommands = 64
+
+// seconds are the buckets of both histograms: from a hit in memory to a call at its deadline.
+var seconds = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
+
+// Metrics holds everything that /metrics shows, in a registry of its own. It is the store's Observer.
+type Metrics struct {
+	registry *prometheus.Registry
+
+	started         *prometheus.CounterVec
+	handled         *prometheus.CounterVec
+	handlingSeconds *prometheus.HistogramVec
+	methods         map[string]*methodMetrics
+	unary, streams  load
+	unknownMethods  prometheus.Counter
+	retries         *prometheus.CounterVec
+	budgetExhausted prometheus.Counter
+	panics          prometheus.Counter
+
+	commandSeconds   *prometheus.HistogramVec
+	commandErrors    *prometheus.CounterVec
+	connectionEvents *prometheus.CounterVec
+	up               atomic.Bool
+
+	mu       sync.RWMutex
+	commands map[string]prometheus.Observer
+	log      atomic.Pointer[redisLog]
+}
+
+// A methodMetrics holds what a method that succeeds touches, so that no call has to look it up by its labels.
+type methodMetrics struct {
+	kind, service, method string
+	started, succeeded    prometheus.Counter
+	seconds               prometheus.Observer
+}
+
+// A load counts the calls of one kind that are in flight, and those that were shed.
+type load struct{ inFlight, shed atomic.Int64 }
+
+// A redisLog is where changes of the connections are logged, and commands that take longer than a limit.
+type redisLog struct {
+	logger *slog.Logger
+	slow   time.Duration
+}
+
+// NewMetrics returns metrics that show the process and the Go runtime; New adds the build, the server and the store.
+func NewMetrics() *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		methods:  map[string]*methodMetrics{},
+		commands: map[string]prometheus.Observer{},
+
+		// The names and labels are those of go-grpc-middleware, so that dashboards made for it work. Its interceptor
+		// looks up five time series by their labels on each call, which doubles the cost of the whole frame.
+		started: counters("grpc_server_started_total", "Calls that began.", "grpc_type", "grpc_service", "grpc_method"),
+		handled: counters("grpc_server_handled_total", "Calls that ended, by the code that callers were given.",
+			"grpc_type", "grpc_service", "grpc_method", "grpc_code"),
+		handlingSeconds: histograms("grpc_server_handling_seconds", "Duration of calls.",
+			"grpc_type", "grpc_service", "grpc_method"),
+
+		unknownMethods:  counter("larder_unknown_methods_total", "Calls of methods that the server does not have."),
+		retries:         counters("larder_retries_total", "Runs of a handler beyond the first of its call.", "method"),
+		budgetExhausted: counter("larder_retry_budget_exhausted_total", "Calls that failed without another attempt because too few calls succeed."),
+		panics:          counter("larder_panics_total", "Handlers that panicked."),
+
+		commandErrors:    counters("larder_redis_command_errors_total", "Round trips to Redis that failed, by the reason that callers are given.", "command", "kind"),
+		connectionEvents: counters("larder_redis_connection_events_total", "Changes of the connections to Redis.", "event"),
+		commandSeconds:   histograms("larder_redis_command_duration_seconds", "Duration of round trips to Redis.", "command"),
+	}
+	m.registry.MustRegister(
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		m.started, m.handled, m.handlingSeconds, m.unknownMethods, m.retries, m.budgetExhausted, m.panics,
+		m.commandSeconds, m.commandErrors, m.connectionEvents,
+		gaugeFunc("larder_redis_up", "Whether Redis answers the health probes.", nil, func() float64 {
+			if m.up.Load() {
+				return 1
+			}
+			return 0
+		}),
+	)
+	for kind, l := range map[string]*load{"unary": &m.unary, "stream": &m.streams} {
+		labels := prometheus.Labels{"type": kind}
+		m.registry.MustRegister(
+			gaugeFunc("larder_rpc_in_flight", "Calls in flight, without health checks.", labels, func() float64 { return float64(l.inFlight.Load()) }),
+			counterFunc("larder_rpc_shed_total", "Calls refused because too many were in flight.", labels, func() float64 { return float64(l.shed.Load()) }),
+		)
+	}
+	return m
+}
+
+// serve adds the methods of a server, before it serves. They are all there from the start, at zero.
+func (m *Metrics) serve(services map[string]grpc.ServiceInfo) {
+	for service, info := range services {
+		for _, method := range info.Methods {
+			kind := "unary"
+			switch {
+			case method.IsClientStream && method.IsServerStream:
+				kind = "bidi_stream"
+			case method.IsClientStream:
+				kind = "client_stream"
+			case method.IsServerStream:
+				kind = "server_stream"
+			}
+			m.methods["/"+service+"/"+method.Name] = &methodMetrics{
+				kind: kind, service: service, method: method.Name,
+				started:   m.started.WithLabelValues(kind, service, method.Name),
+				succeeded: m.handled.WithLabelValues(kind, service, method.Name, codes.OK.String()),
+				seconds:   m.handlingSeconds.WithLabelValues(kind, service, method.Name),
+			}
+		}
+	}
+}
+
+// ended counts a call of a method that has ended.
+func (m *Metrics) ended(method *methodMetrics, code codes.Code, took time.Duration) {
+	method.seconds.Observe(took.Seconds())
+	if code == codes.OK {
+		method.succeeded.Inc()
+		return
+	}
+	m.handled.WithLabelValues(method.kind, method.service, method.method, code.String()).Inc()
+}
+
+// watch adds the build and what the store counts itself, and says where to log what passes between it and Redis.
+func (m *Metrics) watch(stats func() store.Stats, o Options) {
+	m.log.Store(&redisLog{o.Logger, o.SlowCall})
+	read := func(field func(store.Stats) int64) func() float64 {
+		return func() float64 { return float64(field(stats())) }
+	}
+	m.registry.MustRegister(
+		gaugeFunc("larder_build_info", "Always 1; the labels say what runs.",
+			prometheus.Labels{"version": o.Version, "go_version": runtime.Version()}, func() float64 { return 1 }),
+		gaugeFunc("larder_redis_in_flight", "Operations on their way to Redis.", nil, read(func(s store.Stats) int64 { return s.InFlight })),
+		gaugeFunc("larder_near_cache_entries", "Entries in the near cache.", nil, read(func(s store.Stats) int64 { return s.NearEntries })),
+		gaugeFunc("larder_near_cache_bytes", "Bytes that the near cache takes.", nil, read(func(s store.Stats) int64 { return s.NearBytes })),
+		counterFunc("larder_near_cache_hits_total", "Reads answered by the near cache.", nil, read(func(s store.Stats) int64 { return s.NearHits })),
+		counterFunc("larder_near_cache_misses_total", "Reads that the near cache could not answer.", nil, read(func(s store.Stats) int64 { return s.NearMisses })),
+		counterFunc("larder_near_cache_evictions_total", "Entries dropped from the near cache for want of room.", nil, read(func(s store.Stats) int64 { return s.NearEvictions })),
+		counterFunc("larder_near_cache_invalidations_total", "Entries dropped from the near cache because they changed in Redis.", nil, read(func(s store.Stats) int64 { return s.NearInvalidations })),
+		counterFunc("larder_near_cache_flushes_total", "Times that the near cache was emptied, as when a connection was lost.", nil, read(func(s store.Stats) int64 { return s.NearFlushes })),
+	)
+}
+
+// Command counts a round trip to Redis, and warns of a slow one. It is part of store.Observer.
+func (m *Metrics) Command(name string, took time.Duration, err error) {
+	observer, name := m.command(name)
+	observer.Observe(took.Seconds())
+	if err != nil {
+		m.commandErrors.WithLabelValues(name, reason(err)).Inc()
+	}
+	if log := m.log.Load(); log != nil && took > log.slow {
+		log.logger.LogAttrs(context.Background(), slog.LevelWarn, "slow redis command",
+			slog.String("command", name), slog.Duration("duration", took))
+	}
+}
+
+// command returns the histogram of a command without hashing labels on each round trip, and the name it goes by.
+func (m *Metrics) command(name string) (prometheus.Observer, string) {
+	m.mu.RLock()
+	observer, ok := m.commands[name]
+	m.mu.RUnlock()
+	if ok {
+		return observer, name
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if observer, ok = m.commands[name]; ok {
+		return observer, name
+	}
+	if len(m.commands) >= maxCommands {
+		return m.commandSeconds.WithLabelValues("other"), "other"
+	}
+	observer = m.commandSeconds.WithLabelValues(name)
+	m.commands[name] = observer
+	return observer, name
+}
+
+// Connection counts a change of the connections to Redis, and logs those that opened and ended; Health logs whether Redis
+// is there, and the store each failed attempt. It is part of store.Observer.
+func (m *Metrics) Connection(event store.ConnectionEvent, attempt int, _ error) {
+	m.connectionEvents.WithLabelValues(string(event)).Inc()
+	if log := m.log.Load(); log != nil && (event == store.Dialed || event == store.Closed) {
+		log.logger.LogAttrs(context.Background(), slog.LevelInfo, "redis connection",
+			slog.String("event", string(event)), slog.Int("attempt", attempt))
+	}
+}
+
+func counter(name, help string) prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+}
+
+func counters(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+}
+
+func histograms(name, help string, labels ...string) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: seconds}, labels)
+}
+
+func gaugeFunc(name, help string, labels prometheus.Labels, read func() float64) prometheus.GaugeFunc {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, read)
+}
+
+func counterFunc(name, help string, labels prometheus.Labels, read func() float64) prometheus.CounterFunc {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}, read)
+}

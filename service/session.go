@@ -1,0 +1,191 @@
+package service
+
+import (
+	"context"
+
+	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/store"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// Session answers larder.session.v1.SessionService.
+type Session struct {
+	sessionv1.UnimplementedSessionServiceServer
+
+	store  *store.Store
+	limits Limits
+}
+
+// NewSession returns a SessionService over a store.
+func NewSession(st *store.Store, l Limits) *Session {
+	return &Session{store: st, limits: l.withDefaults()}
+}
+
+func (s *Session) fields() *fields { return &fields{limits: &s.limits, now: s.store.Now} }
+
+// CreateSession starts a session.
+func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionRequest) (*sessionv1.CreateSessionResponse, error) {
+	f := s.fields()
+	ns := f.namespace(r.GetNamespace())
+	n := store.NewSession{
+		Subject:    f.subject(r.GetSubject(), 0),
+		Attributes: f.attributes("attributes", r.GetAttributes()),
+		Idle:       f.timeout("idle_timeout", r.GetIdleTimeout(), s.limits.SessionIdleTimeout),
+		Absolute:   f.timeout("absolute_timeout", r.GetAbsoluteTimeout(), s.limits.SessionAbsoluteTimeout),
+		Device:     f.device(r.GetDevice()),
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	token, session, err := s.store.CreateSession(ctx, ns, n)
+	if err != nil {
+		return nil, err
+	}
+	return &sessionv1.CreateSessionResponse{SessionToken: token, Session: sessionView(session)}, nil
+}
+
+// touches are the store's words for the ways to touch.
+var touches = map[sessionv1.Touch]store.TouchSession{
+	sessionv1.Touch_TOUCH_UNSPECIFIED: store.TouchAuto,
+	sessionv1.Touch_TOUCH_AUTO:        store.TouchAuto,
+	sessionv1.Touch_TOUCH_NEVER:       store.TouchNever,
+	sessionv1.Touch_TOUCH_FORCE:       store.TouchForce,
+}
+
+// ValidateSession checks a token.
+func (s *Session) ValidateSession(ctx context.Context, r *sessionv1.ValidateSessionRequest) (*sessionv1.ValidateSessionResponse, error) {
+	f := s.fields()
+	ns := f.namespace(r.GetNamespace())
+	touch := enum(f, "touch", r.GetTouch(), sessionv1.Touch_name)
+	near := enum(f, "consistency", r.GetConsistency(), sessionv1.Consistency_name) != sessionv1.Consistency_CONSISTENCY_PRIMARY
+	if r.GetSessionToken() == "" {
+		f.add("session_token", "must not be empty")
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	session, err := s.store.ValidateSession(ctx, ns, r.GetSessionToken(), near, touches[touch])
+	if err != nil {
+		return nil, err
+	}
+	resp := &sessionv1.ValidateSessionResponse{Outcome: sessionv1.ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_INACTIVE}
+	if session != nil {
+		resp.Outcome = sessionv1.ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_ACTIVE
+		resp.Session = sessionView(session)
+	}
+	return resp, nil
+}
+
+// GetSession reads a session by its id.
+func (s *Session) GetSession(ctx context.Context, r *sessionv1.GetSessionRequest) (*sessionv1.GetSessionResponse, error) {
+	f := s.fields()
+	ns := f.namespace(r.GetNamespace())
+	id := f.sessionID("session_id", r.GetSessionId())
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	session, err := s.store.GetSession(ctx, ns, id)
+	if err != nil {
+		return nil, err
+	}
+	resp := &sessionv1.GetSessionResponse{Outcome: sessionv1.GetSessionOutcome_GET_SESSION_OUTCOME_INACTIVE}
+	if session != nil {
+		resp.Outcome = sessionv1.GetSessionOutcome_GET_SESSION_OUTCOME_ACTIVE
+		resp.Session = sessionView(session)
+	}
+	return resp, nil
+}
+
+// UpdateSession changes attributes.
+func (s *Session) UpdateSession(ctx context.Context, r *sessionv1.UpdateSessionRequest) (*sessionv1.UpdateSessionResponse, error) {
+	f := s.fields()
+	ns := f.namespace(r.GetNamespace())
+	target := f.target(r)
+	update := f.update(r)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	version, err := s.store.UpdateSession(ctx, ns, target, update)
+	if err != nil {
+		return nil, err
+	}
+	outcome := sessionv1.UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_INACTIVE
+	if version > 0 {
+		outcome = sessionv1.UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_UPDATED
+	}
+	return &sessionv1.UpdateSessionResponse{Outcome: outcome, Version: version}, nil
+}
+
+// RevokeSession ends one session.
+func (s *Session) RevokeSession(ctx context.Context, r *sessionv1.RevokeSessionRequest) (*sessionv1.RevokeSessionResponse, error) {
+	f := s.fields()
+	ns := f.namespace(r.GetNamespace())
+	target := f.target(r)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	revoked, err := s.store.RevokeSession(ctx, ns, target)
+	if err != nil {
+		return nil, err
+	}
+	outcome := sessionv1.RevokeSessionOutcome_REVOKE_SESSION_OUTCOME_INACTIVE
+	if revoked {
+		outcome = sessionv1.RevokeSessionOutcome_REVOKE_SESSION_OUTCOME_REVOKED
+	}
+	return &sessionv1.RevokeSessionResponse{Outcome: outcome}, nil
+}
+
+// RevokeSubjectSessions ends a subject's sessions.
+func (s *Session) RevokeSubjectSessions(ctx context.Context, r *sessionv1.RevokeSubjectSessionsRequest) (*sessionv1.RevokeSubjectSessionsResponse, error) {
+	f := s.fields()
+	ns := f.namespace(r.GetNamespace())
+	subject := f.subject(r.GetSubject(), 1)
+	if r.GetExceptSessionId() != "" {
+		f.sessionID("except_session_id", r.GetExceptSessionId())
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	n, err := s.store.RevokeSubjectSessions(ctx, ns, subject, r.GetExceptSessionId(), s.limits.SessionAbsoluteTimeout)
+	if err != nil {
+		return nil, err
+	}
+	return &sessionv1.RevokeSubjectSessionsResponse{RevokedCount: n}, nil
+}
+
+// ListSubjectSessions lists a subject's sessions.
+func (s *Session) ListSubjectSessions(ctx context.Context, r *sessionv1.ListSubjectSessionsRequest) (*sessionv1.ListSubjectSessionsResponse, error) {
+	f := s.fields()
+	ns := f.namespace(r.GetNamespace())
+	subject := f.subject(r.GetSubject(), 1)
+	size := f.pageSize(r.GetPageSize(), 50, 200)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	sessions, next, err := s.store.ListSubjectSessions(ctx, ns, subject, r.GetPageToken(), size)
+	if err != nil {
+		return nil, err
+	}
+	resp := &sessionv1.ListSubjectSessionsResponse{NextPageToken: next}
+	for _, session := range sessions {
+		v := sessionView(session)
+		v.Current = session.ID == r.GetCurrentSessionId()
+		resp.Sessions = append(resp.Sessions, v)
+	}
+	return resp, nil
+}
+
+// sessionView is a session as answers show it.
+func sessionView(s *store.Session) *sessionv1.Session {
+	v := &sessionv1.Session{
+		SessionId: s.ID, Subject: s.Subject, Attributes: s.Attributes, Version: s.Version,
+		CreatedAt: timestamppb.New(s.CreatedAt), LastActiveAt: timestamppb.New(s.LastActiveAt),
+		IdleExpiresAt:     timestamppb.New(s.IdleExpiresAt()),
+		AbsoluteExpiresAt: timestamppb.New(s.AbsoluteExpiresAt),
+		ExpiresAt:         timestamppb.New(s.ExpiresAt()),
+	}
+	if s.Device != (store.Device{}) {
+		v.Device = &sessionv1.Device{Ip: s.Device.IP, UserAgent: s.Device.UserAgent, Label: s.Device.Label}
+	}
+	return v
+}
