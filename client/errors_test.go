@@ -1,0 +1,180 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/berthcare/larder/client"
+)
+
+var kinds = map[string]error{
+	"ErrUnavailable":       client.ErrUnavailable,
+	"ErrOutcomeUnknown":    client.ErrOutcomeUnknown,
+	"ErrOverloaded":        client.ErrOverloaded,
+	"ErrInvalid":           client.ErrInvalid,
+	"ErrPageToken":         client.ErrPageToken,
+	"ErrVersionMismatch":   client.ErrVersionMismatch,
+	"ErrTooManyAttributes": client.ErrTooManyAttributes,
+	"ErrWrongType":         client.ErrWrongType,
+	"ErrNotCounter":        client.ErrNotCounter,
+	"ErrOverflow":          client.ErrOverflow,
+	"ErrCorrupt":           client.ErrCorrupt,
+	"ErrRefused":           client.ErrRefused,
+	"ErrInternal":          client.ErrInternal,
+	"context.Canceled":     context.Canceled,
+	"DeadlineExceeded":     context.DeadlineExceeded,
+	"ErrInactive":          client.ErrInactive,
+}
+
+func TestErrorsAreOfTheirKindAndNoOther(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		code   codes.Code
+		reason string
+		want   []string
+	}{
+		{codes.Unavailable, "REDIS_UNAVAILABLE", []string{"ErrUnavailable"}},
+		{codes.Unavailable, "WRITE_OUTCOME_UNKNOWN", []string{"ErrUnavailable", "ErrOutcomeUnknown"}},
+		{codes.Unknown, "WRITE_OUTCOME_UNKNOWN", []string{"ErrOutcomeUnknown"}},
+		{codes.ResourceExhausted, "REDIS_OVERLOADED", []string{"ErrOverloaded"}},
+		{codes.ResourceExhausted, "SERVER_OVERLOADED", []string{"ErrOverloaded"}},
+		{codes.InvalidArgument, "INVALID_FIELD", []string{"ErrInvalid"}},
+		{codes.InvalidArgument, "PAGE_TOKEN_INVALID", []string{"ErrInvalid", "ErrPageToken"}},
+		{codes.Aborted, "SESSION_VERSION_MISMATCH", []string{"ErrVersionMismatch"}},
+		{codes.InvalidArgument, "TOO_MANY_ATTRIBUTES", []string{"ErrInvalid", "ErrTooManyAttributes"}},
+		{codes.FailedPrecondition, "WRONG_TYPE", []string{"ErrWrongType"}},
+		{codes.FailedPrecondition, "NOT_A_COUNTER", []string{"ErrNotCounter"}},
+		{codes.OutOfRange, "COUNTER_OVERFLOW", []string{"ErrOverflow"}},
+		{codes.DataLoss, "ENTRY_CORRUPT", []string{"ErrCorrupt"}},
+		{codes.Internal, "REDIS_REFUSED", []string{"ErrRefused"}},
+		{codes.Internal, "REDIS_WRONG_MODE", []string{"ErrRefused"}},
+		{codes.Internal, "PANIC", []string{"ErrInternal"}},
+		{codes.Internal, "INTERNAL", []string{"ErrInternal"}},
+		{codes.Unavailable, "SERVER_SHUTTING_DOWN", []string{"ErrUnavailable"}},
+		{codes.Unknown, "CANCELLED", []string{"context.Canceled"}},
+		{codes.Unknown, "DEADLINE_EXCEEDED", []string{"DeadlineExceeded"}},
+		{codes.Canceled, "", []string{"context.Canceled"}},
+		{codes.DeadlineExceeded, "", []string{"DeadlineExceeded"}},
+		{codes.FailedPrecondition, "OF_A_LATER_SERVER", nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.code.String()+tt.reason, func(t *testing.T) {
+			t.Parallel()
+			b := serve(t, fail(larderError(tt.code, tt.reason)))
+			c := connect(t, client.Options{Target: b.addr, MaxAttempts: 1})
+			_, err := c.Cache.Get(t.Context(), "k")
+			var e *client.Error
+			if !errors.As(err, &e) {
+				t.Fatalf("error %T, want a *client.Error", err)
+			}
+			if e.Code != tt.code || e.Reason != tt.reason || e.Message != "told to fail" {
+				t.Errorf("error %+v, want what the server sent", e)
+			}
+			var got []string
+			for name, kind := range kinds {
+				if errors.Is(fmt.Errorf("wrapped: %w", err), kind) {
+					got = append(got, name)
+				}
+			}
+			if diff := cmp.Diff(tt.want, got, cmpopts.SortSlices(func(a, b string) bool { return a < b })); diff != "" {
+				t.Errorf("kinds (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestDetailsComeBack(t *testing.T) {
+	t.Parallel()
+	sent := larderError(codes.InvalidArgument, "INVALID_FIELD",
+		&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
+			{Field: "key", Description: "must not be empty"},
+			{Field: "tags[3]", Description: "must be at most 128 bytes"},
+		}},
+		&errdetails.RetryInfo{RetryDelay: durationpb.New(3 * time.Second)},
+	)
+	b := serve(t, fail(sent))
+	c := connect(t, client.Options{Target: b.addr})
+	_, err := c.Cache.Get(t.Context(), "")
+	var got *client.Error
+	if !errors.As(err, &got) {
+		t.Fatalf("error %T, want a *client.Error", err)
+	}
+	want := &client.Error{
+		Code:    codes.InvalidArgument,
+		Reason:  "INVALID_FIELD",
+		Message: "told to fail",
+		Field:   "key",
+		Violations: []client.Violation{
+			{Field: "key", Description: "must not be empty"},
+			{Field: "tags[3]", Description: "must be at most 128 bytes"},
+		},
+		RetryAfter: 3 * time.Second,
+	}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(client.Error{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if want := "larder: InvalidArgument INVALID_FIELD: told to fail"; err.Error() != want {
+		t.Errorf("text %q, want %q", err, want)
+	}
+	if diff := cmp.Diff(status.Convert(sent).Proto(), status.Convert(err).Proto(), protocmp.Transform()); diff != "" {
+		t.Errorf("a handler that returns it would send (-server's +client's):\n%s", diff)
+	}
+}
+
+func TestReasonOfAnotherDomainIsNotLarders(t *testing.T) {
+	t.Parallel()
+	st, err := status.New(codes.PermissionDenied, "no").WithDetails(&errdetails.ErrorInfo{Domain: "mesh.example", Reason: "WRONG_TYPE"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := serve(t, fail(st.Err()))
+	c := connect(t, client.Options{Target: b.addr})
+	if _, err := c.Cache.Get(t.Context(), "k"); errors.Is(err, client.ErrWrongType) {
+		t.Errorf("error %v is of the kind ErrWrongType", err)
+	}
+}
+
+func TestTwoChoicesWhereOneIsAllowedAreInvalid(t *testing.T) {
+	t.Parallel()
+	b := serve(t, fail(errors.New("must not be called")))
+	c := connect(t, client.Options{Target: b.addr})
+	soon := time.Now().Add(time.Minute)
+	tests := []struct {
+		name, field string
+		err         error
+	}{
+		{"SetTTLAndNever", "expiry", second(c.Cache.Set(t.Context(), "k", nil, client.SetOptions{TTL: 1, Never: true}))},
+		{"SetTTLAndExpireTime", "expiry", second(c.Cache.Set(t.Context(), "k", nil, client.SetOptions{TTL: 1, ExpireTime: soon}))},
+		{"SetTwoConditions", "precondition", second(c.Cache.Set(t.Context(), "k", nil, client.SetOptions{IfAbsent: true, IfMatch: "e"}))},
+		{"Touch", "expiry", second(c.Cache.Touch(t.Context(), "k", client.TouchOptions{ExpireTime: soon, Never: true}))},
+		{"Increment", "expiry", second(c.Cache.Increment(t.Context(), "k", 1, client.IncrementOptions{TTL: 1, Never: true}))},
+		{"BatchSetExpiry", "items[1].expiry", second(c.Cache.BatchSet(t.Context(), []client.Item{{}, {Options: client.SetOptions{TTL: 1, Never: true}}}))},
+		{"BatchSetCondition", "items[0].precondition", second(c.Cache.BatchSet(t.Context(), []client.Item{{Options: client.SetOptions{IfPresent: true}}}))},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var e *client.Error
+			if !errors.As(tt.err, &e) || !errors.Is(tt.err, client.ErrInvalid) || e.Field != tt.field {
+				t.Errorf("error %+v, want ErrInvalid of %s", tt.err, tt.field)
+			}
+			if got := status.Code(tt.err); got != codes.InvalidArgument {
+				t.Errorf("code %v, want InvalidArgument", got)
+			}
+		})
+	}
+	if n := b.calls(); n != 0 {
+		t.Errorf("%d calls were made", n)
+	}
+}

@@ -1,0 +1,152 @@
+package client_test
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/protoadapt"
+
+	"github.com/berthcare/larder/client"
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// A backend is a gRPC server on the loopback that answers as its test says, down to the trailers.
+type backend struct {
+	cachev1.UnimplementedCacheServiceServer
+	sessionv1.UnimplementedSessionServiceServer
+
+	addr   string
+	health *health.Server
+	answer func(ctx context.Context, req any) (any, error)
+	walk   func(grpc.ServerStreamingServer[cachev1.DeleteMatchingResponse]) error // DeleteMatching; nil means as answer fails
+
+	mu       sync.Mutex
+	requests []proto.Message
+}
+
+func (b *backend) DeleteMatching(req *cachev1.DeleteMatchingRequest, stream grpc.ServerStreamingServer[cachev1.DeleteMatchingResponse]) error {
+	b.record(req)
+	if b.walk == nil {
+		_, err := b.answer(stream.Context(), req)
+		return err
+	}
+	return b.walk(stream)
+}
+
+func (b *backend) record(req proto.Message) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.requests = append(b.requests, req)
+}
+
+// calls returns how many requests have come so far.
+func (b *backend) calls() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.requests)
+}
+
+// last returns the latest request.
+func (b *backend) last(t *testing.T) proto.Message {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.requests) == 0 {
+		t.Fatal("no request has come")
+	}
+	return b.requests[len(b.requests)-1]
+}
+
+// start serves the backend until the test ends.
+func (b *backend) start(t *testing.T, creds credentials.TransportCredentials) *backend {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.addr, b.health = lis.Addr().String(), health.NewServer()
+	b.health.SetServingStatus("ready", healthpb.HealthCheckResponse_SERVING)
+	enforcement := grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true})
+	server := grpc.NewServer(grpc.Creds(creds), enforcement, grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, _ grpc.UnaryHandler) (any, error) {
+		b.record(req.(proto.Message))
+		return b.answer(ctx, req)
+	}))
+	cachev1.RegisterCacheServiceServer(server, b)
+	sessionv1.RegisterSessionServiceServer(server, b)
+	healthpb.RegisterHealthServer(server, b.health)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Serve(lis)
+	}()
+	t.Cleanup(func() {
+		server.Stop()
+		<-done
+	})
+	return b
+}
+
+// serve starts a backend whose unary calls are all answered by answer.
+func serve(t *testing.T, answer func(ctx context.Context, req any) (any, error)) *backend {
+	t.Helper()
+	return (&backend{answer: answer}).start(t, insecure.NewCredentials())
+}
+
+// connect returns a client that is closed when the test ends.
+func connect(t *testing.T, o client.Options) *client.Client {
+	t.Helper()
+	c, err := client.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// always answers every call alike.
+func always(resp proto.Message) func(context.Context, any) (any, error) {
+	return func(context.Context, any) (any, error) { return resp, nil }
+}
+
+// fail answers every call with an error.
+func fail(err error) func(context.Context, any) (any, error) {
+	return func(context.Context, any) (any, error) { return nil, err }
+}
+
+// refuse answers every call with UNAVAILABLE and a pushback trailer.
+func refuse(trailer ...string) func(context.Context, any) (any, error) {
+	return func(ctx context.Context, _ any) (any, error) {
+		for _, v := range trailer {
+			_ = grpc.SetTrailer(ctx, metadata.Pairs("grpc-retry-pushback-ms", v))
+		}
+		return nil, larderError(codes.Unavailable, "REDIS_UNAVAILABLE")
+	}
+}
+
+// larderError is an error as the server makes it.
+func larderError(code codes.Code, reason string, details ...protoadapt.MessageV1) error {
+	info := &errdetails.ErrorInfo{Domain: "larder", Reason: reason}
+	st, err := status.New(code, "told to fail").WithDetails(append([]protoadapt.MessageV1{info}, details...)...)
+	if err != nil {
+		panic(err)
+	}
+	return st.Err()
+}

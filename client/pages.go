@@ -1,0 +1,27 @@
+package client
+
+import "iter"
+
+// pages walks a paged list: fetch returns the page of a token and the token of the next, which is empty after the last.
+// An error is yielded once and ends the walk.
+func pages[T any](fetch func(token string) (page []T, next string, err error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for token := ""; ; {
+			page, next, err := fetch(token)
+			if err != nil {
+				var none T
+				yield(none, err)
+				return
+			}
+			for _, item := range page {
+				if !yield(item, nil) {
+					return
+				}
+			}
+			if next == "" {
+				return
+			}
+			token = next
+		}
+	}
+}

@@ -1,0 +1,281 @@
+package client
+
+import (
+	"context"
+	"iter"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+)
+
+// Sessions keeps who is logged in, from which device, with which attributes, until when. A session has a token, the
+// secret that its client presents, and an ID, the public handle for lists, logs and revocation.
+type Sessions struct {
+	rpc       sessionv1.SessionServiceClient
+	namespace string
+}
+
+// In returns the sessions of another namespace, over the same connections.
+func (s *Sessions) In(namespace string) *Sessions { return &Sessions{rpc: s.rpc, namespace: namespace} }
+
+// A Session is an active session. It never holds the token.
+type Session struct {
+	// ID is the public handle, safe to log and to show.
+	ID string
+	// Subject is whose session it is; empty means an anonymous one.
+	Subject string
+	// Attributes are the session's data.
+	Attributes map[string]string
+	// Version counts the changes of Attributes, from 1.
+	Version int64
+	// Device is what the client said of itself.
+	Device Device
+	// CreatedAt is when the session was created.
+	CreatedAt time.Time
+	// LastActiveAt is when the session was last active, up to a minute before its last validation.
+	LastActiveAt time.Time
+	// IdleExpiresAt is when the session ends without further activity.
+	IdleExpiresAt time.Time
+	// AbsoluteExpiresAt is when the session ends whatever its activity.
+	AbsoluteExpiresAt time.Time
+	// ExpiresAt is the earlier of IdleExpiresAt and AbsoluteExpiresAt.
+	ExpiresAt time.Time
+	// Current marks, in a list, the session that the caller named as its own.
+	Current bool
+}
+
+// A Device is what a client said of itself when its session was created.
+type Device struct {
+	// IP is the client's address, at most 64 bytes.
+	IP string
+	// UserAgent is the client's own name, at most 512 bytes.
+	UserAgent string
+	// Label is a name for people, such as "Ann's phone", at most 128 bytes.
+	Label string
+}
+
+// CreateOptions say what a session begins with. The zero value has no data and the server's timeouts.
+type CreateOptions struct {
+	// Attributes are the session's data: at most 64, names of 1 to 128 bytes, 64 KiB together.
+	Attributes map[string]string
+	// IdleTimeout ends the session after so long without activity, at least 1 s. It may only shorten the server's.
+	IdleTimeout time.Duration
+	// AbsoluteTimeout ends the session so long after its creation, at least 1 s. It may only shorten the server's.
+	AbsoluteTimeout time.Duration
+	// Device is what the client said of itself.
+	Device Device
+}
+
+// Create starts a session of a subject, or an anonymous one if subject is empty. The token is the secret to hand to the
+// client; it cannot be had again. Create is never retried.
+func (s *Sessions) Create(ctx context.Context, subject string, o CreateOptions) (token string, session *Session, err error) {
+	req := &sessionv1.CreateSessionRequest{
+		Namespace:       s.namespace,
+		Subject:         subject,
+		Attributes:      o.Attributes,
+		IdleTimeout:     duration(o.IdleTimeout),
+		AbsoluteTimeout: duration(o.AbsoluteTimeout),
+	}
+	if o.Device != (Device{}) {
+		req.Device = &sessionv1.Device{Ip: o.Device.IP, UserAgent: o.Device.UserAgent, Label: o.Device.Label}
+	}
+	r, err := s.rpc.CreateSession(ctx, req)
+	if err != nil {
+		return "", nil, err
+	}
+	return r.GetSessionToken(), newSession(r.GetSession()), nil
+}
+
+// A Touch says whether a validation counts as activity.
+type Touch = sessionv1.Touch
+
+// The ways to touch. The zero value is TouchAuto.
+const (
+	// TouchAuto slides the idle timeout, at most once per touch interval, after the answer has been given.
+	TouchAuto = sessionv1.Touch_TOUCH_AUTO
+	// TouchNever leaves the idle timeout alone, for polling.
+	TouchNever = sessionv1.Touch_TOUCH_NEVER
+	// TouchForce slides the idle timeout before the answer is given.
+	TouchForce = sessionv1.Touch_TOUCH_FORCE
+)
+
+// ValidateOptions say how to check a token.
+type ValidateOptions struct {
+	// Touch says whether this counts as activity.
+	Touch Touch
+	// Primary asks the Redis primary, so that a revocation which has returned is always seen.
+	Primary bool
+}
+
+// Validate returns the active session of a token, or ErrInactive. It never returns a session and an error, so that a
+// caller who overlooks the error has no session either. By default the replica's near cache answers: it reflects every
+// change made through the same replica, others within milliseconds.
+func (s *Sessions) Validate(ctx context.Context, token string, o ValidateOptions) (*Session, error) {
+	req := &sessionv1.ValidateSessionRequest{Namespace: s.namespace, SessionToken: token, Touch: o.Touch}
+	if o.Primary {
+		req.Consistency = sessionv1.Consistency_CONSISTENCY_PRIMARY
+	}
+	r, err := s.rpc.ValidateSession(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return active(r.GetOutcome() == sessionv1.ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_ACTIVE, r.GetSession())
+}
+
+// Get returns the active session of an ID, or ErrInactive, without counting as activity.
+func (s *Sessions) Get(ctx context.Context, id string) (*Session, error) {
+	r, err := s.rpc.GetSession(ctx, &sessionv1.GetSessionRequest{Namespace: s.namespace, SessionId: id})
+	if err != nil {
+		return nil, err
+	}
+	return active(r.GetOutcome() == sessionv1.GetSessionOutcome_GET_SESSION_OUTCOME_ACTIVE, r.GetSession())
+}
+
+// A Target is the session that a call is about. Make one with ByID or ByToken; the zero value is invalid.
+type Target struct{ id, token string }
+
+// ByID is the session with a public handle.
+func ByID(id string) Target { return Target{id: id} }
+
+// ByToken is the session with a secret.
+func ByToken(token string) Target { return Target{token: token} }
+
+// String returns the public handle, and never the secret.
+func (t Target) String() string {
+	if t.token != "" {
+		return "(by token)"
+	}
+	return t.id
+}
+
+// GoString returns the same as String, so that no format shows the secret.
+func (t Target) GoString() string { return t.String() }
+
+// UpdateOptions say what to change: something to Set or to Delete.
+type UpdateOptions struct {
+	// Set are attributes to write, the others being left alone.
+	Set map[string]string
+	// Delete are names of attributes to remove.
+	Delete []string
+	// ExpectedVersion is the version that the session must have, else the call fails with ErrVersionMismatch. Zero means
+	// any.
+	ExpectedVersion int64
+}
+
+// Update changes attributes of an active session, each by itself, and returns the session's new version, or ErrInactive.
+// It is never retried.
+func (s *Sessions) Update(ctx context.Context, target Target, o UpdateOptions) (version int64, err error) {
+	req := &sessionv1.UpdateSessionRequest{
+		Namespace:        s.namespace,
+		SetAttributes:    o.Set,
+		DeleteAttributes: o.Delete,
+		ExpectedVersion:  o.ExpectedVersion,
+	}
+	switch {
+	case target.token != "":
+		req.Target = &sessionv1.UpdateSessionRequest_SessionToken{SessionToken: target.token}
+	case target.id != "":
+		req.Target = &sessionv1.UpdateSessionRequest_SessionId{SessionId: target.id}
+	}
+	r, err := s.rpc.UpdateSession(ctx, req)
+	if err != nil {
+		return 0, err
+	}
+	if r.GetOutcome() != sessionv1.UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_UPDATED {
+		return 0, ErrInactive
+	}
+	return r.GetVersion(), nil
+}
+
+// Revoke ends a session and reports whether it was active; that it was not is no error, since it is ended either way.
+// When Revoke has returned, no validation with Primary succeeds anywhere.
+func (s *Sessions) Revoke(ctx context.Context, target Target) (revoked bool, err error) {
+	req := &sessionv1.RevokeSessionRequest{Namespace: s.namespace}
+	switch {
+	case target.token != "":
+		req.Target = &sessionv1.RevokeSessionRequest_SessionToken{SessionToken: target.token}
+	case target.id != "":
+		req.Target = &sessionv1.RevokeSessionRequest_SessionId{SessionId: target.id}
+	}
+	r, err := s.rpc.RevokeSession(ctx, req)
+	return r.GetOutcome() == sessionv1.RevokeSessionOutcome_REVOKE_SESSION_OUTCOME_REVOKED, err
+}
+
+// RevokeSubjectOptions say which sessions to spare.
+type RevokeSubjectOptions struct {
+	// ExceptID is one session to keep, usually the caller's own. Empty means none.
+	ExceptID string
+}
+
+// RevokeSubject ends every session of a subject, at a cost that does not depend on their number, and returns how many
+// were ended.
+func (s *Sessions) RevokeSubject(ctx context.Context, subject string, o RevokeSubjectOptions) (int64, error) {
+	r, err := s.rpc.RevokeSubjectSessions(ctx, &sessionv1.RevokeSubjectSessionsRequest{
+		Namespace:       s.namespace,
+		Subject:         subject,
+		ExceptSessionId: o.ExceptID,
+	})
+	return r.GetRevokedCount(), err
+}
+
+// ListSubjectOptions say how to list sessions.
+type ListSubjectOptions struct {
+	// PageSize is at most how many sessions to ask for at a time, at most 200. Zero means 50.
+	PageSize int32
+	// CurrentID is the caller's own session, to be marked as Current. Empty means none.
+	CurrentID string
+}
+
+// ListSubject walks the active sessions of a subject, those that end soonest first. A session whose idle timeout slides
+// meanwhile may come twice. An error comes last.
+func (s *Sessions) ListSubject(ctx context.Context, subject string, o ListSubjectOptions) iter.Seq2[*Session, error] {
+	return pages(func(token string) ([]*Session, string, error) {
+		r, err := s.rpc.ListSubjectSessions(ctx, &sessionv1.ListSubjectSessionsRequest{
+			Namespace:        s.namespace,
+			Subject:          subject,
+			PageSize:         o.PageSize,
+			PageToken:        token,
+			CurrentSessionId: o.CurrentID,
+		})
+		sessions := make([]*Session, len(r.GetSessions()))
+		for i, m := range r.GetSessions() {
+			sessions[i] = newSession(m)
+		}
+		return sessions, r.GetNextPageToken(), err
+	})
+}
+
+// active is the session of an answer, only if both the outcome and the data say that there is one.
+func active(ok bool, m *sessionv1.Session) (*Session, error) {
+	if !ok || m == nil {
+		return nil, ErrInactive
+	}
+	return newSession(m), nil
+}
+
+func newSession(m *sessionv1.Session) *Session {
+	d := m.GetDevice()
+	return &Session{
+		ID:                m.GetSessionId(),
+		Subject:           m.GetSubject(),
+		Attributes:        m.GetAttributes(),
+		Version:           m.GetVersion(),
+		Device:            Device{IP: d.GetIp(), UserAgent: d.GetUserAgent(), Label: d.GetLabel()},
+		CreatedAt:         at(m.GetCreatedAt()),
+		LastActiveAt:      at(m.GetLastActiveAt()),
+		IdleExpiresAt:     at(m.GetIdleExpiresAt()),
+		AbsoluteExpiresAt: at(m.GetAbsoluteExpiresAt()),
+		ExpiresAt:         at(m.GetExpiresAt()),
+		Current:           m.GetCurrent(),
+	}
+}
+
+// at is the time of a timestamp; the zero time, and not 1970, when there is none.
+func at(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
+}
