@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/store/redistest"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// Every text that a caller or an operator would not want to read elsewhere holds the canary. It must turn up in no log,
+// error, metric, page or command line, whatever succeeds and whatever fails.
+func TestSecretsAndDataTurnUpNowhere(t *testing.T) {
+	t.Parallel()
+	const canary = "cAnArY"
+	redis := redistest.Start(t, redistest.Options{Password: canary + "-password"})
+	passwordFile := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(passwordFile, []byte(canary+"-password\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// Everything is logged, and every call and command is slow enough to be warned about.
+	command, stdout, stderr, _ := start(t, []string{
+		"REDIS_URL=" + redis.URL(), "REDIS_PASSWORD_FILE=" + passwordFile, "LARDER_LOG_LEVEL=debug", "LARDER_SLOW_CALL=1ns",
+	}, "serve")
+	stdout.await(t, "connected to redis")
+	listening := stdout.await(t, "listening")
+	conn, err := grpc.NewClient(listening["grpc"].(string), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	cache, sessions := cachev1.NewCacheServiceClient(conn), sessionv1.NewSessionServiceClient(conn)
+
+	var seen []string // what callers were told of failures
+	failed := 0
+	note := func(err error) {
+		if err != nil {
+			failed++
+			seen = append(seen, err.Error(), prototext.Format(status.Convert(err).Proto()))
+		}
+	}
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "authorization", canary, "x-request-id", canary), time.Minute)
+	defer cancel()
+	token := "ls1_" + strings.Repeat("A", 66-len(canary)) + canary
+	round := func() {
+		key := canary + "-key"
+		ttl := &cachev1.SetRequest_Ttl{Ttl: durationpb.New(time.Minute)}
+		_, err := cache.Set(ctx, &cachev1.SetRequest{Key: key, Value: []byte(canary), Tags: []string{canary}, ContentType: canary, Expiry: ttl})
+		note(err)
+		_, err = cache.Set(ctx, &cachev1.SetRequest{Key: strings.Repeat(canary, 400), Value: []byte(canary), Expiry: ttl})
+		note(err)
+		_, err = cache.Set(ctx, &cachev1.SetRequest{Namespace: canary, Key: key, Tags: []string{strings.Repeat(canary, 50)}, Precondition: &cachev1.SetRequest_IfMatch{IfMatch: canary}})
+		note(err)
+		_, err = cache.Get(ctx, &cachev1.GetRequest{Key: key, IfNoneMatch: canary})
+		note(err)
+		_, err = cache.Get(ctx, &cachev1.GetRequest{Key: key})
+		note(err)
+		_, err = cache.Increment(ctx, &cachev1.IncrementRequest{Key: key})
+		note(err)
+		_, err = cache.BatchGet(ctx, &cachev1.BatchGetRequest{Keys: []string{key, canary + "\x00"}})
+		note(err)
+		_, err = cache.ListKeys(ctx, &cachev1.ListKeysRequest{Pattern: "[" + canary, PageToken: canary})
+		note(err)
+		_, err = cache.ListKeys(ctx, &cachev1.ListKeysRequest{Pattern: canary + "*", PageToken: canary})
+		note(err)
+		_, err = cache.Get(ctx, &cachev1.GetRequest{Key: canary + "-hash"}) // of another type
+		note(err)
+		created, err := sessions.CreateSession(ctx, &sessionv1.CreateSessionRequest{
+			Subject: canary, Attributes: map[string]string{canary: canary}, Device: &sessionv1.Device{Ip: canary, UserAgent: canary, Label: canary},
+		})
+		note(err)
+		_, err = sessions.CreateSession(ctx, &sessionv1.CreateSessionRequest{Subject: strings.Repeat(canary, 100), Attributes: map[string]string{"": canary}})
+		note(err)
+		for _, presented := range []string{token, canary, created.GetSessionToken()} {
+			_, err = sessions.ValidateSession(ctx, &sessionv1.ValidateSessionRequest{SessionToken: presented})
+			note(err)
+			_, err = sessions.UpdateSession(ctx, &sessionv1.UpdateSessionRequest{
+				Target:        &sessionv1.UpdateSessionRequest_SessionToken{SessionToken: presented},
+				SetAttributes: map[string]string{canary: canary}, ExpectedVersion: 99,
+			})
+			note(err)
+		}
+		if created.GetSessionToken() != "" {
+			// A real token does not hold the canary, so it is looked for by itself.
+			seen = append(seen, "issued "+created.GetSessionToken())
+		}
+		_, err = sessions.GetSession(ctx, &sessionv1.GetSessionRequest{SessionId: canary})
+		note(err)
+		_, err = sessions.ListSubjectSessions(ctx, &sessionv1.ListSubjectSessionsRequest{Subject: canary, PageToken: canary})
+		note(err)
+		note(conn.Invoke(ctx, "/"+canary+"/"+canary, &cachev1.GetRequest{}, &cachev1.GetResponse{}))
+	}
+	redis.Do(t, "HSET", "ld:c:{default:"+canary+"-hash}", canary, canary)
+	round()
+	redis.Do(t, "CONFIG", "SET", "maxmemory", "1")
+	round()
+	redis.Kill()
+	round()
+	stdout.await(t, "redis connection lost")
+	if failed < 30 {
+		t.Errorf("only %d calls failed: the test does not reach what it is to look at", failed)
+	}
+
+	places := map[string]string{"standard output": stdout.String(), "standard error": stderr.String()}
+	var issued []string
+	for i, text := range seen {
+		if token, ok := strings.CutPrefix(text, "issued "); ok {
+			issued = append(issued, token)
+			continue
+		}
+		places[fmt.Sprintf("error %d", i)] = text
+	}
+	for _, page := range []string{"/metrics", "/health"} {
+		reply, err := http.Get("http://" + listening["admin"].(string) + page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(reply.Body)
+		reply.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		places[page] = string(text)
+	}
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", command.Process.Pid))
+	if err == nil { // elsewhere than on Linux there is no such file
+		places["command line"] = string(cmdline)
+	}
+	if len(places["/metrics"]) < 1000 || len(places["standard output"]) < 1000 || len(issued) == 0 {
+		t.Error("there is next to nothing to look at")
+	}
+	for place, text := range places {
+		for _, secret := range append(issued, canary) {
+			for line := range strings.Lines(text) {
+				if strings.Contains(strings.ToLower(line), strings.ToLower(secret)) {
+					t.Errorf("%s: %s", place, line)
+				}
+			}
+		}
+	}
+}

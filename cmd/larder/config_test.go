@@ -1,0 +1,379 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/berthcare/larder/service"
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redistest"
+)
+
+// environ is an environment for one test.
+type environ map[string]string
+
+func (e environ) lookup(name string) (string, bool) {
+	value, ok := e[name]
+	return value, ok
+}
+
+// settings parses a command line of serve.
+func settings(t *testing.T, env environ, args ...string) *Config {
+	t.Helper()
+	asked, err := parse(append([]string{"serve"}, args...), env.lookup, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &asked.(*serveCommand).Config
+}
+
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	redis, serving, err := settings(t, nil).Options()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRedis := store.Options{
+		Mode:           store.Standalone,
+		Addrs:          []string{"localhost:6379"},
+		CommandTimeout: 2 * time.Second,
+		NearCacheBytes: 64 << 20,
+		NearCacheTTL:   5 * time.Second,
+	}
+	if diff := cmp.Diff(wantRedis, redis); diff != "" {
+		t.Errorf("store options (-want +got):\n%s", diff)
+	}
+	wantServing := service.Options{
+		Version: release(),
+		Limits: service.Limits{
+			MaxValueBytes:          1 << 20,
+			DefaultTTL:             time.Hour,
+			MaxTTL:                 720 * time.Hour,
+			SessionIdleTimeout:     30 * time.Minute,
+			SessionAbsoluteTimeout: 12 * time.Hour,
+		},
+		SlowCall:             100 * time.Millisecond,
+		MaxDeadline:          30 * time.Second,
+		MaxInFlight:          4096,
+		MaxConcurrentStreams: 1000,
+		DrainDelay:           5 * time.Second,
+		StopTimeout:          20 * time.Second,
+		Reflection:           true,
+	}
+	if diff := cmp.Diff(wantServing, serving); diff != "" {
+		t.Errorf("service options (-want +got):\n%s", diff)
+	}
+}
+
+func TestEverySettingReachesItsOption(t *testing.T) {
+	t.Parallel()
+	redis, serving, err := settings(t, environ{
+		"REDIS_URL": "redis://cache:1", "LARDER_REDIS_TIMEOUT": "1s", "LARDER_NEAR_CACHE_BYTES": "2", "LARDER_NEAR_CACHE_TTL": "3s",
+		"LARDER_MAX_VALUE_BYTES": "4", "LARDER_DEFAULT_TTL": "5s", "LARDER_MAX_TTL": "6s", "LARDER_PLAIN_NAMESPACE": "seven",
+		"LARDER_SESSION_IDLE_TIMEOUT": "8s", "LARDER_SESSION_ABSOLUTE_TIMEOUT": "9s", "LARDER_MAX_DEADLINE": "10s",
+		"LARDER_MAX_IN_FLIGHT": "11", "LARDER_MAX_CONCURRENT_STREAMS": "12", "LARDER_DRAIN_DELAY": "13s", "LARDER_STOP_TIMEOUT": "14s",
+		"LARDER_SLOW_CALL": "15s", "LARDER_REFLECTION": "false",
+	}).Options()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRedis := store.Options{
+		Mode: store.Standalone, Addrs: []string{"cache:1"}, CommandTimeout: time.Second,
+		NearCacheBytes: 2, NearCacheTTL: 3 * time.Second, PlainNamespace: "seven",
+	}
+	if diff := cmp.Diff(wantRedis, redis); diff != "" {
+		t.Errorf("store options (-want +got):\n%s", diff)
+	}
+	wantServing := service.Options{
+		Version: release(),
+		Limits: service.Limits{
+			MaxValueBytes: 4, DefaultTTL: 5 * time.Second, MaxTTL: 6 * time.Second, PlainNamespace: "seven",
+			SessionIdleTimeout: 8 * time.Second, SessionAbsoluteTimeout: 9 * time.Second,
+		},
+		MaxDeadline: 10 * time.Second, MaxInFlight: 11, MaxConcurrentStreams: 12,
+		DrainDelay: 13 * time.Second, StopTimeout: 14 * time.Second, SlowCall: 15 * time.Second,
+	}
+	if diff := cmp.Diff(wantServing, serving); diff != "" {
+		t.Errorf("service options (-want +got):\n%s", diff)
+	}
+}
+
+func TestRedisSettings(t *testing.T) {
+	t.Parallel()
+	password := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(password, []byte("from file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name string
+		env  environ
+		want store.Options
+	}{
+		{
+			"URL",
+			environ{"REDIS_URL": "redis://ann:p%40ss@cache:7000/3"},
+			store.Options{Mode: store.Standalone, Addrs: []string{"cache:7000"}, Username: "ann", Password: "p@ss", DB: 3},
+		},
+		{
+			"PasswordAloneInURL",
+			environ{"REDIS_URL": "redis://:pass@cache"},
+			store.Options{Mode: store.Standalone, Addrs: []string{"cache:6379"}, Password: "pass"},
+		},
+		{
+			"SettingsOverrideURL",
+			environ{"REDIS_URL": "redis://ann:pass@cache:7000/3", "REDIS_USERNAME": "bob", "REDIS_PASSWORD": "word", "REDIS_DB": "0"},
+			store.Options{Mode: store.Standalone, Addrs: []string{"cache:7000"}, Username: "bob", Password: "word"},
+		},
+		{
+			"PasswordFileOverridesURL",
+			environ{"REDIS_URL": "redis://:pass@cache", "REDIS_PASSWORD_FILE": password},
+			store.Options{Mode: store.Standalone, Addrs: []string{"cache:6379"}, Password: "from file"},
+		},
+		{
+			"IPv6",
+			environ{"REDIS_URL": "redis://[::1]:7000"},
+			store.Options{Mode: store.Standalone, Addrs: []string{"[::1]:7000"}},
+		},
+		{
+			"Embedded",
+			environ{"REDIS_URL": "embedded://"},
+			store.Options{Mode: store.Embedded},
+		},
+		{
+			"Cluster",
+			environ{"REDIS_CLUSTER_NODES": "a:1, b,[::1]:2", "REDIS_PASSWORD": "pass"},
+			store.Options{Mode: store.Cluster, Addrs: []string{"a:1", "b:6379", "[::1]:2"}, Password: "pass"},
+		},
+		{
+			"Sentinel",
+			environ{"REDIS_SENTINEL_NODES": "a,b:1", "REDIS_SENTINEL_MASTER": "main", "REDIS_SENTINEL_USERNAME": "eve", "REDIS_SENTINEL_PASSWORD": "word", "REDIS_PASSWORD": "pass", "REDIS_DB": "2"},
+			store.Options{Mode: store.Sentinel, Addrs: []string{"a:26379", "b:1"}, SentinelMaster: "main", SentinelUsername: "eve", SentinelPassword: "word", Password: "pass", DB: 2},
+		},
+		{
+			"EmptyVariablesAreUnset",
+			environ{"REDIS_URL": "", "REDIS_DB": "", "REDIS_TLS": "", "LARDER_DEFAULT_TTL": "", "REDIS_CLUSTER_NODES": "a:1"},
+			store.Options{Mode: store.Cluster, Addrs: []string{"a:1"}},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			got, _, err := settings(t, test.env).Options()
+			if err != nil {
+				t.Fatal(err)
+			}
+			ignored := cmpopts.IgnoreFields(store.Options{}, "CommandTimeout", "NearCacheBytes", "NearCacheTTL")
+			if diff := cmp.Diff(test.want, got, ignored); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestFlagsGoBeforeTheEnvironment(t *testing.T) {
+	t.Parallel()
+	env := environ{"LARDER_DEFAULT_TTL": "2h", "LARDER_REFLECTION": "true", "REDIS_DB": "not read"}
+	_, serving, err := settings(t, env, "--default-ttl=3h", "--no-reflection", "--redis-db=1").Options()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if serving.Limits.DefaultTTL != 3*time.Hour || serving.Reflection {
+		t.Errorf("got %+v", serving)
+	}
+}
+
+func TestSizes(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int{"1MiB": 1 << 20, "1048576": 1 << 20, "64 KiB": 64 << 10, "64kB": 64000, "0.5MiB": 512 << 10} {
+		_, serving, err := settings(t, environ{"LARDER_MAX_VALUE_BYTES": text}).Options()
+		if err != nil || serving.Limits.MaxValueBytes != want {
+			t.Errorf("%s: got %d and %v, want %d", text, serving.Limits.MaxValueBytes, err, want)
+		}
+	}
+}
+
+// Each line says which setting to mend, and no line says more than one thing.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	empty := filepath.Join(dir, "empty")
+	if err := os.WriteFile(empty, []byte("\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	missing := filepath.Join(dir, "missing")
+	for _, test := range []struct {
+		name string
+		env  environ
+		want []string // the beginnings of the lines
+	}{
+		{
+			"BothNodeLists",
+			environ{"REDIS_CLUSTER_NODES": "a", "REDIS_SENTINEL_NODES": "b", "REDIS_SENTINEL_MASTER": "m"},
+			[]string{"REDIS_CLUSTER_NODES and REDIS_SENTINEL_NODES: both are set"},
+		},
+		{
+			"URLAndNodes",
+			environ{"REDIS_URL": "redis://localhost:6379", "REDIS_CLUSTER_NODES": "a"},
+			[]string{"REDIS_URL: is set together with a list of nodes"},
+		},
+		{
+			"DatabaseOfCluster",
+			environ{"REDIS_CLUSTER_NODES": "a", "REDIS_DB": "1"},
+			[]string{"REDIS_DB: must be 0 with REDIS_CLUSTER_NODES"},
+		},
+		{"NegativeDatabase", environ{"REDIS_DB": "-1"}, []string{"REDIS_DB: must not be below zero"}},
+		{"SentinelWithoutMaster", environ{"REDIS_SENTINEL_NODES": "a"}, []string{"REDIS_SENTINEL_MASTER: is required"}},
+		{"MasterWithoutSentinel", environ{"REDIS_SENTINEL_MASTER": "m"}, []string{"REDIS_SENTINEL_MASTER: is set without REDIS_SENTINEL_NODES"}},
+		{"URLInNodes", environ{"REDIS_CLUSTER_NODES": "redis://:hunter2@a:1,b"}, []string{"REDIS_CLUSTER_NODES: expected host or host:port"}},
+		{"PortOutOfRange", environ{"REDIS_URL": "redis://:hunter2@h:65536"}, []string{"REDIS_URL: expected host or host:port"}},
+		{"UsernameWithoutPassword", environ{"REDIS_URL": "redis://ann@h"}, []string{"REDIS_USERNAME: is set without REDIS_PASSWORD"}},
+		{"PasswordAndFile", environ{"REDIS_PASSWORD": "hunter2", "REDIS_PASSWORD_FILE": empty}, []string{"REDIS_PASSWORD and REDIS_PASSWORD_FILE: both are set"}},
+		{"NoPasswordFile", environ{"REDIS_PASSWORD_FILE": missing}, []string{"REDIS_PASSWORD_FILE: open " + missing}},
+		{"EmptyPasswordFile", environ{"REDIS_PASSWORD_FILE": empty}, []string{"REDIS_PASSWORD_FILE: " + empty + " is empty"}},
+		{
+			"NoSentinelPasswordFile",
+			environ{"REDIS_SENTINEL_NODES": "a", "REDIS_SENTINEL_MASTER": "m", "REDIS_SENTINEL_PASSWORD_FILE": missing},
+			[]string{"REDIS_SENTINEL_PASSWORD_FILE: open " + missing},
+		},
+		{"NoCAFile", environ{"REDIS_TLS": "true", "REDIS_TLS_CA_FILE": missing}, []string{"REDIS_TLS_CA_FILE: open " + missing}},
+		{"NoCertificateInCAFile", environ{"REDIS_TLS": "true", "REDIS_TLS_CA_FILE": empty}, []string{"REDIS_TLS_CA_FILE: " + empty + " holds no PEM certificate"}},
+		{"CertWithoutKey", environ{"REDIS_TLS": "true", "REDIS_TLS_CERT_FILE": empty}, []string{"REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE: set both or neither"}},
+		{"NoCertFile", environ{"REDIS_TLS": "true", "REDIS_TLS_CERT_FILE": missing, "REDIS_TLS_KEY_FILE": missing}, []string{"REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE: open " + missing}},
+		{"CAWithoutTLS", environ{"REDIS_TLS_CA_FILE": missing}, []string{"REDIS_TLS_CA_FILE: is set without TLS"}},
+		{"TLSTurnedOffInRediss", environ{"REDIS_URL": "rediss://h", "REDIS_TLS": "false"}, []string{"REDIS_TLS: is false and REDIS_URL is rediss://"}},
+		{"DefaultAboveMaxTTL", environ{"LARDER_DEFAULT_TTL": "2h", "LARDER_MAX_TTL": "1h"}, []string{"LARDER_DEFAULT_TTL: must not be above LARDER_MAX_TTL"}},
+		{"IdleAboveAbsolute", environ{"LARDER_SESSION_IDLE_TIMEOUT": "2h", "LARDER_SESSION_ABSOLUTE_TIMEOUT": "1h"}, []string{"LARDER_SESSION_IDLE_TIMEOUT: must not be above"}},
+		{"ValueSize", environ{"LARDER_MAX_VALUE_BYTES": "513MiB"}, []string{"LARDER_MAX_VALUE_BYTES: must be between"}},
+		{"HugeSize", environ{"LARDER_NEAR_CACHE_BYTES": "9EiB"}, []string{"LARDER_NEAR_CACHE_BYTES: expected a size"}},
+		{"NegativeSize", environ{"LARDER_NEAR_CACHE_BYTES": "-1"}, []string{"LARDER_NEAR_CACHE_BYTES: expected a size"}},
+		{"Namespace", environ{"LARDER_PLAIN_NAMESPACE": "Users"}, []string{"LARDER_PLAIN_NAMESPACE: must be"}},
+		{"Address", environ{"LARDER_GRPC_ADDR": "50051", "LARDER_ADMIN_ADDR": "localhost:http"}, []string{"LARDER_GRPC_ADDR: must be", "LARDER_ADMIN_ADDR: must be"}},
+		{"LogFormat", environ{"LARDER_LOG_FORMAT": "xml"}, []string{"LARDER_LOG_FORMAT: must be json or text"}},
+		{
+			"AllAtOnce",
+			environ{"REDIS_DB": "two", "LARDER_DEFAULT_TTL": "soon", "LARDER_LOG_LEVEL": "loud", "LARDER_MAX_IN_FLIGHT": "0", "REDIS_TLS_KEY_FILE": empty},
+			[]string{"REDIS_DB: expected", "LARDER_DEFAULT_TTL: expected", "LARDER_LOG_LEVEL: ", "REDIS_TLS_KEY_FILE: is set without TLS", "LARDER_MAX_IN_FLIGHT: must be above zero"},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			_, _, err := settings(t, test.env).Options()
+			if err == nil {
+				t.Fatal("the settings are accepted")
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("the password is shown: %v", err)
+			}
+			lines := strings.Split(err.Error(), "\n")
+			if !slices.EqualFunc(lines, test.want, strings.HasPrefix) {
+				t.Errorf("got %d lines:\n%v\nwant lines that begin with %q", len(lines), err, test.want)
+			}
+		})
+	}
+}
+
+// No limit can be turned off or inverted by a number that is merely too small.
+func TestNumbersBelowTheirLeast(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{
+		"LARDER_REDIS_TIMEOUT", "LARDER_NEAR_CACHE_TTL", "LARDER_DEFAULT_TTL", "LARDER_MAX_TTL", "LARDER_SESSION_IDLE_TIMEOUT",
+		"LARDER_SESSION_ABSOLUTE_TIMEOUT", "LARDER_MAX_DEADLINE", "LARDER_STARTUP_TIMEOUT", "LARDER_STOP_TIMEOUT", "LARDER_SLOW_CALL",
+	} {
+		if _, _, err := settings(t, environ{name: "0s"}).Options(); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s=0s: %v", name, err)
+		}
+	}
+	for _, name := range []string{"LARDER_MAX_IN_FLIGHT", "LARDER_MAX_CONCURRENT_STREAMS", "LARDER_MAX_VALUE_BYTES"} {
+		if _, _, err := settings(t, environ{name: "0"}).Options(); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s=0: %v", name, err)
+		}
+	}
+	for name, value := range map[string]string{"LARDER_DRAIN_DELAY": "0s", "LARDER_NEAR_CACHE_BYTES": "0"} {
+		if _, _, err := settings(t, environ{name: value}).Options(); err != nil {
+			t.Errorf("%s=%s: %v", name, value, err)
+		}
+	}
+}
+
+// A password with a character that should have been escaped can end up in any part of a URL, and so in any error.
+func TestUnreadableURLIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	for _, url := range []string{
+		"redis://:hun/ter2@h", "redis://:hun#ter2@h", "redis://:hun?ter2@h", "redis://:hun%ter2@h", "redis://:hun ter2@h:1", "redis://hunter2",
+		"hunter2", "//:hunter2@h", "http://:hunter2@h", "redis://:hunter2@h/one", "redis://:hunter2@h/-1", "redis://:hunter2@", "embedded://:hunter2@h", "redis://[::hunter2",
+		"redis://h?password=hunter2", "redis://h#hunter2",
+	} {
+		_, _, err := settings(t, environ{"REDIS_URL": url}).Options()
+		if url == "redis://hunter2" {
+			if err != nil {
+				t.Errorf("%s: %v", url, err)
+			}
+			continue
+		}
+		if err == nil || !strings.HasPrefix(err.Error(), "REDIS_URL: ") || strings.Contains(err.Error(), "hun") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
+
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	files := redistest.GenerateTLS(t)
+	for _, test := range []struct {
+		name       string
+		env        environ
+		serverName string
+	}{
+		{"Rediss", environ{"REDIS_URL": "rediss://cache:7000"}, "cache"},
+		{"Setting", environ{"REDIS_URL": "redis://cache", "REDIS_TLS": "true"}, "cache"},
+		{"ServerName", environ{"REDIS_URL": "rediss://10.0.0.1", "REDIS_TLS_SERVER_NAME": "cache.example"}, "cache.example"},
+		{"ClusterNodesHaveTheirOwnNames", environ{"REDIS_CLUSTER_NODES": "a,b", "REDIS_TLS": "yes"}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			maps.Copy(test.env, environ{"REDIS_TLS_CA_FILE": files.CA, "REDIS_TLS_CERT_FILE": files.ClientCert, "REDIS_TLS_KEY_FILE": files.ClientKey})
+			o, _, err := settings(t, test.env).Options()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if o.TLS == nil || o.TLS.ServerName != test.serverName || o.TLS.MinVersion < 0x0303 || o.TLS.RootCAs == nil || len(o.TLS.Certificates) != 1 || o.TLS.InsecureSkipVerify {
+				t.Errorf("got %+v", o.TLS)
+			}
+		})
+	}
+}
+
+func TestSecretsAreNotShown(t *testing.T) {
+	t.Parallel()
+	config := settings(t, environ{"REDIS_URL": "redis://ann:hunter2@h/1", "REDIS_PASSWORD": "hunter2", "REDIS_SENTINEL_PASSWORD": "hunter2"})
+	var shown strings.Builder
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		fmt.Fprintf(&shown, verb+"\n", config.Redis)
+		fmt.Fprintf(&shown, verb+verb+"\n", config.Redis.Password, config.Redis.URL)
+	}
+	text, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown.Write(text)
+	slog.New(slog.NewJSONHandler(&shown, nil)).Info("", "password", config.Redis.Password, "url", config.Redis.URL, "config", config)
+	slog.New(slog.NewTextHandler(&shown, nil)).Info("", "password", config.Redis.Password, "url", config.Redis.URL, "config", config)
+	if hidden := regexp.MustCompile(`hunter2|(?i:68756e74657232)`).FindString(shown.String()); hidden != "" {
+		t.Errorf("a secret is shown:\n%s", shown.String())
+	}
+	if !strings.Contains(shown.String(), "[redacted]") || !strings.Contains(shown.String(), "redis://h/1") {
+		t.Errorf("nothing is shown:\n%s", shown.String())
+	}
+}

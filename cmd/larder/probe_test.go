@@ -1,0 +1,72 @@
+package main
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+)
+
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	p := serve(t, environ{"REDIS_URL": "embedded://"})
+	p.awaitHealth(t, "ready", healthv1.HealthCheckResponse_SERVING)
+	addr := p.addr(t, "grpc")
+	_, port, _ := net.SplitHostPort(addr)
+	for _, test := range []struct {
+		name string
+		env  environ
+		args []string
+		want int
+	}{
+		{"Live", nil, []string{"--addr", addr}, 0},
+		{"Ready", nil, []string{"--addr", addr, "--service=ready"}, 0},
+		{"AddressOfServer", environ{"LARDER_GRPC_ADDR": addr}, nil, 0},
+		{"EveryInterface", environ{"LARDER_GRPC_ADDR": ":" + port}, nil, 0},
+		{"EveryIPv4Interface", environ{"LARDER_GRPC_ADDR": "0.0.0.0:" + port}, nil, 0},
+		{"ProxyIsNotAsked", environ{"LARDER_GRPC_ADDR": addr, "HTTPS_PROXY": "http://127.0.0.1:1"}, nil, 0},
+		{"UnknownService", nil, []string{"--addr", addr, "--service=none"}, 1},
+		{"NobodyThere", nil, []string{"--addr", closedAddr(t)}, 1},
+		{"NoPort", nil, []string{"--addr=localhost"}, 1},
+		{"BadSetting", environ{"LARDER_GRPC_ADDR": "localhost"}, nil, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			code, stdout, stderr := call(t, test.env, append([]string{"probe"}, test.args...)...)
+			if code != test.want || stdout != "" {
+				t.Errorf("exit %d: %s%s", code, stdout, stderr)
+			}
+			if lines := strings.Count(stderr, "\n"); lines != test.want {
+				t.Errorf("%d lines on standard error:\n%s", lines, stderr)
+			}
+		})
+	}
+}
+
+// A server that accepts and says nothing is what a stuck process looks like.
+func TestProbeDoesNotWaitForever(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	start := time.Now()
+	code, _, stderr := call(t, nil, "probe", "--addr", silent.Addr().String(), "--timeout=200ms")
+	if took := time.Since(start); code != 1 || took > patience/2 {
+		t.Errorf("exit %d after %v: %s", code, took, stderr)
+	}
+}
+
+func TestListenAddressesAreDialledOnLoopback(t *testing.T) {
+	t.Parallel()
+	for listen, want := range map[string]string{
+		":50051": "127.0.0.1:50051", "0.0.0.0:1": "127.0.0.1:1", "[::]:1": "[::1]:1", "10.0.0.1:1": "10.0.0.1:1", "localhost:1": "localhost:1", "[::1]:1": "[::1]:1",
+	} {
+		if got, err := reachable(listen); err != nil || got != want {
+			t.Errorf("%s: got %q and %v, want %q", listen, got, err, want)
+		}
+	}
+}

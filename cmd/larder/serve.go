@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/berthcare/larder/service"
+	"github.com/berthcare/larder/store"
+)
+
+type serveCommand struct {
+	Config `embed:""`
+	Check  bool `help:"Check the settings and the files that they name, and exit."`
+}
+
+// Run serves until ctx ends.
+func (s *serveCommand) Run(ctx context.Context, stdout io.Writer) error {
+	p := program{config: s.Config, stdout: stdout}
+	if err := p.prepare(); err != nil {
+		return err
+	}
+	if s.Check {
+		defer p.store.Close()
+		_, err := fmt.Fprintf(stdout, "The settings are valid: %s.\n", p.redis())
+		return err
+	}
+	if err := p.listen(ctx); err != nil {
+		p.store.Close()
+		return err
+	}
+	return p.serve(ctx)
+}
+
+// A program is a server with all that belongs to it. Tests run it inside their own process, on port 0.
+type program struct {
+	config Config
+	stdout io.Writer // for the log
+
+	log     *slog.Logger
+	options store.Options
+	store   *store.Store
+	server  *service.Server
+	grpc    net.Listener
+	admin   net.Listener
+}
+
+// prepare checks the settings and makes everything that can be made without the network.
+func (p *program) prepare() error {
+	options, serving, err := p.config.Options()
+	if err != nil {
+		return err
+	}
+	p.log = p.config.Log.logger(p.stdout)
+	metrics := service.NewMetrics()
+	options.Logger, options.Observer = p.log, metrics
+	serving.Logger = p.log
+	p.options = options
+	if p.store, err = store.New(options); err != nil {
+		return err
+	}
+	p.server = service.New(p.store, metrics, serving)
+	return nil
+}
+
+// listen opens the ports, before Redis is asked for anything: what is alive answers, and says that it is not ready.
+func (p *program) listen(ctx context.Context) (err error) {
+	var ports net.ListenConfig
+	if p.grpc, err = ports.Listen(ctx, "tcp", p.config.Serving.GRPCAddr); err != nil {
+		return fmt.Errorf("LARDER_GRPC_ADDR: %w", err)
+	}
+	if p.admin, err = ports.Listen(ctx, "tcp", p.config.Serving.AdminAddr); err != nil {
+		return errors.Join(fmt.Errorf("LARDER_ADMIN_ADDR: %w", err), p.grpc.Close())
+	}
+	return nil
+}
+
+// headStart is how long the first calls wait in the open port for Redis. Connecting takes milliseconds where Redis is
+// there, and callers who do not ask for health would otherwise meet a replica that has come back and cannot serve yet.
+const headStart = 250 * time.Millisecond
+
+// serve answers until ctx ends and then stops in order. It returns nil if ctx was the reason.
+func (p *program) serve(ctx context.Context) error {
+	admin := &http.Server{
+		Handler:           p.server.AdminHandler(p.config.Log.Pprof),
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       time.Minute,
+		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+	}
+	ended := make(chan error, 2)
+	connected := make(chan struct{})
+	go func() {
+		select {
+		case <-connected:
+		case <-time.After(headStart):
+		}
+		ended <- p.server.Serve(p.grpc)
+	}()
+	go func() { ended <- admin.Serve(p.admin) }()
+	p.log.Info("listening", "version", release(), "grpc", p.grpc.Addr().String(), "admin", p.admin.Addr().String())
+
+	// A server that was never ready has no callers to wait for.
+	drain, hurry := context.WithCancel(context.WithoutCancel(ctx))
+	defer hurry()
+	err := p.connect(ctx)
+	close(connected)
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-ended:
+		}
+	} else {
+		hurry()
+	}
+	if ctx.Err() != nil {
+		err = nil
+		p.log.Info("stopping", "drain_delay", p.config.Serving.DrainDelay.String(), "stop_timeout", p.config.Serving.StopTimeout.String())
+	}
+	p.server.Shutdown(drain)
+	_ = admin.Close() // last, so that the end can be watched
+	p.store.Close()
+	p.log.Info("stopped")
+	return err
+}
+
+// connect waits for Redis as long as the settings allow. Its error is one line for the operator.
+func (p *program) connect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, p.config.Serving.StartupTimeout)
+	defer cancel()
+	p.log.Info("connecting to redis", "redis", p.redis(), "timeout", p.config.Serving.StartupTimeout.String())
+	start := time.Now()
+	err := p.store.Connect(ctx)
+	if err == nil {
+		p.log.Info("connected to redis", "mode", p.store.Mode(), "version", p.store.Version(), "took", time.Since(start).String())
+		p.hint()
+		return nil
+	}
+	cause := strings.Join(strings.Fields(store.Cause(err)), " ")
+	switch {
+	case errors.Is(err, store.ErrWrongMode):
+		why := strings.TrimPrefix(cause, store.ErrWrongMode.Error()+": ")
+		return fmt.Errorf("%s cannot be used: %s; check REDIS_URL, REDIS_CLUSTER_NODES and REDIS_SENTINEL_NODES", p.redis(), why)
+	case !errors.Is(err, store.ErrRefused):
+		return fmt.Errorf("%s could not be reached within %v: %s", p.redis(), p.config.Serving.StartupTimeout, cause)
+	case strings.Contains(cause, "NOPERM"):
+		return fmt.Errorf("redis refused a command to this user: check its ACL (%s)", cause)
+	case p.options.Mode == store.Sentinel:
+		return fmt.Errorf("redis refused the credentials: check REDIS_USERNAME and REDIS_PASSWORD, REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD (%s)", cause)
+	default:
+		return fmt.Errorf("redis refused the credentials: check REDIS_USERNAME and REDIS_PASSWORD (%s)", cause)
+	}
+}
+
+// redis names what the settings point at, without credentials.
+func (p *program) redis() string {
+	if p.options.Mode == store.Embedded {
+		return "redis embedded in this process"
+	}
+	return fmt.Sprintf("redis at %s (%s)", strings.Join(p.options.Addrs, ","), p.options.Mode)
+}
+
+// logger writes to standard output, so that standard error is left to the one reason why the process ends.
+func (l logSettings) logger(stdout io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: l.LogLevel}
+	if l.LogFormat == "text" {
+		return slog.New(slog.NewTextHandler(stdout, options))
+	}
+	return slog.New(slog.NewJSONHandler(stdout, options))
+}
