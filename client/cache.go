@@ -278,7 +278,8 @@ func entry(r interface {
 	GetAge() *durationpb.Duration
 	GetSource() cachev1.Source
 	GetContentType() string
-}) Entry {
+},
+) Entry {
 	return Entry{
 		Value:       r.GetValue(),
 		ETag:        r.GetEtag(),

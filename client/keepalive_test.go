@@ -99,7 +99,7 @@ func TestServerPutsUpWithTheClientsPings(t *testing.T) {
 			if err := second(c.Cache.Get(t.Context(), "k")); err != nil {
 				t.Error(err)
 			}
-			time.Sleep(20 * time.Minute)
+			time.Sleep(20 * time.Minute) //nolint:forbidigo // virtual time
 		}
 		if dials := n.cut(); dials != 1 {
 			t.Errorf("%d connections were made, want 1", dials)
@@ -131,7 +131,7 @@ func TestDeadIdleConnectionIsReplacedBeforeTheNextCall(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.cut()
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		start := time.Now()
 		err := second(c.Cache.Get(t.Context(), "k"))
 		if took := time.Since(start); err != nil || took != 0 {

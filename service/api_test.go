@@ -42,7 +42,7 @@ func behindProxy(t testing.TB) (*api, *redistest.Proxy) {
 	t.Helper()
 	redis := redistest.Start(t, redistest.Options{})
 	proxy := redistest.StartProxy(t, redis.Addr)
-	a := serveStore(t, store.Options{Addrs: []string{proxy.Addr}, CommandTimeout: 300 * time.Millisecond}, Limits{})
+	a := serveStore(t, store.Options{Addrs: []string{proxy.Addr}, CommandTimeout: time.Second}, Limits{})
 	a.redis, a.addr = redis, proxy.Addr
 	return a, proxy
 }
@@ -143,10 +143,10 @@ func must[T any](t testing.TB) func(T, error) T {
 }
 
 // remains checks a duration that began as want and has run down since, and takes it out of its message, which can so be
-// compared.
+// compared. The server's idea of the time of Redis, from which it is told, may be behind a little.
 func remains(t testing.TB, what string, d **durationpb.Duration, want time.Duration) {
 	t.Helper()
-	if got := (*d).AsDuration(); *d == nil || got > want || got < want-20*time.Second {
+	if got := (*d).AsDuration(); *d == nil || got > want+time.Second || got < want-20*time.Second {
 		t.Errorf("%s is %v, want just below %v", what, *d, want)
 	}
 	*d = nil

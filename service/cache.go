@@ -7,10 +7,11 @@ import (
 	"time"
 	"unicode/utf8"
 
-	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
-	"github.com/berthcare/larder/store"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/store"
 )
 
 // Cache answers larder.cache.v1.CacheService.

@@ -419,6 +419,21 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
+func TestServeReturnsWhatBrokeTheListener(t *testing.T) {
+	t.Parallel()
+	s := newServer(func(context.Context) error { return nil }, NewMetrics(), Options{})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(listener) }()
+	if err := wait(t, "end of Serve", served); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Serve returned %v", err)
+	}
+}
+
 func TestLimitsOfTheServer(t *testing.T) {
 	t.Parallel()
 	size := 0

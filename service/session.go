@@ -3,9 +3,10 @@ package service
 import (
 	"context"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/store"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // Session answers larder.session.v1.SessionService.

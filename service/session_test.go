@@ -137,10 +137,12 @@ func TestValidateSession(t *testing.T) {
 	t.Run("EndsWhenIdle", func(t *testing.T) {
 		t.Parallel()
 		token := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann", IdleTimeout: secs(1)}).SessionToken
-		if !a.isActive(t, "", token) {
-			t.Error("inactive at once")
+		eventually(t, "inactive", func() bool {
+			return a.validate(t, &sessionv1.ValidateSessionRequest{SessionToken: token, Touch: sessionv1.Touch_TOUCH_NEVER}).Outcome == inactiveSession
+		})
+		if a.isActive(t, "", token) {
+			t.Error("active again")
 		}
-		eventually(t, "inactive", func() bool { return !a.isActive(t, "", token) })
 	})
 
 	t.Run("EndsWhateverItsActivity", func(t *testing.T) {
@@ -237,7 +239,8 @@ func TestUpdateSession(t *testing.T) {
 		{&request{Target: byToken, SetAttributes: map[string]string{"a": "4"}, DeleteAttributes: []string{"c"}}, updated(4), map[string]string{"a": "4", "b": "3"}},
 		{
 			&request{Target: &sessionv1.UpdateSessionRequest_SessionId{SessionId: flip(byID.SessionId[0]) + byID.SessionId[1:]}, SetAttributes: map[string]string{"x": ""}},
-			inactive, map[string]string{"a": "4", "b": "3"},
+			inactive,
+			map[string]string{"a": "4", "b": "3"},
 		},
 		{&request{Target: &sessionv1.UpdateSessionRequest_SessionToken{SessionToken: "malformed"}, DeleteAttributes: []string{"a"}}, inactive, map[string]string{"a": "4", "b": "3"}},
 		{&request{Target: &sessionv1.UpdateSessionRequest_SessionToken{
@@ -420,8 +423,10 @@ func TestListSubjectSessions(t *testing.T) {
 
 	token := list(&request{Subject: "ann", PageSize: 1}).NextPageToken
 	for _, r := range []*request{
-		{Subject: "bob", PageToken: token}, {Namespace: "other", Subject: "ann", PageToken: token},
-		{Subject: "ann", PageToken: token[1:]}, {Subject: "ann", PageToken: "?"},
+		{Subject: "bob", PageToken: token},
+		{Namespace: "other", Subject: "ann", PageToken: token},
+		{Subject: "ann", PageToken: token[1:]},
+		{Subject: "ann", PageToken: "?"},
 	} {
 		_, err := a.session.ListSubjectSessions(t.Context(), r)
 		wantAnswer(t, err, noToken)

@@ -19,18 +19,19 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
 
-// strict are limits that small requests reach.
+// strictLimits are limits that small requests reach.
 var strictLimits = Limits{
 	MaxValueBytes: 64, DefaultTTL: 10 * time.Minute, MaxTTL: time.Hour,
 	SessionIdleTimeout: 10 * time.Minute, SessionAbsoluteTimeout: time.Hour, PlainNamespace: "plain",
 }
 
-// The fields that are named in an answer, in its order.
+// violations are the fields that are named in an answer, in its order.
 func violations(t testing.TB, err error) (fields []string) {
 	t.Helper()
 	for _, d := range status.Convert(err).Details() {
@@ -130,37 +131,39 @@ func numbered(n int, format string) (s string) {
 
 // expiries are the edges of the oneof expiry, for every message that has one. The maximum is an hour.
 func expiries() (bad, good [][2]string) {
-	return [][2]string{
-			{"ttl {}", "ttl"},
-			{"ttl {nanos: -1}", "ttl"},
-			{"ttl {seconds: -1}", "ttl"},
-			{"ttl {seconds: -315576000000}", "ttl"},
-			{"ttl {seconds: 3600 nanos: 1}", "ttl"},
-			{"ttl {seconds: 315576000000}", "ttl"},
-			{"ttl {seconds: 315576000001}", "ttl"},
-			{"ttl {seconds: 9223372036854775807}", "ttl"},
-			{"ttl {seconds: -9223372036854775808}", "ttl"},
-			{"ttl {seconds: 1 nanos: -1}", "ttl"},
-			{"ttl {seconds: 1 nanos: 1000000000}", "ttl"},
-			{"expire_time {}", "expire_time"},
-			{in(0), "expire_time"},
-			{in(-time.Hour), "expire_time"},
-			{in(time.Hour + 2*time.Second), "expire_time"},
-			{"expire_time {seconds: -62135596801}", "expire_time"},
-			{"expire_time {seconds: 253402300799}", "expire_time"},
-			{"expire_time {seconds: 253402300800}", "expire_time"},
-			{"expire_time {seconds: 9223372036854775807}", "expire_time"},
-			{"expire_time {seconds: 1 nanos: -1}", "expire_time"},
-			{"never: false", "never"},
-		}, [][2]string{
-			{""},
-			{"ttl {nanos: 1}"},
-			{"ttl {nanos: 1000000}"},
-			{"ttl {seconds: 3600}"},
-			{in(2 * time.Second)},
-			{in(time.Hour - 2*time.Second)},
-			{"never: true"},
-		}
+	bad = [][2]string{
+		{"ttl {}", "ttl"},
+		{"ttl {nanos: -1}", "ttl"},
+		{"ttl {seconds: -1}", "ttl"},
+		{"ttl {seconds: -315576000000}", "ttl"},
+		{"ttl {seconds: 3600 nanos: 1}", "ttl"},
+		{"ttl {seconds: 315576000000}", "ttl"},
+		{"ttl {seconds: 315576000001}", "ttl"},
+		{"ttl {seconds: 9223372036854775807}", "ttl"},
+		{"ttl {seconds: -9223372036854775808}", "ttl"},
+		{"ttl {seconds: 1 nanos: -1}", "ttl"},
+		{"ttl {seconds: 1 nanos: 1000000000}", "ttl"},
+		{"expire_time {}", "expire_time"},
+		{in(0), "expire_time"},
+		{in(-time.Hour), "expire_time"},
+		{in(time.Hour + time.Minute), "expire_time"},
+		{"expire_time {seconds: -62135596801}", "expire_time"},
+		{"expire_time {seconds: 253402300799}", "expire_time"},
+		{"expire_time {seconds: 253402300800}", "expire_time"},
+		{"expire_time {seconds: 9223372036854775807}", "expire_time"},
+		{"expire_time {seconds: 1 nanos: -1}", "expire_time"},
+		{"never: false", "never"},
+	}
+	good = [][2]string{
+		{""},
+		{"ttl {nanos: 1}"},
+		{"ttl {nanos: 1000000}"},
+		{"ttl {seconds: 3600}"},
+		{in(time.Minute)},
+		{in(time.Hour - time.Second)},
+		{"never: true"},
+	}
+	return bad, good
 }
 
 // writes are the edges of what a SetRequest and an item of a batch have in common beside the expiry.
@@ -175,7 +178,7 @@ func writes() (bad, good [][2]string) {
 			{"stale_ttl {seconds: 3000 nanos: 1}", "stale_ttl"}, // the default is 600 s
 			{"ttl {seconds: 1800} stale_ttl {seconds: 1800 nanos: 1}", "stale_ttl"},
 			{"ttl {seconds: 3600} stale_ttl {nanos: 1}", "stale_ttl"},
-			{in(30*time.Minute) + "stale_ttl {seconds: 1805}", "stale_ttl"},
+			{in(30*time.Minute) + "stale_ttl {seconds: 1860}", "stale_ttl"},
 			{"never: true stale_ttl {seconds: 1}", "stale_ttl"},
 			{"negative: true stale_ttl {seconds: 1}", "stale_ttl"},
 			{numbered(33, `tags: "t%d"`), "tags"},
@@ -484,6 +487,18 @@ func TestDurationsBelowAMillisecondAreRoundedUp(t *testing.T) {
 		f := &fields{}
 		if got := f.duration("ttl", durationpb.New(d), 1, time.Hour); got != want || f.err() != nil {
 			t.Errorf("%v became %v, %v", d, got, f.err())
+		}
+	}
+}
+
+func TestExpireTimeIsInTheFutureAndNotTooFar(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_800_000_000, 5)
+	for d, ok := range map[time.Duration]bool{-1: false, 0: false, 1: true, time.Hour: true, time.Hour + 1: false} {
+		f := &fields{limits: &strictLimits, now: func() time.Time { return now }}
+		r := &cachev1.SetRequest{Expiry: &cachev1.SetRequest_ExpireTime{ExpireTime: timestamppb.New(now.Add(d))}}
+		if got := f.fresh(r, false); got != d || (f.err() == nil) != ok {
+			t.Errorf("%v away: %v, %v", d, got, f.err())
 		}
 	}
 }

@@ -204,7 +204,7 @@ func TestPatterns(t *testing.T) {
 		fill(t, s, namespace, keys)
 		fill(t, s, namespace+"-other", keys)
 		for _, test := range tests {
-			if diff := cmp.Diff(keySet(test.want), keySet(list(t, s, namespace, test.pattern, 100))); diff != "" {
+			if diff := cmp.Diff(keySet(test.want), keySet(list(t, s, namespace, test.pattern, 1000))); diff != "" {
 				t.Errorf("%q (-want +got):\n%s", test.pattern, diff)
 			}
 		}
@@ -218,7 +218,7 @@ func TestPatterns(t *testing.T) {
 			for _, k := range test.want {
 				delete(left, k)
 			}
-			if diff := cmp.Diff(left, keySet(list(t, s, namespace, "", 100))); diff != "" {
+			if diff := cmp.Diff(left, keySet(list(t, s, namespace, "", 1000))); diff != "" {
 				t.Errorf("%q (-left +got):\n%s", test.pattern, diff)
 			}
 		}
@@ -261,7 +261,7 @@ func TestPageTokens(t *testing.T) {
 				t.Errorf("delete, %s: %v", test.name, err)
 			}
 		}
-		if n := len(keySet(list(t, s, namespace, "", 100))); n != 500 {
+		if n := len(keySet(list(t, s, namespace, "", 1000))); n != 500 {
 			t.Errorf("%d keys left", n)
 		}
 	})

@@ -71,14 +71,15 @@ func (d *dialer) dial(ctx context.Context, addr string, nd *net.Dialer, tc *tls.
 		d.options.Observer.Connection(Dialed, 1, nil)
 		return &watchedConn{Conn: conn, dialer: d, addr: addr, ctx: ctx}, nil
 	}
-	failures := d.failed(ctx, addr)
+	failed := fmt.Errorf("%w: %w", errDial, err)
+	failures := d.failed(ctx, addr, failed)
 	d.options.Observer.Connection(DialFailed, failures, err)
 	d.options.Logger.Debug("connecting to redis failed", "attempt", failures, "error", err)
-	return nil, fmt.Errorf("%w: %w", errDial, err)
+	return nil, failed
 }
 
 // failed begins or prolongs the backoff of an address and returns how many attempts have failed in a row.
-func (d *dialer) failed(ctx context.Context, addr string) int {
+func (d *dialer) failed(ctx context.Context, addr string, err error) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.down == nil {
@@ -91,6 +92,7 @@ func (d *dialer) failed(ctx context.Context, addr string) int {
 	}
 	if ctx.Err() == nil { // a caller that ran out of time says nothing about Redis
 		down.failures++
+		down.last = err
 		down.next = time.Now().Add(backoff(down.failures))
 	}
 	return down.failures
@@ -103,15 +105,17 @@ func (d *dialer) answered(addr string) {
 	delete(d.down, addr)
 }
 
-// watchedConn reports its end. A connection over which nothing ever came, as from a proxy without a server behind it,
-// counts as one that could not be opened: rueidis sends no command before its greeting was answered. It hides nothing
-// that rueidis looks for in a connection but the TCP_NODELAY switch of DisableTCPNoDelay, which is not used.
+// watchedConn reports its end. A connection whose greeting was not answered, or only by an error, counts as one that could
+// not be opened: a proxy may have no server behind it, and Redis too many clients. Rueidis sends no command before that.
+// It hides nothing that rueidis looks for in a connection but the TCP_NODELAY switch of DisableTCPNoDelay, which is not
+// used.
 type watchedConn struct {
 	net.Conn
 	dialer *dialer
 	addr   string
 	ctx    context.Context //nolint:containedctx // of the caller who dialled, and only asked why it ended
-	heard  atomic.Bool
+	heard  atomic.Bool     // an answer that is no error
+	silent sync.Once       // what ends before that fails once
 	once   sync.Once
 }
 
@@ -120,11 +124,12 @@ func (c *watchedConn) Read(b []byte) (int, error) {
 	if c.heard.Load() {
 		return n, err
 	}
-	if n > 0 {
+	if n > 0 && b[0] != '-' {
 		c.heard.Store(true)
 		c.dialer.answered(c.addr)
 	} else if err != nil {
 		err = fmt.Errorf("%w: %w", errDial, err)
+		c.silent.Do(func() { c.dialer.failed(c.ctx, c.addr, err) })
 	}
 	return n, err
 }
@@ -132,7 +137,7 @@ func (c *watchedConn) Read(b []byte) (int, error) {
 func (c *watchedConn) Close() error {
 	c.once.Do(func() {
 		if !c.heard.Load() {
-			c.dialer.failed(c.ctx, c.addr)
+			c.silent.Do(func() { c.dialer.failed(c.ctx, c.addr, fmt.Errorf("%w: it does not answer", errDial)) })
 		}
 		c.dialer.options.Observer.Connection(Closed, 1, nil)
 	})

@@ -123,7 +123,8 @@ func TestParseETag(t *testing.T) {
 func TestTimesCompareAsStrings(t *testing.T) {
 	t.Parallel()
 	times := []time.Time{
-		{}, time.UnixMicro(1), time.UnixMicro(255), time.UnixMicro(256), time.UnixMicro(1<<32 - 1), time.UnixMicro(1 << 32),
+		{},
+		time.UnixMicro(1), time.UnixMicro(255), time.UnixMicro(256), time.UnixMicro(1<<32 - 1), time.UnixMicro(1 << 32),
 		time.UnixMicro(1_700_000_000_000_000), time.UnixMicro(1<<53 - 1),
 	}
 	for i, a := range times {

@@ -66,7 +66,7 @@ func Retryable(err error) bool {
 	if !errors.As(err, &e) {
 		return false
 	}
-	return e.kind == ErrUnavailable || e.kind == ErrOutcomeUnknown && !e.once
+	return errors.Is(e.kind, ErrUnavailable) || errors.Is(e.kind, ErrOutcomeUnknown) && !e.once
 }
 
 // effect says what a lost answer means.
@@ -100,7 +100,6 @@ var refusals = []struct {
 	{"WRONGPASS", ErrRefused},
 	{"NOPERM", ErrRefused},
 	{"The user executing the script", ErrRefused},
-	{"max number of clients reached", ErrUnavailable},
 	{"LARDER_NOT_COUNTER", ErrNotCounter},
 	{"LARDER_OVERFLOW", ErrOverflow},
 	{"LARDER_VERSION_MISMATCH", ErrVersionMismatch},

@@ -104,7 +104,7 @@ func newNamespace() string {
 // eventually waits for something that takes milliseconds, for as long as a machine under load may need.
 func eventually(tb testing.TB, what string, holds func() bool) {
 	tb.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(2 * time.Millisecond) { //nolint:forbidigo // polls what has no event
 		if time.Now().After(deadline) {
 			tb.Fatalf("does not come true: %s", what)
 		}

@@ -6,9 +6,10 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redistest"
-	"github.com/google/go-cmp/cmp"
 )
 
 // calledByScripts are commands that scripts of sessions call in their turn.

@@ -9,8 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/berthcare/larder/store"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/berthcare/larder/store"
 )
 
 // createMany creates sessions of one subject concurrently.
@@ -208,7 +209,7 @@ func TestListSessionsTakesNoPageTokenOfAnotherList(t *testing.T) {
 func TestSessionIndexDoesNotGrowForEver(t *testing.T) {
 	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		members := func(key string) any { return s.Command(t, "ZCARD", key) }
-		_, sessions := createMany(t, s, namespace, sessionOf("ann"), 20)
+		tokens, sessions := createMany(t, s, namespace, sessionOf("ann"), 20)
 		key := sessionKeysOf(t, namespace, sessions[0]).index
 		for _, session := range sessions[:15] {
 			age(t, s, namespace, session, 61*time.Minute)
@@ -231,10 +232,13 @@ func TestSessionIndexDoesNotGrowForEver(t *testing.T) {
 		if ttl := timeToLive(t, s, key); members(key) != int64(1) || ttl <= 0 || ttl > longest+2*time.Minute {
 			t.Errorf("%v in the index, which lives %v", members(key), ttl)
 		}
-		// A touch or an update of what is not in the index does not put it back.
+		// A touch or an update of what is not in the index does not put it back, in an index without an end.
 		s.Command(t, "DEL", key)
 		age(t, s, namespace, sessions[16], time.Minute)
 		updateSession(t, s, namespace, byID(sessions[16]), store.SessionUpdate{Set: map[string]string{"a": "b"}})
+		if touch(t, s, namespace, tokens[16], primary, store.TouchForce) == nil {
+			t.Error("inactive")
+		}
 		if got := members(key); got != int64(0) {
 			t.Errorf("%v in the index, want none", got)
 		}

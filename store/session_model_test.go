@@ -8,10 +8,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/berthcare/larder/store"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
+
+	"github.com/berthcare/larder/store"
 )
 
 // modelSession is what a session must be. Time passes for it in steps that are long to the test's own, and the timeouts end

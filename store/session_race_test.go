@@ -173,9 +173,8 @@ func TestRevokeAllVersusCreate(t *testing.T) {
 	raced(t, func(t *testing.T, a *store.Store, namespace string) {
 		b := another(t, a)
 		type login struct {
-			token, id     string
-			began, ended  time.Time
-			mustNot, must bool
+			token, id    string
+			began, ended time.Time
 		}
 		undecided := 0
 		for round := range 60 {

@@ -6,8 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/berthcare/larder/store"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/berthcare/larder/store"
 )
 
 func TestRevokeSubjectEndsEverySession(t *testing.T) {

@@ -12,10 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/berthcare/larder/store"
-	"github.com/berthcare/larder/store/redistest"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redistest"
 )
 
 // The consistencies of a validation.

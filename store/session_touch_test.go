@@ -224,13 +224,14 @@ func TestTouchAutoWritesOncePerIntervalAcrossReplicas(t *testing.T) {
 	server.ResetCommandCalls(t)
 	crowd()
 	// A second session, touched after the others would have been, shows that they were not.
-	barrier, later := createSession(t, a, "n", sessionOf("bob"))
+	other, later := createSession(t, a, "n", sessionOf("bob"))
 	backdate(t, server, "n", later, 2*time.Minute)
 	before := writes()
-	eventually(t, "the touch of the other session", func() bool {
-		touch(t, a, "n", barrier, primary, store.TouchAuto)
-		return writes() > before
-	})
+	touch(t, a, "n", other, primary, store.TouchAuto)
+	eventually(t, "the touch of the other session", func() bool { return writes() > before })
+	if calls := server.CommandCalls(t)["evalsha"]; calls != 2 {
+		t.Errorf("%d calls within the interval, want those of the other session alone", calls)
+	}
 	if got := validate(t, b, "n", token, primary); !got.LastActiveAt.Equal(session.LastActiveAt.Add(-30 * time.Second)) {
 		t.Errorf("touched within the interval, at %v", got.LastActiveAt)
 	}
@@ -252,6 +253,35 @@ func TestTouchAutoWritesOncePerIntervalAcrossReplicas(t *testing.T) {
 	calls := server.CommandCalls(t)
 	if calls["hset"] != 1 || calls["evalsha"] > 40 {
 		t.Errorf("%d writes and %d calls for 800 validations, want 1 and a few", calls["hset"], calls["evalsha"])
+	}
+}
+
+// A replica that has not heard of another's touch asks for one more, and that writes nothing.
+func TestTouchAutoOfAReplicaBehindWritesNothing(t *testing.T) {
+	t.Parallel()
+	server, a := alone(t)
+	proxy := redistest.StartProxy(t, server.Addr)
+	behind := open(t, store.Options{
+		Addrs: []string{proxy.Addr}, NearCacheBytes: 1 << 20, NearCacheTTL: time.Minute, CommandTimeout: 10 * time.Second,
+	})
+	token, session := createSession(t, a, "n", sessionOf("ann"))
+	touch(t, behind, "n", token, primary, store.TouchForce) // loads the script
+	backdate(t, server, "n", session, 2*time.Minute)
+	wantActive(t, behind, "n", token)
+	server.ResetCommandCalls(t)
+
+	proxy.Blackhole(true)
+	if touch(t, behind, "n", token, cached, store.TouchAuto) == nil {
+		t.Fatal("inactive")
+	}
+	touch(t, a, "n", token, primary, store.TouchAuto)
+	eventually(t, "the touch", func() bool { return server.CommandCalls(t)["hset"] == 1 })
+	touched := getSession(t, a, "n", session.ID).LastActiveAt
+	eventually(t, "another millisecond", func() bool { return a.Now().Sub(touched) > 5*time.Millisecond })
+	proxy.Blackhole(false)
+	eventually(t, "the other touch", func() bool { return server.CommandCalls(t)["evalsha"] == 2 })
+	if n := server.CommandCalls(t)["hset"]; n != 1 {
+		t.Errorf("%d writes, want 1", n)
 	}
 }
 

@@ -11,15 +11,16 @@ import (
 	"testing"
 	"time"
 
-	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
-	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store/redistest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/store/redistest"
 )
 
 // Every text that a caller or an operator would not want to read elsewhere holds the canary. It must turn up in no log,

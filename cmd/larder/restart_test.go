@@ -10,13 +10,14 @@ import (
 	"testing"
 	"time"
 
-	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
-	"github.com/berthcare/larder/store/redistest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/store/redistest"
 )
 
 // Two replicas take turns in being stopped and started again, under load from a client that retries nothing.
@@ -33,7 +34,7 @@ func TestTenRestartsLoseNoCall(t *testing.T) {
 	launch := func(addr string) replica {
 		command, stdout, stderr, exited := start(t, env, "serve", "--grpc-addr", addr)
 		stdout.await(t, "connected to redis")
-		for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) { //nolint:forbidigo // polls the probe
 			code, _, why := call(t, nil, "probe", "--addr", addr, "--service", "ready")
 			if code == 0 {
 				break
@@ -97,7 +98,7 @@ func TestTenRestartsLoseNoCall(t *testing.T) {
 	for i := range restarts {
 		// Both have served since the last restart: otherwise there would be nothing to lose.
 		for before := calls.Load(); calls.Load() < before+200; {
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) //nolint:forbidigo // polls the counter
 		}
 		r := &replicas[i%2]
 		if err := r.command.Process.Signal(syscall.SIGTERM); err != nil {

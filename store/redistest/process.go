@@ -80,7 +80,7 @@ func poll(timeout time.Duration, f func() error) error {
 		if err == nil || time.Now().After(deadline) {
 			return err
 		}
-		time.Sleep(pollInterval)
+		time.Sleep(pollInterval) //nolint:forbidigo // polls what has no event
 	}
 }
 

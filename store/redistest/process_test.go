@@ -84,7 +84,7 @@ func TestKilledProgramLeavesNoServer(t *testing.T) {
 	eventually(t, func() error {
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // that nobody answers is what is waited for
 		}
 		conn.Close()
 		return errors.New("the server outlived the program")

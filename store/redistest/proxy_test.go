@@ -174,7 +174,7 @@ func TestProxySlice(t *testing.T) {
 	}
 	reads, got := 0, make([]byte, 0, len(value)+16)
 	for !strings.HasSuffix(string(got[max(0, len(got)-2):]), "\r\n") || len(got) < len(value) {
-		n, err := c.Conn.Read(got[len(got):cap(got)])
+		n, err := c.Read(got[len(got):cap(got)])
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -169,7 +169,7 @@ func (s *Server) waitReady(p *process) (version string, err error) {
 		case <-p.done:
 			return "", errors.New("exited")
 		case <-deadline:
-			return "", fmt.Errorf("not ready after %v (%v)", startTimeout, err)
+			return "", fmt.Errorf("not ready after %v: %w", startTimeout, err)
 		case <-time.After(pollInterval):
 		}
 	}

@@ -1,0 +1,134 @@
+package store_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berthcare/larder/store"
+)
+
+func TestTouch(t *testing.T) {
+	const hour, day = time.Hour, 24 * time.Hour
+	type kind struct {
+		name  string
+		stale time.Duration
+		make  func(t *testing.T, s *store.Store, namespace, key string, fresh time.Duration)
+	}
+	entry := func(stale time.Duration) func(t *testing.T, s *store.Store, namespace, key string, fresh time.Duration) {
+		return func(t *testing.T, s *store.Store, namespace, key string, fresh time.Duration) {
+			t.Helper()
+			w := store.Write{Value: []byte("value"), Fresh: fresh, Tags: []string{"tag"}, ContentType: "text/plain"}
+			if fresh > 0 {
+				w.Stale = stale
+			}
+			set(t, s, namespace, key, w)
+		}
+	}
+	kinds := []kind{
+		{"entry", 0, entry(0)},
+		{"entry with a stale window", 10 * time.Minute, entry(10 * time.Minute)},
+		{"plain value", 0, func(t *testing.T, s *store.Store, namespace, key string, fresh time.Duration) {
+			t.Helper()
+			args := []string{"value"}
+			if fresh > 0 {
+				args = append(args, "PX", fmt.Sprint(fresh.Milliseconds()))
+			}
+			s.Command(t, "SET", s.RedisKey(namespace, key), args...)
+		}},
+	}
+	const never = 0
+	tests := []struct {
+		old, fresh time.Duration
+		mode       store.TouchMode
+		changed    bool
+	}{
+		{hour, day, store.TouchOverwrite, true},
+		{day, hour, store.TouchOverwrite, true},
+		{hour, never, store.TouchOverwrite, true},
+		{never, hour, store.TouchOverwrite, true},
+		{never, never, store.TouchOverwrite, true},
+		{hour, day, store.TouchExtend, true},
+		{day, hour, store.TouchExtend, false},
+		{hour, never, store.TouchExtend, true},
+		{never, hour, store.TouchExtend, false},
+		{never, never, store.TouchExtend, false},
+		{hour, day, store.TouchShorten, false},
+		{day, hour, store.TouchShorten, true},
+		{hour, never, store.TouchShorten, false},
+		{never, hour, store.TouchShorten, true},
+		{never, never, store.TouchShorten, false},
+	}
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		for _, kind := range kinds {
+			for _, test := range tests {
+				key := fmt.Sprintf("%s/%s from %v to %v", kind.name, test.mode, test.old, test.fresh)
+				kind.make(t, s, namespace, key, test.old)
+				unchanged := state(t, s, namespace, key)
+				before := get(t, s, namespace, key, true).Entry
+				asked := s.Now()
+				found, changed, err := s.Touch(t.Context(), namespace, key, test.fresh, test.mode)
+				if err != nil || !found || changed != test.changed {
+					t.Errorf("%s: %v, %v, %v", key, found, changed, err)
+					continue
+				}
+				if !changed {
+					if diff := cmp.Diff(unchanged, state(t, s, namespace, key)); diff != "" {
+						t.Errorf("%s: changed:\n%s", key, diff)
+					}
+					continue
+				}
+				after := get(t, s, namespace, key, true).Entry
+				if after == nil {
+					t.Errorf("%s: gone", key)
+					continue
+				}
+				stale := kind.stale
+				if test.old == never || test.fresh == never {
+					stale = 0
+				}
+				left := expiry(t, s, namespace, key)
+				if test.fresh == never {
+					if !after.Soft.IsZero() || !after.Hard.IsZero() || left != noExpiry {
+						t.Errorf("%s: ends at %v, %v, in %v", key, after.Soft, after.Hard, left)
+					}
+				} else if !about(after.Soft.Sub(asked), test.fresh) || after.Hard.Sub(after.Soft) != stale || !about(left, test.fresh+stale) {
+					t.Errorf("%s: fresh for %v, stale for %v, kept for %v", key, after.Soft.Sub(asked), after.Hard.Sub(after.Soft), left)
+				}
+				rest := *after
+				rest.Soft, rest.Hard = before.Soft, before.Hard
+				if diff := cmp.Diff(before, &rest); diff != "" {
+					t.Errorf("%s: changed more than the expiry:\n%s", key, diff)
+				}
+			}
+		}
+	})
+}
+
+func TestTouchOfNothing(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		for _, mode := range []store.TouchMode{store.TouchOverwrite, store.TouchExtend, store.TouchShorten} {
+			found, changed, err := s.Touch(t.Context(), namespace, "key", time.Hour, mode)
+			if err != nil || found || changed || get(t, s, namespace, "key", true).Entry != nil {
+				t.Errorf("%s: %v, %v, %v", mode, found, changed, err)
+			}
+		}
+	})
+}
+
+// TestTouchRevivesTheStale: an entry past its soft and within its hard expiry becomes fresh again, for both windows.
+func TestTouchRevivesTheStale(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		set(t, s, namespace, "key", store.Write{Value: []byte("value"), Fresh: time.Millisecond, Stale: time.Hour})
+		eventually(t, "the entry is stale", func() bool { return s.Now().After(get(t, s, namespace, "key", true).Soft) })
+		if found, changed, err := s.Touch(t.Context(), namespace, "key", time.Hour, store.TouchExtend); !found || !changed || err != nil {
+			t.Fatal(found, changed, err)
+		}
+		e := get(t, s, namespace, "key", true).Entry
+		if fresh := e.Soft.Sub(s.Now()); !about(fresh, time.Hour) || e.Hard.Sub(e.Soft) != time.Hour {
+			t.Errorf("fresh for %v, stale for %v", fresh, e.Hard.Sub(e.Soft))
+		}
+	})
+}

@@ -1,0 +1,177 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redistest"
+)
+
+// TestDeadlinesHoldWhenRedisStalls: connections stay open and nothing answers. No call outlives its deadline, not even
+// while connections are given up and dialled anew, and what is beyond MaxInFlight is turned away.
+func TestDeadlinesHoldWhenRedisStalls(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	s := open(t, store.Options{Addrs: []string{server.Addr}, MaxInFlight: 32, NearCacheBytes: 1 << 20})
+	set(t, s, "n", "key", store.Write{Value: []byte("value")})
+	// Who waits for the dialling of another caller waits for as long as that one does: up to its deadline, or the second
+	// after which dialling is given up.
+	const deadline, margin = 250 * time.Millisecond, 500 * time.Millisecond
+	server.Pause(t)
+	var mu sync.Mutex
+	counts := map[string]int{}
+	longest := time.Duration(0)
+	var callers sync.WaitGroup
+	stop := time.Now().Add(3 * time.Second) // the connections are given up after two seconds
+	for caller := range 100 {
+		callers.Go(func() {
+			for time.Now().Before(stop) {
+				ctx, cancel := context.WithTimeout(t.Context(), deadline)
+				begin := time.Now()
+				var err error
+				if caller%2 == 0 {
+					_, err = s.Get(ctx, "n", fmt.Sprint(caller), true)
+				} else {
+					_, _, err = s.Set(ctx, "n", fmt.Sprint(caller), store.Write{}, store.Condition{})
+				}
+				took := time.Since(begin)
+				cancel()
+				kind := fmt.Sprint(err)
+				if errors.Is(err, store.ErrOverloaded) {
+					kind = "overloaded"
+					if store.Retryable(err) {
+						t.Error("asks for more of it")
+					}
+				}
+				mu.Lock()
+				counts[kind]++
+				longest = max(longest, took)
+				mu.Unlock()
+			}
+		})
+	}
+	eventually(t, "the cap is reached", func() bool { return s.Stats().InFlight == 32 })
+	callers.Wait()
+	t.Logf("longest %v of %v, %v", longest, deadline, counts)
+	if longest > deadline+margin {
+		t.Errorf("a call with %v took %v", deadline, longest)
+	}
+	if counts["overloaded"] == 0 || counts[context.DeadlineExceeded.Error()] == 0 {
+		t.Errorf("%v", counts)
+	}
+	server.Resume(t)
+	eventually(t, "it works again", func() bool {
+		_, err := s.Get(t.Context(), "n", "key", true)
+		return err == nil
+	})
+	eventually(t, "nothing is under way", func() bool { return s.Stats().InFlight == 0 })
+}
+
+// TestCancelledCallerIsAlone: one caller goes away, and neither the others nor the connections do.
+func TestCancelledCallerIsAlone(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	s := open(t, store.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20})
+	set(t, s, "n", "key", store.Write{Value: []byte("value")})
+	before := clientIDs(t, server)
+	if len(before) != 2 {
+		t.Fatalf("connections %v", before)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	gone, others := make(chan error, 20), make(chan error, 20)
+	server.Pause(t)
+	for i := range 20 {
+		ctx, results := ctx, gone
+		if i%2 == 0 {
+			ctx, results = t.Context(), others
+		}
+		go func() {
+			var err error
+			switch i % 4 {
+			case 0, 1: // one key: of those who share a read, the one that asks may be the one that goes away
+				_, err = s.Get(ctx, "n", "shared", true)
+			case 2:
+				_, err = s.Get(ctx, "n", "key", false)
+			default:
+				_, _, err = s.Set(ctx, "n", "other", store.Write{}, store.Condition{})
+			}
+			results <- err
+		}()
+	}
+	eventually(t, "all are under way", func() bool { return s.Stats().InFlight >= 10 })
+	cancel()
+	for range 10 {
+		if err := <-gone; !errors.Is(err, context.Canceled) {
+			t.Errorf("who went away: %v", err)
+		}
+	}
+	server.Resume(t)
+	for range 10 {
+		if err := <-others; err != nil {
+			t.Errorf("who stayed: %v: %s", err, store.Cause(err))
+		}
+	}
+	if diff := cmp.Diff(before, clientIDs(t, server)); diff != "" {
+		t.Errorf("connections (-before +after):\n%s", diff)
+	}
+}
+
+// TestScriptsSurviveAFlush: a Redis that has forgotten the scripts, as after a restart, is taught them again.
+func TestScriptsSurviveAFlush(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	s := open(t, store.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20})
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				server.Do(t, "SCRIPT", "FLUSH")
+			}
+		}
+	}()
+	for i := range int64(300) {
+		r, err := s.Increment(t.Context(), "n", "counter", store.Increment{Delta: 1})
+		if err != nil || r.Value != i+1 {
+			t.Fatalf("%+v, %v: %s", r, err, cause(err))
+		}
+		if _, _, err := s.Touch(t.Context(), "n", "counter", time.Hour, store.TouchOverwrite); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	<-stopped
+}
+
+// TestObserverHearsOfEveryTrip, by names that say nothing about keys.
+func TestObserverHearsOfEveryTrip(t *testing.T) {
+	t.Parallel()
+	watched := new(watcher)
+	o := options(store.Standalone)
+	o.Observer = watched
+	s, namespace := open(t, o), newNamespace()
+	for range 2 {
+		set(t, s, namespace, "key", store.Write{Value: []byte("value")})
+	}
+	get(t, s, namespace, "key", false)
+	if _, err := s.BatchGet(t.Context(), namespace, keysOf(10), true); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := s.Touch(t.Context(), namespace, "key", time.Minute, store.TouchOverwrite); err != nil {
+		t.Error(err)
+	}
+	want := map[string]int{"set": 2, "get": 2, "cache_touch": 1}
+	if diff := cmp.Diff(want, watched.commands); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
