@@ -168,38 +168,40 @@ func expiries() (bad, good [][2]string) {
 
 // writes are the edges of what a SetRequest and an item of a batch have in common beside the expiry.
 func writes() (bad, good [][2]string) {
-	return [][2]string{
-			{"value: " + quoted(65), "value"},
-			{`negative: true value: "v"`, "value"},
-			{"stale_ttl {}", "stale_ttl"},
-			{"stale_ttl {nanos: -1}", "stale_ttl"},
-			{"stale_ttl {seconds: 3601}", "stale_ttl"},
-			{"stale_ttl {seconds: 315576000001}", "stale_ttl"},
-			{"stale_ttl {seconds: 3000 nanos: 1}", "stale_ttl"}, // the default is 600 s
-			{"ttl {seconds: 1800} stale_ttl {seconds: 1800 nanos: 1}", "stale_ttl"},
-			{"ttl {seconds: 3600} stale_ttl {nanos: 1}", "stale_ttl"},
-			{in(30*time.Minute) + "stale_ttl {seconds: 1860}", "stale_ttl"},
-			{"never: true stale_ttl {seconds: 1}", "stale_ttl"},
-			{"negative: true stale_ttl {seconds: 1}", "stale_ttl"},
-			{numbered(33, `tags: "t%d"`), "tags"},
-			{times(33, `tags: "same"`), "tags"},
-			{`tags: "a" tags: ""`, "tags[1]"},
-			{`tags: "a" tags: ` + quoted(129), "tags[1]"},
-			{`tags: "tagged\000"`, "tags[0]"},
-			{"content_type: " + quoted(256), "content_type"},
-			{`content_type: "text/\000plain"`, "content_type"},
-		}, [][2]string{
-			{"value: " + quoted(64)},
-			{"negative: true"},
-			{`value: "\000\377"`},
-			{"stale_ttl {nanos: 1}"},
-			{"stale_ttl {seconds: 3000}"},
-			{"ttl {seconds: 1800} stale_ttl {seconds: 1800}"},
-			{numbered(32, `tags: "t%d"`)},
-			{times(32, `tags: "same"`)},
-			{"tags: " + quoted(128)},
-			{"content_type: " + quoted(255)},
-		}
+	bad = [][2]string{
+		{"value: " + quoted(65), "value"},
+		{`negative: true value: "v"`, "value"},
+		{"stale_ttl {}", "stale_ttl"},
+		{"stale_ttl {nanos: -1}", "stale_ttl"},
+		{"stale_ttl {seconds: 3601}", "stale_ttl"},
+		{"stale_ttl {seconds: 315576000001}", "stale_ttl"},
+		{"stale_ttl {seconds: 3000 nanos: 1}", "stale_ttl"}, // the default is 600 s
+		{"ttl {seconds: 1800} stale_ttl {seconds: 1800 nanos: 1}", "stale_ttl"},
+		{"ttl {seconds: 3600} stale_ttl {nanos: 1}", "stale_ttl"},
+		{in(30*time.Minute) + "stale_ttl {seconds: 1860}", "stale_ttl"},
+		{"never: true stale_ttl {seconds: 1}", "stale_ttl"},
+		{"negative: true stale_ttl {seconds: 1}", "stale_ttl"},
+		{numbered(33, `tags: "t%d"`), "tags"},
+		{times(33, `tags: "same"`), "tags"},
+		{`tags: "a" tags: ""`, "tags[1]"},
+		{`tags: "a" tags: ` + quoted(129), "tags[1]"},
+		{`tags: "tagged\000"`, "tags[0]"},
+		{"content_type: " + quoted(256), "content_type"},
+		{`content_type: "text/\000plain"`, "content_type"},
+	}
+	good = [][2]string{
+		{"value: " + quoted(64)},
+		{"negative: true"},
+		{`value: "\000\377"`},
+		{"stale_ttl {nanos: 1}"},
+		{"stale_ttl {seconds: 3000}"},
+		{"ttl {seconds: 1800} stale_ttl {seconds: 1800}"},
+		{numbered(32, `tags: "t%d"`)},
+		{times(32, `tags: "same"`)},
+		{"tags: " + quoted(128)},
+		{"content_type: " + quoted(255)},
+	}
+	return bad, good
 }
 
 // edges returns requests, as prototext, that are just wrong, with the fields that are, and just right.
