@@ -28,11 +28,13 @@ type api struct {
 	addr    string            // where the store looks for Redis
 }
 
-// newAPI serves a Redis of its own, with a near cache.
+// newAPI serves a Redis of its own, with a near cache. Commands have the time that a busy machine may need.
 func newAPI(t testing.TB, l Limits) *api {
 	t.Helper()
 	redis := redistest.Start(t, redistest.Options{})
-	a := serveStore(t, store.Options{Addrs: []string{redis.Addr}, PlainNamespace: l.PlainNamespace}, l)
+	a := serveStore(t, store.Options{
+		Addrs: []string{redis.Addr}, CommandTimeout: 10 * time.Second, PlainNamespace: l.PlainNamespace,
+	}, l)
 	a.redis, a.addr = redis, redis.Addr
 	return a
 }

@@ -590,7 +590,7 @@ func TestBatchGetAnswersWhatFits(t *testing.T) {
 		{"ManySmall", 1000, 10, 100, 1, 1},
 		{"ManyOfOnePage", 1000, 10, 4000, 2, 2},
 		{"ManyOfLongKeys", 1000, 1024, 3400, 2, 4},
-		{"EverythingLong", 1000, 1024, 9000, 4, 10},
+		{"EverythingLong", 1000, 1024, 5000, 3, 3},
 		{"MissesOfLongKeys", 1000, 1024, -1, 1, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

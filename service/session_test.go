@@ -134,6 +134,28 @@ func TestValidateSession(t *testing.T) {
 		}
 	})
 
+	t.Run("CostsNothingWhenNear", func(t *testing.T) {
+		t.Parallel()
+		a := newAPI(t, Limits{})
+		token := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann"}).SessionToken
+		reads := func(c sessionv1.Consistency) int64 {
+			before := a.redis.CommandCalls(t)
+			for range 5 {
+				a.validate(t, &sessionv1.ValidateSessionRequest{SessionToken: token, Consistency: c})
+			}
+			after := a.redis.CommandCalls(t)
+			return after["evalsha_ro"] - before["evalsha_ro"]
+		}
+		a.validate(t, &sessionv1.ValidateSessionRequest{SessionToken: token}) // brings it near, with its subject's epoch
+		for c, want := range map[sessionv1.Consistency]int64{
+			sessionv1.Consistency_CONSISTENCY_UNSPECIFIED: 0, sessionv1.Consistency_CONSISTENCY_CACHED: 0, sessionv1.Consistency_CONSISTENCY_PRIMARY: 5,
+		} {
+			if got := reads(c); got != want {
+				t.Errorf("5 validations at %v read Redis %d times", c, got)
+			}
+		}
+	})
+
 	t.Run("EndsWhenIdle", func(t *testing.T) {
 		t.Parallel()
 		token := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann", IdleTimeout: secs(1)}).SessionToken

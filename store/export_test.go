@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/redis/rueidis"
 )
@@ -21,3 +22,6 @@ func (s *Store) Command(tb testing.TB, name, redisKey string, args ...string) an
 	}
 	return v
 }
+
+// Skew makes the store's estimate of the clock of Redis wrong, as when the clock of its machine has been set.
+func (s *Store) Skew(by time.Duration) { s.clock.offset.Add(int64(by)) }

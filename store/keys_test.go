@@ -92,6 +92,9 @@ func FuzzUserKey(f *testing.F) {
 func FuzzPosition(f *testing.F) {
 	f.Add("", uint32(0), uint64(0), uint64(0))
 	f.Add("AAAAAAAAAAAAAAAAAAAAAAAAAAA", uint32(0), uint64(1), uint64(1<<63))
+	f.Add("AAAAAAAAAAAAAAAAAAAAAAAAAAB", uint32(0), uint64(0), uint64(0))
+	f.Add("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", uint32(0), uint64(0), uint64(0))
+	f.Add("AAAAAAAAAAAAAAAAAA\nAAAAAAAAA", uint32(0), uint64(0), uint64(0))
 	f.Add("garbage", uint32(1), uint64(1<<63), uint64(7))
 	f.Fuzz(func(t *testing.T, token string, walk uint32, node, cursor uint64) {
 		p := position{node, cursor}

@@ -241,8 +241,8 @@ func (s *Store) readSession(ctx context.Context, p partition, namespace, id stri
 	if err != nil {
 		return nil, err
 	}
-	r, err = parseSession(m, id)
-	if err != nil || r == nil || !r.active(r.readEpoch, s.Now()) {
+	r, err = s.parseSession(m, id)
+	if err != nil || r == nil || !r.active(r.readEpoch, r.readAt) {
 		return nil, err
 	}
 	return r, nil

@@ -35,13 +35,12 @@ func (s *Store) ListSubjectSessions(ctx context.Context, namespace, subject, tok
 	if err = errors.Join(err, failed); err != nil {
 		return nil, "", err
 	}
-	now := s.Now()
 	for i, m := range results {
-		r, err := parseSession(m, listed[i].id)
+		r, err := s.parseSession(m, listed[i].id)
 		if err != nil {
 			return nil, "", err
 		}
-		if r != nil && r.active(r.readEpoch, now) {
+		if r != nil && r.active(r.readEpoch, r.readAt) {
 			sessions = append(sessions, &r.session)
 		}
 	}

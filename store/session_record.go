@@ -46,7 +46,9 @@ type sessionRecord struct {
 	subjectHash string
 	// epoch must not be below that of the subject, which was readEpoch when the record was read.
 	epoch, readEpoch int64
-	size             int
+	// readAt is when the record was read by the clock of Redis, whose word on the end of a session is final.
+	readAt time.Time
+	size   int
 }
 
 // active decides by the times and epochs alone; that a key still exists means nothing.
@@ -55,9 +57,9 @@ func (r *sessionRecord) active(subjectEpoch int64, now time.Time) bool {
 }
 
 // parseSession reads the answer of session_read.lua; nil means that there is no record.
-func parseSession(m rueidis.RedisMessage, id string) (*sessionRecord, error) {
+func (s *Store) parseSession(m rueidis.RedisMessage, id string) (*sessionRecord, error) {
 	parts, err := m.ToArray()
-	if err != nil || len(parts) != 3 {
+	if err != nil || len(parts) != 4 {
 		return nil, errInternal
 	}
 	fields, err := parts[0].AsStrMap()
@@ -72,6 +74,10 @@ func parseSession(m rueidis.RedisMessage, id string) (*sessionRecord, error) {
 		return nil, errInternal
 	}
 	epoch, err := parts[2].ToString()
+	if err != nil {
+		return nil, errInternal
+	}
+	now, err := parts[3].ToString()
 	if err != nil {
 		return nil, errInternal
 	}
@@ -94,6 +100,10 @@ func parseSession(m rueidis.RedisMessage, id string) (*sessionRecord, error) {
 		subjectHash: fields["sh"],
 		epoch:       number(fields["ep"]),
 		readEpoch:   number(epoch),
+		readAt:      time.UnixMilli(number(now)),
+	}
+	if now == "0" {
+		r.readAt = s.Now()
 	}
 	if !ok || len(r.secretHash) == 0 {
 		return nil, &opError{kind: ErrCorrupt}
@@ -117,7 +127,7 @@ func (s *Store) nearSession(ctx context.Context, p partition, namespace, id stri
 		if r == nil {
 			return r, 0, 0, err
 		}
-		return r, r.size, min(s.options.NearCacheTTL, r.session.ExpiresAt().Sub(s.Now())), nil
+		return r, r.size, min(s.options.NearCacheTTL, r.session.ExpiresAt().Sub(r.readAt)), nil
 	})
 	r, _ := v.(*sessionRecord)
 	if err != nil || r == nil || own {
