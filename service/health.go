@@ -73,12 +73,18 @@ func (h *Health) Ready() bool {
 // run probes Redis until ctx ends.
 func (h *Health) run(ctx context.Context) {
 	// The first success counts at once, and until then it looks more often: a server that starts is being waited for.
-	needed := 1
-	ticker := time.NewTicker(max(h.interval/10, time.Millisecond))
-	defer ticker.Stop()
+	needed, every := 1, max(h.interval/10, time.Millisecond)
+	next := time.NewTimer(0)
+	defer next.Stop()
 
 	surprises := 0 // probes in a row that contradict what is believed
 	for {
+		select {
+		case <-next.C:
+		case <-ctx.Done():
+			return
+		}
+		start := time.Now()
 		err := h.probe(ctx)
 		if ctx.Err() != nil {
 			return
@@ -88,17 +94,16 @@ func (h *Health) run(ctx context.Context) {
 			surprises = 0
 		} else if surprises >= needed {
 			h.believe(up, err)
-			surprises, needed = 0, upAfter
+			surprises, needed, every = 0, upAfter, h.interval
 			if up {
 				needed = downAfter
 			}
-			ticker.Reset(h.interval)
 		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return
+		wait := every
+		if surprises > 0 {
+			wait /= 2 // a doubt is settled sooner
 		}
+		next.Reset(max(wait-time.Since(start), 0))
 	}
 }
 

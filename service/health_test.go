@@ -154,9 +154,9 @@ func TestHealth(t *testing.T) {
 		pass(250 * time.Millisecond) // between two probes
 		for range 10 {
 			p.redis.Store(gone)
-			pass(time.Second)
+			pass(600 * time.Millisecond) // two probes, the second after half the interval
 			p.redis.Store(well)
-			pass(500 * time.Millisecond)
+			pass(900 * time.Millisecond)
 			p.want(t, serving)
 		}
 	})
@@ -168,9 +168,9 @@ func TestHealth(t *testing.T) {
 		pass(250 * time.Millisecond) // between two probes
 		for range 10 {
 			p.redis.Store(well)
-			pass(500 * time.Millisecond)
+			pass(400 * time.Millisecond) // one probe
 			p.redis.Store(gone)
-			pass(500 * time.Millisecond)
+			pass(350 * time.Millisecond)
 			p.want(t, notServing)
 		}
 	})

@@ -49,8 +49,8 @@ type Options struct {
 	StopTimeout time.Duration
 	// ProbeInterval is how often Redis is probed; 500 ms by default.
 	ProbeInterval time.Duration
-	// ProbeTimeout is how long a probe may take; 400 ms by default, so that the three failures which it takes to report
-	// NOT_SERVING fit into two seconds however Redis fails.
+	// ProbeTimeout is how long a probe may take; 300 ms by default, so that the three failures which it takes to report
+	// NOT_SERVING fit well into two seconds however Redis fails.
 	ProbeTimeout time.Duration
 	// Reflection lets clients such as grpcurl ask the server for its API.
 	Reflection bool
@@ -66,7 +66,7 @@ func (o Options) withDefaults() Options {
 	o.MaxConcurrentStreams = cmp.Or(o.MaxConcurrentStreams, 1000)
 	o.StopTimeout = cmp.Or(o.StopTimeout, 20*time.Second)
 	o.ProbeInterval = cmp.Or(o.ProbeInterval, 500*time.Millisecond)
-	o.ProbeTimeout = cmp.Or(o.ProbeTimeout, 400*time.Millisecond)
+	o.ProbeTimeout = cmp.Or(o.ProbeTimeout, 300*time.Millisecond)
 	return o
 }
 

@@ -64,38 +64,42 @@ func (s *Store) keep(e *Entry) (size int, ttl time.Duration) {
 
 // fetch reads one entry over the chosen connection; nil means that there is none.
 func (s *Store) fetch(ctx context.Context, redisKey string, choose func(*clients) rueidis.Client) (e *Entry, err error) {
-	var plain bool
-	err = s.trip(ctx, "get", reads, func(ctx context.Context, c *clients) error {
+	m, err := trip(ctx, s, "get", reads, func(ctx context.Context, c *clients) (rueidis.RedisMessage, error) {
 		client := choose(c)
-		raw, err := client.Do(ctx, client.B().Get().Key(redisKey).Build()).AsBytes()
-		if err != nil {
-			return err
-		}
-		e, plain, err = parseEntry(raw)
-		return err
+		return client.Do(ctx, client.B().Get().Key(redisKey).Build()).ToMessage()
 	})
+	if err != nil || m.IsNil() {
+		return nil, err
+	}
+	raw, err := m.AsBytes()
+	if err != nil {
+		return nil, errInternal
+	}
+	e, plain, err := parseEntry(raw)
 	if err != nil || !plain {
 		return e, err
 	}
 	// An entry of Larder's knows when it expires. Of a plain value only Redis does.
-	err = s.trip(ctx, "pttl", reads, func(ctx context.Context, c *clients) error {
+	left, err := trip(ctx, s, "pttl", reads, func(ctx context.Context, c *clients) (int64, error) {
 		client := choose(c)
-		left, err := client.Do(ctx, client.B().Pttl().Key(redisKey).Build()).AsInt64()
-		switch {
-		case err != nil:
-			return err
-		case left == -2:
-			e = nil
-		case left >= 0:
-			e.Hard = s.Now().Add(time.Duration(left) * time.Millisecond)
-			e.Soft = e.Hard
-		}
-		return nil
+		return client.Do(ctx, client.B().Pttl().Key(redisKey).Build()).AsInt64()
 	})
 	if err != nil {
 		return nil, err
 	}
-	return e, nil
+	return s.expiring(e, left), nil
+}
+
+// expiring returns a plain value with the expiry that PTTL told; nil if it has gone.
+func (s *Store) expiring(e *Entry, pttl int64) *Entry {
+	switch {
+	case pttl == -2:
+		return nil
+	case pttl >= 0:
+		e.Hard = s.Now().Add(time.Duration(pttl) * time.Millisecond)
+		e.Soft = e.Hard
+	}
+	return e
 }
 
 func parseEntry(raw []byte) (e *Entry, plain bool, err error) {

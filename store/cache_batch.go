@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"time"
 
 	"github.com/redis/rueidis"
 )
@@ -59,16 +58,10 @@ func (s *Store) BatchGet(ctx context.Context, namespace string, keys []string, n
 			return b.Pttl().Key(redisKeys[i]).Build()
 		}, func(i int, r rueidis.RedisResult) error {
 			left, err := r.AsInt64()
-			switch {
-			case err != nil:
-				return err
-			case left == -2:
-				results[i].Entry = nil
-			case left >= 0:
-				results[i].Hard = s.Now().Add(time.Duration(left) * time.Millisecond)
-				results[i].Soft = results[i].Hard
+			if err == nil {
+				results[i].Entry = s.expiring(results[i].Entry, left)
 			}
-			return nil
+			return err
 		}, func(i int, err error) { results[i] = BatchFound{Err: err} })
 		if err != nil {
 			return nil, err
@@ -91,9 +84,7 @@ func (s *Store) BatchGet(ctx context.Context, namespace string, keys []string, n
 func (s *Store) batch(ctx context.Context, name string, eff effect, near bool, indexes []int,
 	build func(rueidis.Builder, int) rueidis.Completed, read func(int, rueidis.RedisResult) error, fail func(int, error),
 ) error {
-	var first error
-	failed := 0
-	err := s.trip(ctx, name, eff, func(tripCtx context.Context, c *clients) error {
+	results, err := trip(ctx, s, name, eff, func(ctx context.Context, c *clients) ([]rueidis.RedisResult, error) {
 		client := c.primary
 		if near {
 			client = c.tracked
@@ -102,22 +93,24 @@ func (s *Store) batch(ctx context.Context, name string, eff effect, near bool, i
 		for n, i := range indexes {
 			commands[n] = build(client.B(), i)
 		}
-		for n, r := range client.DoMulti(tripCtx, commands...) {
-			err := read(indexes[n], r)
-			if err == nil {
-				continue
-			}
-			failed++
-			err = classify(ctx, err, eff)
-			if first == nil {
-				first = err
-			}
-			fail(indexes[n], err)
-		}
-		return nil
+		return client.DoMulti(ctx, commands...), nil
 	})
 	if err != nil {
 		return err
+	}
+	var first error
+	failed := 0
+	for n, r := range results {
+		err := read(indexes[n], r)
+		if err == nil {
+			continue
+		}
+		failed++
+		err = classify(ctx, err, eff)
+		if first == nil {
+			first = err
+		}
+		fail(indexes[n], err)
 	}
 	if ctxErr := ctx.Err(); ctxErr != nil && failed > 0 {
 		return ctxErr

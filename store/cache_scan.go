@@ -88,33 +88,38 @@ func (s *Store) scan(ctx context.Context, namespace, pattern, token string, coun
 		return nil, "", ErrPageToken
 	}
 	before, after := s.cacheKeyParts(namespace)
-	err = s.trip(ctx, "scan", reads, func(ctx context.Context, c *clients) error {
+	type step struct {
+		keys []string
+		next string
+	}
+	done, err := trip(ctx, s, "scan", reads, func(ctx context.Context, c *clients) (step, error) {
 		ids, nodes, err := s.primaries(ctx, c)
 		if err != nil {
-			return err
+			return step{}, err
 		}
 		n := sort.Search(len(ids), func(i int) bool { return ids[i] >= at.node })
 		if n == len(ids) { // the topology has changed under the walk, and nothing is left of it
-			return nil
+			return step{}, nil
 		}
+		at := at
 		if ids[n] != at.node {
 			at = position{ids[n], 0}
 		}
 		node := nodes[at.node]
 		page, err := node.Do(ctx, node.B().Scan().Cursor(at.cursor).Match(before+pattern+after).Count(count).Type("string").Build()).AsScanEntry()
 		if err != nil {
-			return err
+			return step{}, err
 		}
-		keys = page.Elements
+		next := ""
 		switch at.cursor = page.Cursor; {
 		case at.cursor != 0:
 			next = at.token(walk.Sum32())
 		case n+1 < len(ids):
 			next = position{ids[n+1], 0}.token(walk.Sum32())
 		}
-		return nil
+		return step{page.Elements, next}, nil
 	})
-	return keys, next, err
+	return done.keys, done.next, err
 }
 
 // primaries returns the primaries by an id of each, and the ids in order. Tokens hold ids, since an address is nobody's

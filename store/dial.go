@@ -43,6 +43,10 @@ type dialer struct {
 	options *Options
 	mu      sync.Mutex
 	down    map[string]*downAddr
+	// busy counts the connections that are being made, up to the answer to the greeting or the end of each, and those
+	// that were lost and not made again yet, for a while.
+	busy atomic.Int64
+	lost map[string][]func() // by address, what ends that a lost connection is counted
 }
 
 type downAddr struct {
@@ -60,6 +64,7 @@ func (d *dialer) dial(ctx context.Context, addr string, nd *net.Dialer, tc *tls.
 	}
 	d.mu.Unlock()
 
+	d.busy.Add(1)
 	var conn net.Conn
 	var err error
 	if tc != nil {
@@ -69,8 +74,9 @@ func (d *dialer) dial(ctx context.Context, addr string, nd *net.Dialer, tc *tls.
 	}
 	if err == nil {
 		d.options.Observer.Connection(Dialed, 1, nil)
-		return &watchedConn{Conn: conn, dialer: d, addr: addr, ctx: ctx}, nil
+		return &watchedConn{Conn: conn, dialer: d, addr: addr, ctx: ctx, settled: sync.OnceFunc(func() { d.busy.Add(-1) })}, nil
 	}
+	d.busy.Add(-1)
 	failed := fmt.Errorf("%w: %w", errDial, err)
 	failures := d.failed(ctx, addr, failed)
 	d.options.Observer.Connection(DialFailed, failures, err)
@@ -98,12 +104,37 @@ func (d *dialer) failed(ctx context.Context, addr string, err error) int {
 	return down.failures
 }
 
-// answered ends the backoff of an address.
+// answered ends the backoff of an address, and one connection to it is not lost any more.
 func (d *dialer) answered(addr string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.down, addr)
+	if lost := d.lost[addr]; len(lost) > 0 {
+		lost[0]()
+		d.lost[addr] = lost[1:]
+	}
 }
+
+// lostFor is how long a connection counts as lost that nobody makes again, as to a node that has left a cluster.
+const lostFor = 2 * backoffMax
+
+func (d *dialer) lose(addr string) {
+	d.busy.Add(1)
+	found := sync.OnceFunc(func() { d.busy.Add(-1) })
+	time.AfterFunc(lostFor, found)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.lost == nil {
+		d.lost = make(map[string][]func())
+	}
+	d.lost[addr] = append(d.lost[addr], found)
+	if n := len(d.lost[addr]); n > maxLost {
+		d.lost[addr] = d.lost[addr][n-maxLost:] // the older ones end by themselves
+	}
+}
+
+// maxLost bounds what is remembered of one address: there are a few connections to each.
+const maxLost = 16
 
 // watchedConn reports its end. A connection whose greeting was not answered, or only by an error, counts as one that could
 // not be opened: a proxy may have no server behind it, and Redis too many clients. Rueidis sends no command before that.
@@ -117,6 +148,8 @@ type watchedConn struct {
 	heard  atomic.Bool     // an answer that is no error
 	silent sync.Once       // what ends before that fails once
 	once   sync.Once
+	// settled says that the connection is no longer being made.
+	settled func()
 }
 
 func (c *watchedConn) Read(b []byte) (int, error) {
@@ -124,6 +157,7 @@ func (c *watchedConn) Read(b []byte) (int, error) {
 	if c.heard.Load() {
 		return n, err
 	}
+	c.settled()
 	if n > 0 && b[0] != '-' {
 		c.heard.Store(true)
 		c.dialer.answered(c.addr)
@@ -135,8 +169,11 @@ func (c *watchedConn) Read(b []byte) (int, error) {
 }
 
 func (c *watchedConn) Close() error {
+	c.settled()
 	c.once.Do(func() {
-		if !c.heard.Load() {
+		if c.heard.Load() {
+			c.dialer.lose(c.addr)
+		} else {
 			c.silent.Do(func() { c.dialer.failed(c.ctx, c.addr, fmt.Errorf("%w: it does not answer", errDial)) })
 		}
 		c.dialer.options.Observer.Connection(Closed, 1, nil)

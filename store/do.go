@@ -32,47 +32,75 @@ func (s *Store) enter(ctx context.Context) error {
 
 func (s *Store) leave() { <-s.slots }
 
-// trip makes one round trip: run sends commands, and the error it returns is classified by eff. Name is for figures.
-func (s *Store) trip(ctx context.Context, name string, eff effect, run func(context.Context, *clients) error) error {
+// trip makes one round trip: run sends commands to Redis and returns what it answered. Its error, where that is not the
+// answer nil, is classified by eff. Name is for figures.
+func trip[T any](ctx context.Context, s *Store, name string, eff effect, run func(context.Context, *clients) (T, error)) (answer T, err error) {
 	c := s.clients.Load()
 	if c == nil {
-		return &opError{kind: ErrUnavailable, cause: errors.New("not connected yet")}
+		return answer, &opError{kind: ErrUnavailable, cause: errors.New("not connected yet")}
 	}
 	if err := ctx.Err(); err != nil {
-		return err
+		return answer, err
 	}
 	if err := s.enter(ctx); err != nil {
-		return err
+		return answer, err
 	}
-	defer s.leave()
-	tripCtx, cancel := context.WithTimeout(ctx, s.options.CommandTimeout)
-	defer cancel()
 	start := time.Now()
-	err := run(tripCtx, c)
+	if s.dialer.busy.Load() == 0 {
+		answer, err = timed(ctx, s, c, run)
+	} else {
+		answer, err = detached(ctx, s, c, run)
+	}
 	if rueidis.IsRedisNil(err) {
 		err = nil
 	}
 	err = classify(ctx, err, eff)
 	s.observe(ctx, name, start, err)
-	return err
+	return answer, err
+}
+
+// timed runs a round trip within the time that one may take, and gives up its place.
+func timed[T any](ctx context.Context, s *Store, c *clients, run func(context.Context, *clients) (T, error)) (T, error) {
+	defer s.leave()
+	ctx, cancel := context.WithTimeout(ctx, s.options.CommandTimeout)
+	defer cancel()
+	return run(ctx, c)
+}
+
+// detached does the same and returns when ctx ends, whether or not the round trip has. It is for while a connection is
+// being made: whoever needs it then waits inside rueidis for the one who makes it, and no deadline is heeded.
+func detached[T any](ctx context.Context, s *Store, c *clients, run func(context.Context, *clients) (T, error)) (none T, err error) {
+	type result struct {
+		answer T
+		err    error
+	}
+	done := make(chan result, 1)
+	go func() {
+		answer, err := timed(ctx, s, c, run)
+		done <- result{answer, err}
+	}()
+	timeout := time.NewTimer(s.options.CommandTimeout)
+	defer timeout.Stop()
+	select {
+	case r := <-done:
+		return r.answer, r.err
+	case <-ctx.Done():
+		return none, ctx.Err()
+	case <-timeout.C:
+		return none, errors.New("no answer in time")
+	}
 }
 
 // ask sends one command to the primary and returns its answer, which may be nil.
-func (s *Store) ask(ctx context.Context, name string, eff effect, build func(rueidis.Builder) rueidis.Completed) (m rueidis.RedisMessage, err error) {
-	err = s.trip(ctx, name, eff, func(ctx context.Context, c *clients) error {
-		var err error
-		m, err = c.primary.Do(ctx, build(c.primary.B())).ToMessage()
-		return err
+func (s *Store) ask(ctx context.Context, name string, eff effect, build func(rueidis.Builder) rueidis.Completed) (rueidis.RedisMessage, error) {
+	return trip(ctx, s, name, eff, func(ctx context.Context, c *clients) (rueidis.RedisMessage, error) {
+		return c.primary.Do(ctx, build(c.primary.B())).ToMessage()
 	})
-	return m, err
 }
 
 // script runs one script on the primary.
-func (s *Store) script(ctx context.Context, sc *script, eff effect, keys []string, args ...string) (m rueidis.RedisMessage, err error) {
-	err = s.trip(ctx, sc.name, eff, func(ctx context.Context, c *clients) error {
-		var err error
-		m, err = sc.lua.Exec(ctx, c.primary, keys, args).ToMessage()
-		return err
+func (s *Store) script(ctx context.Context, sc *script, eff effect, keys []string, args ...string) (rueidis.RedisMessage, error) {
+	return trip(ctx, s, sc.name, eff, func(ctx context.Context, c *clients) (rueidis.RedisMessage, error) {
+		return sc.lua.Exec(ctx, c.primary, keys, args).ToMessage()
 	})
-	return m, err
 }

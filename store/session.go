@@ -228,15 +228,12 @@ func (s *Store) RevokeSubjectSessions(ctx context.Context, namespace, subject, e
 // readSession reads a session at one moment; nil means that there is no active one.
 func (s *Store) readSession(ctx context.Context, p partition, namespace, id string, tracked bool) (r *sessionRecord, err error) {
 	keys := []string{sessionKey(p, namespace, id), attributesKey(p, namespace, id)}
-	var m rueidis.RedisMessage
-	err = s.trip(ctx, sessionRead.name, reads, func(ctx context.Context, c *clients) error {
+	m, err := trip(ctx, s, sessionRead.name, reads, func(ctx context.Context, c *clients) (rueidis.RedisMessage, error) {
 		client := c.primary
 		if tracked {
 			client = c.tracked
 		}
-		var err error
-		m, err = sessionRead.lua.Exec(ctx, client, keys, []string{subjectKey(p, namespace, "")}).ToMessage()
-		return err
+		return sessionRead.lua.Exec(ctx, client, keys, []string{subjectKey(p, namespace, "")}).ToMessage()
 	})
 	if err != nil {
 		return nil, err

@@ -150,11 +150,8 @@ func (s *Store) subjectEpoch(ctx context.Context, p partition, namespace, hash s
 	}
 	key := subjectKey(p, namespace, hash)
 	v, _, err := s.near.load(ctx, key, func() (any, int, time.Duration, error) {
-		var epoch int64
-		err := s.trip(ctx, "hget", reads, func(ctx context.Context, c *clients) error {
-			var err error
-			epoch, err = c.tracked.Do(ctx, c.tracked.B().Hget().Key(key).Field("ep").Build()).AsInt64()
-			return err
+		epoch, err := trip(ctx, s, "hget", reads, func(ctx context.Context, c *clients) (int64, error) {
+			return c.tracked.Do(ctx, c.tracked.B().Hget().Key(key).Field("ep").Build()).AsInt64()
 		})
 		return epoch, 8, s.options.NearCacheTTL, err
 	})
