@@ -155,6 +155,7 @@ func TestHealth(t *testing.T) {
 		for range 10 {
 			p.redis.Store(gone)
 			pass(600 * time.Millisecond) // two probes, the second after half the interval
+			p.want(t, serving)
 			p.redis.Store(well)
 			pass(900 * time.Millisecond)
 			p.want(t, serving)
