@@ -261,7 +261,7 @@ func edges() (bad, good [][3]string) {
 	// The grammar of patterns: classes hold ASCII characters and ranges in order, and \ stands before a special character.
 	for _, p := range []string{
 		quoted(1025), `"a\000b"`, `"[a"`, `"a["`, `"[a-"`, `"a\\"`, `"[a\\]"`, `"[^a"`, `"x[a]["`,
-		`"[]"`, `"[^]"`, `"[]a]"`, `"[z-a]"`, `"[a-]"`, `"[a-\\]]"`, `"[\\a]"`, `"[[a]"`, `"[[:alpha:]]"`, `"[ä]"`, `"[a-ä]"`, `"[\\--!]"`,
+		`"[]"`, `"[^]"`, `"[]a]"`, `"[z-a]"`, `"[a-]"`, `"[a-\\]]"`, `"[A-]x]"`, `"[A-\\]]"`, `"[A-[]"`, `"[\\a]"`, `"[[a]"`, `"[[:alpha:]]"`, `"[ä]"`, `"[a-ä]"`, `"[\\--!]"`,
 	} {
 		bad = append(bad, [3]string{"ListKeys", "pattern: " + p, "pattern"}, [3]string{"DeleteMatching", "pattern: " + p, "pattern"})
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"time"
 
 	"github.com/redis/rueidis"
 )
@@ -143,10 +144,13 @@ func (s *Store) BatchSet(ctx context.Context, namespace string, items []BatchWri
 	}
 	defer s.near.forget(redisKeys...)
 	now := s.Now()
+	entries, ttls := make([]*Entry, len(items)), make([]time.Duration, len(items))
+	for i := range items {
+		entries[i], ttls[i] = items[i].entry(now)
+		results[i].ETag = entries[i].ETag.String()
+	}
 	err := s.batch(ctx, "set", writes, false, all(len(items)), func(b rueidis.Builder, i int) rueidis.Completed {
-		e, ttl := items[i].entry(now)
-		results[i].ETag = e.ETag.String()
-		return setCommand(b, redisKeys[i], e, ttl)
+		return setCommand(b, redisKeys[i], entries[i], ttls[i])
 	}, func(_ int, r rueidis.RedisResult) error {
 		return r.Error()
 	}, func(i int, err error) { results[i] = BatchStored{Err: err} })

@@ -21,19 +21,36 @@ func TestDeadlinesHoldWhenRedisStalls(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{})
 	s := open(t, store.Options{Addrs: []string{server.Addr}, MaxInFlight: 32, NearCacheBytes: 1 << 20})
 	set(t, s, "n", "key", store.Write{Value: []byte("value")})
-	// Who waits for the dialling of another caller waits for as long as that one does: up to its deadline, or the second
-	// after which dialling is given up. The rest is for a machine under load.
 	const deadline, margin = 250 * time.Millisecond, 500 * time.Millisecond
 	server.Pause(t)
 	var mu sync.Mutex
 	counts := map[string]int{}
-	longest, late, calls := time.Duration(0), 0, 0
+	longest, timers := time.Duration(0), time.Duration(0)
 	var callers sync.WaitGroup
-	stop := time.Now().Add(3 * time.Second) // the connections are given up after two seconds
-	for caller := range 100 {
+	stop := time.Now().Add(4 * time.Second) // the connections are given up after two seconds
+	// What a timer is late by on this machine just now is no fault of the store's.
+	for range 4 {
 		callers.Go(func() {
 			for time.Now().Before(stop) {
 				ctx, cancel := context.WithTimeout(t.Context(), deadline)
+				begin := time.Now()
+				<-ctx.Done()
+				took := time.Since(begin)
+				cancel()
+				mu.Lock()
+				timers = max(timers, took)
+				mu.Unlock()
+			}
+		})
+	}
+	for caller := range 100 {
+		callers.Go(func() {
+			for time.Now().Before(stop) {
+				patience := deadline
+				if caller%10 == 0 {
+					patience = 10 * deadline // and so it may be the one that dials, for longer than others can wait
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				begin := time.Now()
 				var err error
 				if caller%2 == 0 {
@@ -52,19 +69,16 @@ func TestDeadlinesHoldWhenRedisStalls(t *testing.T) {
 				}
 				mu.Lock()
 				counts[kind]++
-				longest = max(longest, took)
-				if calls++; took > deadline+margin {
-					late++
-				}
+				longest = max(longest, took-patience+deadline)
 				mu.Unlock()
 			}
 		})
 	}
 	eventually(t, "the cap is reached", func() bool { return s.Stats().InFlight == 32 })
 	callers.Wait()
-	t.Logf("longest %v of %v, %d of %d calls late, %v", longest, deadline, late, calls, counts)
-	if late > calls/50 || longest > 5*time.Second {
-		t.Errorf("of %d calls with %v, %d were late, by up to %v", calls, deadline, late, longest-deadline)
+	t.Logf("longest %v of %v, of a timer %v, %v", longest, deadline, timers, counts)
+	if longest > margin+2*timers-deadline {
+		t.Errorf("a call with %v took %v, a timer %v", deadline, longest, timers)
 	}
 	if counts["overloaded"] == 0 || counts[context.DeadlineExceeded.Error()] == 0 {
 		t.Errorf("%v", counts)
