@@ -16,6 +16,9 @@ type clock struct {
 // second or so between samples.
 const sampleAging = 20 * time.Microsecond
 
+// clockStep is more than clocks drift apart between samples.
+const clockStep = time.Millisecond
+
 func (c *clock) now() time.Time {
 	return time.Now().Add(time.Duration(c.offset.Load()))
 }
@@ -24,10 +27,13 @@ func (c *clock) now() time.Time {
 func (c *clock) sample(redis, sent, answered time.Time) {
 	trip := answered.Sub(sent)
 	best := time.Duration(c.best.Load())
-	if best != 0 && trip > best {
+	offset := redis.Sub(sent.Add(trip / 2))
+	// Two samples that differ by more than both can be wrong by mean that a clock was set.
+	step := (offset - time.Duration(c.offset.Load())).Abs() > (trip+best)/2+clockStep
+	if best != 0 && trip > best && !step {
 		c.best.Store(int64(best + sampleAging))
 		return
 	}
 	c.best.Store(int64(max(trip, 1)))
-	c.offset.Store(int64(redis.Sub(sent.Add(trip / 2))))
+	c.offset.Store(int64(offset))
 }

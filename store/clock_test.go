@@ -53,6 +53,19 @@ func TestClockIgnoresASlowSample(t *testing.T) {
 	}
 }
 
+// TestClockFollowsAStep: when the clock of a machine is set, the next sample says so, however slow it is.
+func TestClockFollowsAStep(t *testing.T) {
+	t.Parallel()
+	for _, step := range []time.Duration{time.Second, -time.Hour} {
+		var c clock
+		sampleOf(&c, 0, time.Millisecond, 0.5)
+		sampleOf(&c, step, 20*time.Millisecond, 0.5)
+		if off := (c.ahead() - step).Abs(); off > 10*time.Millisecond {
+			t.Errorf("off by %v after a step of %v", off, step)
+		}
+	}
+}
+
 // TestClockFollowsDrift: a very good sample does not stand for ever.
 func TestClockFollowsDrift(t *testing.T) {
 	t.Parallel()

@@ -47,7 +47,7 @@ func TestDeadlinesHoldWhenRedisStalls(t *testing.T) {
 		callers.Go(func() {
 			for time.Now().Before(stop) {
 				patience := deadline
-				if caller%10 == 0 {
+				if caller%4 == 0 {
 					patience = 10 * deadline // and so it may be the one that dials, for longer than others can wait
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), patience)

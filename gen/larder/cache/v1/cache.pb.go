@@ -777,8 +777,8 @@ type GetRequest struct {
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// key is the entry's key, 1 to 1024 bytes.
 	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	// if_none_match is an etag that the caller holds: a fresh entry with that etag is answered as NOT_MODIFIED without
-	// its value. Empty means none.
+	// if_none_match is an etag that the caller holds: a fresh value with that etag is answered as NOT_MODIFIED without
+	// being sent. Empty means none.
 	IfNoneMatch string `protobuf:"bytes,3,opt,name=if_none_match,json=ifNoneMatch,proto3" json:"if_none_match,omitempty"`
 	// consistency says how fresh the answer must be; unspecified means NEAR.
 	Consistency   Consistency `protobuf:"varint,4,opt,name=consistency,proto3,enum=larder.cache.v1.Consistency" json:"consistency,omitempty"`
@@ -971,7 +971,8 @@ type SetRequest struct {
 	//	*SetRequest_Never
 	Expiry isSetRequest_Expiry `protobuf_oneof:"expiry"`
 	// stale_ttl is how long the entry is kept, and answered as STALE, after it has ceased to be fresh; unset means not at
-	// all. It goes with ttl or expire_time or the default, not with never, and counts toward the server's maximum ttl.
+	// all. It goes with ttl or expire_time or the default, not with never or negative, and counts toward the server's
+	// maximum ttl.
 	StaleTtl *durationpb.Duration `protobuf:"bytes,7,opt,name=stale_ttl,json=staleTtl,proto3" json:"stale_ttl,omitempty"`
 	// negative marks an entry that says "the origin has no such value".
 	Negative bool `protobuf:"varint,8,opt,name=negative,proto3" json:"negative,omitempty"`
@@ -2550,8 +2551,8 @@ type DeleteMatchingRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// namespace is the keys' namespace; empty means "default".
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// pattern is a glob over the whole key, 1 to 1024 bytes: * for any run, ? for one byte, [a-c] and [^a] for classes, \
-	// before a character that is meant literally.
+	// pattern is a glob over the whole key, 1 to 1024 bytes: * for any run, ? for one byte, [a-c] and [^a] for classes,
+	// which must be closed and their ranges ascending, \ before a character that is meant literally.
 	Pattern string `protobuf:"bytes,2,opt,name=pattern,proto3" json:"pattern,omitempty"`
 	// resume_token continues a walk that was cut short, with the same namespace and pattern; empty begins one.
 	ResumeToken   string `protobuf:"bytes,3,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`

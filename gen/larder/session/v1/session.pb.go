@@ -1324,7 +1324,7 @@ func (x *RevokeSubjectSessionsRequest) GetExceptSessionId() string {
 // RevokeSubjectSessionsResponse tells what was ended.
 type RevokeSubjectSessionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// revoked_count is how many sessions were ended.
+	// revoked_count is how many sessions were ended, as far as the subject's index knows.
 	RevokedCount  int64 `protobuf:"varint,1,opt,name=revoked_count,json=revokedCount,proto3" json:"revoked_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -1,0 +1,258 @@
+package service
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+)
+
+func TestBatchGet(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, Limits{})
+	hit := a.set(t, &cachev1.SetRequest{Key: "hit", Value: []byte("v"), Expiry: setTTL(time.Minute), StaleTtl: secs(600), ContentType: "text/plain"})
+	stale := a.set(t, &cachev1.SetRequest{Key: "stale", Value: []byte("old"), Expiry: setTTL(time.Nanosecond), StaleTtl: secs(60)})
+	negative := a.set(t, &cachev1.SetRequest{Key: "negative", Negative: true, Expiry: &cachev1.SetRequest_Never{Never: true}})
+	a.do(t, "LPUSH", "ld:c:{default:list}", "x")
+	a.do(t, "SETEX", "ld:c:{default:plain}", "60", "7")
+	eventually(t, "stale", func() bool { return a.primary(t, "", "stale").Outcome == cachev1.GetOutcome_GET_OUTCOME_STALE })
+
+	r := &cachev1.BatchGetRequest{Keys: []string{"hit", "miss", "list", "stale", "hit", "negative", "plain"}}
+	for _, source := range []cachev1.Source{cachev1.Source_SOURCE_REDIS, cachev1.Source_SOURCE_NEAR_CACHE, cachev1.Source_SOURCE_REDIS} {
+		if source == cachev1.Source_SOURCE_NEAR_CACHE {
+			r.Consistency = cachev1.Consistency_CONSISTENCY_NEAR
+			must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), r))
+		} else {
+			r.Consistency = cachev1.Consistency_CONSISTENCY_PRIMARY
+		}
+		got := must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), r))
+		if len(got.Results) != len(r.Keys) {
+			t.Fatalf("%d results", len(got.Results))
+		}
+		for _, i := range []int{0, 4} {
+			remains(t, "ttl", &got.Results[i].Ttl, time.Minute)
+			remains(t, "stale_ttl", &got.Results[i].StaleTtl, 10*time.Minute)
+			elapsed(t, "age", &got.Results[i].Age)
+		}
+		remains(t, "stale_ttl", &got.Results[3].StaleTtl, time.Minute)
+		elapsed(t, "age", &got.Results[3].Age)
+		elapsed(t, "age", &got.Results[5].Age)
+		remains(t, "ttl", &got.Results[6].Ttl, time.Minute)
+		plain := got.Results[6].Etag
+		if !isETag(plain) {
+			t.Errorf("the etag of a plain value is %q", plain)
+		}
+		of := func(key string, outcome cachev1.BatchGetOutcome, value, etag, contentType string) *cachev1.BatchGetResult {
+			return &cachev1.BatchGetResult{Key: key, Outcome: outcome, Value: []byte(value), Etag: etag, Source: source, ContentType: contentType}
+		}
+		same(t, &cachev1.BatchGetResponse{Results: []*cachev1.BatchGetResult{
+			of("hit", cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_HIT, "v", hit, "text/plain"),
+			{Key: "miss", Outcome: cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_MISS},
+			{Key: "list", Outcome: cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_FAILED, Reason: "WRONG_TYPE"},
+			of("stale", cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE, "old", stale, ""),
+			of("hit", cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_HIT, "v", hit, "text/plain"),
+			of("negative", cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_NEGATIVE, "", negative, ""),
+			of("plain", cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_HIT, "7", plain, ""),
+		}}, got)
+	}
+}
+
+// An answer that would be too large for a caller with gRPC's own limit of 4 MiB is cut, and what is left out can be asked for.
+func TestBatchGetAnswersWhatFits(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, Limits{})
+	for _, tt := range []struct {
+		name          string
+		count         int
+		key, value    int // bytes
+		smallest, few int // calls it must take, and may take
+	}{
+		{"LargeValues", 9, 10, 1 << 20, 3, 3},
+		{"ManySmall", 1000, 10, 100, 1, 1},
+		{"ManyOfOnePage", 1000, 10, 4000, 2, 2},
+		{"ManyOfLongKeys", 1000, 1024, 3400, 2, 4},
+		{"EverythingLong", 1000, 1024, 5000, 3, 3},
+		{"MissesOfLongKeys", 1000, 1024, -1, 1, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var all []string
+			for i := range tt.count {
+				key := fmt.Sprintf("%04d", i)
+				all = append(all, key+strings.Repeat("k", tt.key-len(key)))
+			}
+			for chunk := range slices.Chunk(all, 100) {
+				var items []*cachev1.BatchSetItem
+				for _, key := range chunk {
+					items = append(items, &cachev1.BatchSetItem{
+						Key: key, Value: bytes.Repeat([]byte("v"), max(tt.value, 0)), ContentType: strings.Repeat("c", 255),
+					})
+				}
+				for items := range slices.Chunk(items, max(1, 3<<20/max(tt.value+tt.key, 1))) {
+					if tt.value >= 0 {
+						must[*cachev1.BatchSetResponse](t)(a.cache.BatchSet(t.Context(), &cachev1.BatchSetRequest{Namespace: strings.ToLower(tt.name), Items: items}))
+					}
+				}
+			}
+			calls, read := 0, map[string]bool{}
+			for keys := all; len(keys) > 0; calls++ {
+				resp := must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), &cachev1.BatchGetRequest{Namespace: strings.ToLower(tt.name), Keys: keys}))
+				if size := proto.Size(resp); size > 7<<19 {
+					t.Errorf("an answer has %d bytes", size)
+				}
+				var left []string
+				for i, result := range resp.Results {
+					if result.Key != keys[i] {
+						t.Fatalf("result %d is of another key", i)
+					}
+					switch result.Outcome {
+					case cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_UNPROCESSED:
+						same(t, &cachev1.BatchGetResult{Key: keys[i], Outcome: result.Outcome}, result)
+						left = append(left, result.Key)
+					case cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_HIT:
+						if len(result.Value) != tt.value || read[result.Key] {
+							t.Fatalf("result %d has %d bytes", i, len(result.Value))
+						}
+						read[result.Key] = true
+					case cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_MISS:
+						read[result.Key] = tt.value < 0
+					default:
+						t.Fatalf("result %d is %v", i, result)
+					}
+				}
+				if diff := cmp.Diff(left, resp.Unprocessed); diff != "" || len(left) == len(keys) {
+					t.Fatalf("%d of %d unprocessed (-want +got):\n%s", len(left), len(keys), diff)
+				}
+				keys = resp.Unprocessed
+			}
+			if len(read) != tt.count || calls < tt.smallest || calls > tt.few {
+				t.Errorf("%d entries in %d calls", len(read), calls)
+			}
+		})
+	}
+}
+
+// A limit below a single value must not keep a caller asking for ever.
+func TestBatchGetAlwaysGetsOn(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, Limits{MaxBatchBytes: 10})
+	for i, key := range []string{"a", "b", "c"} {
+		a.set(t, &cachev1.SetRequest{Key: key, Value: make([]byte, 100*i+50)})
+	}
+	keys := []string{"a", "b", "none", "c"}
+	for calls := 0; len(keys) > 0; calls++ {
+		resp := must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), &cachev1.BatchGetRequest{Keys: keys}))
+		if diff := cmp.Diff([][]string{{"b", "c"}, {"c"}, nil}[calls], resp.Unprocessed); diff != "" {
+			t.Fatalf("call %d leaves (-want +got):\n%s", calls, diff)
+		}
+		keys = resp.Unprocessed
+	}
+}
+
+func TestBatchSet(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, Limits{DefaultTTL: 5 * time.Minute})
+	resp := must[*cachev1.BatchSetResponse](t)(a.cache.BatchSet(t.Context(), &cachev1.BatchSetRequest{Items: []*cachev1.BatchSetItem{
+		{Key: "default", Value: []byte("v")},
+		{Key: "all", Value: []byte("v"), Expiry: &cachev1.BatchSetItem_Ttl{Ttl: secs(60)}, StaleTtl: secs(60), Tags: []string{"red", "red"}, ContentType: "text/plain"},
+		{Key: "until", Expiry: &cachev1.BatchSetItem_ExpireTime{ExpireTime: timestamppb.New(time.Now().Add(time.Hour))}},
+		{Key: "twice", Value: []byte("first"), Expiry: &cachev1.BatchSetItem_Ttl{Ttl: secs(60)}},
+		{Key: "never", Negative: true, Expiry: &cachev1.BatchSetItem_Never{Never: true}},
+		{Key: "twice", Value: []byte("last")},
+	}}))
+	etags := map[string]string{}
+	for i, key := range []string{"default", "all", "until", "twice", "never", "twice"} {
+		r := resp.Results[i]
+		if !isETag(r.Etag) || etags[key] == r.Etag {
+			t.Errorf("the etag of %s is %q", key, r.Etag)
+		}
+		etags[key] = r.Etag
+		same(t, &cachev1.BatchSetResult{Key: key, Outcome: cachev1.BatchSetOutcome_BATCH_SET_OUTCOME_STORED, Etag: r.Etag}, r)
+	}
+	if len(resp.Results) != 6 {
+		t.Errorf("%d results", len(resp.Results))
+	}
+	for key, want := range map[string]struct {
+		ttl, stale time.Duration
+		value      string
+		outcome    cachev1.GetOutcome
+		media      string
+	}{
+		"default": {5 * time.Minute, 0, "v", cachev1.GetOutcome_GET_OUTCOME_HIT, ""},
+		"all":     {time.Minute, time.Minute, "v", cachev1.GetOutcome_GET_OUTCOME_HIT, "text/plain"},
+		"until":   {time.Hour, 0, "", cachev1.GetOutcome_GET_OUTCOME_HIT, ""},
+		"twice":   {5 * time.Minute, 0, "last", cachev1.GetOutcome_GET_OUTCOME_HIT, ""},
+		"never":   {0, 0, "", cachev1.GetOutcome_GET_OUTCOME_NEGATIVE, ""},
+	} {
+		got := a.primary(t, "", key)
+		if want.ttl > 0 {
+			remains(t, key+": ttl", &got.Ttl, want.ttl)
+		}
+		if want.stale > 0 {
+			remains(t, key+": stale_ttl", &got.StaleTtl, want.stale)
+		}
+		elapsed(t, key+": age", &got.Age)
+		same(t, &cachev1.GetResponse{
+			Outcome: want.outcome, Value: []byte(want.value), Etag: etags[key], Source: cachev1.Source_SOURCE_REDIS, ContentType: want.media,
+		}, got)
+	}
+}
+
+func TestBatchDelete(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, Limits{})
+	a.set(t, &cachev1.SetRequest{Key: "a"})
+	a.set(t, &cachev1.SetRequest{Key: "b"})
+	a.set(t, &cachev1.SetRequest{Key: "kept"})
+	a.do(t, "LPUSH", "ld:c:{default:list}", "x")
+	const (
+		deleted = cachev1.BatchDeleteOutcome_BATCH_DELETE_OUTCOME_DELETED
+		miss    = cachev1.BatchDeleteOutcome_BATCH_DELETE_OUTCOME_MISS
+	)
+	same(t, &cachev1.BatchDeleteResponse{Results: []*cachev1.BatchDeleteResult{
+		{Key: "a", Outcome: deleted}, {Key: "none", Outcome: miss}, {Key: "b", Outcome: deleted}, {Key: "a", Outcome: miss}, {Key: "list", Outcome: deleted},
+	}}, must[*cachev1.BatchDeleteResponse](t)(a.cache.BatchDelete(t.Context(), &cachev1.BatchDeleteRequest{Keys: []string{"a", "none", "b", "a", "list"}})))
+	for key, want := range map[string]cachev1.GetOutcome{"a": cachev1.GetOutcome_GET_OUTCOME_MISS, "kept": cachev1.GetOutcome_GET_OUTCOME_HIT} {
+		if got := a.get(t, &cachev1.GetRequest{Key: key}); got.Outcome != want {
+			t.Errorf("%s: %v", key, got)
+		}
+	}
+}
+
+// Redis refuses some keys, or all of them.
+func TestBatchesThatFailInPart(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, Limits{})
+	item := func(key string) *cachev1.BatchSetItem { return &cachev1.BatchSetItem{Key: key} }
+	a.set(t, &cachev1.SetRequest{Key: "mine"})
+	a.do(t, "ACL", "SETUSER", "default", "resetkeys", "~ld:c:{default:mine*}")
+
+	set := must[*cachev1.BatchSetResponse](t)(a.cache.BatchSet(t.Context(), &cachev1.BatchSetRequest{Items: []*cachev1.BatchSetItem{item("theirs"), item("mine")}}))
+	if len(set.Results) != 2 || !isETag(set.Results[1].Etag) {
+		t.Fatalf("got %v", set)
+	}
+	set.Results[1].Etag = ""
+	same(t, []*cachev1.BatchSetResult{
+		{Key: "theirs", Outcome: cachev1.BatchSetOutcome_BATCH_SET_OUTCOME_FAILED, Reason: "REDIS_REFUSED"},
+		{Key: "mine", Outcome: cachev1.BatchSetOutcome_BATCH_SET_OUTCOME_STORED},
+	}, set.Results)
+	same(t, []*cachev1.BatchDeleteResult{
+		{Key: "mine", Outcome: cachev1.BatchDeleteOutcome_BATCH_DELETE_OUTCOME_DELETED},
+		{Key: "theirs", Outcome: cachev1.BatchDeleteOutcome_BATCH_DELETE_OUTCOME_FAILED, Reason: "REDIS_REFUSED"},
+	}, must[*cachev1.BatchDeleteResponse](t)(a.cache.BatchDelete(t.Context(), &cachev1.BatchDeleteRequest{Keys: []string{"mine", "theirs"}})).Results)
+
+	refused := answer{Code: codes.Internal, Reason: "REDIS_REFUSED"}
+	_, err := a.cache.BatchSet(t.Context(), &cachev1.BatchSetRequest{Items: []*cachev1.BatchSetItem{item("theirs"), item("theirs2")}})
+	wantAnswer(t, err, refused)
+	_, err = a.cache.BatchDelete(t.Context(), &cachev1.BatchDeleteRequest{Keys: []string{"theirs", "theirs2"}})
+	wantAnswer(t, err, refused)
+}
