@@ -1,0 +1,73 @@
+package store_test
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redistest"
+)
+
+// The rights that README.md gives to Larder's user suffice for everything that it does.
+func TestREADMERights(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rights := regexp.MustCompile("(?s)```\n(ACL SETUSER larder .*?)```").FindSubmatch(readme)
+	if rights == nil {
+		t.Fatal("README.md gives no rights")
+	}
+	server := redistest.Start(t, redistest.Options{Password: "admin"})
+	server.Do(t, strings.Fields(string(rights[1]))...)
+	s := open(t, store.Options{Addrs: []string{server.Addr}, Username: "larder", Password: "password", NearCacheBytes: 1 << 20})
+	ctx := t.Context()
+	ok := func(what string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Errorf("%s: %v: %s", what, err, store.Cause(err))
+		}
+	}
+	for _, cond := range []store.ConditionKind{store.Always, store.IfPresent, store.IfAbsent} {
+		_, _, err = s.Set(ctx, "n", "key", store.Write{Value: []byte("v"), Fresh: time.Hour}, store.Condition{Kind: cond})
+		ok("set", err)
+	}
+	_, err = s.Get(ctx, "n", "key", true)
+	ok("get", err)
+	for _, fresh := range []time.Duration{time.Minute, 0} {
+		_, _, err = s.Touch(ctx, "n", "key", fresh, store.TouchOverwrite)
+		ok("touch", err)
+	}
+	for _, ttl := range []time.Duration{time.Minute, 0} {
+		_, err = s.Increment(ctx, "n", "counter", store.Increment{Delta: 1, TTL: ttl, Policy: store.TTLAlways})
+		ok("increment", err)
+	}
+	_, err = s.Get(ctx, "n", "counter", true)
+	ok("get a counter", err)
+	_, _, err = s.ListKeys(ctx, "n", "", "", 10)
+	ok("list", err)
+	ok("delete matching", s.DeleteMatching(ctx, "n", "*", "", func(int64, string) error { return nil }))
+	_, _, err = s.Delete(ctx, "n", "key", nil)
+	ok("delete", err)
+
+	token, session, err := s.CreateSession(ctx, "n", store.NewSession{
+		Subject: "ann", Attributes: map[string]string{"a": "1"}, Idle: time.Minute, Absolute: time.Hour,
+	})
+	ok("create a session", err)
+	for range 2 {
+		_, err = s.ValidateSession(ctx, "n", token, true, store.TouchForce)
+		ok("validate", err)
+	}
+	_, err = s.UpdateSession(ctx, "n", store.SessionTarget{ID: session.ID}, store.SessionUpdate{Set: map[string]string{"b": "2"}, Delete: []string{"a"}})
+	ok("update", err)
+	_, _, err = s.ListSubjectSessions(ctx, "n", "ann", "", 10)
+	ok("list sessions", err)
+	_, err = s.RevokeSubjectSessions(ctx, "n", "ann", session.ID, time.Hour)
+	ok("revoke a subject's sessions", err)
+	_, err = s.RevokeSession(ctx, "n", store.SessionTarget{ID: session.ID})
+	ok("revoke", err)
+}
