@@ -91,6 +91,37 @@ func TestDeadlinesHoldWhenRedisStalls(t *testing.T) {
 	eventually(t, "nothing is under way", func() bool { return s.Stats().InFlight == 0 })
 }
 
+// TestDeadlineHoldsWhileAnotherCallerDials: the greeting of a new connection is not answered, and the caller that waits for
+// it has more patience than the next one.
+func TestDeadlineHoldsWhileAnotherCallerDials(t *testing.T) {
+	t.Parallel()
+	proxy := redistest.StartProxy(t, topologies.standalone.Addr)
+	watched := new(watcher)
+	o := options(store.Standalone)
+	o.Addrs, o.NearCacheBytes, o.Observer = []string{proxy.Addr}, 0, watched
+	s := open(t, o)
+	proxy.Blackhole(true)
+	proxy.CutAll()
+	eventually(t, "the loss is noticed", func() bool { return watched.seen(store.Closed) == watched.seen(store.Dialed) })
+	dialed := watched.seen(store.Dialed)
+	patient := make(chan error)
+	go func() {
+		_, err := s.Get(t.Context(), "n", "key", false)
+		patient <- err
+	}()
+	eventually(t, "it is dialled", func() bool { return watched.seen(store.Dialed) > dialed })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	_, err := s.Get(ctx, "n", "key", false)
+	if took := time.Since(begin); took > 500*time.Millisecond || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a call with 20 ms took %v: %v: %s", took, err, cause(err))
+	}
+	if err := <-patient; !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("the call that dialled: %v: %s", err, cause(err))
+	}
+}
+
 // TestCancelledCallerIsAlone: one caller goes away, and neither the others nor the connections do.
 func TestCancelledCallerIsAlone(t *testing.T) {
 	t.Parallel()
