@@ -16,6 +16,7 @@ PLUGINS       := $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc
 
 VERSION  := $(shell git describe --tags --always 2>/dev/null || echo dev)
 FUZZTIME ?= 10s
+BENCH    ?=
 # Packages start their own redis-servers, so they run one after the other; within one, tests are parallel.
 TEST     := go test -race -p 1 -timeout 20m
 
@@ -83,6 +84,12 @@ fuzz: redis ## Fuzz each target for FUZZTIME
 	    echo "$$target in $${dir#$(CURDIR)/}"; go test "$$dir" -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME); \
 	  done; \
 	done
+
+.PHONY: bench
+bench: build redis ## Measure the server beside a bare gRPC handler, on a real redis-server; BENCH has flags
+	mkdir -p .tmp
+	./larder bench --html .tmp/bench.html $(BENCH)
+	@echo "The latencies are drawn in .tmp/bench.html."
 
 .PHONY: cover
 cover: redis $(GRPCURL) ## Show how much of each package its tests and the others' reach

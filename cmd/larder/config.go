@@ -89,7 +89,6 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 	redis.NearCacheBytes = int64(c.Near.Bytes)
 	redis.NearCacheTTL = c.Near.TTL
 	redis.PlainNamespace = c.Cache.PlainNamespace
-	redis.PlainNamespace = c.Cache.PlainNamespace
 	serving := service.Options{
 		Version: release(),
 		Limits: service.Limits{

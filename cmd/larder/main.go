@@ -23,6 +23,9 @@ type commands struct {
 	Serve   serveCommand   `cmd:"" default:"withargs" help:"Serve until told to stop (the default)."`
 	Probe   probeCommand   `cmd:"" help:"Ask a server for its health: exit 0 if it is SERVING, otherwise 1."`
 	Version versionCommand `cmd:"" help:"Print the version."`
+	Bench   benchCommand   `cmd:"" help:"Measure the server beside a bare gRPC handler."`
+
+	BenchFloor benchFloorCommand `cmd:"" hidden:"" help:"Be the bare gRPC handler that bench compares with."`
 }
 
 // A command is one of commands with its flags set. What it returns is shown to the operator line by line.
