@@ -58,9 +58,6 @@ local added = redis.pcall('INCRBY', key, delta)
 local failed = type(added) == 'table' and added.err
 local sum = redis.call('GET', key)
 local up = not negative(delta)
-if not failed and ((up and less(sum, from)) or (not up and less(from, sum))) then
-  failed = 'overflow' -- the embedded store wraps around
-end
 if failed and not string.find(failed, 'overflow') then
   undo()
   if string.find(failed, 'not an integer') then
