@@ -113,6 +113,10 @@ type GetOptions struct {
 	IfNoneMatch string
 	// Primary reads from the Redis primary, never from the replica's near cache.
 	Primary bool
+	// MaxAge is the greatest age that counts as fresh; an older entry is Stale. Zero means any.
+	MaxAge time.Duration
+	// NoStale makes a stale entry a Miss.
+	NoStale bool
 }
 
 // Get reads an entry, from the replica's near cache if it is there. Such an answer reflects every write made through the
@@ -123,12 +127,17 @@ func (c *Cache) Get(ctx context.Context, key string) (Entry, error) {
 
 // GetWith reads an entry as the options say.
 func (c *Cache) GetWith(ctx context.Context, key string, o GetOptions) (Entry, error) {
-	r, err := c.rpc.Get(ctx, &cachev1.GetRequest{
+	req := &cachev1.GetRequest{
 		Namespace:   c.namespace,
 		Key:         key,
 		IfNoneMatch: o.IfNoneMatch,
 		Consistency: consistency(o.Primary),
-	})
+		MaxAge:      duration(o.MaxAge),
+	}
+	if o.NoStale {
+		req.AllowStale = new(bool)
+	}
+	r, err := c.rpc.Get(ctx, req)
 	if err != nil {
 		return Entry{}, err
 	}

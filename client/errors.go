@@ -36,6 +36,8 @@ var (
 	ErrNotCounter error = &kind{text: "larder: not a counter", reasons: []string{"NOT_A_COUNTER"}}
 	// ErrOverflow means that the counter would leave the range of 64 bits; nothing was written.
 	ErrOverflow error = &kind{text: "larder: counter overflow", reasons: []string{"COUNTER_OVERFLOW"}}
+	// ErrTagged means that the entry has tags and so must expire; nothing was written.
+	ErrTagged error = &kind{text: "larder: tagged entry must expire", reasons: []string{"TAGGED_ENTRY_MUST_EXPIRE"}}
 	// ErrCorrupt means that the stored bytes cannot be read; deleting or overwriting the entry mends it.
 	ErrCorrupt error = &kind{text: "larder: corrupt entry", reasons: []string{"ENTRY_CORRUPT"}}
 	// ErrRefused means that Redis refused Larder's credentials or a command, or does not run in the mode that Larder was

@@ -51,6 +51,12 @@ func (b *backend) DeleteMatching(req *cachev1.DeleteMatchingRequest, stream grpc
 	return b.walk(stream)
 }
 
+func (b *backend) Watch(req *cachev1.WatchRequest, stream grpc.ServerStreamingServer[cachev1.WatchResponse]) error {
+	b.record(req)
+	_, err := b.answer(stream.Context(), req)
+	return err
+}
+
 func (b *backend) record(req proto.Message) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

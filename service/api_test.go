@@ -107,7 +107,7 @@ func newMessage(t testing.TB, d protoreflect.MessageDescriptor) proto.Message {
 	return mt.New().Interface()
 }
 
-// call makes a call of any method; that of a stream returns its last message.
+// call makes a call of any method; that of a stream returns its last message, or the first one of a watch, which has none.
 func (a *api) call(ctx context.Context, t testing.TB, m protoreflect.MethodDescriptor, req any, opts ...grpc.CallOption) (proto.Message, error) {
 	t.Helper()
 	name := "/" + string(m.Parent().FullName()) + "/" + string(m.Name())
@@ -115,6 +115,8 @@ func (a *api) call(ctx context.Context, t testing.TB, m protoreflect.MethodDescr
 	if !m.IsStreamingServer() {
 		return resp, a.conn.Invoke(ctx, name, req, resp, opts...)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stream, err := a.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, name, opts...)
 	if err != nil {
 		return nil, err
@@ -130,6 +132,9 @@ func (a *api) call(ctx context.Context, t testing.TB, m protoreflect.MethodDescr
 			return resp, err
 		}
 		resp = next
+		if m.Name() == "Watch" {
+			return resp, nil
+		}
 	}
 }
 

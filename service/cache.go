@@ -38,6 +38,10 @@ func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetRes
 	if r.GetIfNoneMatch() != "" {
 		f.etag("if_none_match", r.GetIfNoneMatch())
 	}
+	var maxAge time.Duration
+	if r.GetMaxAge() != nil {
+		maxAge = f.duration("max_age", r.GetMaxAge(), 1, time.Duration(1<<63-1))
+	}
 	if err := f.err(); err != nil {
 		return nil, err
 	}
@@ -45,7 +49,14 @@ func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetRes
 	if err != nil {
 		return nil, err
 	}
-	v := view(found, c.store.Now())
+	now := c.store.Now()
+	if found.Entry != nil && maxAge > 0 && !found.AsOf.IsZero() && now.Sub(found.AsOf) > maxAge {
+		found.Stale = true
+	}
+	v := view(found, now)
+	if v.outcome == cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE && r.AllowStale != nil && !r.GetAllowStale() {
+		v = view(store.Found{}, now)
+	}
 	resp := &cachev1.GetResponse{
 		Outcome: cachev1.GetOutcome(v.outcome), Value: v.value, Etag: v.etag, Ttl: v.ttl, StaleTtl: v.staleTTL, Age: v.age,
 		Source: v.source, ContentType: v.contentType,
@@ -84,10 +95,16 @@ func view(found store.Found, now time.Time) entryView {
 	if e.Negative {
 		v.outcome = cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_NEGATIVE
 	}
+	switch {
+	case found.Stale && e.Negative:
+		return entryView{outcome: cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_MISS}
+	case found.Stale:
+		v.outcome = cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE
+	}
 	if e.Soft.IsZero() {
 		return v
 	}
-	if fresh := e.Soft.Sub(now); fresh > 0 {
+	if fresh := e.Soft.Sub(now); fresh > 0 && !found.Stale {
 		v.ttl = durationpb.New(fresh)
 		now = e.Soft
 	} else {

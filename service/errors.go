@@ -56,6 +56,7 @@ var errorTable = []errorRow{
 	{err: store.ErrVersionMismatch, code: codes.Aborted, reason: "SESSION_VERSION_MISMATCH"},
 	{err: store.ErrTooManyAttributes, code: codes.InvalidArgument, reason: "TOO_MANY_ATTRIBUTES"},
 	{err: store.ErrPageToken, code: codes.InvalidArgument, reason: "PAGE_TOKEN_INVALID"},
+	{err: store.ErrTagged, code: codes.FailedPrecondition, reason: "TAGGED_ENTRY_MUST_EXPIRE"},
 	{err: store.ErrCorrupt, code: codes.DataLoss, reason: "ENTRY_CORRUPT"},
 	{err: store.ErrRefused, code: codes.Internal, reason: "REDIS_REFUSED"},
 	{err: store.ErrWrongMode, code: codes.Internal, reason: "REDIS_WRONG_MODE"},

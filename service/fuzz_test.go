@@ -132,6 +132,8 @@ func (g *generator) value(field protoreflect.FieldDescriptor) protoreflect.Value
 		return protoreflect.ValueOfInt32(pick[int32](g, 0, 1, 2, 200, 1001, math.MaxInt32, -1))
 	case protoreflect.Int64Kind:
 		return protoreflect.ValueOfInt64(pick[int64](g, 0, 1, -1, 2, 1<<53+1, math.MaxInt64, math.MinInt64))
+	case protoreflect.DoubleKind:
+		return protoreflect.ValueOfFloat64(pick(g, 0, 1, 100, 1e308, -1, math.NaN(), math.Inf(1)))
 	case protoreflect.BytesKind:
 		return protoreflect.ValueOfBytes(pick(g, nil, []byte("v"), []byte("42"), []byte("\xc1LD\x01"), make([]byte, 1025)))
 	case protoreflect.StringKind:

@@ -212,6 +212,9 @@ func (f *fields) write(e entry, neverSet bool) store.Write {
 			f.add("stale_ttl", "must be at most %v together with ttl", f.limits.MaxTTL)
 		}
 	}
+	if neverSet && len(w.Tags) > 0 {
+		f.add("never", "must not be set where there are tags, as invalidations are remembered for the maximum ttl")
+	}
 	f.text("content_type", w.ContentType, 0, maxContentTypeBytes)
 	return w
 }

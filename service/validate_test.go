@@ -182,6 +182,7 @@ func writes() (bad, good [][2]string) {
 		{in(30*time.Minute) + "stale_ttl {seconds: 1860}", "stale_ttl"},
 		{"never: true stale_ttl {seconds: 1}", "stale_ttl"},
 		{"negative: true stale_ttl {seconds: 1}", "stale_ttl"},
+		{`never: true tags: "a"`, "never"},
 		{numbered(33, `tags: "t%d"`), "tags"},
 		{times(33, `tags: "same"`), "tags"},
 		{`tags: "a" tags: ""`, "tags[1]"},
@@ -207,7 +208,10 @@ func writes() (bad, good [][2]string) {
 
 // edges returns requests, as prototext, that are just wrong, with the fields that are, and just right.
 func edges() (bad, good [][3]string) {
-	keyed := map[string]string{"Get": "", "Set": "", "Delete": "", "Touch": "", "Increment": ""}
+	lease := ` lease_token: "$LEASE"`
+	keyed := map[string]string{
+		"Get": "", "Set": "", "Delete": "", "Touch": "", "Increment": "", "GetOrLease": "", "Fill": lease, "ReleaseLease": lease,
+	}
 	for rpc, rest := range keyed {
 		for _, key := range []string{`""`, quoted(1025), `"\000"`, `"key with \000"`, `"` + strings.Repeat("ä", 513) + `"`} {
 			bad = append(bad, [3]string{rpc, "key: " + key + rest, "key"})
@@ -215,8 +219,8 @@ func edges() (bad, good [][3]string) {
 		for _, key := range []string{`"k"`, quoted(1024), `"` + strings.Repeat("ä", 512) + `"`, `"\n\r\t {}[]*?"`} {
 			good = append(good, [3]string{rpc, "key: " + key + rest})
 		}
-		bad = append(bad, [3]string{rpc, `namespace: "plain" key: "ld:c:{default:k}"`, "key"})
-		good = append(good, [3]string{rpc, `namespace: "plain" key: "ldx"`}, [3]string{rpc, `key: "ld:c:{default:k}"`})
+		bad = append(bad, [3]string{rpc, `namespace: "plain" key: "ld:c:{default:k}"` + rest, "key"})
+		good = append(good, [3]string{rpc, `namespace: "plain" key: "ldx"` + rest}, [3]string{rpc, `key: "ld:c:{default:k}"` + rest})
 	}
 	badExpiries, goodExpiries := expiries()
 	badWrites, goodWrites := writes()
@@ -224,21 +228,23 @@ func edges() (bad, good [][3]string) {
 		for _, rpc := range []string{"Set", "Touch", "Increment"} {
 			bad = append(bad, [3]string{rpc, `key: "k" ` + e[0], e[1]})
 		}
-		bad = append(bad, [3]string{"BatchSet", times(3, `items {key: "k"}`) + `items {key: "k" ` + e[0] + `}`, "items[3]." + e[1]})
+		bad = append(bad, [3]string{"Fill", `key: "k" ` + e[0] + lease, e[1]},
+			[3]string{"BatchSet", times(3, `items {key: "k"}`) + `items {key: "k" ` + e[0] + `}`, "items[3]." + e[1]})
 	}
 	for _, e := range goodExpiries {
 		for _, rpc := range []string{"Set", "Touch", "Increment"} {
 			good = append(good, [3]string{rpc, `key: "k" ` + e[0]})
 		}
-		good = append(good, [3]string{"BatchSet", `items {key: "k" ` + e[0] + "}"})
+		good = append(good, [3]string{"BatchSet", `items {key: "k" ` + e[0] + "}"}, [3]string{"Fill", `key: "k" ` + e[0] + lease})
 	}
 	for _, w := range badWrites {
 		bad = append(bad,
 			[3]string{"Set", `key: "k" ` + w[0], w[1]},
+			[3]string{"Fill", `key: "k" ` + w[0] + lease, w[1]},
 			[3]string{"BatchSet", `items {key: "k"} items {key: "k" ` + w[0] + "}", "items[1]." + w[1]})
 	}
 	for _, w := range goodWrites {
-		good = append(good, [3]string{"Set", `key: "k" ` + w[0]}, [3]string{"BatchSet", `items {key: "k" ` + w[0] + "}"})
+		good = append(good, [3]string{"Fill", `key: "k" ` + w[0] + lease}, [3]string{"Set", `key: "k" ` + w[0]}, [3]string{"BatchSet", `items {key: "k" ` + w[0] + "}"})
 	}
 	for _, etag := range []string{`"0123456789abcde"`, `"0123456789abcdef0"`, `"0123456789abcdeg"`, `"0123456789ABCDEF"`, `"\"0123456789abcd"`, quoted(2000)} {
 		bad = append(bad,
@@ -268,6 +274,76 @@ func edges() (bad, good [][3]string) {
 	for _, p := range []string{`"*"`, `"no]match"`, `"no[a-c^]match"`, `"no\\[match"`, `"[^a-z]no"`, `"no[\\]\\\\\\-\\^]match"`, `"no[-a]match"`, quoted(1024)} {
 		good = append(good, [3]string{"ListKeys", "pattern: " + p})
 	}
+
+	for _, d := range [][3]string{
+		{"Get", "max_age", ""}, {"GetOrLease", "max_age", ""}, {"GetOrLease", "lease_ttl", "60"}, {"GetOrLease", "wait_timeout", "30"}, {"ReleaseLease", "retry_after", "60"},
+	} {
+		start := `key: "k" `
+		if d[0] == "ReleaseLease" {
+			start += lease + " "
+		}
+		start += d[1]
+		wrong := []string{"nanos: -1", "seconds: -1", "seconds: 315576000001", "seconds: 1 nanos: -1"}
+		right := []string{"nanos: 1", "seconds: 1"}
+		if d[2] != "" {
+			wrong, right = append(wrong, "seconds: "+d[2]+" nanos: 1"), append(right, "seconds: "+d[2])
+		} else {
+			right = append(right, "seconds: 315576000000")
+		}
+		if d[1] == "wait_timeout" {
+			right = []string{"", "nanos: 1", "seconds: 30"}
+		} else {
+			wrong = append(wrong, "")
+		}
+		for _, w := range wrong {
+			bad = append(bad, [3]string{d[0], start + " {" + w + "}", d[1]})
+		}
+		for _, r := range right {
+			if d[1] == "wait_timeout" {
+				r += `} namespace: "waits" lease_ttl {nanos: 1000000`
+			}
+			good = append(good, [3]string{d[0], start + " {" + r + "}"})
+		}
+	}
+	for _, beta := range []string{"-0.1", "100.1", "nan", "inf", "-inf"} {
+		bad = append(bad, [3]string{"GetOrLease", `key: "k" beta: ` + beta, "beta"})
+	}
+	for _, beta := range []string{"0", "0.5", "100"} {
+		good = append(good, [3]string{"GetOrLease", `key: "k" beta: ` + beta})
+	}
+	for _, rpc := range []string{"Fill", "ReleaseLease"} {
+		for _, token := range []string{`""`, `"malformed"`, quoted(22), quoted(2000)} {
+			bad = append(bad, [3]string{rpc, `key: "k" lease_token: ` + token, "lease_token"})
+		}
+	}
+	bad = append(bad, [][3]string{
+		{"InvalidateTags", "", "tags"},
+		{"InvalidateTags", numbered(33, `tags: "t%d"`), "tags"},
+		{"InvalidateTags", `tags: "a" tags: ""`, "tags[1]"},
+		{"InvalidateTags", "tags: " + quoted(129), "tags[0]"},
+		{"InvalidateTags", `tags: "tagged\000"`, "tags[0]"},
+		{"InvalidateTags", `tags: "a" mode: 3`, "mode"},
+		{"InvalidateTags", `tags: "a" mode: -1`, "mode"},
+		{"ClearNamespace", "", "namespace"},
+		{"ClearNamespace", `namespace: "default" mode: 3`, "mode"},
+		{"ClearNamespace", `namespace: "default" mode: -1`, "mode"},
+		{"Watch", numbered(17, `prefixes: "p%d"`), "prefixes"},
+		{"Watch", `prefixes: "a" prefixes: ""`, "prefixes[1]"},
+		{"Watch", "prefixes: " + quoted(1025), "prefixes[0]"},
+		{"Watch", `prefixes: "prefix\000"`, "prefixes[0]"},
+	}...)
+	good = append(good, [][3]string{
+		{"Get", `key: "k" allow_stale: false`},
+		{"Get", `key: "k" allow_stale: true`},
+		{"InvalidateTags", numbered(32, `tags: "t%d"`)},
+		{"InvalidateTags", `tags: "same" tags: "same" mode: INVALIDATION_MODE_STALE`},
+		{"InvalidateTags", "tags: " + quoted(128)},
+		{"ClearNamespace", `namespace: "default"`},
+		{"ClearNamespace", `namespace: "other" mode: INVALIDATION_MODE_STALE`},
+		{"Watch", ""},
+		{"Watch", numbered(16, `prefixes: "p%d"`)},
+		{"Watch", "prefixes: " + quoted(1024)},
+	}...)
 
 	bad = append(bad, [][3]string{
 		{"Get", `key: "k" consistency: 3`, "consistency"},
@@ -379,12 +455,12 @@ func edges() (bad, good [][3]string) {
 	return bad, good
 }
 
-// parse reads a request from prototext, in which $TOKEN and $ID are those of a session.
+// parse reads a request from prototext, in which $TOKEN and $ID are those of a session and $LEASE is a lease that has ended.
 func parse(t testing.TB, rpc, text string, s *sessionv1.CreateSessionResponse) (protoreflect.MethodDescriptor, proto.Message) {
 	t.Helper()
 	m := methodOf(t, rpc)
 	req := newMessage(t, m.Input())
-	text = strings.NewReplacer("$TOKEN", s.SessionToken, "$ID", s.Session.GetSessionId()).Replace(text)
+	text = strings.NewReplacer("$LEASE", strings.Repeat("A", 43), "$TOKEN", s.SessionToken, "$ID", s.Session.GetSessionId()).Replace(text)
 	if err := prototext.Unmarshal([]byte(text), req); err != nil {
 		t.Fatalf("%s %.100s: %v", rpc, text, err)
 	}

@@ -2,113 +2,12 @@ package store
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"time"
 
 	"github.com/redis/rueidis"
 )
-
-// Found is what a read found. Entry is nil when there is nothing.
-type Found struct {
-	*Entry
-	// Near says that the near cache answered.
-	Near bool
-}
-
-// Get reads an entry, from the near cache if near is set and it is there, else from the primary. Entries past their hard
-// expiry are not found.
-func (s *Store) Get(ctx context.Context, namespace, key string, near bool) (Found, error) {
-	redisKey := s.cacheKey(namespace, key)
-	if !near {
-		e, err := s.fetch(ctx, redisKey, func(c *clients) rueidis.Client { return c.primary })
-		return s.found(e, false), err
-	}
-	v, hit, err := s.near.load(ctx, redisKey, func() (any, int, time.Duration, error) {
-		e, err := s.fetch(ctx, redisKey, func(c *clients) rueidis.Client { return c.tracked })
-		size, ttl := s.keep(e)
-		return e, size, ttl, err
-	})
-	if err != nil {
-		return Found{}, err
-	}
-	return s.found(v.(*Entry), hit), nil
-}
-
-// found leaves out what has expired by now: the near cache and Redis remove it in their own time.
-func (s *Store) found(e *Entry, near bool) Found {
-	if e == nil || !e.Hard.IsZero() && !s.Now().Before(e.Hard) {
-		return Found{Near: near}
-	}
-	return Found{Entry: e, Near: near}
-}
-
-// entrySize and stringSize are about what an Entry and a string take beside their bytes.
-const entrySize, stringSize = 160, 24
-
-// keep returns the size of an entry and for how long the near cache may keep it. That there is none is kept, too.
-func (s *Store) keep(e *Entry) (size int, ttl time.Duration) {
-	ttl = s.options.NearCacheTTL
-	if e == nil {
-		return 0, ttl
-	}
-	if !e.Hard.IsZero() {
-		ttl = min(ttl, e.Hard.Sub(s.Now()))
-	}
-	// The value shares the memory of what was read; the labels are there and in strings of their own.
-	size = entrySize + headerSize + cap(e.Value) + 2*len(e.ContentType)
-	for _, tag := range e.Tags {
-		size += 2*len(tag) + stringSize
-	}
-	return size, ttl
-}
-
-// fetch reads one entry over the chosen connection; nil means that there is none.
-func (s *Store) fetch(ctx context.Context, redisKey string, choose func(*clients) rueidis.Client) (e *Entry, err error) {
-	m, err := trip(ctx, s, "get", reads, func(ctx context.Context, c *clients) (rueidis.RedisMessage, error) {
-		client := choose(c)
-		return client.Do(ctx, client.B().Get().Key(redisKey).Build()).ToMessage()
-	})
-	if err != nil || m.IsNil() {
-		return nil, err
-	}
-	raw, err := m.AsBytes()
-	if err != nil {
-		return nil, errInternal
-	}
-	e, plain, err := parseEntry(raw)
-	if err != nil || !plain {
-		return e, err
-	}
-	// An entry of Larder's knows when it expires. Of a plain value only Redis does.
-	left, err := trip(ctx, s, "pttl", reads, func(ctx context.Context, c *clients) (int64, error) {
-		client := choose(c)
-		return client.Do(ctx, client.B().Pttl().Key(redisKey).Build()).AsInt64()
-	})
-	if err != nil {
-		return nil, err
-	}
-	return s.expiring(e, left), nil
-}
-
-// expiring returns a plain value with the expiry that PTTL told; nil if it has gone.
-func (s *Store) expiring(e *Entry, pttl int64) *Entry {
-	switch {
-	case pttl == -2:
-		return nil
-	case pttl >= 0:
-		e.Hard = s.Now().Add(time.Duration(pttl) * time.Millisecond)
-		e.Soft = e.Hard
-	}
-	return e
-}
-
-func parseEntry(raw []byte) (e *Entry, plain bool, err error) {
-	entry, plain, err := decodeEntry(raw)
-	if err != nil {
-		return nil, false, err
-	}
-	return &entry, plain, nil
-}
 
 // Write is what a Set stores.
 type Write struct {
@@ -126,10 +25,10 @@ type Write struct {
 	ContentType string
 }
 
-// entry returns the entry as of now, and its time to live in Redis; zero means for ever.
-func (w *Write) entry(now time.Time) (e *Entry, ttl time.Duration) {
+// entry returns the entry as of a time, fresh from now on, and its time to live in Redis; zero means for ever.
+func (w *Write) entry(asOf, now time.Time) (e *Entry, ttl time.Duration) {
 	e = &Entry{
-		Value: w.Value, ETag: newETag(), AsOf: now, Negative: w.Negative, Tags: w.Tags, ContentType: w.ContentType,
+		Value: w.Value, ETag: newETag(), AsOf: asOf, Negative: w.Negative, Tags: w.Tags, ContentType: w.ContentType,
 	}
 	if w.Fresh > 0 {
 		e.Soft = now.Add(w.Fresh)
@@ -165,30 +64,43 @@ const (
 
 // Set writes an entry if the condition holds. It returns the etag that is there afterwards, empty for none.
 func (s *Store) Set(ctx context.Context, namespace, key string, w Write, cond Condition) (stored bool, etag string, err error) {
-	redisKey := s.cacheKey(namespace, key)
-	e, ttl := w.entry(s.Now())
-	defer s.near.forget(redisKey)
+	redisKey, leaseKey := s.cacheKey(namespace, key), s.leaseKey(namespace, key)
+	now := s.Now()
+	e, ttl := w.entry(s.recent.after(s.clock.earliest(), namespace, w.Tags), now)
+	defer s.forget(redisKey)
 	if cond.Kind == Always {
-		_, err = s.ask(ctx, "set", writes, func(b rueidis.Builder) rueidis.Completed {
-			return setCommand(b, redisKey, e, ttl)
+		_, err = trip(ctx, s, "set", writes, func(ctx context.Context, c *clients) (rueidis.RedisMessage, error) {
+			set := s.setCommand(c.primary.B(), redisKey, e, ttl)
+			if !revokes(ttl) {
+				return c.primary.Do(ctx, set).ToMessage()
+			}
+			results := c.primary.DoMulti(ctx, c.primary.B().Unlink().Key(leaseKey).Build(), set)
+			if err := results[0].Error(); err != nil {
+				return rueidis.RedisMessage{}, err
+			}
+			return results[1].ToMessage()
 		})
 		return err == nil, e.ETag.String(), err
 	}
 	// A second try would meet the entry of the first and say that the condition did not hold.
-	m, err := s.script(ctx, cacheSet, once, []string{redisKey},
-		rueidis.BinaryString(e.encode()), millis(ttl), string(cond.Kind), cond.ETag.String())
+	parts, err := s.judged(ctx, cacheSet, once, namespace, []string{redisKey, leaseKey},
+		rueidis.BinaryString(e.encode(s.options.CompressAbove)), millis(ttl), string(cond.Kind), cond.ETag.String())
 	if err != nil {
 		return false, "", err
 	}
-	stored, found, err := outcomeAndETag(m)
+	stored, found, err := outcomeAndETag(parts)
 	if stored {
 		return true, e.ETag.String(), err
 	}
 	return false, found, err
 }
 
-func setCommand(b rueidis.Builder, redisKey string, e *Entry, ttl time.Duration) rueidis.Completed {
-	set := b.Set().Key(redisKey).Value(rueidis.BinaryString(e.encode()))
+// revokes says whether an unconditional write must revoke the key's lease. A longer-lived entry stands in the way of a
+// late Fill by itself, as no lease lasts longer; one that is gone before the lease would not.
+func revokes(ttl time.Duration) bool { return ttl > 0 && ttl <= MaxLease }
+
+func (s *Store) setCommand(b rueidis.Builder, redisKey string, e *Entry, ttl time.Duration) rueidis.Completed {
+	set := b.Set().Key(redisKey).Value(rueidis.BinaryString(e.encode(s.options.CompressAbove)))
 	if ttl > 0 {
 		return set.PxMilliseconds(ceilMillis(ttl)).Build()
 	}
@@ -202,12 +114,50 @@ func ceilMillis(d time.Duration) int64 {
 
 func millis(d time.Duration) string { return strconv.FormatInt(ceilMillis(d), 10) }
 
-// outcomeAndETag reads the answer of a script that returns {1 or 0, etag}.
-func outcomeAndETag(m rueidis.RedisMessage) (done bool, etag string, err error) {
-	parts, err := m.ToArray()
-	if err != nil || len(parts) != 2 {
-		return false, "", errInternal
+// judged runs a script that needs to know whether the entry it meets has been invalidated. Marks are in other slots, so
+// the script says what it has met, and is run again when that entry's tags have been looked up.
+func (s *Store) judged(ctx context.Context, sc *script, eff effect, namespace string, keys []string, args ...string) ([]rueidis.RedisMessage, error) {
+	cleared, err := s.clearMark(ctx, namespace)
+	if err != nil {
+		return nil, err
 	}
+	floor := bigEndian(fromMicros(uint64(s.reach(cleared.deleted)))) //nolint:gosec // times of marks are after 1970
+	known, gone := "", "0"
+	for range 3 {
+		m, err := s.script(ctx, sc, eff, keys, append([]string{floor, known, gone}, args...)...)
+		if err != nil {
+			return nil, err
+		}
+		parts, err := m.ToArray()
+		if err != nil || len(parts) < 2 {
+			return nil, errInternal
+		}
+		if n, err := parts[0].AsInt64(); err != nil || n != -2 {
+			return parts, err
+		}
+		raw, err := parts[1].AsBytes()
+		if err != nil {
+			return nil, errInternal
+		}
+		met, _, err := decodeHeader(raw)
+		if err != nil {
+			// What cannot be read is there all the same, to be replaced or removed.
+			met = Entry{ETag: ETag(raw[offETag:])}
+		}
+		verdict, err := s.judge(ctx, namespace, &met, nil, false)
+		if err != nil {
+			return nil, err
+		}
+		if known, gone = met.ETag.String(), "0"; verdict == entryGone {
+			gone = "1"
+		}
+	}
+	// Somebody writes other tagged entries in between, over and over. Nothing was written here.
+	return nil, &opError{kind: ErrUnavailable, cause: errors.New("the entry kept changing")}
+}
+
+// outcomeAndETag reads the answer of a script that returns {outcome, etag}.
+func outcomeAndETag(parts []rueidis.RedisMessage) (done bool, etag string, err error) {
 	n, err := parts[0].AsInt64()
 	if err != nil {
 		return false, "", errInternal
@@ -219,26 +169,20 @@ func outcomeAndETag(m rueidis.RedisMessage) (done bool, etag string, err error) 
 	return n == 1, etag, nil
 }
 
-// Delete removes an entry, whatever it is where match is nil, else if it has that etag. It returns whether one was
-// removed, and the etag of the one that was left, empty for none.
+// Delete removes an entry, whatever it is where match is nil, else if it has that etag, and revokes its lease. It returns
+// whether one was removed, and the etag of the one that was left, empty for none.
 func (s *Store) Delete(ctx context.Context, namespace, key string, match *ETag) (deleted bool, etag string, err error) {
 	redisKey := s.cacheKey(namespace, key)
-	defer s.near.forget(redisKey)
-	if match == nil {
-		m, err := s.ask(ctx, "unlink", writes, func(b rueidis.Builder) rueidis.Completed {
-			return b.Unlink().Key(redisKey).Build()
-		})
-		if err != nil {
-			return false, "", err
-		}
-		n, err := m.AsInt64()
-		return n > 0, "", err
+	defer s.forget(redisKey)
+	must := ""
+	if match != nil {
+		must = match.String()
 	}
-	m, err := s.script(ctx, cacheDelete, writes, []string{redisKey}, match.String())
+	parts, err := s.judged(ctx, cacheDelete, writes, namespace, []string{redisKey, s.leaseKey(namespace, key)}, must)
 	if err != nil {
 		return false, "", err
 	}
-	if deleted, etag, err = outcomeAndETag(m); deleted {
+	if deleted, etag, err = outcomeAndETag(parts); deleted {
 		etag = ""
 	}
 	return deleted, etag, err
@@ -258,16 +202,18 @@ const (
 )
 
 // Touch makes an entry fresh for so long from now, zero meaning for ever, and keeps for how long it may be stale. It
-// returns whether there is an entry and whether its expiry was changed.
+// returns whether there is an entry and whether its expiry was changed. It fails with ErrTagged where an entry with tags
+// would never expire.
 func (s *Store) Touch(ctx context.Context, namespace, key string, fresh time.Duration, mode TouchMode) (found, changed bool, err error) {
 	redisKey := s.cacheKey(namespace, key)
-	defer s.near.forget(redisKey)
+	defer s.forget(redisKey)
 	// Rounded up: to the script, zero means for ever.
 	us := int64((fresh + time.Microsecond - 1) / time.Microsecond)
-	m, err := s.script(ctx, cacheTouch, writes, []string{redisKey}, strconv.FormatInt(us, 10), string(mode))
+	parts, err := s.judged(ctx, cacheTouch, writes, namespace, []string{redisKey, s.leaseKey(namespace, key)},
+		strconv.FormatInt(us, 10), string(mode))
 	if err != nil {
 		return false, false, err
 	}
-	n, err := m.AsInt64()
+	n, err := parts[0].AsInt64()
 	return n >= 0, n == 1, err
 }

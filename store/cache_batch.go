@@ -13,9 +13,11 @@ type BatchFound struct {
 	Err error
 }
 
-// BatchGet reads entries one by one, in one round trip for each shard. Results are in the order of keys.
+// BatchGet reads entries one by one, in one round trip for each shard, and another where they depend on marks that the
+// near cache does not know. Results are in the order of keys.
 func (s *Store) BatchGet(ctx context.Context, namespace string, keys []string, near bool) ([]BatchFound, error) {
 	results := make([]BatchFound, len(keys))
+	hits := make([]bool, len(keys))
 	redisKeys := make([]string, len(keys))
 	missing := make([]int, 0, len(keys))
 	tickets := make([]nearTicket, len(keys))
@@ -23,15 +25,54 @@ func (s *Store) BatchGet(ctx context.Context, namespace string, keys []string, n
 		redisKeys[i] = s.cacheKey(namespace, key)
 		if near {
 			if v, ok := s.near.get(redisKeys[i]); ok {
-				results[i].Found = s.found(v.(*Entry), true)
+				results[i].Entry, hits[i] = v.(*Entry), true
 				continue
 			}
 			tickets[i] = s.near.begin(redisKeys[i])
 		}
 		missing = append(missing, i)
 	}
+	if err := s.batchRead(ctx, redisKeys, missing, near, results); err != nil {
+		return nil, err
+	}
+	if near {
+		for _, i := range missing {
+			if results[i].Err == nil {
+				size, ttl := s.keep(results[i].Entry)
+				s.near.put(redisKeys[i], tickets[i], results[i].Entry, size, ttl)
+			}
+		}
+	}
+	known, err := s.batchMarks(ctx, namespace, results, near)
+	if err != nil {
+		return nil, err
+	}
+	now := s.Now()
+	for i := range results {
+		e := results[i].Entry
+		results[i].Found = Found{Near: hits[i]}
+		if e == nil || !e.Hard.IsZero() && !now.Before(e.Hard) {
+			continue
+		}
+		verdict := entryValid
+		if !e.AsOf.IsZero() {
+			worst := known[clearKey(namespace)]
+			for _, t := range e.Tags {
+				worst = worst.or(known[tagKey(namespace, t)])
+			}
+			verdict = s.compare(e, worst)
+		}
+		if verdict == entryValid || verdict == entryStale && !e.Negative {
+			results[i].Entry, results[i].Stale = e, verdict == entryStale
+		}
+	}
+	return results, nil
+}
+
+// batchRead reads the entries with the given indexes into results.
+func (s *Store) batchRead(ctx context.Context, redisKeys []string, missing []int, near bool, results []BatchFound) error {
 	if len(missing) == 0 {
-		return results, nil
+		return nil
 	}
 	var plain []int
 	err := s.batch(ctx, "get", reads, near, missing, func(b rueidis.Builder, i int) rueidis.Completed {
@@ -51,33 +92,54 @@ func (s *Store) BatchGet(ctx context.Context, namespace string, keys []string, n
 		results[i].Entry = e
 		return err
 	}, func(i int, err error) { results[i].Err = err })
-	if err != nil {
-		return nil, err
+	if err != nil || len(plain) == 0 {
+		return err
 	}
-	if len(plain) > 0 {
-		err = s.batch(ctx, "pttl", reads, near, plain, func(b rueidis.Builder, i int) rueidis.Completed {
-			return b.Pttl().Key(redisKeys[i]).Build()
-		}, func(i int, r rueidis.RedisResult) error {
-			left, err := r.AsInt64()
-			if err == nil {
-				results[i].Entry = s.expiring(results[i].Entry, left)
+	return s.batch(ctx, "pttl", reads, near, plain, func(b rueidis.Builder, i int) rueidis.Completed {
+		return b.Pttl().Key(redisKeys[i]).Build()
+	}, func(i int, r rueidis.RedisResult) error {
+		left, err := r.AsInt64()
+		if err == nil {
+			results[i].Entry = s.expiring(results[i].Entry, left)
+		}
+		return err
+	}, func(i int, err error) { results[i] = BatchFound{Err: err} })
+}
+
+// batchMarks returns the marks that entries depend on, by their keys.
+func (s *Store) batchMarks(ctx context.Context, namespace string, results []BatchFound, near bool) (map[string]mark, error) {
+	known := make(map[string]mark)
+	var missing []string
+	look := func(key string) {
+		if _, ok := known[key]; ok {
+			return
+		}
+		known[key] = mark{}
+		if near {
+			if v, ok := s.near.get(key); ok {
+				known[key] = v.(mark)
+				return
 			}
-			return err
-		}, func(i int, err error) { results[i] = BatchFound{Err: err} })
-		if err != nil {
-			return nil, err
+		}
+		missing = append(missing, key)
+	}
+	for _, r := range results {
+		if r.Entry == nil || r.AsOf.IsZero() {
+			continue
+		}
+		look(clearKey(namespace))
+		for _, t := range r.Tags {
+			look(tagKey(namespace, t))
 		}
 	}
-	for _, i := range missing {
-		if r := &results[i]; r.Err == nil {
-			if near {
-				size, ttl := s.keep(r.Entry)
-				s.near.put(redisKeys[i], tickets[i], r.Entry, size, ttl)
-			}
-			r.Found = s.found(r.Entry, false)
-		}
+	if len(missing) == 0 {
+		return known, nil
 	}
-	return results, nil
+	marks, err := s.readMarks(ctx, missing, near)
+	for i, key := range missing {
+		known[key] = marks[i]
+	}
+	return known, err
 }
 
 // batch sends one command for each index in one round trip and hands each answer to read. An error of one command goes
@@ -139,26 +201,40 @@ type BatchStored struct {
 func (s *Store) BatchSet(ctx context.Context, namespace string, items []BatchWrite) ([]BatchStored, error) {
 	results := make([]BatchStored, len(items))
 	redisKeys := make([]string, len(items))
+	var steps []int
 	for i := range items {
 		redisKeys[i] = s.cacheKey(namespace, items[i].Key)
+		if revokes(items[i].Fresh + items[i].Stale) {
+			steps = append(steps, leaseStep(i))
+		}
+		steps = append(steps, entryStep(i))
 	}
-	defer s.near.forget(redisKeys...)
-	now := s.Now()
+	defer s.forget(redisKeys...)
+	now, earliest := s.Now(), s.clock.earliest()
 	entries, ttls := make([]*Entry, len(items)), make([]time.Duration, len(items))
 	for i := range items {
-		entries[i], ttls[i] = items[i].entry(now)
+		entries[i], ttls[i] = items[i].entry(s.recent.after(earliest, namespace, items[i].Tags), now)
 		results[i].ETag = entries[i].ETag.String()
 	}
-	err := s.batch(ctx, "set", writes, false, all(len(items)), func(b rueidis.Builder, i int) rueidis.Completed {
-		return setCommand(b, redisKeys[i], entries[i], ttls[i])
+	err := s.batch(ctx, "set", writes, false, steps, func(b rueidis.Builder, step int) rueidis.Completed {
+		i := step / 2
+		if step == leaseStep(i) {
+			return b.Unlink().Key(s.leaseKey(namespace, items[i].Key)).Build()
+		}
+		return s.setCommand(b, redisKeys[i], entries[i], ttls[i])
 	}, func(_ int, r rueidis.RedisResult) error {
 		return r.Error()
-	}, func(i int, err error) { results[i] = BatchStored{Err: err} })
+	}, func(step int, err error) { results[step/2] = BatchStored{Err: err} })
 	if err != nil {
 		return nil, err
 	}
 	return results, nil
 }
+
+// The commands of a batch that revokes leases go two for a key, the lease's first: a Fill between the two is refused, and
+// what one wrote before them is overwritten or removed.
+func leaseStep(i int) int { return 2 * i }
+func entryStep(i int) int { return 2*i + 1 }
 
 // BatchDeleted is what became of one key of a batch.
 type BatchDeleted struct {
@@ -167,21 +243,28 @@ type BatchDeleted struct {
 	Err     error
 }
 
-// BatchDelete removes entries one by one, in one round trip for each shard. Results are in the order of keys.
+// BatchDelete removes entries one by one and revokes their leases, in one round trip for each shard. Results are in the
+// order of keys.
 func (s *Store) BatchDelete(ctx context.Context, namespace string, keys []string) ([]BatchDeleted, error) {
 	results := make([]BatchDeleted, len(keys))
 	redisKeys := make([]string, len(keys))
 	for i, key := range keys {
 		redisKeys[i] = s.cacheKey(namespace, key)
 	}
-	defer s.near.forget(redisKeys...)
-	err := s.batch(ctx, "unlink", writes, false, all(len(keys)), func(b rueidis.Builder, i int) rueidis.Completed {
+	defer s.forget(redisKeys...)
+	err := s.batch(ctx, "unlink", writes, false, all(2*len(keys)), func(b rueidis.Builder, step int) rueidis.Completed {
+		i := step / 2
+		if step == leaseStep(i) {
+			return b.Unlink().Key(s.leaseKey(namespace, keys[i])).Build()
+		}
 		return b.Unlink().Key(redisKeys[i]).Build()
-	}, func(i int, r rueidis.RedisResult) error {
+	}, func(step int, r rueidis.RedisResult) error {
 		n, err := r.AsInt64()
-		results[i].Deleted = n > 0
+		if step == entryStep(step/2) {
+			results[step/2].Deleted = n > 0
+		}
 		return err
-	}, func(i int, err error) { results[i] = BatchDeleted{Err: err} })
+	}, func(step int, err error) { results[step/2] = BatchDeleted{Err: err} })
 	if err != nil {
 		return nil, err
 	}

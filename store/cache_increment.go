@@ -61,19 +61,18 @@ const (
 // Increment adds to a counter. It fails with ErrNotCounter where something else is, and with ErrOverflow beyond 64 bits.
 func (s *Store) Increment(ctx context.Context, namespace, key string, inc Increment) (r Incremented, err error) {
 	redisKey := s.cacheKey(namespace, key)
-	defer s.near.forget(redisKey)
+	defer s.forget(redisKey)
 	bound := "reject"
 	if inc.Saturate {
 		bound = "saturate"
 	}
-	m, err := s.script(ctx, cacheIncrement, once, []string{redisKey},
+	parts, err := s.judged(ctx, cacheIncrement, once, namespace, []string{redisKey, s.leaseKey(namespace, key)},
 		decimal(&inc.Delta), decimal(&inc.Initial), millis(inc.TTL), string(inc.Policy),
 		decimal(inc.Min), decimal(inc.Max), bound)
 	if err != nil {
 		return r, err
 	}
-	parts, err := m.ToArray()
-	if err != nil || len(parts) != 3 {
+	if len(parts) != 3 {
 		return r, errInternal
 	}
 	outcome, err1 := parts[0].AsInt64()

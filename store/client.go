@@ -57,13 +57,16 @@ func (s *Store) Connect(ctx context.Context) error {
 
 // open makes one attempt.
 func (s *Store) open(ctx context.Context) (*clients, string, error) {
-	primary, err := s.newClient(false)
+	primary, err := s.newClient(nil)
 	if err != nil {
 		return nil, "", s.opening(err)
 	}
 	c := &clients{primary: primary, tracked: primary}
 	if s.near != nil {
-		if c.tracked, err = s.newClient(true); err != nil {
+		if c.tracked, err = s.newClient(&tracker{
+			// Not OPTIN: whatever is read over these connections is tracked, and no command has to say so.
+			options: []string{"OPTOUT"}, told: s.invalidated,
+		}); err != nil {
 			primary.Close()
 			return nil, "", s.opening(err)
 		}
@@ -81,7 +84,14 @@ func (s *Store) open(ctx context.Context) (*clients, string, error) {
 	return c, version, nil
 }
 
-func (s *Store) newClient(tracked bool) (rueidis.Client, error) {
+// tracker says what Redis is to push over a client's connections, and to whom.
+type tracker struct {
+	options []string
+	told    func(keys []rueidis.RedisMessage)
+}
+
+// newClient connects; t is nil for connections over which nothing is pushed.
+func (s *Store) newClient(t *tracker) (rueidis.Client, error) {
 	o := &s.options
 	co := rueidis.ClientOption{
 		InitAddress:       o.Addrs,
@@ -99,14 +109,12 @@ func (s *Store) newClient(tracked bool) (rueidis.Client, error) {
 		// Without it a caller's deadline would close the connection under everybody else.
 		AlwaysPipelining:  true,
 		PipelineMultiplex: -1,
-		DisableCache:      !tracked,
+		DisableCache:      t == nil,
 		ClientNoEvict:     o.Mode != Embedded,
 		ClusterOption:     rueidis.ClusterOption{ShardsRefreshInterval: 2 * time.Second, MaxMovedRedirections: 8},
 	}
-	if tracked {
-		// Not OPTIN: whatever is read over these connections is tracked, and no command has to say so.
-		co.ClientTrackingOptions = []string{"OPTOUT"}
-		co.OnInvalidations = s.invalidated
+	if t != nil {
+		co.ClientTrackingOptions, co.OnInvalidations = t.options, t.told
 	}
 	switch o.Mode {
 	case Sentinel:
@@ -130,11 +138,13 @@ func (s *Store) newClient(tracked bool) (rueidis.Client, error) {
 func (s *Store) invalidated(keys []rueidis.RedisMessage) {
 	if keys == nil {
 		s.near.flush()
+		s.waiting.wakeAll()
 		return
 	}
 	for _, k := range keys {
 		if key, err := k.ToString(); err == nil {
 			s.near.invalidate(key)
+			s.waiting.wake(key)
 		}
 	}
 }

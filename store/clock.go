@@ -23,6 +23,14 @@ func (c *clock) now() time.Time {
 	return time.Now().Add(time.Duration(c.offset.Load()))
 }
 
+// earliest returns a time that Redis has surely reached by now: the estimate less what it may be wrong by.
+func (c *clock) earliest() time.Time {
+	return c.now().Add(-time.Duration(c.best.Load()/2) - clockDrift)
+}
+
+// clockDrift is more than clocks drift apart between samples.
+const clockDrift = time.Millisecond
+
 // sample takes in what TIME answered to a question sent and answered at these times.
 func (c *clock) sample(redis, sent, answered time.Time) {
 	trip := answered.Sub(sent)

@@ -91,13 +91,6 @@ func detached[T any](ctx context.Context, s *Store, c *clients, run func(context
 	}
 }
 
-// ask sends one command to the primary and returns its answer, which may be nil.
-func (s *Store) ask(ctx context.Context, name string, eff effect, build func(rueidis.Builder) rueidis.Completed) (rueidis.RedisMessage, error) {
-	return trip(ctx, s, name, eff, func(ctx context.Context, c *clients) (rueidis.RedisMessage, error) {
-		return c.primary.Do(ctx, build(c.primary.B())).ToMessage()
-	})
-}
-
 // script runs one script on the primary.
 func (s *Store) script(ctx context.Context, sc *script, eff effect, keys []string, args ...string) (rueidis.RedisMessage, error) {
 	return trip(ctx, s, sc.name, eff, func(ctx context.Context, c *clients) (rueidis.RedisMessage, error) {

@@ -7,6 +7,8 @@ import (
 	"encoding/hex"
 	"math"
 	"time"
+
+	"github.com/klauspost/compress/s2"
 )
 
 // An entry written by Larder is a Redis string: a header and the value. ARCHITECTURE.md shows the layout. A string that
@@ -32,6 +34,8 @@ const (
 	flagNegative = 1 << iota
 	flagTags
 	flagContentType
+	// flagS2 means that the value is compressed, in the block format of S2.
+	flagS2
 	// flagsKnown has every flag that this version understands.
 	flagsKnown = 1<<iota - 1
 )
@@ -94,9 +98,19 @@ func fromMicros(us uint64) time.Time {
 	return time.UnixMicro(int64(us)) //nolint:gosec // bounded above
 }
 
-// encode returns the bytes to store. Tags and ContentType must be within the limits of the API.
-func (e *Entry) encode() []byte {
-	size := headerSize + len(e.Value) + 2 + len(e.ContentType)
+// maxDecompressed bounds what a stored value may grow to: the largest string that Redis holds.
+const maxDecompressed = 512 << 20
+
+// encode returns the bytes to store. Tags and ContentType must be within the limits of the API. A value longer than
+// compressAbove is compressed where that saves an eighth of it or more; 0 means never.
+func (e *Entry) encode(compressAbove int) []byte {
+	value, compressed := e.Value, false
+	if compressAbove > 0 && len(value) > compressAbove && len(value) <= maxDecompressed {
+		if c := s2.Encode(nil, value); len(c) <= len(value)-len(value)/8 {
+			value, compressed = c, true
+		}
+	}
+	size := headerSize + len(value) + 2 + len(e.ContentType)
 	for _, t := range e.Tags {
 		size += 1 + len(t)
 	}
@@ -122,7 +136,10 @@ func (e *Entry) encode() []byte {
 		b[offFlags] |= flagContentType
 		b = append(append(b, byte(len(e.ContentType))), e.ContentType...)
 	}
-	return append(b, e.Value...)
+	if compressed {
+		b[offFlags] |= flagS2
+	}
+	return append(b, value...)
 }
 
 // decodeEntry reads what encode returned, or a plain value. The entry shares raw's memory.
@@ -131,10 +148,26 @@ func decodeEntry(raw []byte) (e Entry, plain bool, err error) {
 		sum := sha1.Sum(raw) //nolint:gosec // see the import
 		return Entry{Value: raw, ETag: ETag(sum[:8])}, true, nil
 	}
-	if len(raw) < headerSize || raw[offVersion] != formatVersion || raw[offFlags]&^byte(flagsKnown) != 0 {
+	e, flags, err := decodeHeader(raw)
+	if err != nil || flags&flagS2 == 0 {
+		return e, false, err
+	}
+	n, err := s2.DecodedLen(e.Value)
+	if err != nil || n > maxDecompressed {
 		return Entry{}, false, &opError{kind: ErrCorrupt}
 	}
-	flags := raw[offFlags]
+	if e.Value, err = s2.Decode(nil, e.Value); err != nil {
+		return Entry{}, false, &opError{kind: ErrCorrupt}
+	}
+	return e, false, nil
+}
+
+// decodeHeader reads all but the value, which is left as it is stored and may be cut short.
+func decodeHeader(raw []byte) (e Entry, flags byte, err error) {
+	if len(raw) < headerSize || raw[offVersion] != formatVersion || raw[offFlags]&^byte(flagsKnown) != 0 {
+		return Entry{}, 0, &opError{kind: ErrCorrupt}
+	}
+	flags = raw[offFlags]
 	e.Negative = flags&flagNegative != 0
 	e.ETag = ETag(raw[offETag:])
 	e.AsOf = fromMicros(binary.BigEndian.Uint64(raw[offAsOf:]))
@@ -152,7 +185,7 @@ func decodeEntry(raw []byte) (e Entry, plain bool, err error) {
 	}
 	if flags&flagTags != 0 {
 		if len(rest) == 0 || rest[0] == 0 {
-			return Entry{}, false, &opError{kind: ErrCorrupt}
+			return Entry{}, 0, &opError{kind: ErrCorrupt}
 		}
 		n := int(rest[0])
 		rest = rest[1:]
@@ -164,10 +197,10 @@ func decodeEntry(raw []byte) (e Entry, plain bool, err error) {
 		e.ContentType = short()
 	}
 	if !ok {
-		return Entry{}, false, &opError{kind: ErrCorrupt}
+		return Entry{}, 0, &opError{kind: ErrCorrupt}
 	}
 	e.Value = rest
-	return e, false, nil
+	return e, flags, nil
 }
 
 // bigEndian is a time as scripts store and compare it: numbers of one width compare as strings.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"math"
 	"strings"
@@ -35,7 +36,7 @@ func TestEntryRoundTrip(t *testing.T) {
 		"nested":   {Value: []byte(magic + "\x01"), Tags: []string{magic}},
 	}
 	for name, e := range entries {
-		got, plain, err := decodeEntry(e.encode())
+		got, plain, err := decodeEntry(e.encode(0))
 		if err != nil || plain {
 			t.Errorf("%s: plain %v, %v", name, plain, err)
 		}
@@ -56,7 +57,7 @@ func TestEntryClampsItsLoadTime(t *testing.T) {
 		1000 * time.Hour: math.MaxUint32 * time.Microsecond,
 	} {
 		e := Entry{LoadTime: load}
-		if got, _, err := decodeEntry(e.encode()); err != nil || got.LoadTime != want {
+		if got, _, err := decodeEntry(e.encode(0)); err != nil || got.LoadTime != want {
 			t.Errorf("%v is read as %v, %v", load, got.LoadTime, err)
 		}
 	}
@@ -154,7 +155,7 @@ func FuzzEntryRoundTrip(f *testing.F) {
 				e.Tags = append(e.Tags, tag[:min(len(tag), 255)])
 			}
 		}
-		got, plain, err := decodeEntry(e.encode())
+		got, plain, err := decodeEntry(e.encode(0))
 		if err != nil || plain {
 			t.Fatal(plain, err)
 		}
@@ -168,8 +169,8 @@ func FuzzEntryRoundTrip(f *testing.F) {
 // as the same bytes.
 func FuzzDecodeEntry(f *testing.F) {
 	whole := Entry{Value: []byte("value"), ETag: ETag{1}, AsOf: time.UnixMicro(1), Tags: []string{"a", "b"}, ContentType: "text/plain", Negative: true}
-	for i := range len(whole.encode()) + 1 {
-		f.Add(whole.encode()[:i])
+	for i := range len(whole.encode(0)) + 1 {
+		f.Add(whole.encode(0)[:i])
 	}
 	f.Add([]byte(header(0xff)))
 	f.Add([]byte(header(flagTags) + "\xff" + strings.Repeat("\x00", 300)))
@@ -186,7 +187,7 @@ func FuzzDecodeEntry(f *testing.F) {
 				t.Fatalf("a plain %q", e.Value)
 			}
 		default:
-			again, _, err := decodeEntry(e.encode())
+			again, _, err := decodeEntry(e.encode(0))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -195,4 +196,57 @@ func FuzzDecodeEntry(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestEntryCompression: values above the threshold are compressed, where that is worth it.
+func TestEntryCompression(t *testing.T) {
+	t.Parallel()
+	const threshold = 1000
+	noise := make([]byte, 10*threshold)
+	_, _ = rand.Read(noise)
+	tests := []struct {
+		name       string
+		value      []byte
+		above      int
+		compressed bool
+	}{
+		{"at the threshold", bytes.Repeat([]byte{'x'}, threshold), threshold, false},
+		{"below it", bytes.Repeat([]byte{'x'}, threshold-1), threshold, false},
+		{"above it", bytes.Repeat([]byte{'x'}, threshold+1), threshold, true},
+		{"never", bytes.Repeat([]byte{'x'}, 100*threshold), 0, false},
+		{"empty", []byte{}, 1, false},
+		{"incompressible", noise, threshold, false},
+		{"mostly incompressible", append(bytes.Clone(noise), bytes.Repeat([]byte{'x'}, threshold)...), threshold, false},
+		{"half of it", append(bytes.Clone(noise), bytes.Repeat([]byte{'x'}, len(noise))...), threshold, true},
+	}
+	for _, test := range tests {
+		e := Entry{Value: test.value, Tags: []string{"a", "b"}, ContentType: "text/plain"}
+		raw := e.encode(test.above)
+		if got := raw[offFlags]&flagS2 != 0; got != test.compressed || got != (len(raw) < len(e.encode(0))) {
+			t.Errorf("%s: compressed is %v, %d bytes", test.name, got, len(raw))
+		}
+		got, plain, err := decodeEntry(raw)
+		if err != nil || plain || !cmp.Equal(got, e) {
+			t.Errorf("%s: is read as %d bytes, plain %v, %v", test.name, len(got.Value), plain, err)
+		}
+	}
+}
+
+// TestCorruptCompression: neither a panic nor memory for what a broken length promises.
+func TestCorruptCompression(t *testing.T) {
+	t.Parallel()
+	e := Entry{Value: bytes.Repeat([]byte("some value "), 1000)}
+	whole := e.encode(1)
+	for n := headerSize; n < len(whole); n++ {
+		if _, plain, err := decodeEntry(whole[:n]); plain || !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("cut to %d bytes: %v", n, err)
+		}
+	}
+	for name, tail := range map[string]string{
+		"nothing": "", "a length alone": "\x05", "a length beyond memory": "\xff\xff\xff\xff\x0f" + "x", "no length": strings.Repeat("\xff", 20),
+	} {
+		if _, plain, err := decodeEntry([]byte(header(flagS2) + tail)); plain || !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -27,6 +27,9 @@ var (
 	ErrVersionMismatch = errors.New("the session has another version")
 	// ErrTooManyAttributes means that the session would exceed its limits with this update; nothing was written.
 	ErrTooManyAttributes = errors.New("the session would exceed its limit of attributes")
+	// ErrTagged means that an entry with tags would never expire, and so outlive what is remembered of invalidations;
+	// nothing was written.
+	ErrTagged = errors.New("an entry with tags must expire")
 	// ErrCorrupt means that the stored bytes cannot be what Larder wrote, or were written by a later version.
 	ErrCorrupt = errors.New("the stored entry cannot be read")
 	// ErrPageToken means that the token of a page or of a walk was not one that this operation had returned.
@@ -104,7 +107,7 @@ var refusals = []struct {
 	{"LARDER_OVERFLOW", ErrOverflow},
 	{"LARDER_VERSION_MISMATCH", ErrVersionMismatch},
 	{"LARDER_TOO_MANY_ATTRIBUTES", ErrTooManyAttributes},
-	{"LARDER_CORRUPT", ErrCorrupt},
+	{"LARDER_TAGGED", ErrTagged},
 }
 
 // classify turns the error of a command into one of the errors above, or into the context's own. A context error that is

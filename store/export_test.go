@@ -11,6 +11,15 @@ import (
 // RedisKey is where an entry lives.
 func (s *Store) RedisKey(namespace, key string) string { return s.cacheKey(namespace, key) }
 
+// LeaseKey is where the lease of an entry lives.
+func (s *Store) LeaseKey(namespace, key string) string { return s.leaseKey(namespace, key) }
+
+// TagKey is the mark of a tag.
+func TagKey(namespace, tag string) string { return tagKey(namespace, tag) }
+
+// ClearKey is the mark of a namespace.
+func ClearKey(namespace string) string { return clearKey(namespace) }
+
 // Command sends any command about one key, as another client of the same Redis would, in every topology. The answer of
 // nothing is nil.
 func (s *Store) Command(tb testing.TB, name, redisKey string, args ...string) any {

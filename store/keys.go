@@ -28,6 +28,31 @@ func (s *Store) cacheKeyParts(namespace string) (before, after string) {
 	return "ld:c:{" + namespace + ":", "}"
 }
 
+// leaseKey is where the lease of an entry lives, in the entry's slot. In the plain namespace the hash tag of the key, by
+// the rule of Redis Cluster, is put in front of it.
+func (s *Store) leaseKey(namespace, key string) string {
+	if namespace == s.options.PlainNamespace {
+		return "ld:l:{" + hashTag(key) + "}" + key
+	}
+	return "ld:l:{" + namespace + ":" + key + "}"
+}
+
+// hashTag returns what decides a key's slot: what stands between its first brace and the next closing one, if anything.
+func hashTag(key string) string {
+	if open := strings.IndexByte(key, '{'); open >= 0 {
+		if n := strings.IndexByte(key[open+1:], '}'); n > 0 {
+			return key[open+1 : open+1+n]
+		}
+	}
+	return key
+}
+
+// tagKey is the mark of a tag.
+func tagKey(namespace, tag string) string { return "ld:t:{" + namespace + ":" + tag + "}" }
+
+// clearKey is the mark of a namespace.
+func clearKey(namespace string) string { return "ld:n:{" + namespace + "}" }
+
 // userKey undoes cacheKey.
 func (s *Store) userKey(namespace, redisKey string) (string, bool) {
 	before, after := s.cacheKeyParts(namespace)

@@ -9,8 +9,8 @@ import (
 // namespaceSyntax is what the API allows.
 var namespaceSyntax = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 
-// hashTag returns what decides the slot of a key, as the Redis Cluster specification has it.
-func hashTag(key string) string {
+// slotTag returns what decides the slot of a key, as the Redis Cluster specification has it.
+func slotTag(key string) string {
 	if _, after, ok := strings.Cut(key, "{"); ok {
 		if tag, _, ok := strings.Cut(after, "}"); ok && tag != "" {
 			return tag
@@ -52,10 +52,10 @@ func FuzzCacheKey(f *testing.F) {
 		}
 		// What later stands beside an entry has the same key but for the letter.
 		sidecar := "ld:x:" + strings.TrimPrefix(redis1, "ld:c:")
-		if hashTag(sidecar) != hashTag(redis1) {
+		if slotTag(sidecar) != slotTag(redis1) {
 			t.Fatalf("%q and %q are in different slots", redis1, sidecar)
 		}
-		if strings.HasPrefix(redis1, keyPrefix) && hashTag(redis1) == redis1 {
+		if strings.HasPrefix(redis1, keyPrefix) && slotTag(redis1) == redis1 {
 			t.Fatalf("%q has no hash tag", redis1)
 		}
 	})

@@ -104,19 +104,36 @@ func (n *near) get(key string) (any, bool) {
 	if n == nil {
 		return nil, false
 	}
+	v, ok := n.peek(key)
+	if ok {
+		n.hits.Add(1)
+	} else {
+		n.misses.Add(1)
+	}
+	return v, ok
+}
+
+func (n *near) peek(key string) (any, bool) {
+	if n == nil {
+		return nil, false
+	}
 	s, _ := n.shard(key)
 	s.mu.RLock()
 	e := s.entries[key]
 	s.mu.RUnlock()
 	if e == nil || e.generation != n.generation.Load() || time.Since(n.epoch) >= e.expires {
-		n.misses.Add(1)
 		return nil, false
 	}
 	if !e.visited.Load() { // a store would make every reader of a hot key fight for its cache line
 		e.visited.Store(true)
 	}
-	n.hits.Add(1)
 	return e.value, true
+}
+
+// has reports whether something is kept under key, without counting that as a look-up.
+func (n *near) has(key string) bool {
+	_, ok := n.peek(key)
+	return ok
 }
 
 // begin returns the ticket of a read that is about to be sent.
@@ -157,15 +174,15 @@ func (n *near) put(key string, t nearTicket, value any, size int, ttl time.Durat
 	}
 }
 
-// load returns what is kept under key, or what fetch reads, which it then keeps. Concurrent loads of one key share one
-// fetch as long as that is right. Fetch runs in the caller's goroutine and returns the value's size and for how long it
+// load returns what fetch reads and keeps it, unless somebody else has just done so. It comes after a get that found
+// nothing. Concurrent loads of one key share one fetch as long as that is right. Fetch runs in the caller's goroutine and returns the value's size and for how long it
 // may be kept.
 func (n *near) load(ctx context.Context, key string, fetch func() (value any, size int, ttl time.Duration, err error)) (value any, hit bool, err error) {
 	if n == nil {
 		value, _, _, err = fetch()
 		return value, false, err
 	}
-	if value, ok := n.get(key); ok {
+	if value, ok := n.peek(key); ok {
 		return value, true, nil
 	}
 	s, c := n.shard(key)

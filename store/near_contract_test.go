@@ -449,7 +449,7 @@ func TestNearSpoiledReadIsNotKept(t *testing.T) {
 			proxy.Delay(50 * time.Millisecond)
 			first := make(chan int64)
 			go func() { first <- version(t, get(t, s, "n", key, true)) }()
-			eventually(t, "redis has read", func() bool { return server.CommandCalls(t)["get"] == 1 })
+			eventually(t, "redis has read", func() bool { return server.CommandCalls(t)["get"] >= 1 })
 			proxy.Delay(0)
 			// Over the other connection of the store this one overtakes the reply to the read.
 			set(t, writer, "n", key, store.Write{Value: []byte("2")})

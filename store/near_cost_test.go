@@ -54,7 +54,7 @@ func TestNearCosts(t *testing.T) {
 	}
 	match := func() store.ETag { return get(t, s, "n", "key", false).ETag }
 	var etag store.ETag
-	var plain string
+	var plain, fresh string
 	tests := []struct {
 		name    string
 		prepare func()
@@ -68,36 +68,43 @@ func TestNearCosts(t *testing.T) {
 			_, err := s.BatchGet(ctx, "n", []string{"key", "key"}, true)
 			check(err)
 		}, map[string]int64{}},
+		{"FirstMissOfANamespaceCostsTwoGets", func() { fresh = newNamespace() }, func() { get(t, s, fresh, "key", true) }, map[string]int64{"get": 2}},
 		{"MissCostsOneGet", absent, func() { get(t, s, "n", "key", true) }, map[string]int64{"get": 1}},
 		{"HitOfNothingCostsNoCommand", func() {
 			absent()
 			eventually(t, "that there is nothing is held", func() bool { return get(t, s, "n", "key", true).Near })
 		}, func() { get(t, s, "n", "key", true) }, map[string]int64{}},
 		{"ReadOfAnEntryCostsOneGet", entry, func() { get(t, s, "n", "key", true) }, map[string]int64{"get": 1}},
-		{"PrimaryCostsOneGet", held, func() { get(t, s, "n", "key", false) }, map[string]int64{"get": 1}},
+		// The entry and the mark of its namespace, in one round trip.
+		{"PrimaryCostsTwoGets", held, func() { get(t, s, "n", "key", false) }, map[string]int64{"get": 2}},
 		// Only Redis knows when a plain value expires.
 		{"PlainValueCostsTwo", func() {
 			plain = newNamespace() // another key, as the push of a value written by others takes its time
 			s.Command(t, "SET", s.RedisKey("n", plain), "value")
 		}, func() { get(t, s, "n", plain, true) }, map[string]int64{"get": 1, "pttl": 1}},
 		{"SetCostsOneCommand", held, entry, map[string]int64{"set": 1}},
-		{"DeleteCostsOneCommand", held, absent, map[string]int64{"unlink": 1}},
+		{"SetForEverCostsOneCommand", held, func() { set(t, s, "n", "key", store.Write{}) }, map[string]int64{"set": 1}},
+		// An entry that may be gone before a lease is does not stand in the way of a late Fill.
+		{"ShortSetRevokesTheLease", held, func() {
+			set(t, s, "n", "key", store.Write{Fresh: store.MaxLease / 2, Stale: store.MaxLease / 2})
+		}, map[string]int64{"set": 1, "unlink": 1}},
+		{"DeleteCostsOneScript", held, absent, map[string]int64{"evalsha": 1, "type": 1, "getrange": 2, "unlink": 1}},
 		{"ConditionalSetCostsOneScript", func() { held(); etag = match() }, func() {
 			_, _, err := s.Set(ctx, "n", "key", store.Write{}, store.Condition{Kind: store.IfMatch, ETag: etag})
 			check(err)
-		}, map[string]int64{"evalsha": 1, "getrange": 1, "set": 1}},
+		}, map[string]int64{"evalsha": 1, "getrange": 2, "set": 1, "unlink": 1}},
 		{"ConditionalDeleteCostsOneScript", func() { held(); etag = match() }, func() {
 			_, _, err := s.Delete(ctx, "n", "key", &etag)
 			check(err)
-		}, map[string]int64{"evalsha": 1, "getrange": 1, "unlink": 1}},
+		}, map[string]int64{"evalsha": 1, "type": 1, "getrange": 2, "unlink": 1}},
 		{"TouchCostsOneScript", held, func() {
 			_, _, err := s.Touch(ctx, "n", "key", time.Minute, store.TouchOverwrite)
 			check(err)
-		}, map[string]int64{"evalsha": 1, "getrange": 1, "setrange": 1, "pexpire": 1}},
+		}, map[string]int64{"evalsha": 1, "getrange": 3, "setrange": 1, "pexpire": 1, "unlink": 1}},
 		{"IncrementCostsOneScript", func() { s.Command(t, "SET", s.RedisKey("n", "counter"), "1") }, func() {
 			_, err := s.Increment(ctx, "n", "counter", store.Increment{Delta: 1})
 			check(err)
-		}, map[string]int64{"evalsha": 1, "get": 2, "incrby": 1, "pttl": 1}},
+		}, map[string]int64{"evalsha": 1, "getrange": 2, "get": 3, "incrby": 1, "pttl": 1}},
 		{"BatchGetCostsOneGetForEachKeyNotHeld", func() { held(); fill(t, s, "n", keysOf(10)) }, func() {
 			_, err := s.BatchGet(ctx, "n", append(keysOf(10), "key"), true)
 			check(err)

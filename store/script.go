@@ -33,10 +33,14 @@ func luaFile(name string) string {
 }
 
 var (
-	cacheSet       = newScript("cache_set", rueidis.NewLuaScript)
-	cacheDelete    = newScript("cache_delete", rueidis.NewLuaScript)
-	cacheTouch     = newScript("cache_touch", rueidis.NewLuaScript)
-	cacheIncrement = newScript("cache_increment", rueidis.NewLuaScript)
+	cacheSet        = newScript("cache_set", rueidis.NewLuaScript)
+	cacheDelete     = newScript("cache_delete", rueidis.NewLuaScript)
+	cacheTouch      = newScript("cache_touch", rueidis.NewLuaScript)
+	cacheIncrement  = newScript("cache_increment", rueidis.NewLuaScript)
+	cacheInvalidate = newScript("cache_invalidate", rueidis.NewLuaScript)
+	cacheLease      = newScript("cache_lease", rueidis.NewLuaScript)
+	cacheFill       = newScript("cache_fill", rueidis.NewLuaScript)
+	cacheRelease    = newScript("cache_release", rueidis.NewLuaScript)
 
 	sessionCreate        = newScript("session_create", rueidis.NewLuaScript)
 	sessionRead          = newScript("session_read", rueidis.NewLuaScriptReadOnly)

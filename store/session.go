@@ -53,7 +53,7 @@ func (s *Store) CreateSession(ctx context.Context, namespace string, n NewSessio
 	for name, value := range n.Attributes {
 		args = append(args, name, value)
 	}
-	defer s.near.forget(keys[0])
+	defer s.forget(keys[0])
 	m, err := s.script(ctx, sessionCreate, once, keys, args...)
 	if err != nil {
 		return "", nil, err
@@ -178,7 +178,7 @@ func (s *Store) UpdateSession(ctx context.Context, namespace string, t SessionTa
 		args = append(args, name, value)
 	}
 	args = append(args, u.Delete...)
-	defer s.near.forget(record)
+	defer s.forget(record)
 	m, err := s.script(ctx, sessionUpdate, once, []string{record, attributesKey(p, namespace, id)}, args...)
 	if err != nil {
 		return 0, err
@@ -193,7 +193,7 @@ func (s *Store) RevokeSession(ctx context.Context, namespace string, t SessionTa
 		return false, nil
 	}
 	record := sessionKey(p, namespace, id)
-	defer s.near.forget(record)
+	defer s.forget(record)
 	m, err := s.script(ctx, sessionRevoke, writes, []string{record, attributesKey(p, namespace, id)},
 		id, subjectKey(p, namespace, ""), indexKey(p, namespace, ""), hash)
 	if err != nil {
@@ -217,7 +217,7 @@ func (s *Store) RevokeSubjectSessions(ctx context.Context, namespace, subject, e
 	} else {
 		except = ""
 	}
-	defer s.near.forget(forget...)
+	defer s.forget(forget...)
 	m, err := s.script(ctx, sessionRevokeSubject, writes, keys, except, subjectKey(p, namespace, ""), millis(longest+epochMemory))
 	if err != nil {
 		return 0, err

@@ -120,15 +120,20 @@ func (s *Store) parseSession(m rueidis.RedisMessage, id string) (*sessionRecord,
 // nearSession returns an active session by what the near cache knows, filling it as needed; nil says nothing, since only
 // the primary's word is taken for an end.
 func (s *Store) nearSession(ctx context.Context, p partition, namespace, id string) (*sessionRecord, error) {
+	record := sessionKey(p, namespace, id)
+	v, ok := s.near.get(record)
 	own := false
-	v, _, err := s.near.load(ctx, sessionKey(p, namespace, id), func() (any, int, time.Duration, error) {
-		own = true
-		r, err := s.readSession(ctx, p, namespace, id, true)
-		if r == nil {
-			return r, 0, 0, err
-		}
-		return r, r.size, min(s.options.NearCacheTTL, r.session.ExpiresAt().Sub(r.readAt)), nil
-	})
+	var err error
+	if !ok {
+		v, _, err = s.near.load(ctx, record, func() (any, int, time.Duration, error) {
+			own = true
+			r, err := s.readSession(ctx, p, namespace, id, true)
+			if r == nil {
+				return r, 0, 0, err
+			}
+			return r, r.size, min(s.options.NearCacheTTL, r.session.ExpiresAt().Sub(r.readAt)), nil
+		})
+	}
 	r, _ := v.(*sessionRecord)
 	if err != nil || r == nil || own {
 		return r, err
@@ -149,6 +154,9 @@ func (s *Store) subjectEpoch(ctx context.Context, p partition, namespace, hash s
 		return 0, nil
 	}
 	key := subjectKey(p, namespace, hash)
+	if v, ok := s.near.get(key); ok {
+		return v.(int64), nil
+	}
 	v, _, err := s.near.load(ctx, key, func() (any, int, time.Duration, error) {
 		epoch, err := trip(ctx, s, "hget", reads, func(ctx context.Context, c *clients) (int64, error) {
 			return c.tracked.Do(ctx, c.tracked.B().Hget().Key(key).Field("ep").Build()).AsInt64()

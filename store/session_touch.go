@@ -73,7 +73,7 @@ func (s *Store) touchLater(p partition, namespace string, session *Session) {
 // Unix milliseconds; zero means that the session has ended.
 func (s *Store) touchSession(ctx context.Context, p partition, namespace, id string, interval time.Duration) (int64, error) {
 	record := sessionKey(p, namespace, id)
-	defer s.near.forget(record)
+	defer s.forget(record)
 	m, err := s.script(ctx, sessionTouch, writes, []string{record},
 		id, subjectKey(p, namespace, ""), indexKey(p, namespace, ""), strconv.FormatInt(interval.Milliseconds(), 10))
 	if err != nil {

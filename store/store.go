@@ -55,6 +55,8 @@ type Options struct {
 	NearCacheBytes int64
 	// NearCacheTTL bounds how old an answer of the near cache can be, whatever happens to the network; zero means 5 s.
 	NearCacheTTL time.Duration
+	// CompressAbove is the length in bytes above which values are compressed in Redis; zero means never.
+	CompressAbove int
 	// PlainNamespace is a namespace whose keys are Redis keys as they are, so that data written by other clients is
 	// served; empty means none. Keys that begin with "ld:" are Larder's own and not in it.
 	PlainNamespace string
@@ -73,6 +75,10 @@ type Store struct {
 	clock    clock
 	slots    chan struct{}
 	touches  toucher
+	recent   recentMarks
+	waiting  waiters
+	leasing  leasing
+	watches  watches
 	embedded *embedded.Server
 	version  atomic.Pointer[string]
 	roles    sync.Map // address of a cluster's node -> whether it was a primary when it last answered
@@ -115,6 +121,7 @@ func New(o Options) (*Store, error) {
 	s := &Store{options: o, slots: make(chan struct{}, o.MaxInFlight)}
 	s.lifetime, s.closed = context.WithCancel(context.Background())
 	s.dialer = &dialer{options: &s.options}
+	s.recent.reach = s.reach
 	s.touches.busy = make(map[string]struct{})
 	if o.Mode == Embedded {
 		server, err := embedded.Start()

@@ -53,6 +53,7 @@ type nearSettings struct {
 
 type cacheSettings struct {
 	MaxValueBytes  Bytes         `env:"LARDER_MAX_VALUE_BYTES" default:"1MiB" help:"Longest value."`
+	CompressAbove  Bytes         `env:"LARDER_COMPRESS_ABOVE" default:"16KiB" help:"Values longer than this are compressed in Redis; 0 turns that off."`
 	DefaultTTL     time.Duration `env:"LARDER_DEFAULT_TTL" default:"1h" help:"Lifetime of an entry that is set without one."`
 	MaxTTL         time.Duration `env:"LARDER_MAX_TTL" default:"720h" help:"Longest lifetime that an entry may be given."`
 	PlainNamespace string        `env:"LARDER_PLAIN_NAMESPACE" placeholder:"NAMESPACE" help:"Namespace whose keys are Redis keys as they stand, to serve what other Redis clients write; none if empty."`
@@ -89,6 +90,7 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 	redis.NearCacheBytes = int64(c.Near.Bytes)
 	redis.NearCacheTTL = c.Near.TTL
 	redis.PlainNamespace = c.Cache.PlainNamespace
+	redis.CompressAbove = int(c.Cache.CompressAbove)
 	serving := service.Options{
 		Version: release(),
 		Limits: service.Limits{

@@ -52,6 +52,7 @@ func TestDefaults(t *testing.T) {
 		CommandTimeout: 2 * time.Second,
 		NearCacheBytes: 64 << 20,
 		NearCacheTTL:   5 * time.Second,
+		CompressAbove:  16 << 10,
 	}
 	if diff := cmp.Diff(wantRedis, redis); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
@@ -85,14 +86,14 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 		"LARDER_MAX_VALUE_BYTES": "4", "LARDER_DEFAULT_TTL": "5s", "LARDER_MAX_TTL": "6s", "LARDER_PLAIN_NAMESPACE": "seven",
 		"LARDER_SESSION_IDLE_TIMEOUT": "8s", "LARDER_SESSION_ABSOLUTE_TIMEOUT": "9s", "LARDER_MAX_DEADLINE": "10s",
 		"LARDER_MAX_IN_FLIGHT": "11", "LARDER_MAX_CONCURRENT_STREAMS": "12", "LARDER_DRAIN_DELAY": "13s", "LARDER_STOP_TIMEOUT": "14s",
-		"LARDER_SLOW_CALL": "15s", "LARDER_REFLECTION": "false",
+		"LARDER_SLOW_CALL": "15s", "LARDER_COMPRESS_ABOVE": "16", "LARDER_REFLECTION": "false",
 	}).Options()
 	if err != nil {
 		t.Fatal(err)
 	}
 	wantRedis := store.Options{
 		Mode: store.Standalone, Addrs: []string{"cache:1"}, CommandTimeout: time.Second,
-		NearCacheBytes: 2, NearCacheTTL: 3 * time.Second, PlainNamespace: "seven",
+		NearCacheBytes: 2, NearCacheTTL: 3 * time.Second, PlainNamespace: "seven", CompressAbove: 16,
 	}
 	if diff := cmp.Diff(wantRedis, redis); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
@@ -174,7 +175,7 @@ func TestRedisSettings(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ignored := cmpopts.IgnoreFields(store.Options{}, "CommandTimeout", "NearCacheBytes", "NearCacheTTL")
+			ignored := cmpopts.IgnoreFields(store.Options{}, "CommandTimeout", "NearCacheBytes", "NearCacheTTL", "CompressAbove")
 			if diff := cmp.Diff(test.want, got, ignored); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}

@@ -1,14 +1,23 @@
--- Removes an entry if it has the etag.
--- KEYS: 1 the entry
--- ARGV: 1 the etag
--- RETURNS: {1 if removed, else 0; the etag found before, '' for none}
+-- Removes an entry, whatever it is or only if it has an etag, and revokes its lease.
+-- KEYS: 1 the entry, 2 its lease
+-- ARGV: 1-3 see cache.lua, 4 the etag that it must have ('': any)
+-- RETURNS: {1 if removed, else 0; the etag found before, '' for none}, or unjudged
 
-local key = KEYS[1]
-local etag = ARGV[1]
+local key, lease = KEYS[1], KEYS[2]
+local etag = ARGV[4]
 
-local found = etag_at(key)
-if found ~= etag then
+-- What is not a string has no etag, and goes only where none is asked for.
+local other = redis.call('TYPE', key).ok
+if etag == '' and other ~= 'string' and other ~= 'none' then
+  redis.call('UNLINK', key, lease)
+  return {1, ''}
+end
+local found = live_etag(key)
+if not found then
+  return unjudged(key)
+end
+if etag ~= '' and found ~= etag then
   return {0, found}
 end
-redis.call('UNLINK', key)
-return {1, found}
+redis.call('UNLINK', key, lease)
+return {found == '' and 0 or 1, found}

@@ -1,13 +1,15 @@
 -- Adds to a counter, which is a plain decimal integer of 64 bits. Sums are made by INCRBY and compared as digits, because
 -- Lua's numbers are exact up to 2^53 only.
--- KEYS: 1 the counter
--- ARGV: 1 delta, 2 what an absent counter counts from, 3 time to live in milliseconds (0: none), 4 when it is applied
---       (create, always, keep), 5 lowest value ('': none), 6 highest value ('': none), 7 at a bound (reject, saturate)
--- RETURNS: {1 added, 2 set to the bound, 3 left as it was; the value; its time to live in milliseconds, as PTTL}
+-- KEYS: 1 the counter, 2 its lease
+-- ARGV: 1-3 see cache.lua, 4 delta, 5 what an absent counter counts from, 6 time to live in milliseconds (0: none), 7 when
+--       it is applied (create, always, keep), 8 lowest value ('': none), 9 highest value ('': none), 10 at a bound (reject,
+--       saturate)
+-- RETURNS: {1 added, 2 set to the bound, 3 left as it was; the value; its time to live in milliseconds, as PTTL}, or
+--          unjudged
 
-local key = KEYS[1]
-local delta, initial, px, policy = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local lowest, highest, on_bound = ARGV[5], ARGV[6], ARGV[7]
+local key, lease = KEYS[1], KEYS[2]
+local delta, initial, px, policy = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local lowest, highest, on_bound = ARGV[8], ARGV[9], ARGV[10]
 
 local function negative(digits)
   return string.sub(digits, 1, 1) == '-'
@@ -27,7 +29,11 @@ local function less(a, b)
   return a < b
 end
 
-local before = redis.call('GET', key)
+local found = live_etag(key)
+if not found then
+  return unjudged(key)
+end
+local before = found ~= '' and redis.call('GET', key)
 if before and not (string.match(before, '^%-?[1-9]%d*$') or before == '0') then
   return redis.error_reply('LARDER_NOT_COUNTER not an integer')
 end
@@ -53,6 +59,7 @@ end
 
 if not before then
   redis.call('SET', key, initial)
+  redis.call('UNLINK', lease)
 end
 local added = redis.pcall('INCRBY', key, delta)
 local failed = type(added) == 'table' and added.err

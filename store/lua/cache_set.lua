@@ -1,13 +1,16 @@
 -- Writes an entry if its precondition holds.
--- KEYS: 1 the entry
--- ARGV: 1 the bytes to store, 2 time to live in milliseconds (0: none), 3 condition (absent, present, match,
---       none_match), 4 the etag of the condition
--- RETURNS: {1 if written, else 0; the etag found before}
+-- KEYS: 1 the entry, 2 its lease
+-- ARGV: 1-3 see cache.lua, 4 the bytes to store, 5 time to live in milliseconds (0: none), 6 condition (absent, present,
+--       match, none_match), 7 the etag of the condition
+-- RETURNS: {1 if written, else 0; the etag found before}, or unjudged
 
-local key = KEYS[1]
-local bytes, px, condition, etag = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local key, lease = KEYS[1], KEYS[2]
+local bytes, px, condition, etag = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
-local found = etag_at(key)
+local found = live_etag(key)
+if not found then
+  return unjudged(key)
+end
 local holds = (condition == 'absent' and found == '')
   or (condition == 'present' and found ~= '')
   or (condition == 'match' and found == etag)
@@ -20,4 +23,5 @@ if px == '0' then
 else
   redis.call('SET', key, bytes, 'PX', px)
 end
+redis.call('UNLINK', lease)
 return {1, found}

@@ -1,47 +1,32 @@
--- Changes the expiry of an entry, or of a plain value, and leaves the rest alone.
--- KEYS: 1 the entry
--- ARGV: 1 how long it is fresh from now in microseconds (0: for ever), 2 mode (overwrite, extend, shorten)
--- RETURNS: 1 changed, 0 left as it was because of the mode, -1 nothing there
+-- Changes the expiry of an entry, or of a plain value, and leaves the rest alone. It revokes the lease: an entry that
+-- somebody wrote under it could otherwise be made to end before the lease does, and be replaced by older data.
+-- KEYS: 1 the entry, 2 its lease
+-- ARGV: 1-3 see cache.lua, 4 how long it is fresh from now in microseconds (0: for ever), 5 mode (overwrite, extend,
+--       shorten)
+-- RETURNS: {1 changed, 0 left as it was because of the mode, -1 nothing there; ''}, or unjudged
 
-local key = KEYS[1]
-local fresh, mode = tonumber(ARGV[1]), ARGV[2]
+local key, lease = KEYS[1], KEYS[2]
+local fresh, mode = tonumber(ARGV[4]), ARGV[5]
 
--- Times are microseconds below 2^53, which Lua's numbers hold exactly.
-local function decode(bytes)
-  local n = 0
-  for i = 1, 8 do
-    n = n * 256 + string.byte(bytes, i)
-  end
-  return n
+local found = live_etag(key)
+if not found then
+  return unjudged(key)
+elseif found == '' then
+  return {-1, ''}
 end
 
-local function encode(n)
-  local bytes = {}
-  for i = 8, 1, -1 do
-    local low = n % 256
-    bytes[i] = string.char(low)
-    n = (n - low) / 256
-  end
-  return table.concat(bytes)
-end
-
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-
+local now = now_us()
 local head = header(key)
 local soft, hard, stale = 0, 0, 0
 if head then
-  soft, hard = decode(string.sub(head, 22, 29)), decode(string.sub(head, 30, 37))
+  soft, hard = decode_time(string.sub(head, 22, 29)), decode_time(string.sub(head, 30, 37))
   if soft > 0 and hard > soft then
     stale = hard - soft
   end
-else
-  local kind = redis.call('TYPE', key).ok
-  if kind == 'none' then
-    return -1
-  elseif kind ~= 'string' then
-    return redis.error_reply('WRONGTYPE not a string')
+  if fresh == 0 and tagged(head) then
+    return redis.error_reply('LARDER_TAGGED an entry with tags must expire')
   end
+else
   local pttl = redis.call('PTTL', key)
   if pttl >= 0 then
     hard = now + pttl * 1000
@@ -59,15 +44,16 @@ local function later(a, b)
   return b ~= 0 and (a == 0 or a > b)
 end
 if (mode == 'extend' and not later(new_hard, hard)) or (mode == 'shorten' and not later(hard, new_hard)) then
-  return 0
+  return {0, ''}
 end
 
 if head then
-  redis.call('SETRANGE', key, 21, encode(new_soft) .. encode(new_hard))
+  redis.call('SETRANGE', key, 21, encode_time(new_soft) .. encode_time(new_hard))
 end
 if fresh > 0 then
   redis.call('PEXPIRE', key, string.format('%.0f', math.ceil((new_hard - now) / 1000)))
 else
   redis.call('PERSIST', key)
 end
-return 1
+redis.call('UNLINK', lease)
+return {1, ''}

@@ -770,6 +770,309 @@ func (BatchDeleteOutcome) EnumDescriptor() ([]byte, []int) {
 	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{12}
 }
 
+// GetOrLeaseOutcome is what a read found, and whether the caller may wait.
+type GetOrLeaseOutcome int32
+
+const (
+	// GET_OR_LEASE_OUTCOME_UNSPECIFIED is never sent.
+	GetOrLeaseOutcome_GET_OR_LEASE_OUTCOME_UNSPECIFIED GetOrLeaseOutcome = 0
+	// GET_OR_LEASE_OUTCOME_HIT means that there is a fresh value. With a lease_token the caller is asked to load a new one
+	// early, before it expires.
+	GetOrLeaseOutcome_GET_OR_LEASE_OUTCOME_HIT GetOrLeaseOutcome = 1
+	// GET_OR_LEASE_OUTCOME_STALE means that there is a stale value. With a lease_token the caller is asked to load a new
+	// one; without, somebody else was.
+	GetOrLeaseOutcome_GET_OR_LEASE_OUTCOME_STALE GetOrLeaseOutcome = 2
+	// GET_OR_LEASE_OUTCOME_NEGATIVE means that there is a fresh entry which says that the origin has no such value.
+	GetOrLeaseOutcome_GET_OR_LEASE_OUTCOME_NEGATIVE GetOrLeaseOutcome = 3
+	// GET_OR_LEASE_OUTCOME_MISS means that there is nothing and that the caller has the lease to load it.
+	GetOrLeaseOutcome_GET_OR_LEASE_OUTCOME_MISS GetOrLeaseOutcome = 4
+	// GET_OR_LEASE_OUTCOME_PENDING means that there is nothing yet and that somebody else has the lease, or that leases are
+	// held back after a failure of the origin; retry_after says when to ask again.
+	GetOrLeaseOutcome_GET_OR_LEASE_OUTCOME_PENDING GetOrLeaseOutcome = 5
+)
+
+// Enum value maps for GetOrLeaseOutcome.
+var (
+	GetOrLeaseOutcome_name = map[int32]string{
+		0: "GET_OR_LEASE_OUTCOME_UNSPECIFIED",
+		1: "GET_OR_LEASE_OUTCOME_HIT",
+		2: "GET_OR_LEASE_OUTCOME_STALE",
+		3: "GET_OR_LEASE_OUTCOME_NEGATIVE",
+		4: "GET_OR_LEASE_OUTCOME_MISS",
+		5: "GET_OR_LEASE_OUTCOME_PENDING",
+	}
+	GetOrLeaseOutcome_value = map[string]int32{
+		"GET_OR_LEASE_OUTCOME_UNSPECIFIED": 0,
+		"GET_OR_LEASE_OUTCOME_HIT":         1,
+		"GET_OR_LEASE_OUTCOME_STALE":       2,
+		"GET_OR_LEASE_OUTCOME_NEGATIVE":    3,
+		"GET_OR_LEASE_OUTCOME_MISS":        4,
+		"GET_OR_LEASE_OUTCOME_PENDING":     5,
+	}
+)
+
+func (x GetOrLeaseOutcome) Enum() *GetOrLeaseOutcome {
+	p := new(GetOrLeaseOutcome)
+	*p = x
+	return p
+}
+
+func (x GetOrLeaseOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GetOrLeaseOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_larder_cache_v1_cache_proto_enumTypes[13].Descriptor()
+}
+
+func (GetOrLeaseOutcome) Type() protoreflect.EnumType {
+	return &file_larder_cache_v1_cache_proto_enumTypes[13]
+}
+
+func (x GetOrLeaseOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GetOrLeaseOutcome.Descriptor instead.
+func (GetOrLeaseOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{13}
+}
+
+// FillOutcome is what became of a fill.
+type FillOutcome int32
+
+const (
+	// FILL_OUTCOME_UNSPECIFIED is never sent.
+	FillOutcome_FILL_OUTCOME_UNSPECIFIED FillOutcome = 0
+	// FILL_OUTCOME_STORED means that the entry was written.
+	FillOutcome_FILL_OUTCOME_STORED FillOutcome = 1
+	// FILL_OUTCOME_LEASE_EXPIRED means that the lease's time was over and that nothing was written.
+	FillOutcome_FILL_OUTCOME_LEASE_EXPIRED FillOutcome = 2
+	// FILL_OUTCOME_INVALIDATED means that the key was deleted or touched, one of the tags invalidated or the namespace
+	// cleared since the lease was given, or that the lease was given back; nothing was written.
+	FillOutcome_FILL_OUTCOME_INVALIDATED FillOutcome = 3
+	// FILL_OUTCOME_SUPERSEDED means that somebody has written the key since the lease was given, and that nothing was
+	// written.
+	FillOutcome_FILL_OUTCOME_SUPERSEDED FillOutcome = 4
+)
+
+// Enum value maps for FillOutcome.
+var (
+	FillOutcome_name = map[int32]string{
+		0: "FILL_OUTCOME_UNSPECIFIED",
+		1: "FILL_OUTCOME_STORED",
+		2: "FILL_OUTCOME_LEASE_EXPIRED",
+		3: "FILL_OUTCOME_INVALIDATED",
+		4: "FILL_OUTCOME_SUPERSEDED",
+	}
+	FillOutcome_value = map[string]int32{
+		"FILL_OUTCOME_UNSPECIFIED":   0,
+		"FILL_OUTCOME_STORED":        1,
+		"FILL_OUTCOME_LEASE_EXPIRED": 2,
+		"FILL_OUTCOME_INVALIDATED":   3,
+		"FILL_OUTCOME_SUPERSEDED":    4,
+	}
+)
+
+func (x FillOutcome) Enum() *FillOutcome {
+	p := new(FillOutcome)
+	*p = x
+	return p
+}
+
+func (x FillOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FillOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_larder_cache_v1_cache_proto_enumTypes[14].Descriptor()
+}
+
+func (FillOutcome) Type() protoreflect.EnumType {
+	return &file_larder_cache_v1_cache_proto_enumTypes[14]
+}
+
+func (x FillOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FillOutcome.Descriptor instead.
+func (FillOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{14}
+}
+
+// ReleaseLeaseOutcome is what became of a lease given back.
+type ReleaseLeaseOutcome int32
+
+const (
+	// RELEASE_LEASE_OUTCOME_UNSPECIFIED is never sent.
+	ReleaseLeaseOutcome_RELEASE_LEASE_OUTCOME_UNSPECIFIED ReleaseLeaseOutcome = 0
+	// RELEASE_LEASE_OUTCOME_RELEASED means that the lease has ended.
+	ReleaseLeaseOutcome_RELEASE_LEASE_OUTCOME_RELEASED ReleaseLeaseOutcome = 1
+	// RELEASE_LEASE_OUTCOME_NOT_HELD means that it had ended before.
+	ReleaseLeaseOutcome_RELEASE_LEASE_OUTCOME_NOT_HELD ReleaseLeaseOutcome = 2
+)
+
+// Enum value maps for ReleaseLeaseOutcome.
+var (
+	ReleaseLeaseOutcome_name = map[int32]string{
+		0: "RELEASE_LEASE_OUTCOME_UNSPECIFIED",
+		1: "RELEASE_LEASE_OUTCOME_RELEASED",
+		2: "RELEASE_LEASE_OUTCOME_NOT_HELD",
+	}
+	ReleaseLeaseOutcome_value = map[string]int32{
+		"RELEASE_LEASE_OUTCOME_UNSPECIFIED": 0,
+		"RELEASE_LEASE_OUTCOME_RELEASED":    1,
+		"RELEASE_LEASE_OUTCOME_NOT_HELD":    2,
+	}
+)
+
+func (x ReleaseLeaseOutcome) Enum() *ReleaseLeaseOutcome {
+	p := new(ReleaseLeaseOutcome)
+	*p = x
+	return p
+}
+
+func (x ReleaseLeaseOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReleaseLeaseOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_larder_cache_v1_cache_proto_enumTypes[15].Descriptor()
+}
+
+func (ReleaseLeaseOutcome) Type() protoreflect.EnumType {
+	return &file_larder_cache_v1_cache_proto_enumTypes[15]
+}
+
+func (x ReleaseLeaseOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReleaseLeaseOutcome.Descriptor instead.
+func (ReleaseLeaseOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{15}
+}
+
+// InvalidationMode says what an invalidation does to entries.
+type InvalidationMode int32
+
+const (
+	// INVALIDATION_MODE_UNSPECIFIED means INVALIDATION_MODE_DELETE.
+	InvalidationMode_INVALIDATION_MODE_UNSPECIFIED InvalidationMode = 0
+	// INVALIDATION_MODE_DELETE makes them gone.
+	InvalidationMode_INVALIDATION_MODE_DELETE InvalidationMode = 1
+	// INVALIDATION_MODE_STALE makes them stale: they are answered as STALE until their hard expiry and can be leased.
+	InvalidationMode_INVALIDATION_MODE_STALE InvalidationMode = 2
+)
+
+// Enum value maps for InvalidationMode.
+var (
+	InvalidationMode_name = map[int32]string{
+		0: "INVALIDATION_MODE_UNSPECIFIED",
+		1: "INVALIDATION_MODE_DELETE",
+		2: "INVALIDATION_MODE_STALE",
+	}
+	InvalidationMode_value = map[string]int32{
+		"INVALIDATION_MODE_UNSPECIFIED": 0,
+		"INVALIDATION_MODE_DELETE":      1,
+		"INVALIDATION_MODE_STALE":       2,
+	}
+)
+
+func (x InvalidationMode) Enum() *InvalidationMode {
+	p := new(InvalidationMode)
+	*p = x
+	return p
+}
+
+func (x InvalidationMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (InvalidationMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_larder_cache_v1_cache_proto_enumTypes[16].Descriptor()
+}
+
+func (InvalidationMode) Type() protoreflect.EnumType {
+	return &file_larder_cache_v1_cache_proto_enumTypes[16]
+}
+
+func (x InvalidationMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use InvalidationMode.Descriptor instead.
+func (InvalidationMode) EnumDescriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{16}
+}
+
+// WatchEvent is what happened.
+type WatchEvent int32
+
+const (
+	// WATCH_EVENT_UNSPECIFIED is never sent.
+	WatchEvent_WATCH_EVENT_UNSPECIFIED WatchEvent = 0
+	// WATCH_EVENT_INVALIDATED means that a key was written, deleted or has expired.
+	WatchEvent_WATCH_EVENT_INVALIDATED WatchEvent = 1
+	// WATCH_EVENT_TAG_INVALIDATED means that a tag was invalidated.
+	WatchEvent_WATCH_EVENT_TAG_INVALIDATED WatchEvent = 2
+	// WATCH_EVENT_CLEARED means that the namespace was cleared.
+	WatchEvent_WATCH_EVENT_CLEARED WatchEvent = 3
+	// WATCH_EVENT_RESET means that events may have been lost: drop all copies. It is the first event of every stream, and
+	// comes again when Redis was out of sight or the caller has read too slowly.
+	WatchEvent_WATCH_EVENT_RESET WatchEvent = 4
+	// WATCH_EVENT_HEARTBEAT means that nothing has happened for 5 s and that the stream is alive.
+	WatchEvent_WATCH_EVENT_HEARTBEAT WatchEvent = 5
+)
+
+// Enum value maps for WatchEvent.
+var (
+	WatchEvent_name = map[int32]string{
+		0: "WATCH_EVENT_UNSPECIFIED",
+		1: "WATCH_EVENT_INVALIDATED",
+		2: "WATCH_EVENT_TAG_INVALIDATED",
+		3: "WATCH_EVENT_CLEARED",
+		4: "WATCH_EVENT_RESET",
+		5: "WATCH_EVENT_HEARTBEAT",
+	}
+	WatchEvent_value = map[string]int32{
+		"WATCH_EVENT_UNSPECIFIED":     0,
+		"WATCH_EVENT_INVALIDATED":     1,
+		"WATCH_EVENT_TAG_INVALIDATED": 2,
+		"WATCH_EVENT_CLEARED":         3,
+		"WATCH_EVENT_RESET":           4,
+		"WATCH_EVENT_HEARTBEAT":       5,
+	}
+)
+
+func (x WatchEvent) Enum() *WatchEvent {
+	p := new(WatchEvent)
+	*p = x
+	return p
+}
+
+func (x WatchEvent) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WatchEvent) Descriptor() protoreflect.EnumDescriptor {
+	return file_larder_cache_v1_cache_proto_enumTypes[17].Descriptor()
+}
+
+func (WatchEvent) Type() protoreflect.EnumType {
+	return &file_larder_cache_v1_cache_proto_enumTypes[17]
+}
+
+func (x WatchEvent) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WatchEvent.Descriptor instead.
+func (WatchEvent) EnumDescriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{17}
+}
+
 // GetRequest asks for one entry.
 type GetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -781,7 +1084,13 @@ type GetRequest struct {
 	// being sent. Empty means none.
 	IfNoneMatch string `protobuf:"bytes,3,opt,name=if_none_match,json=ifNoneMatch,proto3" json:"if_none_match,omitempty"`
 	// consistency says how fresh the answer must be; unspecified means NEAR.
-	Consistency   Consistency `protobuf:"varint,4,opt,name=consistency,proto3,enum=larder.cache.v1.Consistency" json:"consistency,omitempty"`
+	Consistency Consistency `protobuf:"varint,4,opt,name=consistency,proto3,enum=larder.cache.v1.Consistency" json:"consistency,omitempty"`
+	// max_age is the greatest age that the caller accepts: an older entry is answered as STALE, if it may be, else as a
+	// MISS. Unset means any; plain values, whose age is not known, are accepted.
+	MaxAge *durationpb.Duration `protobuf:"bytes,5,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	// allow_stale says whether a stale value is wanted; unset means what the namespace's policy says, which is yes unless
+	// configured otherwise. Where it is not, a stale entry is a MISS.
+	AllowStale    *bool `protobuf:"varint,6,opt,name=allow_stale,json=allowStale,proto3,oneof" json:"allow_stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -842,6 +1151,20 @@ func (x *GetRequest) GetConsistency() Consistency {
 		return x.Consistency
 	}
 	return Consistency_CONSISTENCY_UNSPECIFIED
+}
+
+func (x *GetRequest) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
+func (x *GetRequest) GetAllowStale() bool {
+	if x != nil && x.AllowStale != nil {
+		return *x.AllowStale
+	}
+	return false
 }
 
 // GetResponse is what was found under the key.
@@ -2804,17 +3127,913 @@ func (x *ListKeysResponse) GetNextPageToken() string {
 	return ""
 }
 
+// GetOrLeaseRequest asks for one entry or the lease to load it.
+type GetOrLeaseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is the key's namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// key is the entry's key, 1 to 1024 bytes.
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// lease_ttl is how long a lease lasts: 1 ms to 60 s; unset means 10 s. It should be longer than a load takes.
+	LeaseTtl *durationpb.Duration `protobuf:"bytes,3,opt,name=lease_ttl,json=leaseTtl,proto3" json:"lease_ttl,omitempty"`
+	// wait_timeout is how long to wait for somebody else's load where there is nothing, up to 30 s; unset means not at all.
+	WaitTimeout *durationpb.Duration `protobuf:"bytes,4,opt,name=wait_timeout,json=waitTimeout,proto3" json:"wait_timeout,omitempty"`
+	// beta says how eagerly a value is refreshed before it expires, 0 to 100: the larger the earlier, 0 for never; unset
+	// means 1. See Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, VLDB 2015.
+	Beta *float64 `protobuf:"fixed64,5,opt,name=beta,proto3,oneof" json:"beta,omitempty"`
+	// max_age is the greatest age that the caller accepts; an older entry counts as stale. Unset means any.
+	MaxAge        *durationpb.Duration `protobuf:"bytes,6,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetOrLeaseRequest) Reset() {
+	*x = GetOrLeaseRequest{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetOrLeaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetOrLeaseRequest) ProtoMessage() {}
+
+func (x *GetOrLeaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetOrLeaseRequest.ProtoReflect.Descriptor instead.
+func (*GetOrLeaseRequest) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *GetOrLeaseRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *GetOrLeaseRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *GetOrLeaseRequest) GetLeaseTtl() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseTtl
+	}
+	return nil
+}
+
+func (x *GetOrLeaseRequest) GetWaitTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.WaitTimeout
+	}
+	return nil
+}
+
+func (x *GetOrLeaseRequest) GetBeta() float64 {
+	if x != nil && x.Beta != nil {
+		return *x.Beta
+	}
+	return 0
+}
+
+func (x *GetOrLeaseRequest) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
+// GetOrLeaseResponse is what was found, and the lease if the caller was given one.
+type GetOrLeaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// outcome says what was found.
+	Outcome GetOrLeaseOutcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=larder.cache.v1.GetOrLeaseOutcome" json:"outcome,omitempty"`
+	// value is the stored value; empty unless outcome is HIT or STALE.
+	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// etag names this version of the entry; empty unless there is one.
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// ttl is how much longer the entry stays fresh; unset when it never expires, when it is STALE and when there is none.
+	Ttl *durationpb.Duration `protobuf:"bytes,4,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// stale_ttl is how much longer the entry is kept after it has ceased to be fresh; unset means not at all.
+	StaleTtl *durationpb.Duration `protobuf:"bytes,5,opt,name=stale_ttl,json=staleTtl,proto3" json:"stale_ttl,omitempty"`
+	// age is the time since the entry was written; unset for plain values written by other Redis clients.
+	Age *durationpb.Duration `protobuf:"bytes,6,opt,name=age,proto3" json:"age,omitempty"`
+	// source says where the entry was read; unspecified when there is none.
+	Source Source `protobuf:"varint,7,opt,name=source,proto3,enum=larder.cache.v1.Source" json:"source,omitempty"`
+	// content_type is the media type given with the value; empty means none was given.
+	ContentType string `protobuf:"bytes,8,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	// lease_token is set when the caller has the lease: load the value, then call Fill or ReleaseLease with it.
+	LeaseToken string `protobuf:"bytes,9,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
+	// lease_ttl is how long the lease lasts; unset without one.
+	LeaseTtl *durationpb.Duration `protobuf:"bytes,10,opt,name=lease_ttl,json=leaseTtl,proto3" json:"lease_ttl,omitempty"`
+	// retry_after is when to ask again; set when outcome is PENDING.
+	RetryAfter    *durationpb.Duration `protobuf:"bytes,11,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetOrLeaseResponse) Reset() {
+	*x = GetOrLeaseResponse{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetOrLeaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetOrLeaseResponse) ProtoMessage() {}
+
+func (x *GetOrLeaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetOrLeaseResponse.ProtoReflect.Descriptor instead.
+func (*GetOrLeaseResponse) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *GetOrLeaseResponse) GetOutcome() GetOrLeaseOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return GetOrLeaseOutcome_GET_OR_LEASE_OUTCOME_UNSPECIFIED
+}
+
+func (x *GetOrLeaseResponse) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *GetOrLeaseResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *GetOrLeaseResponse) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+func (x *GetOrLeaseResponse) GetStaleTtl() *durationpb.Duration {
+	if x != nil {
+		return x.StaleTtl
+	}
+	return nil
+}
+
+func (x *GetOrLeaseResponse) GetAge() *durationpb.Duration {
+	if x != nil {
+		return x.Age
+	}
+	return nil
+}
+
+func (x *GetOrLeaseResponse) GetSource() Source {
+	if x != nil {
+		return x.Source
+	}
+	return Source_SOURCE_UNSPECIFIED
+}
+
+func (x *GetOrLeaseResponse) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+func (x *GetOrLeaseResponse) GetLeaseToken() string {
+	if x != nil {
+		return x.LeaseToken
+	}
+	return ""
+}
+
+func (x *GetOrLeaseResponse) GetLeaseTtl() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseTtl
+	}
+	return nil
+}
+
+func (x *GetOrLeaseResponse) GetRetryAfter() *durationpb.Duration {
+	if x != nil {
+		return x.RetryAfter
+	}
+	return nil
+}
+
+// FillRequest asks to write what was loaded under a lease.
+type FillRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is the key's namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// key is the entry's key, 1 to 1024 bytes.
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// lease_token is the lease that GetOrLease gave for this key.
+	LeaseToken string `protobuf:"bytes,3,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
+	// value is the value to store; it may be empty, and must be when negative is set.
+	Value []byte `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
+	// expiry says when the entry ceases to be fresh; unset means the default ttl.
+	//
+	// Types that are valid to be assigned to Expiry:
+	//
+	//	*FillRequest_Ttl
+	//	*FillRequest_ExpireTime
+	//	*FillRequest_Never
+	Expiry isFillRequest_Expiry `protobuf_oneof:"expiry"`
+	// stale_ttl is how long the entry is kept, and answered as STALE, after it has ceased to be fresh; unset means not at
+	// all.
+	StaleTtl *durationpb.Duration `protobuf:"bytes,8,opt,name=stale_ttl,json=staleTtl,proto3" json:"stale_ttl,omitempty"`
+	// negative marks an entry that says "the origin has no such value".
+	Negative bool `protobuf:"varint,9,opt,name=negative,proto3" json:"negative,omitempty"`
+	// tags are up to 32 labels of 1 to 128 bytes of UTF-8, kept with the entry. Duplicates are dropped.
+	Tags []string `protobuf:"bytes,10,rep,name=tags,proto3" json:"tags,omitempty"`
+	// content_type is a media type kept with the value, at most 255 bytes; empty means none.
+	ContentType   string `protobuf:"bytes,11,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FillRequest) Reset() {
+	*x = FillRequest{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FillRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FillRequest) ProtoMessage() {}
+
+func (x *FillRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FillRequest.ProtoReflect.Descriptor instead.
+func (*FillRequest) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *FillRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *FillRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *FillRequest) GetLeaseToken() string {
+	if x != nil {
+		return x.LeaseToken
+	}
+	return ""
+}
+
+func (x *FillRequest) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *FillRequest) GetExpiry() isFillRequest_Expiry {
+	if x != nil {
+		return x.Expiry
+	}
+	return nil
+}
+
+func (x *FillRequest) GetTtl() *durationpb.Duration {
+	if x != nil {
+		if x, ok := x.Expiry.(*FillRequest_Ttl); ok {
+			return x.Ttl
+		}
+	}
+	return nil
+}
+
+func (x *FillRequest) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.Expiry.(*FillRequest_ExpireTime); ok {
+			return x.ExpireTime
+		}
+	}
+	return nil
+}
+
+func (x *FillRequest) GetNever() bool {
+	if x != nil {
+		if x, ok := x.Expiry.(*FillRequest_Never); ok {
+			return x.Never
+		}
+	}
+	return false
+}
+
+func (x *FillRequest) GetStaleTtl() *durationpb.Duration {
+	if x != nil {
+		return x.StaleTtl
+	}
+	return nil
+}
+
+func (x *FillRequest) GetNegative() bool {
+	if x != nil {
+		return x.Negative
+	}
+	return false
+}
+
+func (x *FillRequest) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *FillRequest) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+type isFillRequest_Expiry interface {
+	isFillRequest_Expiry()
+}
+
+type FillRequest_Ttl struct {
+	// ttl is how long the entry is fresh: above zero, at most the maximum, below 1 ms rounded up to 1 ms.
+	Ttl *durationpb.Duration `protobuf:"bytes,5,opt,name=ttl,proto3,oneof"`
+}
+
+type FillRequest_ExpireTime struct {
+	// expire_time is when the entry ceases to be fresh: in the future, at most the maximum ttl away.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_time,json=expireTime,proto3,oneof"`
+}
+
+type FillRequest_Never struct {
+	// never, when true, keeps the entry until it is deleted, invalidated or evicted; false is invalid.
+	Never bool `protobuf:"varint,7,opt,name=never,proto3,oneof"`
+}
+
+func (*FillRequest_Ttl) isFillRequest_Expiry() {}
+
+func (*FillRequest_ExpireTime) isFillRequest_Expiry() {}
+
+func (*FillRequest_Never) isFillRequest_Expiry() {}
+
+// FillResponse tells what became of the fill.
+type FillResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// outcome says whether the entry was written.
+	Outcome FillOutcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=larder.cache.v1.FillOutcome" json:"outcome,omitempty"`
+	// etag is that of the new entry; empty unless STORED.
+	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FillResponse) Reset() {
+	*x = FillResponse{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FillResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FillResponse) ProtoMessage() {}
+
+func (x *FillResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FillResponse.ProtoReflect.Descriptor instead.
+func (*FillResponse) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *FillResponse) GetOutcome() FillOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return FillOutcome_FILL_OUTCOME_UNSPECIFIED
+}
+
+func (x *FillResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// ReleaseLeaseRequest gives a lease back.
+type ReleaseLeaseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is the key's namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// key is the entry's key, 1 to 1024 bytes.
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// lease_token is the lease that GetOrLease gave for this key.
+	LeaseToken string `protobuf:"bytes,3,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
+	// retry_after holds back new leases for so long, up to 60 s, while a stale value keeps being served: set it when the
+	// origin has failed. Unset means that the next caller is given the lease at once.
+	RetryAfter    *durationpb.Duration `protobuf:"bytes,4,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseLeaseRequest) Reset() {
+	*x = ReleaseLeaseRequest{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseLeaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseLeaseRequest) ProtoMessage() {}
+
+func (x *ReleaseLeaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseLeaseRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseLeaseRequest) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ReleaseLeaseRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ReleaseLeaseRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ReleaseLeaseRequest) GetLeaseToken() string {
+	if x != nil {
+		return x.LeaseToken
+	}
+	return ""
+}
+
+func (x *ReleaseLeaseRequest) GetRetryAfter() *durationpb.Duration {
+	if x != nil {
+		return x.RetryAfter
+	}
+	return nil
+}
+
+// ReleaseLeaseResponse tells what became of the lease.
+type ReleaseLeaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// outcome says whether the lease was still held.
+	Outcome       ReleaseLeaseOutcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=larder.cache.v1.ReleaseLeaseOutcome" json:"outcome,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseLeaseResponse) Reset() {
+	*x = ReleaseLeaseResponse{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseLeaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseLeaseResponse) ProtoMessage() {}
+
+func (x *ReleaseLeaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseLeaseResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseLeaseResponse) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ReleaseLeaseResponse) GetOutcome() ReleaseLeaseOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return ReleaseLeaseOutcome_RELEASE_LEASE_OUTCOME_UNSPECIFIED
+}
+
+// InvalidateTagsRequest names tags to invalidate.
+type InvalidateTagsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is the tags' namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// tags are 1 to 32 labels of 1 to 128 bytes.
+	Tags []string `protobuf:"bytes,2,rep,name=tags,proto3" json:"tags,omitempty"`
+	// mode says what becomes of the entries; unspecified means DELETE.
+	Mode          InvalidationMode `protobuf:"varint,3,opt,name=mode,proto3,enum=larder.cache.v1.InvalidationMode" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InvalidateTagsRequest) Reset() {
+	*x = InvalidateTagsRequest{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InvalidateTagsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InvalidateTagsRequest) ProtoMessage() {}
+
+func (x *InvalidateTagsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InvalidateTagsRequest.ProtoReflect.Descriptor instead.
+func (*InvalidateTagsRequest) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *InvalidateTagsRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *InvalidateTagsRequest) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *InvalidateTagsRequest) GetMode() InvalidationMode {
+	if x != nil {
+		return x.Mode
+	}
+	return InvalidationMode_INVALIDATION_MODE_UNSPECIFIED
+}
+
+// InvalidateTagsResponse says that the tags are invalidated.
+type InvalidateTagsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InvalidateTagsResponse) Reset() {
+	*x = InvalidateTagsResponse{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InvalidateTagsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InvalidateTagsResponse) ProtoMessage() {}
+
+func (x *InvalidateTagsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InvalidateTagsResponse.ProtoReflect.Descriptor instead.
+func (*InvalidateTagsResponse) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{31}
+}
+
+// ClearNamespaceRequest names a namespace to clear.
+type ClearNamespaceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is the namespace to clear; it must be given, "default" too.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// mode says what becomes of the entries; unspecified means DELETE.
+	Mode          InvalidationMode `protobuf:"varint,2,opt,name=mode,proto3,enum=larder.cache.v1.InvalidationMode" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClearNamespaceRequest) Reset() {
+	*x = ClearNamespaceRequest{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClearNamespaceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClearNamespaceRequest) ProtoMessage() {}
+
+func (x *ClearNamespaceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClearNamespaceRequest.ProtoReflect.Descriptor instead.
+func (*ClearNamespaceRequest) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ClearNamespaceRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ClearNamespaceRequest) GetMode() InvalidationMode {
+	if x != nil {
+		return x.Mode
+	}
+	return InvalidationMode_INVALIDATION_MODE_UNSPECIFIED
+}
+
+// ClearNamespaceResponse says that the namespace is cleared.
+type ClearNamespaceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClearNamespaceResponse) Reset() {
+	*x = ClearNamespaceResponse{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClearNamespaceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClearNamespaceResponse) ProtoMessage() {}
+
+func (x *ClearNamespaceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClearNamespaceResponse.ProtoReflect.Descriptor instead.
+func (*ClearNamespaceResponse) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{33}
+}
+
+// WatchRequest asks to be told of writes.
+type WatchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is the namespace to watch; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// prefixes are up to 16 beginnings of keys; none means every key of the namespace.
+	Prefixes      []string `protobuf:"bytes,2,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRequest) Reset() {
+	*x = WatchRequest{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRequest) ProtoMessage() {}
+
+func (x *WatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
+func (*WatchRequest) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *WatchRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *WatchRequest) GetPrefixes() []string {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
+// WatchResponse is one event.
+type WatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// event says what happened.
+	Event WatchEvent `protobuf:"varint,1,opt,name=event,proto3,enum=larder.cache.v1.WatchEvent" json:"event,omitempty"`
+	// key is the key of INVALIDATED; empty otherwise.
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// tag is the tag of TAG_INVALIDATED; empty otherwise.
+	Tag           string `protobuf:"bytes,3,opt,name=tag,proto3" json:"tag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse) Reset() {
+	*x = WatchResponse{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse) ProtoMessage() {}
+
+func (x *WatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
+func (*WatchResponse) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *WatchResponse) GetEvent() WatchEvent {
+	if x != nil {
+		return x.Event
+	}
+	return WatchEvent_WATCH_EVENT_UNSPECIFIED
+}
+
+func (x *WatchResponse) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *WatchResponse) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
 var File_larder_cache_v1_cache_proto protoreflect.FileDescriptor
 
 const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\n" +
-	"\x1blarder/cache/v1/cache.proto\x12\x0flarder.cache.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa0\x01\n" +
+	"\x1blarder/cache/v1/cache.proto\x12\x0flarder.cache.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x02\n" +
 	"\n" +
 	"GetRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\"\n" +
 	"\rif_none_match\x18\x03 \x01(\tR\vifNoneMatch\x12>\n" +
-	"\vconsistency\x18\x04 \x01(\x0e2\x1c.larder.cache.v1.ConsistencyR\vconsistency\"\xd4\x02\n" +
+	"\vconsistency\x18\x04 \x01(\x0e2\x1c.larder.cache.v1.ConsistencyR\vconsistency\x122\n" +
+	"\amax_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\x12$\n" +
+	"\vallow_stale\x18\x06 \x01(\bH\x00R\n" +
+	"allowStale\x88\x01\x01B\x0e\n" +
+	"\f_allow_stale\"\xd4\x02\n" +
 	"\vGetResponse\x125\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x1b.larder.cache.v1.GetOutcomeR\aoutcome\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x12\n" +
@@ -2955,7 +4174,74 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"page_token\x18\x04 \x01(\tR\tpageToken\"N\n" +
 	"\x10ListKeysResponse\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\tR\x04keys\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*Y\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8f\x02\n" +
+	"\x11GetOrLeaseRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x126\n" +
+	"\tlease_ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\x12<\n" +
+	"\fwait_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vwaitTimeout\x12\x17\n" +
+	"\x04beta\x18\x05 \x01(\x01H\x00R\x04beta\x88\x01\x01\x122\n" +
+	"\amax_age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06maxAgeB\a\n" +
+	"\x05_beta\"\xf7\x03\n" +
+	"\x12GetOrLeaseResponse\x12<\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\".larder.cache.v1.GetOrLeaseOutcomeR\aoutcome\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12+\n" +
+	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x126\n" +
+	"\tstale_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bstaleTtl\x12+\n" +
+	"\x03age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12/\n" +
+	"\x06source\x18\a \x01(\x0e2\x17.larder.cache.v1.SourceR\x06source\x12!\n" +
+	"\fcontent_type\x18\b \x01(\tR\vcontentType\x12\x1f\n" +
+	"\vlease_token\x18\t \x01(\tR\n" +
+	"leaseToken\x126\n" +
+	"\tlease_ttl\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\x12:\n" +
+	"\vretry_after\x18\v \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"retryAfter\"\x8f\x03\n" +
+	"\vFillRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1f\n" +
+	"\vlease_token\x18\x03 \x01(\tR\n" +
+	"leaseToken\x12\x14\n" +
+	"\x05value\x18\x04 \x01(\fR\x05value\x12-\n" +
+	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationH\x00R\x03ttl\x12=\n" +
+	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\n" +
+	"expireTime\x12\x16\n" +
+	"\x05never\x18\a \x01(\bH\x00R\x05never\x126\n" +
+	"\tstale_ttl\x18\b \x01(\v2\x19.google.protobuf.DurationR\bstaleTtl\x12\x1a\n" +
+	"\bnegative\x18\t \x01(\bR\bnegative\x12\x12\n" +
+	"\x04tags\x18\n" +
+	" \x03(\tR\x04tags\x12!\n" +
+	"\fcontent_type\x18\v \x01(\tR\vcontentTypeB\b\n" +
+	"\x06expiry\"Z\n" +
+	"\fFillResponse\x126\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\x1c.larder.cache.v1.FillOutcomeR\aoutcome\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\"\xa2\x01\n" +
+	"\x13ReleaseLeaseRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1f\n" +
+	"\vlease_token\x18\x03 \x01(\tR\n" +
+	"leaseToken\x12:\n" +
+	"\vretry_after\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"retryAfter\"V\n" +
+	"\x14ReleaseLeaseResponse\x12>\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2$.larder.cache.v1.ReleaseLeaseOutcomeR\aoutcome\"\x80\x01\n" +
+	"\x15InvalidateTagsRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04tags\x18\x02 \x03(\tR\x04tags\x125\n" +
+	"\x04mode\x18\x03 \x01(\x0e2!.larder.cache.v1.InvalidationModeR\x04mode\"\x18\n" +
+	"\x16InvalidateTagsResponse\"l\n" +
+	"\x15ClearNamespaceRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x125\n" +
+	"\x04mode\x18\x02 \x01(\x0e2!.larder.cache.v1.InvalidationModeR\x04mode\"\x18\n" +
+	"\x16ClearNamespaceResponse\"H\n" +
+	"\fWatchRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
+	"\bprefixes\x18\x02 \x03(\tR\bprefixes\"f\n" +
+	"\rWatchResponse\x121\n" +
+	"\x05event\x18\x01 \x01(\x0e2\x1b.larder.cache.v1.WatchEventR\x05event\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x10\n" +
+	"\x03tag\x18\x03 \x01(\tR\x03tag*Y\n" +
 	"\vConsistency\x12\x1b\n" +
 	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10CONSISTENCY_NEAR\x10\x01\x12\x17\n" +
@@ -3022,7 +4308,36 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	" BATCH_DELETE_OUTCOME_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cBATCH_DELETE_OUTCOME_DELETED\x10\x01\x12\x1d\n" +
 	"\x19BATCH_DELETE_OUTCOME_MISS\x10\x02\x12\x1f\n" +
-	"\x1bBATCH_DELETE_OUTCOME_FAILED\x10\x032\xdd\x06\n" +
+	"\x1bBATCH_DELETE_OUTCOME_FAILED\x10\x03*\xdb\x01\n" +
+	"\x11GetOrLeaseOutcome\x12$\n" +
+	" GET_OR_LEASE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18GET_OR_LEASE_OUTCOME_HIT\x10\x01\x12\x1e\n" +
+	"\x1aGET_OR_LEASE_OUTCOME_STALE\x10\x02\x12!\n" +
+	"\x1dGET_OR_LEASE_OUTCOME_NEGATIVE\x10\x03\x12\x1d\n" +
+	"\x19GET_OR_LEASE_OUTCOME_MISS\x10\x04\x12 \n" +
+	"\x1cGET_OR_LEASE_OUTCOME_PENDING\x10\x05*\x9f\x01\n" +
+	"\vFillOutcome\x12\x1c\n" +
+	"\x18FILL_OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13FILL_OUTCOME_STORED\x10\x01\x12\x1e\n" +
+	"\x1aFILL_OUTCOME_LEASE_EXPIRED\x10\x02\x12\x1c\n" +
+	"\x18FILL_OUTCOME_INVALIDATED\x10\x03\x12\x1b\n" +
+	"\x17FILL_OUTCOME_SUPERSEDED\x10\x04*\x84\x01\n" +
+	"\x13ReleaseLeaseOutcome\x12%\n" +
+	"!RELEASE_LEASE_OUTCOME_UNSPECIFIED\x10\x00\x12\"\n" +
+	"\x1eRELEASE_LEASE_OUTCOME_RELEASED\x10\x01\x12\"\n" +
+	"\x1eRELEASE_LEASE_OUTCOME_NOT_HELD\x10\x02*p\n" +
+	"\x10InvalidationMode\x12!\n" +
+	"\x1dINVALIDATION_MODE_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18INVALIDATION_MODE_DELETE\x10\x01\x12\x1b\n" +
+	"\x17INVALIDATION_MODE_STALE\x10\x02*\xb2\x01\n" +
+	"\n" +
+	"WatchEvent\x12\x1b\n" +
+	"\x17WATCH_EVENT_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17WATCH_EVENT_INVALIDATED\x10\x01\x12\x1f\n" +
+	"\x1bWATCH_EVENT_TAG_INVALIDATED\x10\x02\x12\x17\n" +
+	"\x13WATCH_EVENT_CLEARED\x10\x03\x12\x15\n" +
+	"\x11WATCH_EVENT_RESET\x10\x04\x12\x19\n" +
+	"\x15WATCH_EVENT_HEARTBEAT\x10\x052\x84\v\n" +
 	"\fCacheService\x12E\n" +
 	"\x03Get\x12\x1b.larder.cache.v1.GetRequest\x1a\x1c.larder.cache.v1.GetResponse\"\x03\x90\x02\x01\x12E\n" +
 	"\x03Set\x12\x1b.larder.cache.v1.SetRequest\x1a\x1c.larder.cache.v1.SetResponse\"\x03\x90\x02\x02\x12N\n" +
@@ -3032,7 +4347,14 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\bBatchGet\x12 .larder.cache.v1.BatchGetRequest\x1a!.larder.cache.v1.BatchGetResponse\"\x03\x90\x02\x01\x12T\n" +
 	"\bBatchSet\x12 .larder.cache.v1.BatchSetRequest\x1a!.larder.cache.v1.BatchSetResponse\"\x03\x90\x02\x02\x12]\n" +
 	"\vBatchDelete\x12#.larder.cache.v1.BatchDeleteRequest\x1a$.larder.cache.v1.BatchDeleteResponse\"\x03\x90\x02\x02\x12h\n" +
-	"\x0eDeleteMatching\x12&.larder.cache.v1.DeleteMatchingRequest\x1a'.larder.cache.v1.DeleteMatchingResponse\"\x03\x90\x02\x020\x01\x12T\n" +
+	"\x0eDeleteMatching\x12&.larder.cache.v1.DeleteMatchingRequest\x1a'.larder.cache.v1.DeleteMatchingResponse\"\x03\x90\x02\x020\x01\x12Z\n" +
+	"\n" +
+	"GetOrLease\x12\".larder.cache.v1.GetOrLeaseRequest\x1a#.larder.cache.v1.GetOrLeaseResponse\"\x03\x90\x02\x02\x12H\n" +
+	"\x04Fill\x12\x1c.larder.cache.v1.FillRequest\x1a\x1d.larder.cache.v1.FillResponse\"\x03\x90\x02\x02\x12`\n" +
+	"\fReleaseLease\x12$.larder.cache.v1.ReleaseLeaseRequest\x1a%.larder.cache.v1.ReleaseLeaseResponse\"\x03\x90\x02\x02\x12f\n" +
+	"\x0eInvalidateTags\x12&.larder.cache.v1.InvalidateTagsRequest\x1a'.larder.cache.v1.InvalidateTagsResponse\"\x03\x90\x02\x02\x12f\n" +
+	"\x0eClearNamespace\x12&.larder.cache.v1.ClearNamespaceRequest\x1a'.larder.cache.v1.ClearNamespaceResponse\"\x03\x90\x02\x02\x12M\n" +
+	"\x05Watch\x12\x1d.larder.cache.v1.WatchRequest\x1a\x1e.larder.cache.v1.WatchResponse\"\x03\x90\x02\x010\x01\x12T\n" +
 	"\bListKeys\x12 .larder.cache.v1.ListKeysRequest\x1a!.larder.cache.v1.ListKeysResponse\"\x03\x90\x02\x01B9Z7github.com/berthcare/larder/gen/larder/cache/v1;cachev1b\x06proto3"
 
 var (
@@ -3047,8 +4369,8 @@ func file_larder_cache_v1_cache_proto_rawDescGZIP() []byte {
 	return file_larder_cache_v1_cache_proto_rawDescData
 }
 
-var file_larder_cache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 13)
-var file_larder_cache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_larder_cache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 18)
+var file_larder_cache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_larder_cache_v1_cache_proto_goTypes = []any{
 	(Consistency)(0),               // 0: larder.cache.v1.Consistency
 	(Source)(0),                    // 1: larder.cache.v1.Source
@@ -3063,95 +4385,144 @@ var file_larder_cache_v1_cache_proto_goTypes = []any{
 	(BatchGetOutcome)(0),           // 10: larder.cache.v1.BatchGetOutcome
 	(BatchSetOutcome)(0),           // 11: larder.cache.v1.BatchSetOutcome
 	(BatchDeleteOutcome)(0),        // 12: larder.cache.v1.BatchDeleteOutcome
-	(*GetRequest)(nil),             // 13: larder.cache.v1.GetRequest
-	(*GetResponse)(nil),            // 14: larder.cache.v1.GetResponse
-	(*SetRequest)(nil),             // 15: larder.cache.v1.SetRequest
-	(*SetResponse)(nil),            // 16: larder.cache.v1.SetResponse
-	(*DeleteRequest)(nil),          // 17: larder.cache.v1.DeleteRequest
-	(*DeleteResponse)(nil),         // 18: larder.cache.v1.DeleteResponse
-	(*TouchRequest)(nil),           // 19: larder.cache.v1.TouchRequest
-	(*TouchResponse)(nil),          // 20: larder.cache.v1.TouchResponse
-	(*IncrementRequest)(nil),       // 21: larder.cache.v1.IncrementRequest
-	(*IncrementResponse)(nil),      // 22: larder.cache.v1.IncrementResponse
-	(*BatchGetRequest)(nil),        // 23: larder.cache.v1.BatchGetRequest
-	(*BatchGetResult)(nil),         // 24: larder.cache.v1.BatchGetResult
-	(*BatchGetResponse)(nil),       // 25: larder.cache.v1.BatchGetResponse
-	(*BatchSetItem)(nil),           // 26: larder.cache.v1.BatchSetItem
-	(*BatchSetRequest)(nil),        // 27: larder.cache.v1.BatchSetRequest
-	(*BatchSetResult)(nil),         // 28: larder.cache.v1.BatchSetResult
-	(*BatchSetResponse)(nil),       // 29: larder.cache.v1.BatchSetResponse
-	(*BatchDeleteRequest)(nil),     // 30: larder.cache.v1.BatchDeleteRequest
-	(*BatchDeleteResult)(nil),      // 31: larder.cache.v1.BatchDeleteResult
-	(*BatchDeleteResponse)(nil),    // 32: larder.cache.v1.BatchDeleteResponse
-	(*DeleteMatchingRequest)(nil),  // 33: larder.cache.v1.DeleteMatchingRequest
-	(*DeleteMatchingResponse)(nil), // 34: larder.cache.v1.DeleteMatchingResponse
-	(*ListKeysRequest)(nil),        // 35: larder.cache.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),       // 36: larder.cache.v1.ListKeysResponse
-	(*durationpb.Duration)(nil),    // 37: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 38: google.protobuf.Timestamp
+	(GetOrLeaseOutcome)(0),         // 13: larder.cache.v1.GetOrLeaseOutcome
+	(FillOutcome)(0),               // 14: larder.cache.v1.FillOutcome
+	(ReleaseLeaseOutcome)(0),       // 15: larder.cache.v1.ReleaseLeaseOutcome
+	(InvalidationMode)(0),          // 16: larder.cache.v1.InvalidationMode
+	(WatchEvent)(0),                // 17: larder.cache.v1.WatchEvent
+	(*GetRequest)(nil),             // 18: larder.cache.v1.GetRequest
+	(*GetResponse)(nil),            // 19: larder.cache.v1.GetResponse
+	(*SetRequest)(nil),             // 20: larder.cache.v1.SetRequest
+	(*SetResponse)(nil),            // 21: larder.cache.v1.SetResponse
+	(*DeleteRequest)(nil),          // 22: larder.cache.v1.DeleteRequest
+	(*DeleteResponse)(nil),         // 23: larder.cache.v1.DeleteResponse
+	(*TouchRequest)(nil),           // 24: larder.cache.v1.TouchRequest
+	(*TouchResponse)(nil),          // 25: larder.cache.v1.TouchResponse
+	(*IncrementRequest)(nil),       // 26: larder.cache.v1.IncrementRequest
+	(*IncrementResponse)(nil),      // 27: larder.cache.v1.IncrementResponse
+	(*BatchGetRequest)(nil),        // 28: larder.cache.v1.BatchGetRequest
+	(*BatchGetResult)(nil),         // 29: larder.cache.v1.BatchGetResult
+	(*BatchGetResponse)(nil),       // 30: larder.cache.v1.BatchGetResponse
+	(*BatchSetItem)(nil),           // 31: larder.cache.v1.BatchSetItem
+	(*BatchSetRequest)(nil),        // 32: larder.cache.v1.BatchSetRequest
+	(*BatchSetResult)(nil),         // 33: larder.cache.v1.BatchSetResult
+	(*BatchSetResponse)(nil),       // 34: larder.cache.v1.BatchSetResponse
+	(*BatchDeleteRequest)(nil),     // 35: larder.cache.v1.BatchDeleteRequest
+	(*BatchDeleteResult)(nil),      // 36: larder.cache.v1.BatchDeleteResult
+	(*BatchDeleteResponse)(nil),    // 37: larder.cache.v1.BatchDeleteResponse
+	(*DeleteMatchingRequest)(nil),  // 38: larder.cache.v1.DeleteMatchingRequest
+	(*DeleteMatchingResponse)(nil), // 39: larder.cache.v1.DeleteMatchingResponse
+	(*ListKeysRequest)(nil),        // 40: larder.cache.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),       // 41: larder.cache.v1.ListKeysResponse
+	(*GetOrLeaseRequest)(nil),      // 42: larder.cache.v1.GetOrLeaseRequest
+	(*GetOrLeaseResponse)(nil),     // 43: larder.cache.v1.GetOrLeaseResponse
+	(*FillRequest)(nil),            // 44: larder.cache.v1.FillRequest
+	(*FillResponse)(nil),           // 45: larder.cache.v1.FillResponse
+	(*ReleaseLeaseRequest)(nil),    // 46: larder.cache.v1.ReleaseLeaseRequest
+	(*ReleaseLeaseResponse)(nil),   // 47: larder.cache.v1.ReleaseLeaseResponse
+	(*InvalidateTagsRequest)(nil),  // 48: larder.cache.v1.InvalidateTagsRequest
+	(*InvalidateTagsResponse)(nil), // 49: larder.cache.v1.InvalidateTagsResponse
+	(*ClearNamespaceRequest)(nil),  // 50: larder.cache.v1.ClearNamespaceRequest
+	(*ClearNamespaceResponse)(nil), // 51: larder.cache.v1.ClearNamespaceResponse
+	(*WatchRequest)(nil),           // 52: larder.cache.v1.WatchRequest
+	(*WatchResponse)(nil),          // 53: larder.cache.v1.WatchResponse
+	(*durationpb.Duration)(nil),    // 54: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 55: google.protobuf.Timestamp
 }
 var file_larder_cache_v1_cache_proto_depIdxs = []int32{
 	0,  // 0: larder.cache.v1.GetRequest.consistency:type_name -> larder.cache.v1.Consistency
-	2,  // 1: larder.cache.v1.GetResponse.outcome:type_name -> larder.cache.v1.GetOutcome
-	37, // 2: larder.cache.v1.GetResponse.ttl:type_name -> google.protobuf.Duration
-	37, // 3: larder.cache.v1.GetResponse.stale_ttl:type_name -> google.protobuf.Duration
-	37, // 4: larder.cache.v1.GetResponse.age:type_name -> google.protobuf.Duration
-	1,  // 5: larder.cache.v1.GetResponse.source:type_name -> larder.cache.v1.Source
-	37, // 6: larder.cache.v1.SetRequest.ttl:type_name -> google.protobuf.Duration
-	38, // 7: larder.cache.v1.SetRequest.expire_time:type_name -> google.protobuf.Timestamp
-	37, // 8: larder.cache.v1.SetRequest.stale_ttl:type_name -> google.protobuf.Duration
-	3,  // 9: larder.cache.v1.SetResponse.outcome:type_name -> larder.cache.v1.SetOutcome
-	4,  // 10: larder.cache.v1.DeleteResponse.outcome:type_name -> larder.cache.v1.DeleteOutcome
-	37, // 11: larder.cache.v1.TouchRequest.ttl:type_name -> google.protobuf.Duration
-	38, // 12: larder.cache.v1.TouchRequest.expire_time:type_name -> google.protobuf.Timestamp
-	5,  // 13: larder.cache.v1.TouchRequest.mode:type_name -> larder.cache.v1.TouchMode
-	6,  // 14: larder.cache.v1.TouchResponse.outcome:type_name -> larder.cache.v1.TouchOutcome
-	37, // 15: larder.cache.v1.IncrementRequest.ttl:type_name -> google.protobuf.Duration
-	38, // 16: larder.cache.v1.IncrementRequest.expire_time:type_name -> google.protobuf.Timestamp
-	7,  // 17: larder.cache.v1.IncrementRequest.ttl_policy:type_name -> larder.cache.v1.TtlPolicy
-	8,  // 18: larder.cache.v1.IncrementRequest.on_bound:type_name -> larder.cache.v1.BoundPolicy
-	9,  // 19: larder.cache.v1.IncrementResponse.outcome:type_name -> larder.cache.v1.IncrementOutcome
-	37, // 20: larder.cache.v1.IncrementResponse.ttl:type_name -> google.protobuf.Duration
-	0,  // 21: larder.cache.v1.BatchGetRequest.consistency:type_name -> larder.cache.v1.Consistency
-	10, // 22: larder.cache.v1.BatchGetResult.outcome:type_name -> larder.cache.v1.BatchGetOutcome
-	37, // 23: larder.cache.v1.BatchGetResult.ttl:type_name -> google.protobuf.Duration
-	37, // 24: larder.cache.v1.BatchGetResult.stale_ttl:type_name -> google.protobuf.Duration
-	37, // 25: larder.cache.v1.BatchGetResult.age:type_name -> google.protobuf.Duration
-	1,  // 26: larder.cache.v1.BatchGetResult.source:type_name -> larder.cache.v1.Source
-	24, // 27: larder.cache.v1.BatchGetResponse.results:type_name -> larder.cache.v1.BatchGetResult
-	37, // 28: larder.cache.v1.BatchSetItem.ttl:type_name -> google.protobuf.Duration
-	38, // 29: larder.cache.v1.BatchSetItem.expire_time:type_name -> google.protobuf.Timestamp
-	37, // 30: larder.cache.v1.BatchSetItem.stale_ttl:type_name -> google.protobuf.Duration
-	26, // 31: larder.cache.v1.BatchSetRequest.items:type_name -> larder.cache.v1.BatchSetItem
-	11, // 32: larder.cache.v1.BatchSetResult.outcome:type_name -> larder.cache.v1.BatchSetOutcome
-	28, // 33: larder.cache.v1.BatchSetResponse.results:type_name -> larder.cache.v1.BatchSetResult
-	12, // 34: larder.cache.v1.BatchDeleteResult.outcome:type_name -> larder.cache.v1.BatchDeleteOutcome
-	31, // 35: larder.cache.v1.BatchDeleteResponse.results:type_name -> larder.cache.v1.BatchDeleteResult
-	13, // 36: larder.cache.v1.CacheService.Get:input_type -> larder.cache.v1.GetRequest
-	15, // 37: larder.cache.v1.CacheService.Set:input_type -> larder.cache.v1.SetRequest
-	17, // 38: larder.cache.v1.CacheService.Delete:input_type -> larder.cache.v1.DeleteRequest
-	19, // 39: larder.cache.v1.CacheService.Touch:input_type -> larder.cache.v1.TouchRequest
-	21, // 40: larder.cache.v1.CacheService.Increment:input_type -> larder.cache.v1.IncrementRequest
-	23, // 41: larder.cache.v1.CacheService.BatchGet:input_type -> larder.cache.v1.BatchGetRequest
-	27, // 42: larder.cache.v1.CacheService.BatchSet:input_type -> larder.cache.v1.BatchSetRequest
-	30, // 43: larder.cache.v1.CacheService.BatchDelete:input_type -> larder.cache.v1.BatchDeleteRequest
-	33, // 44: larder.cache.v1.CacheService.DeleteMatching:input_type -> larder.cache.v1.DeleteMatchingRequest
-	35, // 45: larder.cache.v1.CacheService.ListKeys:input_type -> larder.cache.v1.ListKeysRequest
-	14, // 46: larder.cache.v1.CacheService.Get:output_type -> larder.cache.v1.GetResponse
-	16, // 47: larder.cache.v1.CacheService.Set:output_type -> larder.cache.v1.SetResponse
-	18, // 48: larder.cache.v1.CacheService.Delete:output_type -> larder.cache.v1.DeleteResponse
-	20, // 49: larder.cache.v1.CacheService.Touch:output_type -> larder.cache.v1.TouchResponse
-	22, // 50: larder.cache.v1.CacheService.Increment:output_type -> larder.cache.v1.IncrementResponse
-	25, // 51: larder.cache.v1.CacheService.BatchGet:output_type -> larder.cache.v1.BatchGetResponse
-	29, // 52: larder.cache.v1.CacheService.BatchSet:output_type -> larder.cache.v1.BatchSetResponse
-	32, // 53: larder.cache.v1.CacheService.BatchDelete:output_type -> larder.cache.v1.BatchDeleteResponse
-	34, // 54: larder.cache.v1.CacheService.DeleteMatching:output_type -> larder.cache.v1.DeleteMatchingResponse
-	36, // 55: larder.cache.v1.CacheService.ListKeys:output_type -> larder.cache.v1.ListKeysResponse
-	46, // [46:56] is the sub-list for method output_type
-	36, // [36:46] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	54, // 1: larder.cache.v1.GetRequest.max_age:type_name -> google.protobuf.Duration
+	2,  // 2: larder.cache.v1.GetResponse.outcome:type_name -> larder.cache.v1.GetOutcome
+	54, // 3: larder.cache.v1.GetResponse.ttl:type_name -> google.protobuf.Duration
+	54, // 4: larder.cache.v1.GetResponse.stale_ttl:type_name -> google.protobuf.Duration
+	54, // 5: larder.cache.v1.GetResponse.age:type_name -> google.protobuf.Duration
+	1,  // 6: larder.cache.v1.GetResponse.source:type_name -> larder.cache.v1.Source
+	54, // 7: larder.cache.v1.SetRequest.ttl:type_name -> google.protobuf.Duration
+	55, // 8: larder.cache.v1.SetRequest.expire_time:type_name -> google.protobuf.Timestamp
+	54, // 9: larder.cache.v1.SetRequest.stale_ttl:type_name -> google.protobuf.Duration
+	3,  // 10: larder.cache.v1.SetResponse.outcome:type_name -> larder.cache.v1.SetOutcome
+	4,  // 11: larder.cache.v1.DeleteResponse.outcome:type_name -> larder.cache.v1.DeleteOutcome
+	54, // 12: larder.cache.v1.TouchRequest.ttl:type_name -> google.protobuf.Duration
+	55, // 13: larder.cache.v1.TouchRequest.expire_time:type_name -> google.protobuf.Timestamp
+	5,  // 14: larder.cache.v1.TouchRequest.mode:type_name -> larder.cache.v1.TouchMode
+	6,  // 15: larder.cache.v1.TouchResponse.outcome:type_name -> larder.cache.v1.TouchOutcome
+	54, // 16: larder.cache.v1.IncrementRequest.ttl:type_name -> google.protobuf.Duration
+	55, // 17: larder.cache.v1.IncrementRequest.expire_time:type_name -> google.protobuf.Timestamp
+	7,  // 18: larder.cache.v1.IncrementRequest.ttl_policy:type_name -> larder.cache.v1.TtlPolicy
+	8,  // 19: larder.cache.v1.IncrementRequest.on_bound:type_name -> larder.cache.v1.BoundPolicy
+	9,  // 20: larder.cache.v1.IncrementResponse.outcome:type_name -> larder.cache.v1.IncrementOutcome
+	54, // 21: larder.cache.v1.IncrementResponse.ttl:type_name -> google.protobuf.Duration
+	0,  // 22: larder.cache.v1.BatchGetRequest.consistency:type_name -> larder.cache.v1.Consistency
+	10, // 23: larder.cache.v1.BatchGetResult.outcome:type_name -> larder.cache.v1.BatchGetOutcome
+	54, // 24: larder.cache.v1.BatchGetResult.ttl:type_name -> google.protobuf.Duration
+	54, // 25: larder.cache.v1.BatchGetResult.stale_ttl:type_name -> google.protobuf.Duration
+	54, // 26: larder.cache.v1.BatchGetResult.age:type_name -> google.protobuf.Duration
+	1,  // 27: larder.cache.v1.BatchGetResult.source:type_name -> larder.cache.v1.Source
+	29, // 28: larder.cache.v1.BatchGetResponse.results:type_name -> larder.cache.v1.BatchGetResult
+	54, // 29: larder.cache.v1.BatchSetItem.ttl:type_name -> google.protobuf.Duration
+	55, // 30: larder.cache.v1.BatchSetItem.expire_time:type_name -> google.protobuf.Timestamp
+	54, // 31: larder.cache.v1.BatchSetItem.stale_ttl:type_name -> google.protobuf.Duration
+	31, // 32: larder.cache.v1.BatchSetRequest.items:type_name -> larder.cache.v1.BatchSetItem
+	11, // 33: larder.cache.v1.BatchSetResult.outcome:type_name -> larder.cache.v1.BatchSetOutcome
+	33, // 34: larder.cache.v1.BatchSetResponse.results:type_name -> larder.cache.v1.BatchSetResult
+	12, // 35: larder.cache.v1.BatchDeleteResult.outcome:type_name -> larder.cache.v1.BatchDeleteOutcome
+	36, // 36: larder.cache.v1.BatchDeleteResponse.results:type_name -> larder.cache.v1.BatchDeleteResult
+	54, // 37: larder.cache.v1.GetOrLeaseRequest.lease_ttl:type_name -> google.protobuf.Duration
+	54, // 38: larder.cache.v1.GetOrLeaseRequest.wait_timeout:type_name -> google.protobuf.Duration
+	54, // 39: larder.cache.v1.GetOrLeaseRequest.max_age:type_name -> google.protobuf.Duration
+	13, // 40: larder.cache.v1.GetOrLeaseResponse.outcome:type_name -> larder.cache.v1.GetOrLeaseOutcome
+	54, // 41: larder.cache.v1.GetOrLeaseResponse.ttl:type_name -> google.protobuf.Duration
+	54, // 42: larder.cache.v1.GetOrLeaseResponse.stale_ttl:type_name -> google.protobuf.Duration
+	54, // 43: larder.cache.v1.GetOrLeaseResponse.age:type_name -> google.protobuf.Duration
+	1,  // 44: larder.cache.v1.GetOrLeaseResponse.source:type_name -> larder.cache.v1.Source
+	54, // 45: larder.cache.v1.GetOrLeaseResponse.lease_ttl:type_name -> google.protobuf.Duration
+	54, // 46: larder.cache.v1.GetOrLeaseResponse.retry_after:type_name -> google.protobuf.Duration
+	54, // 47: larder.cache.v1.FillRequest.ttl:type_name -> google.protobuf.Duration
+	55, // 48: larder.cache.v1.FillRequest.expire_time:type_name -> google.protobuf.Timestamp
+	54, // 49: larder.cache.v1.FillRequest.stale_ttl:type_name -> google.protobuf.Duration
+	14, // 50: larder.cache.v1.FillResponse.outcome:type_name -> larder.cache.v1.FillOutcome
+	54, // 51: larder.cache.v1.ReleaseLeaseRequest.retry_after:type_name -> google.protobuf.Duration
+	15, // 52: larder.cache.v1.ReleaseLeaseResponse.outcome:type_name -> larder.cache.v1.ReleaseLeaseOutcome
+	16, // 53: larder.cache.v1.InvalidateTagsRequest.mode:type_name -> larder.cache.v1.InvalidationMode
+	16, // 54: larder.cache.v1.ClearNamespaceRequest.mode:type_name -> larder.cache.v1.InvalidationMode
+	17, // 55: larder.cache.v1.WatchResponse.event:type_name -> larder.cache.v1.WatchEvent
+	18, // 56: larder.cache.v1.CacheService.Get:input_type -> larder.cache.v1.GetRequest
+	20, // 57: larder.cache.v1.CacheService.Set:input_type -> larder.cache.v1.SetRequest
+	22, // 58: larder.cache.v1.CacheService.Delete:input_type -> larder.cache.v1.DeleteRequest
+	24, // 59: larder.cache.v1.CacheService.Touch:input_type -> larder.cache.v1.TouchRequest
+	26, // 60: larder.cache.v1.CacheService.Increment:input_type -> larder.cache.v1.IncrementRequest
+	28, // 61: larder.cache.v1.CacheService.BatchGet:input_type -> larder.cache.v1.BatchGetRequest
+	32, // 62: larder.cache.v1.CacheService.BatchSet:input_type -> larder.cache.v1.BatchSetRequest
+	35, // 63: larder.cache.v1.CacheService.BatchDelete:input_type -> larder.cache.v1.BatchDeleteRequest
+	38, // 64: larder.cache.v1.CacheService.DeleteMatching:input_type -> larder.cache.v1.DeleteMatchingRequest
+	42, // 65: larder.cache.v1.CacheService.GetOrLease:input_type -> larder.cache.v1.GetOrLeaseRequest
+	44, // 66: larder.cache.v1.CacheService.Fill:input_type -> larder.cache.v1.FillRequest
+	46, // 67: larder.cache.v1.CacheService.ReleaseLease:input_type -> larder.cache.v1.ReleaseLeaseRequest
+	48, // 68: larder.cache.v1.CacheService.InvalidateTags:input_type -> larder.cache.v1.InvalidateTagsRequest
+	50, // 69: larder.cache.v1.CacheService.ClearNamespace:input_type -> larder.cache.v1.ClearNamespaceRequest
+	52, // 70: larder.cache.v1.CacheService.Watch:input_type -> larder.cache.v1.WatchRequest
+	40, // 71: larder.cache.v1.CacheService.ListKeys:input_type -> larder.cache.v1.ListKeysRequest
+	19, // 72: larder.cache.v1.CacheService.Get:output_type -> larder.cache.v1.GetResponse
+	21, // 73: larder.cache.v1.CacheService.Set:output_type -> larder.cache.v1.SetResponse
+	23, // 74: larder.cache.v1.CacheService.Delete:output_type -> larder.cache.v1.DeleteResponse
+	25, // 75: larder.cache.v1.CacheService.Touch:output_type -> larder.cache.v1.TouchResponse
+	27, // 76: larder.cache.v1.CacheService.Increment:output_type -> larder.cache.v1.IncrementResponse
+	30, // 77: larder.cache.v1.CacheService.BatchGet:output_type -> larder.cache.v1.BatchGetResponse
+	34, // 78: larder.cache.v1.CacheService.BatchSet:output_type -> larder.cache.v1.BatchSetResponse
+	37, // 79: larder.cache.v1.CacheService.BatchDelete:output_type -> larder.cache.v1.BatchDeleteResponse
+	39, // 80: larder.cache.v1.CacheService.DeleteMatching:output_type -> larder.cache.v1.DeleteMatchingResponse
+	43, // 81: larder.cache.v1.CacheService.GetOrLease:output_type -> larder.cache.v1.GetOrLeaseResponse
+	45, // 82: larder.cache.v1.CacheService.Fill:output_type -> larder.cache.v1.FillResponse
+	47, // 83: larder.cache.v1.CacheService.ReleaseLease:output_type -> larder.cache.v1.ReleaseLeaseResponse
+	49, // 84: larder.cache.v1.CacheService.InvalidateTags:output_type -> larder.cache.v1.InvalidateTagsResponse
+	51, // 85: larder.cache.v1.CacheService.ClearNamespace:output_type -> larder.cache.v1.ClearNamespaceResponse
+	53, // 86: larder.cache.v1.CacheService.Watch:output_type -> larder.cache.v1.WatchResponse
+	41, // 87: larder.cache.v1.CacheService.ListKeys:output_type -> larder.cache.v1.ListKeysResponse
+	72, // [72:88] is the sub-list for method output_type
+	56, // [56:72] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_larder_cache_v1_cache_proto_init() }
@@ -3159,6 +4530,7 @@ func file_larder_cache_v1_cache_proto_init() {
 	if File_larder_cache_v1_cache_proto != nil {
 		return
 	}
+	file_larder_cache_v1_cache_proto_msgTypes[0].OneofWrappers = []any{}
 	file_larder_cache_v1_cache_proto_msgTypes[2].OneofWrappers = []any{
 		(*SetRequest_Ttl)(nil),
 		(*SetRequest_ExpireTime)(nil),
@@ -3183,13 +4555,19 @@ func file_larder_cache_v1_cache_proto_init() {
 		(*BatchSetItem_ExpireTime)(nil),
 		(*BatchSetItem_Never)(nil),
 	}
+	file_larder_cache_v1_cache_proto_msgTypes[24].OneofWrappers = []any{}
+	file_larder_cache_v1_cache_proto_msgTypes[26].OneofWrappers = []any{
+		(*FillRequest_Ttl)(nil),
+		(*FillRequest_ExpireTime)(nil),
+		(*FillRequest_Never)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_larder_cache_v1_cache_proto_rawDesc), len(file_larder_cache_v1_cache_proto_rawDesc)),
-			NumEnums:      13,
-			NumMessages:   24,
+			NumEnums:      18,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,12 @@ const (
 	CacheService_BatchSet_FullMethodName       = "/larder.cache.v1.CacheService/BatchSet"
 	CacheService_BatchDelete_FullMethodName    = "/larder.cache.v1.CacheService/BatchDelete"
 	CacheService_DeleteMatching_FullMethodName = "/larder.cache.v1.CacheService/DeleteMatching"
+	CacheService_GetOrLease_FullMethodName     = "/larder.cache.v1.CacheService/GetOrLease"
+	CacheService_Fill_FullMethodName           = "/larder.cache.v1.CacheService/Fill"
+	CacheService_ReleaseLease_FullMethodName   = "/larder.cache.v1.CacheService/ReleaseLease"
+	CacheService_InvalidateTags_FullMethodName = "/larder.cache.v1.CacheService/InvalidateTags"
+	CacheService_ClearNamespace_FullMethodName = "/larder.cache.v1.CacheService/ClearNamespace"
+	CacheService_Watch_FullMethodName          = "/larder.cache.v1.CacheService/Watch"
 	CacheService_ListKeys_FullMethodName       = "/larder.cache.v1.CacheService/ListKeys"
 )
 
@@ -66,6 +72,22 @@ type CacheServiceClient interface {
 	// DeleteMatching removes every entry whose key matches a pattern, by walking the key space of every primary in small
 	// steps, and reports its progress. Entries written during the walk may or may not be removed.
 	DeleteMatching(ctx context.Context, in *DeleteMatchingRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DeleteMatchingResponse], error)
+	// GetOrLease reads one entry, and where there is none that is fresh gives one caller at a time, across all replicas, a
+	// lease to load it from its origin. The others are given the stale value, or wait for the new one.
+	GetOrLease(ctx context.Context, in *GetOrLeaseRequest, opts ...grpc.CallOption) (*GetOrLeaseResponse, error)
+	// Fill writes what a lease's holder has loaded, unless the lease was lost: it has expired, or the key was written,
+	// deleted or invalidated since the lease was given, so that what was loaded may be out of date.
+	Fill(ctx context.Context, in *FillRequest, opts ...grpc.CallOption) (*FillResponse, error)
+	// ReleaseLease gives a lease back without a value, as after a failure of the origin.
+	ReleaseLease(ctx context.Context, in *ReleaseLeaseRequest, opts ...grpc.CallOption) (*ReleaseLeaseResponse, error)
+	// InvalidateTags makes every entry that has one of the tags stale or gone, at a cost that does not depend on how many
+	// they are. Entries written afterwards are not affected.
+	InvalidateTags(ctx context.Context, in *InvalidateTagsRequest, opts ...grpc.CallOption) (*InvalidateTagsResponse, error)
+	// ClearNamespace makes every entry of a namespace stale or gone, at a cost that does not depend on how many they are.
+	// Counters and plain values written by other Redis clients do not say when they were written and are left alone.
+	ClearNamespace(ctx context.Context, in *ClearNamespaceRequest, opts ...grpc.CallOption) (*ClearNamespaceResponse, error)
+	// Watch tells which keys are written, deleted or expire, for callers that keep copies of their own. It tells no values.
+	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// ListKeys lists keys page by page, in no order, for operators. A key may be listed twice; keys that exist during
 	// the whole walk are listed at least once.
 	ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error)
@@ -178,6 +200,75 @@ func (c *cacheServiceClient) DeleteMatching(ctx context.Context, in *DeleteMatch
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type CacheService_DeleteMatchingClient = grpc.ServerStreamingClient[DeleteMatchingResponse]
 
+func (c *cacheServiceClient) GetOrLease(ctx context.Context, in *GetOrLeaseRequest, opts ...grpc.CallOption) (*GetOrLeaseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetOrLeaseResponse)
+	err := c.cc.Invoke(ctx, CacheService_GetOrLease_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheServiceClient) Fill(ctx context.Context, in *FillRequest, opts ...grpc.CallOption) (*FillResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FillResponse)
+	err := c.cc.Invoke(ctx, CacheService_Fill_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheServiceClient) ReleaseLease(ctx context.Context, in *ReleaseLeaseRequest, opts ...grpc.CallOption) (*ReleaseLeaseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseLeaseResponse)
+	err := c.cc.Invoke(ctx, CacheService_ReleaseLease_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheServiceClient) InvalidateTags(ctx context.Context, in *InvalidateTagsRequest, opts ...grpc.CallOption) (*InvalidateTagsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(InvalidateTagsResponse)
+	err := c.cc.Invoke(ctx, CacheService_InvalidateTags_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheServiceClient) ClearNamespace(ctx context.Context, in *ClearNamespaceRequest, opts ...grpc.CallOption) (*ClearNamespaceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClearNamespaceResponse)
+	err := c.cc.Invoke(ctx, CacheService_ClearNamespace_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheServiceClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &CacheService_ServiceDesc.Streams[1], CacheService_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRequest, WatchResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CacheService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
+
 func (c *cacheServiceClient) ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListKeysResponse)
@@ -221,6 +312,22 @@ type CacheServiceServer interface {
 	// DeleteMatching removes every entry whose key matches a pattern, by walking the key space of every primary in small
 	// steps, and reports its progress. Entries written during the walk may or may not be removed.
 	DeleteMatching(*DeleteMatchingRequest, grpc.ServerStreamingServer[DeleteMatchingResponse]) error
+	// GetOrLease reads one entry, and where there is none that is fresh gives one caller at a time, across all replicas, a
+	// lease to load it from its origin. The others are given the stale value, or wait for the new one.
+	GetOrLease(context.Context, *GetOrLeaseRequest) (*GetOrLeaseResponse, error)
+	// Fill writes what a lease's holder has loaded, unless the lease was lost: it has expired, or the key was written,
+	// deleted or invalidated since the lease was given, so that what was loaded may be out of date.
+	Fill(context.Context, *FillRequest) (*FillResponse, error)
+	// ReleaseLease gives a lease back without a value, as after a failure of the origin.
+	ReleaseLease(context.Context, *ReleaseLeaseRequest) (*ReleaseLeaseResponse, error)
+	// InvalidateTags makes every entry that has one of the tags stale or gone, at a cost that does not depend on how many
+	// they are. Entries written afterwards are not affected.
+	InvalidateTags(context.Context, *InvalidateTagsRequest) (*InvalidateTagsResponse, error)
+	// ClearNamespace makes every entry of a namespace stale or gone, at a cost that does not depend on how many they are.
+	// Counters and plain values written by other Redis clients do not say when they were written and are left alone.
+	ClearNamespace(context.Context, *ClearNamespaceRequest) (*ClearNamespaceResponse, error)
+	// Watch tells which keys are written, deleted or expire, for callers that keep copies of their own. It tells no values.
+	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// ListKeys lists keys page by page, in no order, for operators. A key may be listed twice; keys that exist during
 	// the whole walk are listed at least once.
 	ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error)
@@ -260,6 +367,24 @@ func (UnimplementedCacheServiceServer) BatchDelete(context.Context, *BatchDelete
 }
 func (UnimplementedCacheServiceServer) DeleteMatching(*DeleteMatchingRequest, grpc.ServerStreamingServer[DeleteMatchingResponse]) error {
 	return status.Error(codes.Unimplemented, "method DeleteMatching not implemented")
+}
+func (UnimplementedCacheServiceServer) GetOrLease(context.Context, *GetOrLeaseRequest) (*GetOrLeaseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetOrLease not implemented")
+}
+func (UnimplementedCacheServiceServer) Fill(context.Context, *FillRequest) (*FillResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Fill not implemented")
+}
+func (UnimplementedCacheServiceServer) ReleaseLease(context.Context, *ReleaseLeaseRequest) (*ReleaseLeaseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseLease not implemented")
+}
+func (UnimplementedCacheServiceServer) InvalidateTags(context.Context, *InvalidateTagsRequest) (*InvalidateTagsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method InvalidateTags not implemented")
+}
+func (UnimplementedCacheServiceServer) ClearNamespace(context.Context, *ClearNamespaceRequest) (*ClearNamespaceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ClearNamespace not implemented")
+}
+func (UnimplementedCacheServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedCacheServiceServer) ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListKeys not implemented")
@@ -440,6 +565,107 @@ func _CacheService_DeleteMatching_Handler(srv interface{}, stream grpc.ServerStr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type CacheService_DeleteMatchingServer = grpc.ServerStreamingServer[DeleteMatchingResponse]
 
+func _CacheService_GetOrLease_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetOrLeaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServiceServer).GetOrLease(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CacheService_GetOrLease_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServiceServer).GetOrLease(ctx, req.(*GetOrLeaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CacheService_Fill_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FillRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServiceServer).Fill(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CacheService_Fill_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServiceServer).Fill(ctx, req.(*FillRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CacheService_ReleaseLease_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseLeaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServiceServer).ReleaseLease(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CacheService_ReleaseLease_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServiceServer).ReleaseLease(ctx, req.(*ReleaseLeaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CacheService_InvalidateTags_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InvalidateTagsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServiceServer).InvalidateTags(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CacheService_InvalidateTags_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServiceServer).InvalidateTags(ctx, req.(*InvalidateTagsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CacheService_ClearNamespace_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ClearNamespaceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServiceServer).ClearNamespace(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CacheService_ClearNamespace_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServiceServer).ClearNamespace(ctx, req.(*ClearNamespaceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CacheService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(CacheServiceServer).Watch(m, &grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CacheService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
+
 func _CacheService_ListKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListKeysRequest)
 	if err := dec(in); err != nil {
@@ -498,6 +724,26 @@ var CacheService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _CacheService_BatchDelete_Handler,
 		},
 		{
+			MethodName: "GetOrLease",
+			Handler:    _CacheService_GetOrLease_Handler,
+		},
+		{
+			MethodName: "Fill",
+			Handler:    _CacheService_Fill_Handler,
+		},
+		{
+			MethodName: "ReleaseLease",
+			Handler:    _CacheService_ReleaseLease_Handler,
+		},
+		{
+			MethodName: "InvalidateTags",
+			Handler:    _CacheService_InvalidateTags_Handler,
+		},
+		{
+			MethodName: "ClearNamespace",
+			Handler:    _CacheService_ClearNamespace_Handler,
+		},
+		{
 			MethodName: "ListKeys",
 			Handler:    _CacheService_ListKeys_Handler,
 		},
@@ -506,6 +752,11 @@ var CacheService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "DeleteMatching",
 			Handler:       _CacheService_DeleteMatching_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Watch",
+			Handler:       _CacheService_Watch_Handler,
 			ServerStreams: true,
 		},
 	},

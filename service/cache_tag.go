@@ -1,0 +1,51 @@
+package service
+
+import (
+	"context"
+
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/store"
+)
+
+// invalidationModes are the store's words for the modes.
+var invalidationModes = map[cachev1.InvalidationMode]store.InvalidationMode{
+	cachev1.InvalidationMode_INVALIDATION_MODE_UNSPECIFIED: store.InvalidateDelete,
+	cachev1.InvalidationMode_INVALIDATION_MODE_DELETE:      store.InvalidateDelete,
+	cachev1.InvalidationMode_INVALIDATION_MODE_STALE:       store.InvalidateStale,
+}
+
+// InvalidateTags makes the entries of tags stale or gone.
+func (c *Cache) InvalidateTags(ctx context.Context, r *cachev1.InvalidateTagsRequest) (*cachev1.InvalidateTagsResponse, error) {
+	f := c.fields()
+	ns := f.namespace(r.GetNamespace())
+	tags := f.tags(r.GetTags())
+	if len(r.GetTags()) == 0 {
+		f.add("tags", "must not be empty")
+	}
+	mode := enum(f, "mode", r.GetMode(), cachev1.InvalidationMode_name)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	// No entry with tags outlives the maximum ttl, so that an invalidation need not be remembered for longer.
+	if err := c.store.InvalidateTags(ctx, ns, tags, invalidationModes[mode], c.limits.MaxTTL); err != nil {
+		return nil, err
+	}
+	return &cachev1.InvalidateTagsResponse{}, nil
+}
+
+// ClearNamespace makes the entries of a namespace stale or gone.
+func (c *Cache) ClearNamespace(ctx context.Context, r *cachev1.ClearNamespaceRequest) (*cachev1.ClearNamespaceResponse, error) {
+	f := c.fields()
+	ns := f.namespace(r.GetNamespace())
+	if r.GetNamespace() == "" {
+		f.add("namespace", "must be given")
+	}
+	mode := enum(f, "mode", r.GetMode(), cachev1.InvalidationMode_name)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	if err := c.store.ClearNamespace(ctx, ns, invalidationModes[mode]); err != nil {
+		return nil, err
+	}
+	return &cachev1.ClearNamespaceResponse{}, nil
+}

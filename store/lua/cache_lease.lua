@@ -1,0 +1,22 @@
+-- Gives the lease of a key, if nobody has it and what is there is still what the caller saw.
+-- KEYS: 1 the entry, 2 its lease
+-- ARGV: 1 the etag that the caller saw ('': nothing), 2 16 random bytes, 3 the lease's duration in milliseconds
+-- RETURNS: {1 given; the lease}, {0 somebody has it, or it is held back; for how long yet, in milliseconds},
+--          {-1 something else is there by now; ''}
+--
+-- A lease is a string: the random bytes, the time it was given, its duration and the etag seen. While leases are held back
+-- it is the text 'held'.
+
+local key, lease = KEYS[1], KEYS[2]
+local seen, random, px = ARGV[1], ARGV[2], ARGV[3]
+
+local pttl = redis.call('PTTL', lease)
+if pttl >= 0 then
+  return {0, string.format('%.0f', pttl)}
+end
+if etag_at(key) ~= seen then
+  return {-1, ''}
+end
+local given = random .. encode_time(now_us()) .. encode_time(tonumber(px)) .. seen
+redis.call('SET', lease, given, 'PX', px)
+return {1, given}
