@@ -99,3 +99,9 @@ func indexKey(p partition, namespace, subjectHash string) string {
 func subjectKey(p partition, namespace, subjectHash string) string {
 	return "ld:u:" + p.tag() + ":" + namespace + ":" + subjectHash
 }
+
+// eventsKey is the stream of what happened to the sessions of a partition.
+func eventsKey(p partition) string { return "ld:e:" + p.tag() }
+
+// endsKey is the sorted set of a partition's sessions, as "<namespace>:<session id>", scored by when they end.
+func endsKey(p partition) string { return "ld:x:" + p.tag() }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/subtle"
 	"strconv"
 	"time"
@@ -43,12 +42,11 @@ func (s *Store) CreateSession(ctx context.Context, namespace string, n NewSessio
 		p, hash = subjectHash(namespace, n.Subject)
 	}
 	token, cred := newCredential(p)
-	keys := []string{sessionKey(p, namespace, cred.id), attributesKey(p, namespace, cred.id)}
+	keys, args := changing(p, namespace, cred.id)
 	if hash != "" {
 		keys = append(keys, subjectKey(p, namespace, hash), indexKey(p, namespace, hash))
 	}
-	args := make([]string, 0, 10+2*len(n.Attributes))
-	args = append(args, cred.id, n.Subject, hash, string(cred.hash[:]), salt(),
+	args = append(args, n.Subject, hash, string(cred.hash[:]),
 		millis(n.Idle), millis(n.Absolute), n.Device.IP, n.Device.UserAgent, n.Device.Label)
 	for name, value := range n.Attributes {
 		args = append(args, name, value)
@@ -69,11 +67,10 @@ func (s *Store) CreateSession(ctx context.Context, namespace string, n NewSessio
 	}, nil
 }
 
-// salt is kept with the secret's hash, so that what a rotation derives from the secret cannot be derived from it alone.
-func salt() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:])
-	return string(b[:])
+// changing returns the keys and arguments with which every script that changes one session begins.
+func changing(p partition, namespace, id string) (keys, args []string) {
+	return []string{sessionKey(p, namespace, id), attributesKey(p, namespace, id), eventsKey(p), endsKey(p)},
+		[]string{namespace, id, subjectKey(p, namespace, ""), indexKey(p, namespace, "")}
 }
 
 func ceil(d time.Duration) time.Duration { return time.Duration(ceilMillis(d)) * time.Millisecond }
@@ -170,16 +167,15 @@ func (s *Store) UpdateSession(ctx context.Context, namespace string, t SessionTa
 	if !ok {
 		return 0, nil
 	}
-	record := sessionKey(p, namespace, id)
-	args := make([]string, 0, 6+2*len(u.Set)+len(u.Delete))
-	args = append(args, subjectKey(p, namespace, ""), hash, strconv.FormatInt(u.ExpectedVersion, 10),
+	keys, args := changing(p, namespace, id)
+	args = append(args, hash, strconv.FormatInt(u.ExpectedVersion, 10),
 		strconv.Itoa(MaxAttributes), strconv.Itoa(MaxAttributeBytes), strconv.Itoa(len(u.Set)))
 	for name, value := range u.Set {
 		args = append(args, name, value)
 	}
 	args = append(args, u.Delete...)
-	defer s.forget(record)
-	m, err := s.script(ctx, sessionUpdate, once, []string{record, attributesKey(p, namespace, id)}, args...)
+	defer s.forget(keys[0])
+	m, err := s.script(ctx, sessionUpdate, once, keys, args...)
 	if err != nil {
 		return 0, err
 	}
@@ -192,10 +188,9 @@ func (s *Store) RevokeSession(ctx context.Context, namespace string, t SessionTa
 	if !ok {
 		return false, nil
 	}
-	record := sessionKey(p, namespace, id)
-	defer s.forget(record)
-	m, err := s.script(ctx, sessionRevoke, writes, []string{record, attributesKey(p, namespace, id)},
-		id, subjectKey(p, namespace, ""), indexKey(p, namespace, ""), hash)
+	keys, args := changing(p, namespace, id)
+	defer s.forget(keys[0])
+	m, err := s.script(ctx, sessionRevoke, writes, keys, append(args, hash)...)
 	if err != nil {
 		return false, err
 	}
@@ -208,17 +203,18 @@ func (s *Store) RevokeSession(ctx context.Context, namespace string, t SessionTa
 func (s *Store) RevokeSubjectSessions(ctx context.Context, namespace, subject, except string, longest time.Duration) (int64, error) {
 	p, hash := subjectHash(namespace, subject)
 	subjectAt := subjectKey(p, namespace, hash)
-	keys := []string{subjectAt, indexKey(p, namespace, hash)}
+	keys := []string{subjectAt, indexKey(p, namespace, hash), eventsKey(p)}
 	forget := []string{subjectAt}
 	// A session of another partition is not this subject's.
 	if q, ok := parseSessionID(except); ok && q == p {
 		keys = append(keys, sessionKey(p, namespace, except))
-		forget = append(forget, keys[2])
+		forget = append(forget, keys[3])
 	} else {
 		except = ""
 	}
 	defer s.forget(forget...)
-	m, err := s.script(ctx, sessionRevokeSubject, writes, keys, except, subjectKey(p, namespace, ""), millis(longest+epochMemory))
+	m, err := s.script(ctx, sessionRevokeSubject, writes, keys,
+		namespace, except, subjectKey(p, namespace, ""), subject, millis(longest+epochMemory))
 	if err != nil {
 		return 0, err
 	}

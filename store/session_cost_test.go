@@ -14,7 +14,7 @@ import (
 
 // calledByScripts are commands that scripts of sessions call in their turn.
 var calledByScripts = []string{
-	"del", "exists", "hget", "hgetall", "hmget", "hset", "pexpire", "pexpireat", "pttl", "time", "unlink", "zadd", "zcount",
+	"del", "exists", "hget", "hgetall", "hmget", "hset", "pexpire", "pexpireat", "pttl", "time", "unlink", "xadd", "zadd", "zcount",
 	"zrem", "zremrangebyscore", "zscore",
 }
 

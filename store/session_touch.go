@@ -72,10 +72,9 @@ func (s *Store) touchLater(p partition, namespace string, session *Session) {
 // touchSession records activity if the last one is at least the interval ago, and returns when it was last recorded in
 // Unix milliseconds; zero means that the session has ended.
 func (s *Store) touchSession(ctx context.Context, p partition, namespace, id string, interval time.Duration) (int64, error) {
-	record := sessionKey(p, namespace, id)
-	defer s.forget(record)
-	m, err := s.script(ctx, sessionTouch, writes, []string{record},
-		id, subjectKey(p, namespace, ""), indexKey(p, namespace, ""), strconv.FormatInt(interval.Milliseconds(), 10))
+	keys, args := changing(p, namespace, id)
+	defer s.forget(keys[0])
+	m, err := s.script(ctx, sessionTouch, writes, keys, append(args, strconv.FormatInt(interval.Milliseconds(), 10))...)
 	if err != nil {
 		return 0, err
 	}

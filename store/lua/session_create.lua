@@ -1,13 +1,14 @@
 -- Writes a new session.
--- KEYS: 1 the record, 2 the attributes, and unless it is anonymous 3 the subject, 4 the subject's index
--- ARGV: 1 session id, 2 subject, 3 subject hash ('': anonymous), 4 hash of the secret, 5 salt, 6 idle timeout and
---       7 absolute timeout in milliseconds, 8 ip, 9 user agent, 10 label, then name and value of each attribute
+-- KEYS: 1-4 see session.lua, and unless it is anonymous 5 the subject, 6 the subject's index
+-- ARGV: 1-4 see session.lua, 5 subject, 6 subject hash ('': anonymous), 7 hash of the secret, 8 idle timeout and
+--       9 absolute timeout in milliseconds, 10 ip, 11 user agent, 12 label, then name and value of each attribute
 -- RETURNS: the time of creation in milliseconds, or 0 if the record exists
 
-local record, attributes, subject_key, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local id, subject, subject_hash, secret_hash, salt = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local idle, absolute_timeout, ip, user_agent, label = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10]
-local first_attribute = 11
+local record, attributes, events, ends, subject_key, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local namespace, id = ARGV[1], ARGV[2]
+local subject, subject_hash, secret_hash = ARGV[5], ARGV[6], ARGV[7]
+local idle, absolute_timeout, ip, user_agent, label = tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], ARGV[11], ARGV[12]
+local first_attribute = 13
 
 if redis.call('EXISTS', record) == 1 then
   return 0
@@ -19,7 +20,7 @@ if subject_hash ~= '' then
   epoch = math.max(epoch, tonumber(redis.call('HGET', subject_key, 'ep') or '0'))
 end
 
-redis.call('HSET', record, 'sub', subject, 'sh', subject_hash, 'h', secret_hash, 'salt', salt,
+redis.call('HSET', record, 'sub', subject, 'sh', subject_hash, 'h', secret_hash,
   'ct', ms(now), 'la', ms(now), 'idle', ms(idle), 'abs', ms(absolute), 'ep', ms(epoch), 'v', '1',
   'ip', ip, 'ua', user_agent, 'label', label)
 local expires = math.min(absolute, now + idle)
@@ -37,4 +38,6 @@ if subject_hash ~= '' then
     redis.call('PEXPIREAT', index, ms(absolute + RETAIN))
   end
 end
+ends_at(ends, namespace, id, nil, expires)
+emit(events, now, 'created', namespace, id, subject)
 return now

@@ -1,13 +1,13 @@
 -- Ends every session of a subject by raising its epoch above that of each, whatever the index says. The epoch is the
 -- larger of the clock and one more than before, so that it rises even if the clock does not and needs no memory older
 -- than the oldest session. Records are left to their expiry: nothing reads them as active any more.
--- KEYS: 1 the subject, 2 the index, and if one session is kept 3 its record
--- ARGV: 1 id of the session to keep ('': none), 2 prefix of subject keys, 3 how long the epoch is kept at least in
---       milliseconds
+-- KEYS: 1 the subject, 2 the index, 3 the events of the partition, and if one session is kept 4 its record
+-- ARGV: 1 namespace, 2 id of the session to keep ('': none), 3 prefix of subject keys, 4 subject, 5 how long the epoch is
+--       kept at least in milliseconds
 -- RETURNS: the number of sessions that were ended
 
-local subject_key, index, kept = KEYS[1], KEYS[2], KEYS[3]
-local kept_id, subject_prefix, keep = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local subject_key, index, events, kept = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local namespace, kept_id, subject_prefix, subject, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 
 local now = now_ms()
 local s
@@ -35,4 +35,5 @@ if s then
     ended = ended - 1
   end
 end
+emit(events, now, 'revoked', namespace, '', subject, {'reason', 'subject', 'except', s and kept_id or ''})
 return ended
