@@ -234,7 +234,7 @@ func TestBatchesThatFailInPart(t *testing.T) {
 	a := newAPI(t, Limits{})
 	item := func(key string) *cachev1.BatchSetItem { return &cachev1.BatchSetItem{Key: key} }
 	a.set(t, &cachev1.SetRequest{Key: "mine"})
-	a.do(t, "ACL", "SETUSER", "default", "resetkeys", "~ld:c:{default:mine*}")
+	a.do(t, "ACL", "SETUSER", "default", "resetkeys", "~ld:c:{default:mine*}", "~ld:l:{default:mine*}", "~ld:n:*")
 
 	set := must[*cachev1.BatchSetResponse](t)(a.cache.BatchSet(t.Context(), &cachev1.BatchSetRequest{Items: []*cachev1.BatchSetItem{item("theirs"), item("mine")}}))
 	if len(set.Results) != 2 || !isETag(set.Results[1].Etag) {

@@ -29,6 +29,12 @@ var requests = map[string]string{
 	"BatchSet":              `items {key: "canary-k" value: "canary-v"} items {key: "canary-2"}`,
 	"BatchDelete":           `keys: "canary-k" keys: "canary-none"`,
 	"DeleteMatching":        `pattern: "canary-none*"`,
+	"GetOrLease":            `key: "canary-unread"`,
+	"Fill":                  `key: "canary-k" value: "canary-v" lease_token: "$LEASE"`,
+	"ReleaseLease":          `key: "canary-k" lease_token: "$LEASE"`,
+	"InvalidateTags":        `tags: "canary-t"`,
+	"ClearNamespace":        `namespace: "other"`,
+	"Watch":                 ``,
 	"ListKeys":              `pattern: "canary*"`,
 	"CreateSession":         `subject: "canary-ann" attributes {key: "canary" value: "canary-v"}`,
 	"ValidateSession":       `session_token: "$TOKEN" consistency: CONSISTENCY_PRIMARY`,
@@ -223,8 +229,8 @@ func TestErrorsTellNothingOfTheServer(t *testing.T) {
 	a.do(t, "ACL", "SETUSER", "default", "resetkeys")
 	failed := check("NoPermission")
 	for rpc := range requests {
-		// SCAN names no key that could be refused, and BatchGet says it of each key.
-		if got := failed[rpc]; got != "REDIS_REFUSED" && !slices.Contains([]string{"ListKeys", "DeleteMatching", "BatchGet"}, rpc) {
+		// SCAN and a watch name no key that could be refused, and BatchGet says it of each key.
+		if got := failed[rpc]; got != "REDIS_REFUSED" && !slices.Contains([]string{"ListKeys", "DeleteMatching", "BatchGet", "Watch"}, rpc) {
 			t.Errorf("without permission %s got %q", rpc, got)
 		}
 	}

@@ -39,6 +39,7 @@ func TestErrors(t *testing.T) {
 		{"Overflow", store.ErrOverflow, answer{codes.OutOfRange, "COUNTER_OVERFLOW", false}},
 		{"VersionMismatch", store.ErrVersionMismatch, answer{codes.Aborted, "SESSION_VERSION_MISMATCH", false}},
 		{"TooManyAttributes", store.ErrTooManyAttributes, answer{codes.InvalidArgument, "TOO_MANY_ATTRIBUTES", false}},
+		{"Tagged", store.ErrTagged, answer{codes.FailedPrecondition, "TAGGED_ENTRY_MUST_EXPIRE", false}},
 		{"PageToken", store.ErrPageToken, answer{codes.InvalidArgument, "PAGE_TOKEN_INVALID", false}},
 		{"Corrupt", store.ErrCorrupt, answer{codes.DataLoss, "ENTRY_CORRUPT", false}},
 		{"Refused", store.ErrRefused, answer{codes.Internal, "REDIS_REFUSED", false}},

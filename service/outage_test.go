@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redistest"
 )
@@ -179,7 +180,7 @@ func TestALostAnswerOfAWriteIsSaidToBeOne(t *testing.T) {
 
 	proxy.DropReplies(true)
 	var trailer metadata.MD
-	_, err := s.cache.Increment(t.Context(), &cachev1.IncrementRequest{Key: "n", Delta: new(int64(1))}, grpc.Trailer(&trailer))
+	_, err := sessionv1.NewSessionServiceClient(s.conn).CreateSession(t.Context(), &sessionv1.CreateSessionRequest{}, grpc.Trailer(&trailer))
 	wantAnswer(t, err, answer{Code: codes.Unavailable, Reason: "WRITE_OUTCOME_UNKNOWN", Retry: true})
 	if diff := cmp.Diff([]string{"-1"}, trailer.Get("grpc-retry-pushback-ms")); diff != "" {
 		t.Errorf("trailer (-want +got):\n%s", diff)

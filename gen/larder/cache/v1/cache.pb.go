@@ -4350,7 +4350,7 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\x0eDeleteMatching\x12&.larder.cache.v1.DeleteMatchingRequest\x1a'.larder.cache.v1.DeleteMatchingResponse\"\x03\x90\x02\x020\x01\x12Z\n" +
 	"\n" +
 	"GetOrLease\x12\".larder.cache.v1.GetOrLeaseRequest\x1a#.larder.cache.v1.GetOrLeaseResponse\"\x03\x90\x02\x02\x12H\n" +
-	"\x04Fill\x12\x1c.larder.cache.v1.FillRequest\x1a\x1d.larder.cache.v1.FillResponse\"\x03\x90\x02\x02\x12`\n" +
+	"\x04Fill\x12\x1c.larder.cache.v1.FillRequest\x1a\x1d.larder.cache.v1.FillResponse\"\x03\x90\x02\x00\x12`\n" +
 	"\fReleaseLease\x12$.larder.cache.v1.ReleaseLeaseRequest\x1a%.larder.cache.v1.ReleaseLeaseResponse\"\x03\x90\x02\x02\x12f\n" +
 	"\x0eInvalidateTags\x12&.larder.cache.v1.InvalidateTagsRequest\x1a'.larder.cache.v1.InvalidateTagsResponse\"\x03\x90\x02\x02\x12f\n" +
 	"\x0eClearNamespace\x12&.larder.cache.v1.ClearNamespaceRequest\x1a'.larder.cache.v1.ClearNamespaceResponse\"\x03\x90\x02\x02\x12M\n" +

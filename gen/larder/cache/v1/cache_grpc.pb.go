@@ -76,7 +76,8 @@ type CacheServiceClient interface {
 	// lease to load it from its origin. The others are given the stale value, or wait for the new one.
 	GetOrLease(ctx context.Context, in *GetOrLeaseRequest, opts ...grpc.CallOption) (*GetOrLeaseResponse, error)
 	// Fill writes what a lease's holder has loaded, unless the lease was lost: it has expired, or the key was written,
-	// deleted or invalidated since the lease was given, so that what was loaded may be out of date.
+	// deleted or invalidated since the lease was given, so that what was loaded may be out of date. A second Fill with the
+	// same lease is told that the lease is gone.
 	Fill(ctx context.Context, in *FillRequest, opts ...grpc.CallOption) (*FillResponse, error)
 	// ReleaseLease gives a lease back without a value, as after a failure of the origin.
 	ReleaseLease(ctx context.Context, in *ReleaseLeaseRequest, opts ...grpc.CallOption) (*ReleaseLeaseResponse, error)
@@ -316,7 +317,8 @@ type CacheServiceServer interface {
 	// lease to load it from its origin. The others are given the stale value, or wait for the new one.
 	GetOrLease(context.Context, *GetOrLeaseRequest) (*GetOrLeaseResponse, error)
 	// Fill writes what a lease's holder has loaded, unless the lease was lost: it has expired, or the key was written,
-	// deleted or invalidated since the lease was given, so that what was loaded may be out of date.
+	// deleted or invalidated since the lease was given, so that what was loaded may be out of date. A second Fill with the
+	// same lease is told that the lease is gone.
 	Fill(context.Context, *FillRequest) (*FillResponse, error)
 	// ReleaseLease gives a lease back without a value, as after a failure of the origin.
 	ReleaseLease(context.Context, *ReleaseLeaseRequest) (*ReleaseLeaseResponse, error)
