@@ -243,6 +243,20 @@ func TestFillRaces(t *testing.T) {
 			gone(t, s, namespace)
 			return err
 		}, store.Invalidated},
+		{"AfterShortIncrementOfACounterThatOthersMade", tenSeconds, nil, func(t *testing.T, s *store.Store, namespace string) error {
+			s.Command(t, "SET", s.RedisKey(namespace, "key"), "5")
+			_, err := s.Increment(t.Context(), namespace, "key", store.Increment{Delta: 1, TTL: time.Millisecond, Policy: store.TTLAlways})
+			gone(t, s, namespace)
+			return err
+		}, store.Invalidated},
+		{"AfterIncrementThatWasRejected", tenSeconds, nil, func(t *testing.T, s *store.Store, namespace string) error {
+			least := int64(10)
+			r, err := s.Increment(t.Context(), namespace, "key", store.Increment{Delta: -1, Min: &least})
+			if r.Outcome != store.Rejected {
+				t.Errorf("increment: %+v", r)
+			}
+			return err
+		}, store.Filled},
 		{"AfterInvalidateTags", tenSeconds, nil, func(t *testing.T, s *store.Store, namespace string) error {
 			return s.InvalidateTags(t.Context(), namespace, []string{"tag"}, store.InvalidateDelete, time.Hour)
 		}, store.Invalidated},

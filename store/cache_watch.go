@@ -2,13 +2,10 @@ package store
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/redis/rueidis"
 )
 
 // WatchEvent is what happened in a watched namespace.
@@ -30,15 +27,13 @@ const (
 	TagInvalidated
 	// NamespaceCleared means that the namespace was cleared.
 	NamespaceCleared
-	// WatchReset means that events may have been lost.
+	// WatchReset means that events may have been lost, or that all data was flushed.
 	WatchReset
 )
 
 const (
 	// watchQueueBytes bounds what waits for one watcher; one that falls further behind is told to start over.
 	watchQueueBytes = 1 << 20
-	// watchCheck is how often the connections of watches are looked after.
-	watchCheck = 250 * time.Millisecond
 )
 
 // Watch calls event for everything that happens to the keys of a namespace that begin with one of the prefixes, to its
@@ -46,11 +41,11 @@ const (
 // nothing has happened for the given time.
 //
 // Redis broadcasts the names of all keys written in the namespace over connections that are made for it and shared by its
-// watchers. When one of them is lost, or the primaries change, all watchers get a WatchReset, and another as soon as
-// nothing is missed any more. A watcher that is slower than the events gets one, too.
+// watchers. When one of them is lost all watchers get a WatchReset, and another as soon as nothing is missed any more; and
+// one when the primaries have changed or all data was flushed. A watcher that is slower than the events gets one, too.
 func (s *Store) Watch(ctx context.Context, namespace string, prefixes []string, every time.Duration, event func(WatchEvent) error, idle func() error) error {
 	w := &watcher{prefixes: prefixes, ready: make(chan struct{}, 1)}
-	leave, err := s.watches.join(s, namespace, w)
+	leave, err := s.watches.join(ctx, s, namespace, w)
 	if err != nil {
 		return err
 	}
@@ -119,29 +114,12 @@ type watches struct {
 	namespaces map[string]*namespaceWatch
 }
 
-// namespaceWatch is one watched namespace: its watchers, and the connections over which Redis broadcasts.
-type namespaceWatch struct {
-	store     *Store
-	namespace string
-	client    rueidis.Client // nil on the embedded store, which has no other writer than this process
-	stop      context.CancelFunc
-	stopped   chan struct{}
-
-	mu       sync.Mutex
-	watchers map[*watcher]struct{}
-	// lost is set while events may be missed, until the connections have been found whole again.
-	lost bool
-}
-
 // join adds a watcher to its namespace, of which the first makes the connections and the last ends them.
-func (ws *watches) join(s *Store, namespace string, w *watcher) (leave func(), err error) {
+func (ws *watches) join(ctx context.Context, s *Store, namespace string, w *watcher) (leave func(), err error) {
 	ws.mu.Lock()
-	defer ws.mu.Unlock()
 	n := ws.namespaces[namespace]
 	if n == nil {
-		if n, err = s.watchNamespace(namespace); err != nil {
-			return nil, err
-		}
+		n = s.watchNamespace(namespace)
 		if ws.namespaces == nil {
 			ws.namespaces = make(map[string]*namespaceWatch)
 		}
@@ -150,20 +128,37 @@ func (ws *watches) join(s *Store, namespace string, w *watcher) (leave func(), e
 	n.mu.Lock()
 	n.watchers[w] = struct{}{}
 	n.mu.Unlock()
-	// After it was added: whatever comes now is not missed, and what came before is covered.
-	w.add(WatchEvent{Kind: WatchReset})
-	return func() {
+	ws.mu.Unlock()
+	leave = func() {
 		ws.mu.Lock()
 		defer ws.mu.Unlock()
 		n.mu.Lock()
-		delete(n.watchers, w)
-		last := len(n.watchers) == 0
-		n.mu.Unlock()
-		if last {
-			delete(ws.namespaces, namespace)
-			n.close()
+		defer n.mu.Unlock()
+		if delete(n.watchers, w); len(n.watchers) == 0 {
+			ws.remove(n)
 		}
-	}, nil
+	}
+	select {
+	case <-n.begun:
+		err = n.failed
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	// After all is connected: whatever comes now is not missed, and what came before is covered.
+	w.add(WatchEvent{Kind: WatchReset})
+	return leave, nil
+}
+
+// remove ends a watched namespace; ws is locked.
+func (ws *watches) remove(n *namespaceWatch) {
+	if ws.namespaces[n.namespace] == n {
+		delete(ws.namespaces, n.namespace)
+	}
+	n.stop()
 }
 
 // tell passes keys that this process has written to the watches of the embedded store, where Redis would.
@@ -177,64 +172,21 @@ func (ws *watches) tell(keys []string) {
 	}
 }
 
-func (s *Store) watchNamespace(namespace string) (*namespaceWatch, error) {
-	ctx, cancel := context.WithCancel(s.lifetime)
-	n := &namespaceWatch{
-		store: s, namespace: namespace, watchers: make(map[*watcher]struct{}), stop: cancel, stopped: make(chan struct{}),
-	}
-	if s.options.Mode == Embedded {
-		close(n.stopped)
-		return n, nil
-	}
-	if s.clients.Load() == nil {
-		cancel()
-		return nil, &opError{kind: ErrUnavailable, cause: errors.New("not connected yet")}
-	}
-	before, _ := s.cacheKeyParts(namespace)
-	tracking := []string{"BCAST"}
-	if before != "" { // in the plain namespace every key may be one of it
-		tracking = append(tracking, "PREFIX", before, "PREFIX", tagKey(namespace, "")[:len(tagKey(namespace, ""))-1], "PREFIX", clearKey(namespace))
-	}
-	client, err := s.newClient(&tracker{options: tracking, told: n.told})
-	if err != nil {
-		cancel()
-		return nil, s.opening(err)
-	}
-	n.client = client
-	primaries, err := n.check(ctx)
-	if err != nil {
-		cancel()
-		client.Close()
-		return nil, err
-	}
-	go n.look(ctx, primaries)
-	return n, nil
-}
+// namespaceWatch is one watched namespace: its watchers, and the connections over which Redis broadcasts.
+type namespaceWatch struct {
+	store     *Store
+	namespace string
+	stop      context.CancelFunc
+	// dialer is apart from that of requests, which must not wait for what becomes of these connections.
+	dialer *dialer
+	// conns are the connections by address, used by one goroutine.
+	conns map[string]*watchConn
+	// begun is closed when they were made, or could not be: then failed says why.
+	begun  chan struct{}
+	failed error
 
-func (n *namespaceWatch) close() {
-	n.stop()
-	<-n.stopped
-	if n.client != nil {
-		// Closing can take a second where Redis is stalled, and nobody waits for it.
-		go n.client.Close()
-	}
-}
-
-// told is called by rueidis with the keys that Redis says were written; nil means that a connection was lost or that all
-// data was flushed.
-func (n *namespaceWatch) told(keys []rueidis.RedisMessage) {
-	if keys == nil {
-		n.mu.Lock()
-		n.lost = true
-		n.mu.Unlock()
-		n.reset()
-		return
-	}
-	for _, k := range keys {
-		if key, err := k.ToString(); err == nil {
-			n.written(key)
-		}
-	}
+	mu       sync.Mutex
+	watchers map[*watcher]struct{}
 }
 
 // written tells the watchers of a Redis key that was written.
@@ -253,64 +205,13 @@ func (n *namespaceWatch) written(redisKey string) {
 		}
 		e.Name = key
 	}
+	n.tell(e)
+}
+
+func (n *namespaceWatch) tell(e WatchEvent) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for w := range n.watchers {
 		w.add(e)
 	}
-}
-
-// reset tells the watchers to start over.
-func (n *namespaceWatch) reset() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for w := range n.watchers {
-		w.add(WatchEvent{Kind: WatchReset})
-	}
-}
-
-// look keeps a connection to every primary, since one is made only when something is asked over it, and notices when
-// events may have been missed.
-func (n *namespaceWatch) look(ctx context.Context, primaries []uint64) {
-	defer close(n.stopped)
-	tick := time.NewTicker(watchCheck)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		n.mu.Lock()
-		lost := n.lost
-		n.lost = false // what is lost from here on is noticed by the next round
-		n.mu.Unlock()
-		now, err := n.check(ctx)
-		switch {
-		case ctx.Err() != nil:
-		case err != nil:
-			n.mu.Lock()
-			n.lost = true
-			n.mu.Unlock()
-		case lost || !slices.Equal(now, primaries):
-			primaries = now
-			n.reset()
-		}
-	}
-}
-
-// check asks every primary for a sign of life, which makes the connections that are missing, and returns which they are.
-func (n *namespaceWatch) check(ctx context.Context) (primaries []uint64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, n.store.options.CommandTimeout)
-	defer cancel()
-	ids, nodes, err := n.store.primaries(ctx, &clients{primary: n.client})
-	if err != nil {
-		return nil, classify(ctx, err, reads)
-	}
-	for _, node := range nodes {
-		if err := node.Do(ctx, node.B().Ping().Build()).Error(); err != nil {
-			return nil, classify(ctx, err, reads)
-		}
-	}
-	return ids, nil
 }

@@ -88,6 +88,9 @@ func (s *Store) open(ctx context.Context) (*clients, string, error) {
 type tracker struct {
 	options []string
 	told    func(keys []rueidis.RedisMessage)
+	// addr, if any, is the one server to connect to, by dial.
+	addr string
+	dial func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error)
 }
 
 // newClient connects; t is nil for connections over which nothing is pushed.
@@ -116,13 +119,15 @@ func (s *Store) newClient(t *tracker) (rueidis.Client, error) {
 	if t != nil {
 		co.ClientTrackingOptions, co.OnInvalidations = t.options, t.told
 	}
-	switch o.Mode {
-	case Sentinel:
+	switch {
+	case t != nil && t.addr != "":
+		co.InitAddress, co.DialCtxFn, co.ForceSingleClient = []string{t.addr}, t.dial, true
+	case o.Mode == Sentinel:
 		co.Sentinel = rueidis.SentinelOption{
 			MasterSet: o.SentinelMaster, Username: o.SentinelUsername, Password: o.SentinelPassword,
 			TLSConfig: o.TLS, Dialer: co.Dialer, ClientName: "larder", TopologyRefreshInterval: 5 * time.Second,
 		}
-	case Embedded:
+	case o.Mode == Embedded:
 		co.InitAddress = []string{"embedded"}
 		co.DialCtxFn = func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) { return s.embedded.Dial() }
 	}

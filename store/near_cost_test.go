@@ -104,7 +104,7 @@ func TestNearCosts(t *testing.T) {
 		{"IncrementCostsOneScript", func() { s.Command(t, "SET", s.RedisKey("n", "counter"), "1") }, func() {
 			_, err := s.Increment(ctx, "n", "counter", store.Increment{Delta: 1})
 			check(err)
-		}, map[string]int64{"evalsha": 1, "getrange": 2, "get": 3, "incrby": 1, "pttl": 1}},
+		}, map[string]int64{"evalsha": 1, "getrange": 2, "get": 3, "incrby": 1, "pttl": 1, "unlink": 1}},
 		{"BatchGetCostsOneGetForEachKeyNotHeld", func() { held(); fill(t, s, "n", keysOf(10)) }, func() {
 			_, err := s.BatchGet(ctx, "n", append(keysOf(10), "key"), true)
 			check(err)

@@ -1,5 +1,5 @@
--- Adds to a counter, which is a plain decimal integer of 64 bits. Sums are made by INCRBY and compared as digits, because
--- Lua's numbers are exact up to 2^53 only.
+-- Adds to a counter, which is a plain decimal integer of 64 bits, and revokes its lease if it has written it. Sums are
+-- made by INCRBY and compared as digits, because Lua's numbers are exact up to 2^53 only.
 -- KEYS: 1 the counter, 2 its lease
 -- ARGV: 1-3 see cache.lua, 4 delta, 5 what an absent counter counts from, 6 time to live in milliseconds (0: none), 7 when
 --       it is applied (create, always, keep), 8 lowest value ('': none), 9 highest value ('': none), 10 at a bound (reject,
@@ -59,7 +59,6 @@ end
 
 if not before then
   redis.call('SET', key, initial)
-  redis.call('UNLINK', lease)
 end
 local added = redis.pcall('INCRBY', key, delta)
 local failed = type(added) == 'table' and added.err
@@ -96,6 +95,8 @@ elseif failed then
   return redis.error_reply('LARDER_OVERFLOW beyond 64 bits')
 end
 
+-- As every write does: a counter that is gone before the lease would not stand in the way of a late fill.
+redis.call('UNLINK', lease)
 if policy == 'always' or (policy == 'create' and not before) then
   if px == '0' then
     redis.call('PERSIST', key)
