@@ -34,3 +34,6 @@ func (s *Store) Command(tb testing.TB, name, redisKey string, args ...string) an
 
 // Skew makes the store's estimate of the clock of Redis wrong, as when the clock of its machine has been set.
 func (s *Store) Skew(by time.Duration) { s.clock.offset.Add(int64(by)) }
+
+// WatchCheck is how often the connections of watches are looked after.
+const WatchCheck = watchCheck
