@@ -158,20 +158,14 @@ func TestLeaseWaiterIsWoken(t *testing.T) {
 			for i, waiting := range both {
 				key := name + string(rune('0'+i))
 				token := lease(t, s, namespace, key, store.LeaseOptions{TTL: store.MaxLease})
-				got := make(chan store.Leased, 1)
-				go func() {
-					// A failure leaves neither an entry nor a lease, which no case allows.
-					l, _ := waiting.GetOrLease(t.Context(), namespace, key, store.LeaseOptions{TTL: time.Second, Wait: 50 * time.Second})
-					got <- l
-				}()
-				after(20 * time.Millisecond)
+				got := waitFor(t, namespace, key, store.LeaseOptions{TTL: time.Second, Wait: 50 * time.Second}, waiting)
 				if err := way.do(key, token); err != nil {
 					t.Fatal(err)
 				}
 				select {
-				case l := <-got:
-					if (l.Entry != nil) != way.value || (l.Token != "") == way.value {
-						t.Errorf("%s: %+v", key, l)
+				case w := <-got:
+					if w.err != nil || (w.leased.Entry != nil) != way.value || (w.leased.Token != "") == way.value {
+						t.Errorf("%s: %+v, %v", key, w.leased, w.err)
 					}
 				case <-time.After(10 * time.Second):
 					t.Fatalf("%s: nobody was woken", key)

@@ -37,3 +37,10 @@ func (s *Store) Skew(by time.Duration) { s.clock.offset.Add(int64(by)) }
 
 // WatchCheck is how often the connections of watches are looked after.
 const WatchCheck = watchCheck
+
+// Waits reports whether a GetOrLease waits for somebody else's load of an entry.
+func (s *Store) Waits(namespace, key string) bool {
+	s.waiting.mu.Lock()
+	defer s.waiting.mu.Unlock()
+	return len(s.waiting.keys[s.cacheKey(namespace, key)]) > 0
+}

@@ -1,0 +1,155 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redistest"
+)
+
+// waiting is a GetOrLease under way that waits for somebody else's load.
+type waiting struct {
+	key    string
+	leased store.Leased
+	err    error
+	took   time.Duration
+}
+
+// waitFor begins to wait for a load in each of the stores, and returns when all do.
+func waitFor(t *testing.T, namespace, key string, o store.LeaseOptions, stores ...*store.Store) <-chan waiting {
+	t.Helper()
+	done := make(chan waiting, len(stores))
+	for _, s := range stores {
+		go func() {
+			began := time.Now()
+			l, err := s.GetOrLease(t.Context(), namespace, key, o)
+			done <- waiting{key, l, err, time.Since(began)}
+		}()
+	}
+	for _, s := range stores {
+		eventually(t, "somebody waits", func() bool { return s.Waits(namespace, key) })
+	}
+	return done
+}
+
+// TestLeaseWaitersDoNotPoll: while they wait Redis hears nothing of them, and its push wakes them long before the lease
+// ends.
+func TestLeaseWaitersDoNotPoll(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	o := store.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20}
+	stores := []*store.Store{open(t, o), open(t, o)}
+	writer := open(t, o)
+	for name, write := range map[string]func(key, token string){
+		"fill": func(key, token string) {
+			fillLease(t, writer, "n", key, token, store.Write{Value: []byte("value"), Fresh: time.Hour})
+		},
+		"set": func(key, _ string) {
+			set(t, writer, "n", key, store.Write{Value: []byte("value"), Fresh: time.Hour})
+		},
+		"another client": func(key, _ string) { server.Do(t, "SET", writer.RedisKey("n", key), "value") },
+	} {
+		token := lease(t, writer, "n", name, store.LeaseOptions{TTL: store.MaxLease})
+		var done []<-chan waiting
+		for range 20 {
+			done = append(done, waitFor(t, "n", name, store.LeaseOptions{TTL: time.Second, Wait: store.MaxLease}, stores...))
+		}
+		asked := func() (n int64) {
+			for name, calls := range server.CommandCalls(t) {
+				switch name {
+				case "get", "pttl", "evalsha", "eval", "exists":
+					n += calls
+				}
+			}
+			return n
+		}
+		last := int64(-1)
+		eventually(t, "all have asked", func() bool {
+			before := last
+			last = asked()
+			return last == before
+		})
+		after(time.Second)
+		if now := asked(); now != last {
+			t.Errorf("%s: %d commands within a second of waiting", name, now-last)
+		}
+		began := time.Now()
+		write(name, token)
+		for _, ends := range done {
+			for range stores {
+				if w := <-ends; w.err != nil || w.leased.Entry == nil || string(w.leased.Value) != "value" {
+					t.Errorf("%s: got %+v, %v", name, w.leased, w.err)
+				}
+			}
+		}
+		if took := time.Since(began); took > store.MaxLease/3 {
+			t.Errorf("%s: woken after %v", name, took)
+		}
+	}
+}
+
+// TestLeaseWaitersSurviveASentinelFailover, after which nobody pushes what the old primary has promised.
+func TestLeaseWaitersSurviveASentinelFailover(t *testing.T) {
+	t.Parallel()
+	sentinel := redistest.StartSentinel(t)
+	o := store.Options{Mode: store.Sentinel, Addrs: sentinel.Addrs(), SentinelMaster: sentinel.MasterSet, NearCacheBytes: 1 << 20}
+	leaseFailover(t, o, func() { sentinel.Failover(t) })
+}
+
+// TestLeaseWaitersSurviveAClusterFailover is the same with a primary that dies.
+func TestLeaseWaitersSurviveAClusterFailover(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, redistest.ClusterOptions{Replicas: 1})
+	o := store.Options{Mode: store.Cluster, Addrs: cluster.Addrs(), NearCacheBytes: 1 << 20}
+	leaseFailover(t, o, func() { cluster.Nodes[0].Kill() })
+}
+
+// leaseFailover: those who wait for a load while the primary changes get what there is, or hear of the outage, or have
+// waited for as long as they wanted to. None is forgotten.
+func leaseFailover(t *testing.T, o store.Options, change func()) {
+	t.Helper()
+	const wait = 10 * time.Second
+	s, holder := open(t, o), open(t, o)
+	keys := keysOf(30)
+	tokens := make(map[string]string)
+	var done []<-chan waiting
+	for _, key := range keys {
+		tokens[key] = lease(t, holder, "n", key, store.LeaseOptions{TTL: store.MaxLease})
+		done = append(done, waitFor(t, "n", key, store.LeaseOptions{TTL: store.MaxLease, Wait: wait}, s, holder))
+	}
+	change()
+	for _, key := range keys {
+		eventually(t, "a fill is answered", func() bool {
+			_, _, err := holder.Fill(t.Context(), "n", key, tokens[key], store.Write{Value: []byte("loaded"), Fresh: time.Hour})
+			return err == nil
+		})
+	}
+	ends := make(map[string]int)
+	for _, done := range done {
+		for range 2 {
+			w := <-done
+			switch {
+			case errors.Is(w.err, store.ErrUnavailable), errors.Is(w.err, store.ErrOutcomeUnknown):
+				ends["away"]++
+			case w.err != nil:
+				t.Errorf("%s: %v: %s", w.key, w.err, store.Cause(w.err))
+			case w.leased.Entry != nil && string(w.leased.Value) == "loaded":
+				ends["value"]++
+			case w.leased.Token != "":
+				ends["lease"]++ // the new primary had not heard of the old one
+			case w.leased.Entry == nil && w.took >= wait:
+				ends["timeout"]++
+			default:
+				t.Errorf("%s: after %v: %+v", w.key, w.took, w.leased)
+			}
+			// The end of the wait may meet round trips that run out of their time.
+			if w.took > wait+10*time.Second {
+				t.Errorf("%s: ended after %v", w.key, w.took)
+			}
+		}
+	}
+	t.Log(fmt.Sprint(ends))
+}
