@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"strconv"
 	"testing"
 	"time"
 
@@ -40,6 +41,22 @@ func (a *api) stale(t testing.TB, ns string) (etag string) {
 	return etag
 }
 
+// ages waits until so much time has passed by the clock of Redis, which decides how old things are.
+func (a *api) ages(t testing.TB, d time.Duration) {
+	t.Helper()
+	now := func() time.Time {
+		parts := a.do(t, "TIME").([]any)
+		sec, err1 := strconv.ParseInt(parts[0].(string), 10, 64)
+		usec, err2 := strconv.ParseInt(parts[1].(string), 10, 64)
+		if err1 != nil || err2 != nil {
+			t.Fatal(parts)
+		}
+		return time.Unix(sec, usec*1000)
+	}
+	began := now()
+	eventually(t, "older", func() bool { return now().Sub(began) >= d })
+}
+
 func TestGetOrLease(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, Limits{})
@@ -59,7 +76,7 @@ func TestGetOrLease(t *testing.T) {
 		// The load takes a while and the value is to last for little longer than that: beta 100 asks for a new one.
 		r := &cachev1.GetOrLeaseRequest{Namespace: "early", Key: "k", Beta: proto.Float64(100)}
 		first := a.lease(t, r, leaseMiss, true)
-		time.Sleep(50 * time.Millisecond) //nolint:forbidigo // entries age
+		a.ages(t, 50*time.Millisecond)
 		filled := must[*cachev1.FillResponse](t)(a.cache.Fill(t.Context(), &cachev1.FillRequest{
 			Namespace: "early", Key: "k", LeaseToken: first.LeaseToken, Value: []byte("v"), Expiry: &cachev1.FillRequest_Ttl{Ttl: secs(20)},
 		}))
@@ -110,28 +127,39 @@ func TestGetOrLease(t *testing.T) {
 
 	t.Run("WaitsForTheValue", func(t *testing.T) {
 		t.Parallel()
-		r := &cachev1.GetOrLeaseRequest{Namespace: "wait", Key: "k"}
+		a := newAPI(t, Limits{}) // whose commands are counted
+		r := &cachev1.GetOrLeaseRequest{Namespace: "wait", Key: "k", LeaseTtl: secs(60)}
 		token := a.lease(t, r, leaseMiss, true).LeaseToken
+		a.redis.ResetCommandCalls(t)
 		type result struct {
 			resp *cachev1.GetOrLeaseResponse
 			err  error
 		}
 		waited := make(chan result, 1)
 		go func() {
-			resp, err := a.cache.GetOrLease(t.Context(), &cachev1.GetOrLeaseRequest{Namespace: "wait", Key: "k", WaitTimeout: secs(20)})
+			resp, err := a.cache.GetOrLease(t.Context(), &cachev1.GetOrLeaseRequest{Namespace: "wait", Key: "k", WaitTimeout: secs(30)})
 			waited <- result{resp, err}
 		}()
-		time.Sleep(20 * time.Millisecond) //nolint:forbidigo // entries age
+		// The script that refuses the lease asks how long it lasts, and so does who begins to wait.
+		asked := func() int64 { return a.redis.CommandCalls(t)["pttl"] }
+		eventually(t, "waiting", func() bool { return asked() == 2 })
+		began := time.Now()
 		must[*cachev1.FillResponse](t)(a.cache.Fill(t.Context(), &cachev1.FillRequest{Namespace: "wait", Key: "k", LeaseToken: token, Value: []byte("new")}))
 		if got := <-waited; got.err != nil || got.resp.Outcome != leaseHit || string(got.resp.Value) != "new" {
 			t.Errorf("got %v, %v", got.resp, got.err)
+		}
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("woken after %v: the wait's end, and not the push", took)
+		}
+		if n := asked(); n > 3 {
+			t.Errorf("asked %d times how long the lease lasts", n)
 		}
 	})
 
 	t.Run("TooOld", func(t *testing.T) {
 		t.Parallel()
 		a.set(t, &cachev1.SetRequest{Namespace: "old", Key: "k", Value: []byte("v")})
-		time.Sleep(20 * time.Millisecond) //nolint:forbidigo // entries age
+		a.ages(t, 20*time.Millisecond)
 		a.lease(t, &cachev1.GetOrLeaseRequest{Namespace: "old", Key: "k", MaxAge: durationpb.New(5 * time.Millisecond)}, leaseStale, true)
 	})
 }
@@ -146,7 +174,7 @@ func TestFill(t *testing.T) {
 		want  cachev1.FillOutcome
 	}{
 		{"stored", time.Minute, func(*testing.T, string, string) {}, cachev1.FillOutcome_FILL_OUTCOME_STORED},
-		{"expired", time.Millisecond, func(*testing.T, string, string) { time.Sleep(50 * time.Millisecond) }, cachev1.FillOutcome_FILL_OUTCOME_LEASE_EXPIRED},
+		{"expired", time.Millisecond, func(t *testing.T, _, _ string) { a.ages(t, 50*time.Millisecond) }, cachev1.FillOutcome_FILL_OUTCOME_LEASE_EXPIRED},
 		{"deleted", time.Minute, func(t *testing.T, ns, _ string) {
 			must[*cachev1.DeleteResponse](t)(a.cache.Delete(t.Context(), &cachev1.DeleteRequest{Namespace: ns, Key: "k"}))
 		}, cachev1.FillOutcome_FILL_OUTCOME_INVALIDATED},
@@ -227,7 +255,7 @@ func TestGetOfStaleAndOldEntries(t *testing.T) {
 	}
 
 	a.set(t, &cachev1.SetRequest{Key: "k", Value: []byte("v")})
-	time.Sleep(20 * time.Millisecond) //nolint:forbidigo // entries age
+	a.ages(t, 20*time.Millisecond)
 	young, old := secs(60), durationpb.New(5*time.Millisecond)
 	for _, tt := range []struct {
 		request *cachev1.GetRequest

@@ -3,6 +3,7 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -89,6 +90,54 @@ func TestLeaseWaitersDoNotPoll(t *testing.T) {
 			t.Errorf("%s: woken after %v", name, took)
 		}
 	}
+}
+
+// TestLeaseTakeoverAfterTheLoadersReplicaIsKilled: exactly one of those who wait loads instead, when the lease has run out.
+func TestLeaseTakeoverAfterTheLoadersReplicaIsKilled(t *testing.T) {
+	nearly(t, func(t *testing.T, s *store.Store, namespace string) {
+		const ttl = time.Second
+		both, loader := replicas(t, s), open(t, options(s.Mode()))
+		began := time.Now()
+		lease(t, loader, namespace, "key", store.LeaseOptions{TTL: ttl})
+		var loads int64
+		var herds sync.WaitGroup
+		herds.Go(func() {
+			loads = herd(t, both, namespace, 200, store.LeaseOptions{TTL: 20 * time.Second, Wait: 20 * time.Second}, 300*time.Millisecond)
+		})
+		for _, s := range both {
+			eventually(t, "somebody waits", func() bool { return s.Waits(namespace, "key") })
+		}
+		loader.Close()
+		herds.Wait()
+		if took := time.Since(began); loads != 1 || took < ttl-5*time.Millisecond {
+			t.Errorf("%d loads, after %v", loads, took)
+		}
+	})
+}
+
+// TestLeaseOfANegativeEntry: that the origin has nothing is known for as long as its own ttl, and then asked again.
+func TestLeaseOfANegativeEntry(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		const ttl = 300 * time.Millisecond
+		began := time.Now()
+		token := lease(t, s, namespace, "key", tenSeconds)
+		if outcome := fillLease(t, s, namespace, "key", token, store.Write{Negative: true, Fresh: ttl}); outcome != store.Filled {
+			t.Fatal(outcome)
+		}
+		for _, other := range replicas(t, s) {
+			l := getOrLease(t, other, namespace, "key", tenSeconds)
+			if time.Since(began) < ttl && (!l.Fresh || l.Entry == nil || !l.Negative || l.Token != "") {
+				t.Errorf("while it is known: %+v", l)
+			}
+		}
+		eventually(t, "it is asked again", func() bool {
+			l := getOrLease(t, s, namespace, "key", tenSeconds)
+			return l.Token != "" && l.Entry == nil
+		})
+		if took := time.Since(began); took < ttl-5*time.Millisecond {
+			t.Errorf("known for %v", took)
+		}
+	})
 }
 
 // TestLeaseWaitersSurviveASentinelFailover, after which nobody pushes what the old primary has promised.

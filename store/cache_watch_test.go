@@ -79,7 +79,6 @@ func TestWatchTellsEverything(t *testing.T) {
 		for _, writer := range replicas(t, s) {
 			namespace := newNamespace()
 			all, some := watch(t, s, namespace, nil, nil), watch(t, s, namespace, []string{"a/", "b/"}, nil)
-			written := func(key string) store.WatchEvent { return store.WatchEvent{Kind: store.KeyWritten, Name: key} }
 			step := func(what string, want store.WatchEvent, told bool, do func() error) {
 				t.Helper()
 				counts := len(all.seen())
@@ -155,19 +154,21 @@ func TestWatchTellsOfExpiry(t *testing.T) {
 	})
 }
 
-// TestWatchLosesNothing: every watcher is told of every write, unless it is told that it may not have been.
+// TestWatchLosesNothing: with 100 watchers and writes as fast as they go, thousands a second, every watcher is told of
+// every write, unless it is told that it may not have been.
 func TestWatchLosesNothing(t *testing.T) {
 	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		writer := replicas(t, s)[1]
-		watchers := make([]*watching, 20)
+		watchers := make([]*watching, 100)
 		for i := range watchers {
 			watchers[i] = watch(t, s, namespace, nil, nil)
 		}
-		keys := keysOf(many(s, 2000))
+		keys := keysOf(many(s, 4000))
+		began := time.Now()
 		var writers sync.WaitGroup
-		for part := range 4 {
+		for part := range 16 {
 			writers.Go(func() {
-				for i := part; i < len(keys); i += 4 {
+				for i := part; i < len(keys); i += 16 {
 					if _, _, err := writer.Set(t.Context(), namespace, keys[i], store.Write{}, store.Condition{}); err != nil {
 						t.Error(err)
 					}
@@ -175,6 +176,8 @@ func TestWatchLosesNothing(t *testing.T) {
 			})
 		}
 		writers.Wait()
+		took := time.Since(began)
+		var resets int
 		for i, w := range watchers {
 			eventually(t, fmt.Sprintf("watcher %d knows all", i), func() bool {
 				told := make(map[string]bool)
@@ -186,9 +189,44 @@ func TestWatchLosesNothing(t *testing.T) {
 				}
 				return len(told) == len(keys)
 			})
+			resets += w.resets() - 1
 			w.end(t)
 		}
+		t.Logf("%.0f writes per second, %d resets", float64(len(keys))/took.Seconds(), resets)
 	})
+}
+
+// TestWatchLosesNothingWhileConnectionsAreCut: of every write each watcher is told after it, or of a loss.
+func TestWatchLosesNothingWhileConnectionsAreCut(t *testing.T) {
+	t.Parallel()
+	proxy := redistest.StartProxy(t, topologies.standalone.Addr)
+	o := options(store.Standalone)
+	o.Addrs = []string{proxy.Addr}
+	s, direct, namespace := open(t, o), open(t, options(store.Standalone)), newNamespace()
+	watchers := make([]*watching, 10)
+	for i := range watchers {
+		watchers[i] = watch(t, s, namespace, nil, nil)
+	}
+	keys := keysOf(2000)
+	before := make([][]int, len(keys)) // what each watcher had been told before the write
+	for i, key := range keys {
+		for _, w := range watchers {
+			before[i] = append(before[i], len(w.seen()))
+		}
+		if i%200 == 100 {
+			go proxy.CutAll()
+		}
+		set(t, direct, namespace, key, store.Write{})
+	}
+	for j, w := range watchers {
+		for i, key := range keys {
+			w.tells(t, before[i][j], written(key))
+		}
+		if w.resets() == 1 {
+			t.Error("no connection was cut")
+		}
+		w.end(t)
+	}
 }
 
 // TestWatchSlowReader: what waits for a slow reader is bounded, and it is told to start over. The others are not held up.
