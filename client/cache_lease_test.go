@@ -5,12 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+
 	"github.com/berthcare/larder/client"
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 )
 
 // embedded returns a client of a server of its own, and another of the same server.
@@ -24,14 +30,17 @@ func embedded(t *testing.T) (one, other *client.Client) {
 func TestGetOrLoadLoadsOnce(t *testing.T) {
 	t.Parallel()
 	one, other := embedded(t)
+	const callers = 50
 	var loads atomic.Int32
-	var wg sync.WaitGroup
-	for i := range 50 {
+	var wg, begun sync.WaitGroup
+	begun.Add(callers)
+	for i := range callers {
 		c := []*client.Client{one, other}[i%2]
 		wg.Go(func() {
+			begun.Done()
 			e, err := c.Cache.GetOrLoad(t.Context(), "k", client.LoadOptions{LeaseOptions: client.LeaseOptions{WaitTimeout: 20 * time.Second}}, func(context.Context) (client.Loaded, error) {
 				loads.Add(1)
-				time.Sleep(50 * time.Millisecond) //nolint:forbidigo // entries age
+				begun.Wait() // all want it while it is being loaded
 				return client.Loaded{Value: []byte("v")}, nil
 			})
 			if err != nil || e.Outcome != client.Hit || string(e.Value) != "v" {
@@ -64,8 +73,14 @@ func TestGetOrLoadWhenTheOriginFails(t *testing.T) {
 	if _, err := c.Cache.Set(t.Context(), "old", []byte("old"), client.SetOptions{TTL: time.Millisecond, StaleTTL: time.Hour}); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(50 * time.Millisecond) //nolint:forbidigo // entries age
-	for range 2 {                     // the second time it is held back
+	for {
+		if e, err := c.Cache.Get(t.Context(), "old"); err != nil {
+			t.Fatal(err)
+		} else if e.Outcome == client.Stale {
+			break
+		}
+	}
+	for range 2 { // the second time it is held back
 		if e, err := c.Cache.GetOrLoad(t.Context(), "old", o, load); err != nil || e.Outcome != client.Stale || string(e.Value) != "old" {
 			t.Errorf("got %+v, %v, want the stale value", e, err)
 		}
@@ -87,22 +102,85 @@ func TestGetOrLoadReturnsWhatCouldNotBeKept(t *testing.T) {
 	}
 }
 
+// TestWatch sees every kind of event, of the wanted keys alone, from a real server.
 func TestWatch(t *testing.T) {
 	t.Parallel()
-	c, _ := embedded(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	c, writer := embedded(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	for e, err := range c.Cache.Watch(ctx) {
-		if err != nil || e != (client.WatchEvent{Kind: client.WatchReset}) {
-			t.Errorf("got %+v, %v, want a reset", e, err)
+	steps := []struct {
+		do   func() error
+		want client.WatchEvent
+	}{
+		{func() error { return nil }, client.WatchEvent{Kind: client.WatchReset}},
+		{func() error {
+			if _, err := writer.Cache.Set(ctx, "order:1", nil, client.SetOptions{}); err != nil {
+				return err
+			}
+			_, err := writer.Cache.Set(ctx, "user:1", nil, client.SetOptions{Tags: []string{"tag"}})
+			return err
+		}, client.WatchEvent{Kind: client.KeyInvalidated, Key: "user:1"}},
+		{func() error { _, err := writer.Cache.Delete(ctx, "user:1", client.DeleteOptions{}); return err }, client.WatchEvent{Kind: client.KeyInvalidated, Key: "user:1"}},
+		{func() error { return writer.Cache.InvalidateTags(ctx, client.Remove, "tag") }, client.WatchEvent{Kind: client.TagInvalidated, Tag: "tag"}},
+		{func() error { return writer.Cache.Clear(ctx, client.Remove) }, client.WatchEvent{Kind: client.NamespaceCleared}},
+	}
+	next := 0
+	for e, err := range c.Cache.Watch(ctx, "user:") {
+		if err != nil || e != steps[next].want {
+			t.Fatalf("got %+v, %v, want %+v", e, err, steps[next].want)
 		}
-		break
+		if next++; next == len(steps) {
+			break
+		}
+		if err := steps[next].do(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if next != len(steps) {
+		t.Errorf("it ended after %d events", next)
 	}
 	cancel()
 	for _, err := range c.Cache.Watch(ctx) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v, want context.Canceled", err)
 		}
+	}
+}
+
+// TestWatchLeavesHeartbeatsOut, passes on what it is told in the order of the server, and ends with the server's error.
+func TestWatchLeavesHeartbeatsOut(t *testing.T) {
+	t.Parallel()
+	const heartbeat = cachev1.WatchEvent_WATCH_EVENT_HEARTBEAT
+	b := &backend{watch: func(s grpc.ServerStreamingServer[cachev1.WatchResponse]) error {
+		for _, r := range []*cachev1.WatchResponse{
+			{Event: cachev1.WatchEvent_WATCH_EVENT_RESET},
+			{Event: heartbeat},
+			{Event: heartbeat},
+			{Event: cachev1.WatchEvent_WATCH_EVENT_INVALIDATED, Key: "k"},
+			{Event: heartbeat},
+			{Event: cachev1.WatchEvent_WATCH_EVENT_RESET},
+			{Event: heartbeat},
+		} {
+			if err := s.Send(r); err != nil {
+				return err
+			}
+		}
+		return larderError(codes.Unavailable, "SERVER_SHUTTING_DOWN")
+	}}
+	c := connect(t, client.Options{Target: b.start(t, insecure.NewCredentials()).addr})
+	var got []client.WatchEvent
+	var last error
+	for e, err := range c.Cache.Watch(t.Context(), "a", "b") {
+		if last = err; err == nil {
+			got = append(got, e)
+		}
+	}
+	want := []client.WatchEvent{{Kind: client.WatchReset}, {Kind: client.KeyInvalidated, Key: "k"}, {Kind: client.WatchReset}}
+	if !slices.Equal(got, want) || !errors.Is(last, client.ErrUnavailable) {
+		t.Errorf("got %+v and %v", got, last)
+	}
+	if prefixes := b.last(t).(*cachev1.WatchRequest).GetPrefixes(); !slices.Equal(prefixes, []string{"a", "b"}) {
+		t.Errorf("asked for %q", prefixes)
 	}
 }
 

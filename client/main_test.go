@@ -37,6 +37,7 @@ type backend struct {
 	health *health.Server
 	answer func(ctx context.Context, req any) (any, error)
 	walk   func(grpc.ServerStreamingServer[cachev1.DeleteMatchingResponse]) error // DeleteMatching; nil means as answer fails
+	watch  func(grpc.ServerStreamingServer[cachev1.WatchResponse]) error          // Watch, likewise
 
 	mu       sync.Mutex
 	requests []proto.Message
@@ -53,8 +54,11 @@ func (b *backend) DeleteMatching(req *cachev1.DeleteMatchingRequest, stream grpc
 
 func (b *backend) Watch(req *cachev1.WatchRequest, stream grpc.ServerStreamingServer[cachev1.WatchResponse]) error {
 	b.record(req)
-	_, err := b.answer(stream.Context(), req)
-	return err
+	if b.watch == nil {
+		_, err := b.answer(stream.Context(), req)
+		return err
+	}
+	return b.watch(stream)
 }
 
 func (b *backend) record(req proto.Message) {
