@@ -44,7 +44,7 @@ func TestWatchOfACallerThatDoesNotRead(t *testing.T) {
 		told <- err
 	}()
 
-	const written = 8 << 20
+	const written = 4 << 20
 	long := strings.Repeat("k", 1000)
 	for n := 0; n*len(long) < written; n += 200 {
 		r := &cachev1.BatchSetRequest{Namespace: "n"}
