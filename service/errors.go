@@ -58,6 +58,7 @@ var errorTable = []errorRow{
 	{err: store.ErrPageToken, code: codes.InvalidArgument, reason: "PAGE_TOKEN_INVALID"},
 	{err: store.ErrTagged, code: codes.FailedPrecondition, reason: "TAGGED_ENTRY_MUST_EXPIRE"},
 	{err: store.ErrCorrupt, code: codes.DataLoss, reason: "ENTRY_CORRUPT"},
+	{err: store.ErrKeyUnknown, code: codes.DataLoss, reason: "KEY_UNKNOWN"},
 	{err: store.ErrRefused, code: codes.Internal, reason: "REDIS_REFUSED"},
 	{err: store.ErrWrongMode, code: codes.Internal, reason: "REDIS_WRONG_MODE"},
 	// Handlers return these two only when they are the caller's own: the store tells them from those of other callers.

@@ -146,6 +146,10 @@ func (m *Metrics) watch(stats func() store.Stats, o Options) {
 	read := func(field func(store.Stats) int64) func() float64 {
 		return func() float64 { return float64(field(stats())) }
 	}
+	for key := range stats().KeyUses {
+		m.registry.MustRegister(counterFunc("larder_keyring_opened_total", "What a key of the keyring has decrypted; one that stays at rest everywhere can go.",
+			prometheus.Labels{"key": key}, read(func(s store.Stats) int64 { return s.KeyUses[key] })))
+	}
 	m.registry.MustRegister(
 		gaugeFunc("larder_build_info", "Always 1; the labels say what runs.",
 			prometheus.Labels{"version": o.Version, "go_version": runtime.Version()}, func() float64 { return 1 }),

@@ -23,12 +23,15 @@ type Write struct {
 	Tags []string
 	// ContentType is the media type of the value; empty means none.
 	ContentType string
+	// Encrypt says that the value is to be encrypted, for which the store must have a keyring.
+	Encrypt bool
 }
 
 // entry returns the entry as of a time, fresh from now on, and its time to live in Redis; zero means for ever.
 func (w *Write) entry(asOf, now time.Time) (e *Entry, ttl time.Duration) {
 	e = &Entry{
 		Value: w.Value, ETag: newETag(), AsOf: asOf, Negative: w.Negative, Tags: w.Tags, ContentType: w.ContentType,
+		Encrypted: w.Encrypt,
 	}
 	if w.Fresh > 0 {
 		e.Soft = now.Add(w.Fresh)
@@ -64,6 +67,9 @@ const (
 
 // Set writes an entry if the condition holds. It returns the etag that is there afterwards, empty for none.
 func (s *Store) Set(ctx context.Context, namespace, key string, w Write, cond Condition) (stored bool, etag string, err error) {
+	if err := s.sealable(&w); err != nil {
+		return false, "", err
+	}
 	redisKey, leaseKey := s.cacheKey(namespace, key), s.leaseKey(namespace, key)
 	now := s.Now()
 	e, ttl := w.entry(s.recent.after(s.clock.earliest(), namespace, w.Tags), now)
@@ -84,7 +90,7 @@ func (s *Store) Set(ctx context.Context, namespace, key string, w Write, cond Co
 	}
 	// A second try would meet the entry of the first and say that the condition did not hold.
 	parts, err := s.judged(ctx, cacheSet, once, namespace, []string{redisKey, leaseKey},
-		rueidis.BinaryString(e.encode(s.options.CompressAbove)), millis(ttl), string(cond.Kind), cond.ETag.String())
+		rueidis.BinaryString(s.encode(redisKey, e)), millis(ttl), string(cond.Kind), cond.ETag.String())
 	if err != nil {
 		return false, "", err
 	}
@@ -95,12 +101,20 @@ func (s *Store) Set(ctx context.Context, namespace, key string, w Write, cond Co
 	return false, found, err
 }
 
+// sealable fails where a value must not be stored as it is and cannot be encrypted.
+func (s *Store) sealable(w *Write) error {
+	if w.Encrypt && s.options.Keyring == nil {
+		return &opError{kind: ErrKeyUnknown, cause: errors.New("there is no keyring")}
+	}
+	return nil
+}
+
 // revokes says whether an unconditional write must revoke the key's lease. A longer-lived entry stands in the way of a
 // late Fill by itself, as no lease lasts longer; one that is gone before the lease would not.
 func revokes(ttl time.Duration) bool { return ttl > 0 && ttl <= MaxLease }
 
 func (s *Store) setCommand(b rueidis.Builder, redisKey string, e *Entry, ttl time.Duration) rueidis.Completed {
-	set := b.Set().Key(redisKey).Value(rueidis.BinaryString(e.encode(s.options.CompressAbove)))
+	set := b.Set().Key(redisKey).Value(rueidis.BinaryString(s.encode(redisKey, e)))
 	if ttl > 0 {
 		return set.PxMilliseconds(ceilMillis(ttl)).Build()
 	}

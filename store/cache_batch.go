@@ -85,7 +85,7 @@ func (s *Store) batchRead(ctx context.Context, redisKeys []string, missing []int
 		if err != nil {
 			return err
 		}
-		e, isPlain, err := parseEntry(raw)
+		e, isPlain, err := s.parseEntry(redisKeys[i], raw)
 		if isPlain {
 			plain = append(plain, i)
 		}
@@ -203,6 +203,9 @@ func (s *Store) BatchSet(ctx context.Context, namespace string, items []BatchWri
 	redisKeys := make([]string, len(items))
 	var steps []int
 	for i := range items {
+		if err := s.sealable(&items[i].Write); err != nil {
+			return nil, err
+		}
 		redisKeys[i] = s.cacheKey(namespace, items[i].Key)
 		if revokes(items[i].Fresh + items[i].Stale) {
 			steps = append(steps, leaseStep(i))

@@ -127,7 +127,7 @@ func (s *Store) fetch(ctx context.Context, redisKey, markKey string, choose func
 	if err != nil {
 		return nil, nil, errInternal
 	}
-	e, plain, err := parseEntry(raw)
+	e, plain, err := s.parseEntry(redisKey, raw)
 	if err != nil || !plain {
 		return e, m, err
 	}
@@ -154,8 +154,8 @@ func (s *Store) expiring(e *Entry, pttl int64) *Entry {
 	return e
 }
 
-func parseEntry(raw []byte) (e *Entry, plain bool, err error) {
-	entry, plain, err := decodeEntry(raw)
+func (s *Store) parseEntry(redisKey string, raw []byte) (e *Entry, plain bool, err error) {
+	entry, plain, err := s.decode(redisKey, raw)
 	if err != nil {
 		return nil, false, err
 	}

@@ -251,6 +251,9 @@ func (s *Store) Fill(ctx context.Context, namespace, key, token string, w Write)
 	if !ok {
 		return Invalidated, "", nil
 	}
+	if err := s.sealable(&w); err != nil {
+		return Invalidated, "", err
+	}
 	redisKey, leaseKey := s.cacheKey(namespace, key), s.leaseKey(namespace, key)
 	given := fromMicros(binary.BigEndian.Uint64([]byte(lease[leaseGiven:])))
 	now := s.Now()
@@ -267,7 +270,7 @@ func (s *Store) Fill(ctx context.Context, namespace, key, token string, w Write)
 	defer s.forget(redisKey, leaseKey)
 	// A second try would find the lease used up by the first.
 	m, err := s.script(ctx, cacheFill, once, []string{redisKey, leaseKey},
-		lease, rueidis.BinaryString(e.encode(s.options.CompressAbove)), millis(ttl), invalidated)
+		lease, rueidis.BinaryString(s.encode(redisKey, e)), millis(ttl), invalidated)
 	if err != nil {
 		return 0, "", err
 	}

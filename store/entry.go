@@ -36,6 +36,8 @@ const (
 	flagContentType
 	// flagS2 means that the value is compressed, in the block format of S2.
 	flagS2
+	// flagSealed means that the value, compressed or not, is encrypted.
+	flagSealed
 	// flagsKnown has every flag that this version understands.
 	flagsKnown = 1<<iota - 1
 )
@@ -82,6 +84,8 @@ type Entry struct {
 	Tags []string
 	// ContentType is the media type of the value; empty means that none was given.
 	ContentType string
+	// Encrypted says that the value is stored encrypted.
+	Encrypted bool
 }
 
 func micros(t time.Time) uint64 {
@@ -101,15 +105,31 @@ func fromMicros(us uint64) time.Time {
 // maxDecompressed bounds what a stored value may grow to: the largest string that Redis holds.
 const maxDecompressed = 512 << 20
 
-// encode returns the bytes to store. Tags and ContentType must be within the limits of the API. A value longer than
-// compressAbove is compressed where that saves an eighth of it or more; 0 means never.
-func (e *Entry) encode(compressAbove int) []byte {
-	value, compressed := e.Value, false
-	if compressAbove > 0 && len(value) > compressAbove && len(value) <= maxDecompressed {
-		if c := s2.Encode(nil, value); len(c) <= len(value)-len(value)/8 {
-			value, compressed = c, true
+// valueField is what the value of an entry is called where it is encrypted.
+const valueField = "value"
+
+// encode returns the bytes to store under a key.
+func (s *Store) encode(redisKey string, e *Entry) []byte {
+	value, flags := e.compressed(s.options.CompressAbove)
+	if e.Encrypted {
+		value, flags = s.options.Keyring.seal(redisKey, valueField, value), flags|flagSealed
+	}
+	return e.assemble(value, flags)
+}
+
+// compressed returns the value as it is stored, and the flag that says how. A value longer than above is compressed where
+// that saves an eighth of it or more; 0 means never.
+func (e *Entry) compressed(above int) (value []byte, flags byte) {
+	if above > 0 && len(e.Value) > above && len(e.Value) <= maxDecompressed {
+		if c := s2.Encode(nil, e.Value); len(c) <= len(e.Value)-len(e.Value)/8 {
+			return c, flagS2
 		}
 	}
+	return e.Value, 0
+}
+
+// assemble puts the header before a value. Tags and ContentType must be within the limits of the API.
+func (e *Entry) assemble(value []byte, flags byte) []byte {
 	size := headerSize + len(value) + 2 + len(e.ContentType)
 	for _, t := range e.Tags {
 		size += 1 + len(t)
@@ -117,6 +137,7 @@ func (e *Entry) encode(compressAbove int) []byte {
 	b := make([]byte, headerSize, size)
 	copy(b, magic)
 	b[offVersion] = formatVersion
+	b[offFlags] = flags
 	copy(b[offETag:], e.ETag[:])
 	binary.BigEndian.PutUint64(b[offAsOf:], micros(e.AsOf))
 	binary.BigEndian.PutUint64(b[offSoft:], micros(e.Soft))
@@ -136,19 +157,20 @@ func (e *Entry) encode(compressAbove int) []byte {
 		b[offFlags] |= flagContentType
 		b = append(append(b, byte(len(e.ContentType))), e.ContentType...)
 	}
-	if compressed {
-		b[offFlags] |= flagS2
-	}
 	return append(b, value...)
 }
 
-// decodeEntry reads what encode returned, or a plain value. The entry shares raw's memory.
-func decodeEntry(raw []byte) (e Entry, plain bool, err error) {
+// decode reads what encode returned, or a plain value. The entry shares raw's memory.
+func (s *Store) decode(redisKey string, raw []byte) (e Entry, plain bool, err error) {
 	if len(raw) < len(magic) || string(raw[:len(magic)]) != magic {
 		sum := sha1.Sum(raw) //nolint:gosec // see the import
 		return Entry{Value: raw, ETag: ETag(sum[:8])}, true, nil
 	}
 	e, flags, err := decodeHeader(raw)
+	if err == nil && flags&flagSealed != 0 {
+		e.Encrypted = true
+		e.Value, err = s.options.Keyring.open(redisKey, valueField, e.Value)
+	}
 	if err != nil || flags&flagS2 == 0 {
 		return e, false, err
 	}

@@ -12,6 +12,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// encode and decodeEntry are what a store without a keyring does.
+func (e *Entry) encode(compressAbove int) []byte {
+	return (&Store{options: Options{CompressAbove: compressAbove}}).encode("k", e)
+}
+
+func decodeEntry(raw []byte) (e Entry, plain bool, err error) { return new(Store).decode("k", raw) }
+
 // header returns the first bytes of an entry with these flags, all else being zero.
 func header(flags byte) string {
 	return magic + string([]byte{formatVersion, flags}) + strings.Repeat("\x00", headerSize-offFlags-1)

@@ -32,6 +32,8 @@ var (
 	ErrTagged = errors.New("an entry with tags must expire")
 	// ErrCorrupt means that the stored bytes cannot be what Larder wrote, or were written by a later version.
 	ErrCorrupt = errors.New("the stored entry cannot be read")
+	// ErrKeyUnknown means that stored bytes were encrypted with a key that the keyring does not hold.
+	ErrKeyUnknown = errors.New("the stored data was encrypted with a key that is not in the keyring")
 	// ErrPageToken means that the token of a page or of a walk was not one that this operation had returned.
 	ErrPageToken = errors.New("the token is not one that was returned here")
 	// ErrRefused means that Redis refused the credentials or a command; it is an operator's mistake.

@@ -44,3 +44,13 @@ func (s *Store) Waits(namespace, key string) bool {
 	defer s.waiting.mu.Unlock()
 	return len(s.waiting.keys[s.cacheKey(namespace, key)]) > 0
 }
+
+// Seal encrypts one field of a record.
+func (k *Keyring) Seal(record, field string, plain []byte) []byte {
+	return k.seal(record, field, plain)
+}
+
+// Open decrypts what Seal returned.
+func (k *Keyring) Open(record, field string, stored []byte) ([]byte, error) {
+	return k.open(record, field, stored)
+}

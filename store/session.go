@@ -48,7 +48,7 @@ func (s *Store) CreateSession(ctx context.Context, namespace string, n NewSessio
 	}
 	args = append(args, n.Subject, hash, string(cred.hash[:]),
 		millis(n.Idle), millis(n.Absolute), n.Device.IP, n.Device.UserAgent, n.Device.Label)
-	for name, value := range n.Attributes {
+	for name, value := range s.sealAttributes(keys[0], n.Attributes) {
 		args = append(args, name, value)
 	}
 	defer s.forget(keys[0])
@@ -170,7 +170,7 @@ func (s *Store) UpdateSession(ctx context.Context, namespace string, t SessionTa
 	keys, args := changing(p, namespace, id)
 	args = append(args, hash, strconv.FormatInt(u.ExpectedVersion, 10),
 		strconv.Itoa(MaxAttributes), strconv.Itoa(MaxAttributeBytes), strconv.Itoa(len(u.Set)))
-	for name, value := range u.Set {
+	for name, value := range s.sealAttributes(keys[0], u.Set) {
 		args = append(args, name, value)
 	}
 	args = append(args, u.Delete...)
@@ -234,7 +234,7 @@ func (s *Store) readSession(ctx context.Context, p partition, namespace, id stri
 	if err != nil {
 		return nil, err
 	}
-	r, err = s.parseSession(m, id)
+	r, err = s.parseSession(m, keys[0], id)
 	if err != nil || r == nil || !r.active(r.readEpoch, r.readAt) {
 		return nil, err
 	}

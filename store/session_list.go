@@ -36,7 +36,7 @@ func (s *Store) ListSubjectSessions(ctx context.Context, namespace, subject, tok
 		return nil, "", err
 	}
 	for i, m := range results {
-		r, err := s.parseSession(m, listed[i].id)
+		r, err := s.parseSession(m, sessionKey(p, namespace, listed[i].id), listed[i].id)
 		if err != nil {
 			return nil, "", err
 		}

@@ -57,7 +57,7 @@ func (r *sessionRecord) active(subjectEpoch int64, now time.Time) bool {
 }
 
 // parseSession reads the answer of session_read.lua; nil means that there is no record.
-func (s *Store) parseSession(m rueidis.RedisMessage, id string) (*sessionRecord, error) {
+func (s *Store) parseSession(m rueidis.RedisMessage, record, id string) (*sessionRecord, error) {
 	parts, err := m.ToArray()
 	if err != nil || len(parts) != 4 {
 		return nil, errInternal
@@ -72,6 +72,9 @@ func (s *Store) parseSession(m rueidis.RedisMessage, id string) (*sessionRecord,
 	attributes, err := parts[1].AsStrMap()
 	if err != nil {
 		return nil, errInternal
+	}
+	if err := s.openAttributes(record, attributes); err != nil {
+		return nil, err
 	}
 	epoch, err := parts[2].ToString()
 	if err != nil {

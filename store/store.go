@@ -57,6 +57,9 @@ type Options struct {
 	NearCacheTTL time.Duration
 	// CompressAbove is the length in bytes above which values are compressed in Redis; zero means never.
 	CompressAbove int
+	// Keyring encrypts attributes of sessions, and the values of entries where a Write asks for it; nil means that neither
+	// is encrypted.
+	Keyring *Keyring
 	// PlainNamespace is a namespace whose keys are Redis keys as they are, so that data written by other clients is
 	// served; empty means none. Keys that begin with "ld:" are Larder's own and not in it.
 	PlainNamespace string
@@ -164,11 +167,13 @@ type Stats struct {
 	NearFlushes int64
 	// InFlight is how many round trips are under way.
 	InFlight int64
+	// KeyUses is how often each key of the keyring has decrypted something.
+	KeyUses map[string]int64
 }
 
 // Stats returns the figures of now.
 func (s *Store) Stats() Stats {
-	st := Stats{InFlight: int64(len(s.slots))}
+	st := Stats{InFlight: int64(len(s.slots)), KeyUses: s.options.Keyring.opened()}
 	if n := s.near; n != nil {
 		st.NearEntries, st.NearBytes = n.usage()
 		st.NearHits, st.NearMisses = n.hits.Load(), n.misses.Load()

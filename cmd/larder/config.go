@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"regexp"
@@ -19,6 +20,7 @@ type Config struct {
 	Near     nearSettings    `embed:"" prefix:"near-cache-" group:"Near cache"`
 	Cache    cacheSettings   `embed:"" group:"Cache"`
 	Sessions sessionSettings `embed:"" prefix:"session-" group:"Sessions"`
+	Secrecy  secrecySettings `embed:"" group:"Encryption"`
 	Serving  servingSettings `embed:"" group:"Serving"`
 	Log      logSettings     `embed:"" group:"Logs and diagnostics"`
 
@@ -64,6 +66,10 @@ type sessionSettings struct {
 	AbsoluteTimeout time.Duration `env:"LARDER_SESSION_ABSOLUTE_TIMEOUT" default:"12h" help:"End of a session whatever its activity; a session may be given less."`
 }
 
+type secrecySettings struct {
+	KeyringFile string `env:"LARDER_KEYRING_FILE" help:"File of keys that encrypt what is stored: attributes of sessions, and values in namespaces marked encrypt. A line each: id and 32 bytes in base64, the active one first."`
+}
+
 type servingSettings struct {
 	GRPCAddr             string        `env:"LARDER_GRPC_ADDR" default:"127.0.0.1:50051" help:"Address to serve gRPC on; :50051 is every interface."`
 	AdminAddr            string        `env:"LARDER_ADMIN_ADDR" default:"127.0.0.1:9090" help:"Address to serve /health and /metrics on, over HTTP."`
@@ -91,6 +97,11 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 	redis.NearCacheTTL = c.Near.TTL
 	redis.PlainNamespace = c.Cache.PlainNamespace
 	redis.CompressAbove = int(c.Cache.CompressAbove)
+	keyring, keyringErr := readKeyring(c.Secrecy.KeyringFile)
+	if keyringErr != nil {
+		err = errors.Join(err, fmt.Errorf("LARDER_KEYRING_FILE: %w", keyringErr))
+	}
+	redis.Keyring = keyring
 	serving := service.Options{
 		Version: release(),
 		Limits: service.Limits{

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/berthcare/larder/store"
+)
+
+// readKeyring reads a file of keys: on each line the id of a key and the key in base64, the active one first. Empty lines
+// and those that begin with # are passed over. No file means no keyring. Errors name lines, and never what is on them.
+func readKeyring(file string) (*store.Keyring, error) {
+	if file == "" {
+		return nil, nil //nolint:nilnil // none is what was asked for
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	active, keys := "", make(map[string][]byte)
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		fields := strings.Fields(line)
+		if len(fields) != 2 {
+			return nil, fmt.Errorf("%s: line %d: expected the id of a key and the key in base64", file, n)
+		}
+		key, err := base64.StdEncoding.DecodeString(fields[1])
+		if err != nil || len(key) != store.KeyBytes {
+			return nil, fmt.Errorf("%s: line %d: expected %d bytes in base64 after the id", file, n, store.KeyBytes)
+		}
+		if keys[fields[0]] != nil {
+			return nil, fmt.Errorf("%s: line %d: the id is that of an earlier line", file, n)
+		}
+		if active == "" {
+			active = fields[0]
+		}
+		keys[fields[0]] = key
+	}
+	if err := lines.Err(); err != nil || active == "" {
+		return nil, fmt.Errorf("%s holds no key", file)
+	}
+	k, err := store.NewKeyring(active, keys)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return k, nil
+}

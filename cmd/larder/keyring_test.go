@@ -1,0 +1,55 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/berthcare/larder/store"
+)
+
+func TestKeyringFile(t *testing.T) {
+	t.Parallel()
+	canary := []byte("a key of 32 bytes, shown nowhere")
+	key, other := base64.StdEncoding.EncodeToString(canary), base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, store.KeyBytes))
+	for _, test := range []struct{ name, text, fault string }{
+		{"One", "2026-11 " + key, ""},
+		{"Several", "# the active one first\r\n2026-11\t" + key + "\r\n\r\n  2026-05   " + other + "  \n", ""},
+		{"Empty", "", "holds no key"},
+		{"CommentsAlone", "# none\n", "holds no key"},
+		{"KeyAlone", "a " + other + "\n" + key, "line 2: expected the id"},
+		{"ThreeFields", "a " + key + " active", "line 1: expected the id"},
+		{"NotBase64", "a " + key[:len(key)-2] + "!!", "line 1: expected 32 bytes"},
+		{"ShortKey", "a " + base64.StdEncoding.EncodeToString(canary[:16]), "line 1: expected 32 bytes"},
+		{"IDTwice", "a " + key + "\na " + other, "line 2: the id is that of an earlier line"},
+		{"BadID", "a/b " + key, "the id of a key must be"},
+		{"LongLine", "a " + strings.Repeat(key, 10000), "holds no key"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			file := filepath.Join(t.TempDir(), "keys")
+			if err := os.WriteFile(file, []byte(test.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			redis, _, err := settings(t, environ{"LARDER_KEYRING_FILE": file}).Options()
+			if test.fault == "" {
+				if err != nil || redis.Keyring == nil {
+					t.Errorf("keyring %v, %v", redis.Keyring, err)
+				}
+				return
+			}
+			if err == nil || !strings.HasPrefix(err.Error(), "LARDER_KEYRING_FILE: "+file) || !strings.Contains(err.Error(), test.fault) {
+				t.Fatalf("got %v, want %q", err, test.fault)
+			}
+			if strings.Contains(err.Error(), key[:8]) || strings.Contains(err.Error(), string(canary[:8])) {
+				t.Errorf("the key is shown: %v", err)
+			}
+		})
+	}
+	if redis, _, err := settings(t, nil).Options(); redis.Keyring != nil || err != nil {
+		t.Errorf("without a file: %v, %v", redis.Keyring, err)
+	}
+}

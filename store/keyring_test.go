@@ -1,0 +1,259 @@
+package store_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/berthcare/larder/store"
+)
+
+func newKey() []byte {
+	key := make([]byte, store.KeyBytes)
+	_, _ = rand.Read(key)
+	return key
+}
+
+func keyring(t testing.TB, active string, keys map[string][]byte) *store.Keyring {
+	t.Helper()
+	k, err := store.NewKeyring(active, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// withKeyring opens a store beside s, on the same Redis.
+func withKeyring(t *testing.T, s *store.Store, k *store.Keyring) *store.Store {
+	t.Helper()
+	o := options(s.Mode())
+	o.Keyring = k
+	return open(t, o)
+}
+
+func TestKeyringRefusesWhatIsNotOne(t *testing.T) {
+	t.Parallel()
+	for what, c := range map[string]struct {
+		active string
+		keys   map[string][]byte
+	}{
+		"no active key":  {"b", map[string][]byte{"a": newKey()}},
+		"no key":         {"", nil},
+		"short key":      {"a", map[string][]byte{"a": newKey()[:31]}},
+		"long key":       {"a", map[string][]byte{"a": append(newKey(), 0)}},
+		"empty id":       {"", map[string][]byte{"": newKey()}},
+		"id with spaces": {"a b", map[string][]byte{"a b": newKey()}},
+		"long id":        {strings.Repeat("a", 33), map[string][]byte{strings.Repeat("a", 33): newKey()}},
+	} {
+		if k, err := store.NewKeyring(c.active, c.keys); err == nil || k != nil {
+			t.Errorf("%s: %v, %v", what, k, err)
+		} else if c.keys["a"] != nil && bytes.Contains([]byte(err.Error()), c.keys["a"]) {
+			t.Errorf("%s: the error tells the key", what)
+		}
+	}
+}
+
+// Whatever is sealed comes back under its own record and field, and under no other; not one of its bytes can be changed.
+func TestSealedBytesBelongToTheirField(t *testing.T) {
+	t.Parallel()
+	k := keyring(t, "a", map[string][]byte{"a": newKey()})
+	rapid.Check(t, func(t *rapid.T) {
+		record, field := rapid.String().Draw(t, "record"), rapid.String().Draw(t, "field")
+		plain := rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "plain")
+		stored := k.Seal(record, field, plain)
+		if len(plain) >= 8 && bytes.Contains(stored, plain) {
+			t.Fatal("it can be read")
+		}
+		got, err := k.Open(record, field, stored)
+		if err != nil || !bytes.Equal(got, plain) {
+			t.Fatalf("%q came back as %q, %v", plain, got, err)
+		}
+		if bytes.Equal(stored, k.Seal(record, field, plain)) {
+			t.Fatal("sealed alike twice")
+		}
+		for what, open := range map[string]func() ([]byte, error){
+			"another record": func() ([]byte, error) { return k.Open(record+"x", field, stored) },
+			"another field":  func() ([]byte, error) { return k.Open(record, field+"x", stored) },
+			"cut short": func() ([]byte, error) {
+				return k.Open(record, field, stored[:rapid.IntRange(0, len(stored)-1).Draw(t, "cut")])
+			},
+			"changed": func() ([]byte, error) {
+				changed := bytes.Clone(stored)
+				changed[rapid.IntRange(0, len(stored)-1).Draw(t, "at")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
+				return k.Open(record, field, changed)
+			},
+		} {
+			if got, err := open(); !errors.Is(err, store.ErrCorrupt) && !errors.Is(err, store.ErrKeyUnknown) || got != nil {
+				t.Fatalf("%s: %q, %v", what, got, err)
+			}
+		}
+	})
+}
+
+// Attributes are unreadable in Redis and everywhere else as they were given.
+func TestAttributesAreEncrypted(t *testing.T) {
+	everywhere(t, func(t *testing.T, plain *store.Store, namespace string) {
+		s := plain
+		if s.Mode() == store.Embedded {
+			s = open(t, store.Options{Mode: store.Embedded, Keyring: keyring(t, "a", map[string][]byte{"a": newKey()})})
+			plain = nil // it has a Redis of its own
+		} else {
+			s = withKeyring(t, s, keyring(t, "a", map[string][]byte{"a": newKey()}))
+		}
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"email": "ann@example.org", "empty": ""}
+		token, session := createSession(t, s, namespace, n)
+		updateSession(t, s, namespace, byToken(token), store.SessionUpdate{Set: map[string]string{"phone": "canary-555"}})
+		want := map[string]string{"email": "ann@example.org", "empty": "", "phone": "canary-555"}
+		for how, got := range map[string]*store.Session{
+			"primary": validate(t, s, namespace, token, primary),
+			"cached":  validate(t, s, namespace, token, cached),
+			"by id":   getSession(t, s, namespace, session.ID),
+			"list":    walk(t, s, namespace, "ann", 10, nil)[0],
+		} {
+			if diff := cmp.Diff(want, got.Attributes); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", how, diff)
+			}
+		}
+		stored := fmt.Sprint(s.Command(t, "HGETALL", sessionKeysOf(t, namespace, session).attributes))
+		if strings.Contains(stored, "example") || strings.Contains(stored, "canary") || !strings.Contains(stored, "\xc1LE\x01\x01a") {
+			t.Errorf("stored as %q", stored)
+		}
+		if plain == nil {
+			return
+		}
+		// Without the key there is no session with fewer attributes, but an error.
+		if got, err := plain.ValidateSession(t.Context(), namespace, token, primary, store.TouchNever); got != nil || !errors.Is(err, store.ErrKeyUnknown) {
+			t.Errorf("without a keyring: %v, %v", got, err)
+		}
+		other := withKeyring(t, plain, keyring(t, "b", map[string][]byte{"b": newKey()}))
+		if got, err := other.GetSession(t.Context(), namespace, session.ID); got != nil || !errors.Is(err, store.ErrKeyUnknown) {
+			t.Errorf("with another key: %v, %v", got, err)
+		}
+		same := withKeyring(t, plain, keyring(t, "a", map[string][]byte{"a": newKey()}))
+		if got, err := same.GetSession(t.Context(), namespace, session.ID); got != nil || !errors.Is(err, store.ErrCorrupt) {
+			t.Errorf("with another key of the same id: %v, %v", got, err)
+		}
+		if !revokeSession(t, plain, namespace, byToken(token)) {
+			t.Error("could not be revoked without the key")
+		}
+	})
+}
+
+// The active key is changed while sessions live: each write is made with the new one, and both are read.
+func TestKeysAreChangedUnderLivingSessions(t *testing.T) {
+	everywhere(t, func(t *testing.T, plain *store.Store, namespace string) {
+		if plain.Mode() == store.Embedded {
+			return // it does not outlive its store, and so not its keyring
+		}
+		a, b := newKey(), newKey()
+		before := withKeyring(t, plain, keyring(t, "a", map[string][]byte{"a": a, "b": b}))
+		after := withKeyring(t, plain, keyring(t, "b", map[string][]byte{"a": a, "b": b}))
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"zero": "0"}
+		token, session := createSession(t, plain, namespace, n) // from before there was a keyring
+		updateSession(t, before, namespace, byToken(token), store.SessionUpdate{Set: map[string]string{"one": "1", "two": "1"}})
+		updateSession(t, after, namespace, byToken(token), store.SessionUpdate{Set: map[string]string{"two": "2"}})
+		for _, s := range []*store.Store{before, after} {
+			got := validate(t, s, namespace, token, primary)
+			if diff := cmp.Diff(map[string]string{"zero": "0", "one": "1", "two": "2"}, got.Attributes); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if uses := s.Stats().KeyUses; uses["a"] != 1 || uses["b"] != 1 {
+				t.Errorf("uses of keys: %v", uses)
+			}
+		}
+		key := sessionKeysOf(t, namespace, session).attributes
+		for name, id := range map[string]string{"one": "a", "two": "b"} {
+			if stored := after.Command(t, "HGET", key, name).(string); !strings.HasPrefix(stored, "\xc1LE\x01\x01"+id) {
+				t.Errorf("%s is stored as %q", name, stored)
+			}
+		}
+	})
+}
+
+// Values are encrypted where that is asked for, compressed first, however they are written and read.
+func TestValuesAreEncrypted(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		o := options(s.Mode())
+		o.Keyring, o.CompressAbove = keyring(t, "a", map[string][]byte{"a": newKey()}), 100
+		s = open(t, o)
+		long := bytes.Repeat([]byte("canary"), 100)
+		w := func(value []byte) store.Write {
+			return store.Write{Value: value, Fresh: time.Hour, Encrypt: true, Tags: []string{"t"}, ContentType: "text/plain"}
+		}
+		ctx := t.Context()
+		values := map[string][]byte{"set": []byte("canary"), "long": long, "empty": {}, "if absent": long, "batch": long, "lease": long}
+		for _, key := range []string{"set", "long", "empty"} {
+			if _, _, err := s.Set(ctx, namespace, key, w(values[key]), store.Condition{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, _, err := s.Set(ctx, namespace, "if absent", w(long), store.Condition{Kind: store.IfAbsent}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.BatchSet(ctx, namespace, []store.BatchWrite{{Key: "batch", Write: w(long)}}); err != nil {
+			t.Fatal(err)
+		}
+		leased, err := s.GetOrLease(ctx, namespace, "lease", store.LeaseOptions{TTL: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if outcome, _, err := s.Fill(ctx, namespace, "lease", leased.Token, w(long)); outcome != store.Filled || err != nil {
+			t.Fatal(outcome, err)
+		}
+		for key, want := range values {
+			for _, near := range []bool{true, false} {
+				got, err := s.Get(ctx, namespace, key, near)
+				if err != nil || got.Entry == nil || !bytes.Equal(got.Value, want) || got.ContentType != "text/plain" {
+					t.Errorf("%s came back as %+v, %v", key, got.Entry, err)
+				}
+			}
+			stored := s.Command(t, "GET", "ld:c:{"+namespace+":"+key+"}").(string)
+			if strings.Contains(stored, "canary") || len(stored) > 300 {
+				t.Errorf("%s is stored as %q", key, stored)
+			}
+			found, err := s.BatchGet(ctx, namespace, []string{key}, false)
+			if err != nil || found[0].Entry == nil || !bytes.Equal(found[0].Value, want) {
+				t.Errorf("%s came back in a batch as %+v, %v", key, found, err)
+			}
+		}
+		// Another entry's value under this key is not this key's.
+		other := s.Command(t, "GET", "ld:c:{"+namespace+":long}").(string)
+		s.Command(t, "SET", "ld:c:{"+namespace+":set}", other)
+		if got, err := s.Get(ctx, namespace, "set", false); !errors.Is(err, store.ErrCorrupt) || got.Entry != nil {
+			t.Errorf("a moved value came back as %+v, %v", got.Entry, err)
+		}
+	})
+}
+
+// What is to be encrypted is not stored as it is.
+func TestNothingIsStoredWithoutTheKeyringItNeeds(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		w := store.Write{Value: []byte("canary"), Fresh: time.Hour, Encrypt: true}
+		_, _, err := s.Set(t.Context(), namespace, "k", w, store.Condition{})
+		_, batchErr := s.BatchSet(t.Context(), namespace, []store.BatchWrite{{Key: "k2"}, {Key: "k", Write: w}})
+		leased, leaseErr := s.GetOrLease(t.Context(), namespace, "k", store.LeaseOptions{TTL: time.Minute})
+		if leaseErr != nil {
+			t.Fatal(leaseErr)
+		}
+		_, _, fillErr := s.Fill(t.Context(), namespace, "k", leased.Token, w)
+		for _, err := range []error{err, batchErr, fillErr} {
+			if !errors.Is(err, store.ErrKeyUnknown) {
+				t.Errorf("got %v", err)
+			}
+		}
+		for _, key := range []string{"k", "k2"} {
+			if s.Command(t, "EXISTS", "ld:c:{"+namespace+":"+key+"}") != int64(0) {
+				t.Errorf("%s was written", key)
+			}
+		}
+	})
+}
