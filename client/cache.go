@@ -100,6 +100,8 @@ type Entry struct {
 	Source Source
 	// ContentType is the media type given with the value; empty means that none was.
 	ContentType string
+	// Tags are the labels kept with the entry.
+	Tags []string
 	// Err is why the Outcome is Failed, and else nil. It occurs in batches only.
 	Err error
 }
@@ -287,6 +289,7 @@ func entry(r interface {
 	GetAge() *durationpb.Duration
 	GetSource() cachev1.Source
 	GetContentType() string
+	GetTags() []string
 },
 ) Entry {
 	return Entry{
@@ -297,6 +300,7 @@ func entry(r interface {
 		Age:         r.GetAge().AsDuration(),
 		Source:      Source(name(r.GetSource(), "SOURCE_")),
 		ContentType: r.GetContentType(),
+		Tags:        r.GetTags(),
 	}
 }
 

@@ -52,10 +52,11 @@ func TestGet(t *testing.T) {
 		Age:         durationpb.New(time.Second),
 		Source:      cachev1.Source_SOURCE_NEAR_CACHE,
 		ContentType: "text/plain",
+		Tags:        []string{"t"},
 	}
 	want := client.Entry{
 		Key: "user:1", Outcome: client.Hit, Value: []byte("v"), ETag: "e1", TTL: time.Minute, StaleTTL: time.Hour,
-		Age: time.Second, Source: client.NearCache, ContentType: "text/plain",
+		Age: time.Second, Source: client.NearCache, ContentType: "text/plain", Tags: []string{"t"},
 	}
 	asks(t, "Plain", resp, func(c *client.Client) (client.Entry, error) {
 		return c.Cache.Get(t.Context(), "user:1")
@@ -286,4 +287,32 @@ func TestListKeys(t *testing.T) {
 	if n := b.calls() - before; n != 1 {
 		t.Errorf("%d pages were fetched for the first key, want 1", n)
 	}
+}
+
+func TestStats(t *testing.T) {
+	t.Parallel()
+	resp := &cachev1.GetStatsResponse{
+		StartedAt: timestamppb.New(noon),
+		Namespaces: []*cachev1.NamespaceStats{{Namespace: "shop", HitRatio: new(0.75), Reads: []*cachev1.ReadCount{
+			{Outcome: cachev1.ReadOutcome_READ_OUTCOME_HIT, Source: cachev1.Source_SOURCE_NEAR_CACHE, Count: 3},
+			{Outcome: cachev1.ReadOutcome_READ_OUTCOME_PENDING, Source: cachev1.Source_SOURCE_REDIS, Count: 1},
+		}}},
+		NearCache: &cachev1.NearCacheStats{Entries: 1, Bytes: 2, Evictions: 3, Invalidations: 4, Flushes: 5},
+	}
+	want := client.Stats{
+		StartedAt: noon,
+		Namespaces: []client.NamespaceStats{{Namespace: "shop", HitRatio: 0.75, Reads: []client.ReadCount{
+			{Outcome: client.Hit, Source: client.NearCache, Count: 3}, {Outcome: client.Pending, Source: client.Redis, Count: 1},
+		}}},
+		NearCache: client.NearCacheStats{Entries: 1, Bytes: 2, Evictions: 3, Invalidations: 4, Flushes: 5},
+	}
+	asks(t, "OneNamespace", resp, func(c *client.Client) (client.Stats, error) {
+		return c.Cache.Stats(t.Context(), client.StatsOptions{})
+	}, &cachev1.GetStatsRequest{Namespace: "shop"}, want)
+	asks(t, "DefaultNamespace", resp, func(c *client.Client) (client.Stats, error) {
+		return c.Cache.In("").Stats(t.Context(), client.StatsOptions{})
+	}, &cachev1.GetStatsRequest{Namespace: "default"}, want)
+	asks(t, "AllNamespaces", resp, func(c *client.Client) (client.Stats, error) {
+		return c.Cache.Stats(t.Context(), client.StatsOptions{AllNamespaces: true})
+	}, &cachev1.GetStatsRequest{}, want)
 }

@@ -20,11 +20,12 @@ type Cache struct {
 
 	store  *store.Store
 	limits Limits
+	reads  *reads
 }
 
 // NewCache returns a CacheService over a store.
 func NewCache(st *store.Store, l Limits) *Cache {
-	return &Cache{store: st, limits: l.withDefaults()}
+	return &Cache{store: st, limits: l.withDefaults(), reads: newReads()}
 }
 
 func (c *Cache) fields() *fields { return &fields{limits: &c.limits, now: c.store.Now} }
@@ -59,11 +60,12 @@ func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetRes
 	}
 	resp := &cachev1.GetResponse{
 		Outcome: cachev1.GetOutcome(v.outcome), Value: v.value, Etag: v.etag, Ttl: v.ttl, StaleTtl: v.staleTTL, Age: v.age,
-		Source: v.source, ContentType: v.contentType,
+		Source: v.source, ContentType: v.contentType, Tags: v.tags,
 	}
 	if resp.Outcome == cachev1.GetOutcome_GET_OUTCOME_HIT && resp.Etag == r.GetIfNoneMatch() {
 		resp.Outcome, resp.Value = cachev1.GetOutcome_GET_OUTCOME_NOT_MODIFIED, nil
 	}
+	c.reads.of(ns).add(cachev1.ReadOutcome(resp.Outcome), found.Near)
 	return resp, nil
 }
 
@@ -75,6 +77,7 @@ type entryView struct {
 	ttl, staleTTL, age *durationpb.Duration
 	source             cachev1.Source
 	contentType        string
+	tags               []string
 }
 
 func view(found store.Found, now time.Time) entryView {
@@ -84,7 +87,7 @@ func view(found store.Found, now time.Time) entryView {
 	}
 	v := entryView{
 		outcome: cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_HIT, value: e.Value, etag: e.ETag.String(),
-		source: cachev1.Source_SOURCE_REDIS, contentType: e.ContentType,
+		source: cachev1.Source_SOURCE_REDIS, contentType: e.ContentType, tags: e.Tags,
 	}
 	if found.Near {
 		v.source = cachev1.Source_SOURCE_NEAR_CACHE
@@ -260,29 +263,38 @@ func (c *Cache) BatchGet(ctx context.Context, r *cachev1.BatchGetRequest) (*cach
 	for _, key := range r.GetKeys() {
 		size += 2*len(key) + resultOverhead // a key left out is named twice
 	}
+	reads := c.reads.of(ns)
 	for i, key := range r.GetKeys() {
 		result := &cachev1.BatchGetResult{Key: key}
 		resp.Results[i] = result
 		if err := found[i].Err; err != nil {
+			reads.add(cachev1.ReadOutcome_READ_OUTCOME_FAILED, false)
 			result.Outcome, result.Reason = cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_FAILED, reason(err)
 			continue
 		}
 		v := view(found[i].Found, now)
 		more := len(v.value) + len(v.contentType)
+		for _, tag := range v.tags {
+			more += len(tag) + tagOverhead
+		}
 		if i > 0 && more > 0 && size+more > c.limits.MaxBatchBytes { // the first fits always, so that callers get on
 			result.Outcome = cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_UNPROCESSED
 			resp.Unprocessed = append(resp.Unprocessed, key)
 			continue // a smaller one may still fit
 		}
 		size += more
-		result.Outcome, result.Value, result.Etag, result.Ttl = v.outcome, v.value, v.etag, v.ttl
+		result.Outcome, result.Value, result.Etag, result.Ttl, result.Tags = v.outcome, v.value, v.etag, v.ttl, v.tags
 		result.StaleTtl, result.Age, result.Source, result.ContentType = v.staleTTL, v.age, v.source, v.contentType
+		reads.add(cachev1.ReadOutcome(v.outcome), found[i].Near)
 	}
 	return resp, nil
 }
 
 // resultOverhead is about what a result takes in an answer beside its key, its value and its content type.
 const resultOverhead = 128
+
+// tagOverhead is what a tag takes beside its bytes.
+const tagOverhead = 3
 
 // BatchSet writes several entries.
 func (c *Cache) BatchSet(ctx context.Context, r *cachev1.BatchSetRequest) (*cachev1.BatchSetResponse, error) {

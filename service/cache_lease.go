@@ -47,7 +47,7 @@ func (c *Cache) GetOrLease(ctx context.Context, r *cachev1.GetOrLeaseRequest) (*
 	v := view(l.Found, c.store.Now())
 	resp := &cachev1.GetOrLeaseResponse{
 		Value: v.value, Etag: v.etag, Ttl: v.ttl, StaleTtl: v.staleTTL, Age: v.age,
-		Source: v.source, ContentType: v.contentType, LeaseToken: l.Token,
+		Source: v.source, ContentType: v.contentType, Tags: v.tags, LeaseToken: l.Token,
 	}
 	switch {
 	case l.Entry != nil && l.Fresh && l.Negative:
@@ -65,6 +65,11 @@ func (c *Cache) GetOrLease(ctx context.Context, r *cachev1.GetOrLeaseRequest) (*
 	if l.Token != "" {
 		resp.LeaseTtl = durationpb.New(l.LeaseTTL)
 	}
+	read := cachev1.ReadOutcome(resp.Outcome) // numbered alike but for one
+	if resp.Outcome == cachev1.GetOrLeaseOutcome_GET_OR_LEASE_OUTCOME_PENDING {
+		read = cachev1.ReadOutcome_READ_OUTCOME_PENDING
+	}
+	c.reads.of(ns).add(read, l.Near)
 	return resp, nil
 }
 

@@ -50,6 +50,9 @@ func (a *api) eachMethod(t testing.TB, s *sessionv1.CreateSessionResponse, ended
 	t.Helper()
 	var calls sync.WaitGroup
 	for _, m := range methods() {
+		if m.Name() == "GetStats" { // needs no Redis
+			continue
+		}
 		text, ok := requests[string(m.Name())]
 		if !ok {
 			t.Fatalf("no request of %s", m.Name())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store"
 )
 
@@ -162,6 +164,31 @@ func (m *Metrics) watch(stats func() store.Stats, o Options) {
 		counterFunc("larder_near_cache_invalidations_total", "Entries dropped from the near cache because they changed in Redis.", nil, read(func(s store.Stats) int64 { return s.NearInvalidations })),
 		counterFunc("larder_near_cache_flushes_total", "Times that the near cache was emptied, as when a connection was lost.", nil, read(func(s store.Stats) int64 { return s.NearFlushes })),
 	)
+}
+
+// watchReads adds what reads have found. The counts are read when Prometheus asks, so that a read counts once and nowhere
+// else.
+func (m *Metrics) watchReads(r *reads) { m.registry.MustRegister(readsCollector{r}) }
+
+// A readsCollector shows the counts of reads, those of at most maxReadNamespaces namespaces and one more.
+type readsCollector struct{ reads *reads }
+
+var readsDesc = prometheus.NewDesc("larder_cache_reads_total",
+	"Entries that were read by Get, BatchGet and GetOrLease, by what was found and where that was known; namespaces beyond the first 100 are together _other.",
+	[]string{"namespace", "outcome", "source"}, nil)
+
+// Describe is part of prometheus.Collector.
+func (readsCollector) Describe(ch chan<- *prometheus.Desc) { ch <- readsDesc }
+
+// Collect is part of prometheus.Collector.
+func (c readsCollector) Collect(ch chan<- prometheus.Metric) {
+	for namespace, counts := range c.reads.all() {
+		counts.each(func(outcome cachev1.ReadOutcome, source cachev1.Source, n int64) {
+			ch <- prometheus.MustNewConstMetric(readsDesc, prometheus.CounterValue, float64(n), namespace,
+				strings.ToLower(strings.TrimPrefix(outcome.String(), "READ_OUTCOME_")),
+				strings.ToLower(strings.TrimPrefix(source.String(), "SOURCE_")))
+		})
+	}
 }
 
 // Command counts a round trip to Redis, and warns of a slow one. It is part of store.Observer.

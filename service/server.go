@@ -92,7 +92,9 @@ type Server struct {
 func New(st *store.Store, m *Metrics, o Options) *Server {
 	s := newServer(st.Ping, m, o)
 	m.watch(st.Stats, s.options)
-	cachev1.RegisterCacheServiceServer(s.grpc, NewCache(st, o.Limits))
+	cache := NewCache(st, o.Limits)
+	m.watchReads(cache.reads)
+	cachev1.RegisterCacheServiceServer(s.grpc, cache)
 	sessionv1.RegisterSessionServiceServer(s.grpc, NewSession(st, o.Limits))
 	m.serve(s.grpc.GetServiceInfo()) // last, for it must know every method
 	return s

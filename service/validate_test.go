@@ -327,6 +327,7 @@ func edges() (bad, good [][3]string) {
 		{"ClearNamespace", "", "namespace"},
 		{"ClearNamespace", `namespace: "default" mode: 3`, "mode"},
 		{"ClearNamespace", `namespace: "default" mode: -1`, "mode"},
+		{"GetStats", `namespace: "_other"`, "namespace"},
 		{"Watch", numbered(17, `prefixes: "p%d"`), "prefixes"},
 		{"Watch", `prefixes: "a" prefixes: ""`, "prefixes[1]"},
 		{"Watch", "prefixes: " + quoted(1025), "prefixes[0]"},

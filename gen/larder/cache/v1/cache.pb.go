@@ -1073,6 +1073,79 @@ func (WatchEvent) EnumDescriptor() ([]byte, []int) {
 	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{17}
 }
 
+// ReadOutcome is what a read found, whichever method made it.
+type ReadOutcome int32
+
+const (
+	// READ_OUTCOME_UNSPECIFIED is never sent.
+	ReadOutcome_READ_OUTCOME_UNSPECIFIED ReadOutcome = 0
+	// READ_OUTCOME_HIT means that there was a fresh value.
+	ReadOutcome_READ_OUTCOME_HIT ReadOutcome = 1
+	// READ_OUTCOME_STALE means that there was a stale value.
+	ReadOutcome_READ_OUTCOME_STALE ReadOutcome = 2
+	// READ_OUTCOME_NEGATIVE means that there was a fresh entry which says that the origin has no such value.
+	ReadOutcome_READ_OUTCOME_NEGATIVE ReadOutcome = 3
+	// READ_OUTCOME_MISS means that there was no entry, or none that the caller accepted.
+	ReadOutcome_READ_OUTCOME_MISS ReadOutcome = 4
+	// READ_OUTCOME_NOT_MODIFIED means that there was a fresh value with the etag that the caller held.
+	ReadOutcome_READ_OUTCOME_NOT_MODIFIED ReadOutcome = 5
+	// READ_OUTCOME_PENDING means that there was no entry, and that somebody else had the lease to load it.
+	ReadOutcome_READ_OUTCOME_PENDING ReadOutcome = 6
+	// READ_OUTCOME_FAILED means that a key of a batch could not be read. Calls that fail as a whole are not counted here.
+	ReadOutcome_READ_OUTCOME_FAILED ReadOutcome = 7
+)
+
+// Enum value maps for ReadOutcome.
+var (
+	ReadOutcome_name = map[int32]string{
+		0: "READ_OUTCOME_UNSPECIFIED",
+		1: "READ_OUTCOME_HIT",
+		2: "READ_OUTCOME_STALE",
+		3: "READ_OUTCOME_NEGATIVE",
+		4: "READ_OUTCOME_MISS",
+		5: "READ_OUTCOME_NOT_MODIFIED",
+		6: "READ_OUTCOME_PENDING",
+		7: "READ_OUTCOME_FAILED",
+	}
+	ReadOutcome_value = map[string]int32{
+		"READ_OUTCOME_UNSPECIFIED":  0,
+		"READ_OUTCOME_HIT":          1,
+		"READ_OUTCOME_STALE":        2,
+		"READ_OUTCOME_NEGATIVE":     3,
+		"READ_OUTCOME_MISS":         4,
+		"READ_OUTCOME_NOT_MODIFIED": 5,
+		"READ_OUTCOME_PENDING":      6,
+		"READ_OUTCOME_FAILED":       7,
+	}
+)
+
+func (x ReadOutcome) Enum() *ReadOutcome {
+	p := new(ReadOutcome)
+	*p = x
+	return p
+}
+
+func (x ReadOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReadOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_larder_cache_v1_cache_proto_enumTypes[18].Descriptor()
+}
+
+func (ReadOutcome) Type() protoreflect.EnumType {
+	return &file_larder_cache_v1_cache_proto_enumTypes[18]
+}
+
+func (x ReadOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReadOutcome.Descriptor instead.
+func (ReadOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{18}
+}
+
 // GetRequest asks for one entry.
 type GetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1185,7 +1258,9 @@ type GetResponse struct {
 	// source says where the entry was read; unspecified on a MISS.
 	Source Source `protobuf:"varint,7,opt,name=source,proto3,enum=larder.cache.v1.Source" json:"source,omitempty"`
 	// content_type is the media type given with the value; empty means none was given.
-	ContentType   string `protobuf:"bytes,8,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	ContentType string `protobuf:"bytes,8,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	// tags are the labels kept with the entry.
+	Tags          []string `protobuf:"bytes,9,rep,name=tags,proto3" json:"tags,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1274,6 +1349,13 @@ func (x *GetResponse) GetContentType() string {
 		return x.ContentType
 	}
 	return ""
+}
+
+func (x *GetResponse) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
 }
 
 // SetRequest asks to write one entry.
@@ -2209,7 +2291,9 @@ type BatchGetResult struct {
 	// content_type is the media type given with the value; empty means none was given.
 	ContentType string `protobuf:"bytes,9,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
 	// reason is the error reason of a FAILED outcome, as in google.rpc.ErrorInfo; empty otherwise.
-	Reason        string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	// tags are the labels kept with the entry.
+	Tags          []string `protobuf:"bytes,11,rep,name=tags,proto3" json:"tags,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2312,6 +2396,13 @@ func (x *BatchGetResult) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *BatchGetResult) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
 }
 
 // BatchGetResponse holds one result for each key, in the order of the request.
@@ -3243,7 +3334,9 @@ type GetOrLeaseResponse struct {
 	// lease_ttl is how long the lease lasts; unset without one.
 	LeaseTtl *durationpb.Duration `protobuf:"bytes,10,opt,name=lease_ttl,json=leaseTtl,proto3" json:"lease_ttl,omitempty"`
 	// retry_after is when to ask again; set when outcome is PENDING.
-	RetryAfter    *durationpb.Duration `protobuf:"bytes,11,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	RetryAfter *durationpb.Duration `protobuf:"bytes,11,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	// tags are the labels kept with the entry.
+	Tags          []string `protobuf:"bytes,12,rep,name=tags,proto3" json:"tags,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3351,6 +3444,13 @@ func (x *GetOrLeaseResponse) GetLeaseTtl() *durationpb.Duration {
 func (x *GetOrLeaseResponse) GetRetryAfter() *durationpb.Duration {
 	if x != nil {
 		return x.RetryAfter
+	}
+	return nil
+}
+
+func (x *GetOrLeaseResponse) GetTags() []string {
+	if x != nil {
+		return x.Tags
 	}
 	return nil
 }
@@ -4019,6 +4119,328 @@ func (x *WatchResponse) GetTag() string {
 	return ""
 }
 
+// GetStatsRequest asks for the figures of the replica that answers.
+type GetStatsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace asks for one namespace alone, as in NamespaceStats; empty means all.
+	Namespace     string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStatsRequest) Reset() {
+	*x = GetStatsRequest{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStatsRequest) ProtoMessage() {}
+
+func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStatsRequest.ProtoReflect.Descriptor instead.
+func (*GetStatsRequest) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *GetStatsRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+// GetStatsResponse holds figures of one replica.
+type GetStatsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// started_at is when the replica began to count.
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// namespaces are those that were read since, in the order of their names.
+	Namespaces []*NamespaceStats `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	// near_cache is the memory of the replica, of all namespaces and of sessions together.
+	NearCache     *NearCacheStats `protobuf:"bytes,3,opt,name=near_cache,json=nearCache,proto3" json:"near_cache,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStatsResponse) Reset() {
+	*x = GetStatsResponse{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStatsResponse) ProtoMessage() {}
+
+func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStatsResponse.ProtoReflect.Descriptor instead.
+func (*GetStatsResponse) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *GetStatsResponse) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *GetStatsResponse) GetNamespaces() []*NamespaceStats {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *GetStatsResponse) GetNearCache() *NearCacheStats {
+	if x != nil {
+		return x.NearCache
+	}
+	return nil
+}
+
+// NamespaceStats counts the reads of one namespace by Get, BatchGet, each key by itself, and GetOrLease.
+type NamespaceStats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is its name. A replica tells the first 100 namespaces apart that are read; all later ones are counted
+	// together as "_other".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// hit_ratio is the share of HIT, STALE, NEGATIVE and NOT_MODIFIED, 0 to 1, in all reads but FAILED ones; unset when
+	// there are none.
+	HitRatio *float64 `protobuf:"fixed64,2,opt,name=hit_ratio,json=hitRatio,proto3,oneof" json:"hit_ratio,omitempty"`
+	// reads are the counts that are not zero.
+	Reads         []*ReadCount `protobuf:"bytes,3,rep,name=reads,proto3" json:"reads,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamespaceStats) Reset() {
+	*x = NamespaceStats{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamespaceStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamespaceStats) ProtoMessage() {}
+
+func (x *NamespaceStats) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamespaceStats.ProtoReflect.Descriptor instead.
+func (*NamespaceStats) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *NamespaceStats) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *NamespaceStats) GetHitRatio() float64 {
+	if x != nil && x.HitRatio != nil {
+		return *x.HitRatio
+	}
+	return 0
+}
+
+func (x *NamespaceStats) GetReads() []*ReadCount {
+	if x != nil {
+		return x.Reads
+	}
+	return nil
+}
+
+// ReadCount is how many reads had one outcome and one source.
+type ReadCount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// outcome is what was found.
+	Outcome ReadOutcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=larder.cache.v1.ReadOutcome" json:"outcome,omitempty"`
+	// source is where that was known: NEAR_CACHE or REDIS, also of a MISS.
+	Source Source `protobuf:"varint,2,opt,name=source,proto3,enum=larder.cache.v1.Source" json:"source,omitempty"`
+	// count is how many there were.
+	Count         int64 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadCount) Reset() {
+	*x = ReadCount{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadCount) ProtoMessage() {}
+
+func (x *ReadCount) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadCount.ProtoReflect.Descriptor instead.
+func (*ReadCount) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ReadCount) GetOutcome() ReadOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return ReadOutcome_READ_OUTCOME_UNSPECIFIED
+}
+
+func (x *ReadCount) GetSource() Source {
+	if x != nil {
+		return x.Source
+	}
+	return Source_SOURCE_UNSPECIFIED
+}
+
+func (x *ReadCount) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// NearCacheStats are figures of a near cache. All are zero where there is none.
+type NearCacheStats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// entries is how many entries it holds.
+	Entries int64 `protobuf:"varint,1,opt,name=entries,proto3" json:"entries,omitempty"`
+	// bytes is about how much memory it takes.
+	Bytes int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// evictions counts entries dropped for want of room.
+	Evictions int64 `protobuf:"varint,3,opt,name=evictions,proto3" json:"evictions,omitempty"`
+	// invalidations counts entries dropped because they changed in Redis.
+	Invalidations int64 `protobuf:"varint,4,opt,name=invalidations,proto3" json:"invalidations,omitempty"`
+	// flushes counts the times that everything was dropped, as when a connection was lost.
+	Flushes       int64 `protobuf:"varint,5,opt,name=flushes,proto3" json:"flushes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NearCacheStats) Reset() {
+	*x = NearCacheStats{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NearCacheStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NearCacheStats) ProtoMessage() {}
+
+func (x *NearCacheStats) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NearCacheStats.ProtoReflect.Descriptor instead.
+func (*NearCacheStats) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *NearCacheStats) GetEntries() int64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *NearCacheStats) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *NearCacheStats) GetEvictions() int64 {
+	if x != nil {
+		return x.Evictions
+	}
+	return 0
+}
+
+func (x *NearCacheStats) GetInvalidations() int64 {
+	if x != nil {
+		return x.Invalidations
+	}
+	return 0
+}
+
+func (x *NearCacheStats) GetFlushes() int64 {
+	if x != nil {
+		return x.Flushes
+	}
+	return 0
+}
+
 var File_larder_cache_v1_cache_proto protoreflect.FileDescriptor
 
 const file_larder_cache_v1_cache_proto_rawDesc = "" +
@@ -4033,7 +4455,7 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\amax_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\x12$\n" +
 	"\vallow_stale\x18\x06 \x01(\bH\x00R\n" +
 	"allowStale\x88\x01\x01B\x0e\n" +
-	"\f_allow_stale\"\xd4\x02\n" +
+	"\f_allow_stale\"\xe8\x02\n" +
 	"\vGetResponse\x125\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x1b.larder.cache.v1.GetOutcomeR\aoutcome\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x12\n" +
@@ -4042,7 +4464,8 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\tstale_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bstaleTtl\x12+\n" +
 	"\x03age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12/\n" +
 	"\x06source\x18\a \x01(\x0e2\x17.larder.cache.v1.SourceR\x06source\x12!\n" +
-	"\fcontent_type\x18\b \x01(\tR\vcontentType\"\x80\x04\n" +
+	"\fcontent_type\x18\b \x01(\tR\vcontentType\x12\x12\n" +
+	"\x04tags\x18\t \x03(\tR\x04tags\"\x80\x04\n" +
 	"\n" +
 	"SetRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
@@ -4111,7 +4534,7 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\x0fBatchGetRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04keys\x18\x02 \x03(\tR\x04keys\x12>\n" +
-	"\vconsistency\x18\x03 \x01(\x0e2\x1c.larder.cache.v1.ConsistencyR\vconsistency\"\x86\x03\n" +
+	"\vconsistency\x18\x03 \x01(\x0e2\x1c.larder.cache.v1.ConsistencyR\vconsistency\"\x9a\x03\n" +
 	"\x0eBatchGetResult\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12:\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2 .larder.cache.v1.BatchGetOutcomeR\aoutcome\x12\x14\n" +
@@ -4123,7 +4546,8 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\x06source\x18\b \x01(\x0e2\x17.larder.cache.v1.SourceR\x06source\x12!\n" +
 	"\fcontent_type\x18\t \x01(\tR\vcontentType\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"o\n" +
+	" \x01(\tR\x06reason\x12\x12\n" +
+	"\x04tags\x18\v \x03(\tR\x04tags\"o\n" +
 	"\x10BatchGetResponse\x129\n" +
 	"\aresults\x18\x01 \x03(\v2\x1f.larder.cache.v1.BatchGetResultR\aresults\x12 \n" +
 	"\vunprocessed\x18\x02 \x03(\tR\vunprocessed\"\xd1\x02\n" +
@@ -4182,7 +4606,7 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\fwait_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vwaitTimeout\x12\x17\n" +
 	"\x04beta\x18\x05 \x01(\x01H\x00R\x04beta\x88\x01\x01\x122\n" +
 	"\amax_age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06maxAgeB\a\n" +
-	"\x05_beta\"\xf7\x03\n" +
+	"\x05_beta\"\x8b\x04\n" +
 	"\x12GetOrLeaseResponse\x12<\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\".larder.cache.v1.GetOrLeaseOutcomeR\aoutcome\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x12\n" +
@@ -4197,7 +4621,8 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\tlease_ttl\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\x12:\n" +
 	"\vretry_after\x18\v \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter\"\x8f\x03\n" +
+	"retryAfter\x12\x12\n" +
+	"\x04tags\x18\f \x03(\tR\x04tags\"\x8f\x03\n" +
 	"\vFillRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1f\n" +
@@ -4241,7 +4666,33 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\rWatchResponse\x121\n" +
 	"\x05event\x18\x01 \x01(\x0e2\x1b.larder.cache.v1.WatchEventR\x05event\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x10\n" +
-	"\x03tag\x18\x03 \x01(\tR\x03tag*Y\n" +
+	"\x03tag\x18\x03 \x01(\tR\x03tag\"/\n" +
+	"\x0fGetStatsRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\"\xce\x01\n" +
+	"\x10GetStatsResponse\x129\n" +
+	"\n" +
+	"started_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12?\n" +
+	"\n" +
+	"namespaces\x18\x02 \x03(\v2\x1f.larder.cache.v1.NamespaceStatsR\n" +
+	"namespaces\x12>\n" +
+	"\n" +
+	"near_cache\x18\x03 \x01(\v2\x1f.larder.cache.v1.NearCacheStatsR\tnearCache\"\x90\x01\n" +
+	"\x0eNamespaceStats\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12 \n" +
+	"\thit_ratio\x18\x02 \x01(\x01H\x00R\bhitRatio\x88\x01\x01\x120\n" +
+	"\x05reads\x18\x03 \x03(\v2\x1a.larder.cache.v1.ReadCountR\x05readsB\f\n" +
+	"\n" +
+	"_hit_ratio\"\x8a\x01\n" +
+	"\tReadCount\x126\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\x1c.larder.cache.v1.ReadOutcomeR\aoutcome\x12/\n" +
+	"\x06source\x18\x02 \x01(\x0e2\x17.larder.cache.v1.SourceR\x06source\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\x03R\x05count\"\x9e\x01\n" +
+	"\x0eNearCacheStats\x12\x18\n" +
+	"\aentries\x18\x01 \x01(\x03R\aentries\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x1c\n" +
+	"\tevictions\x18\x03 \x01(\x03R\tevictions\x12$\n" +
+	"\rinvalidations\x18\x04 \x01(\x03R\rinvalidations\x12\x18\n" +
+	"\aflushes\x18\x05 \x01(\x03R\aflushes*Y\n" +
 	"\vConsistency\x12\x1b\n" +
 	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10CONSISTENCY_NEAR\x10\x01\x12\x17\n" +
@@ -4337,7 +4788,16 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\x1bWATCH_EVENT_TAG_INVALIDATED\x10\x02\x12\x17\n" +
 	"\x13WATCH_EVENT_CLEARED\x10\x03\x12\x15\n" +
 	"\x11WATCH_EVENT_RESET\x10\x04\x12\x19\n" +
-	"\x15WATCH_EVENT_HEARTBEAT\x10\x052\x84\v\n" +
+	"\x15WATCH_EVENT_HEARTBEAT\x10\x05*\xdd\x01\n" +
+	"\vReadOutcome\x12\x1c\n" +
+	"\x18READ_OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10READ_OUTCOME_HIT\x10\x01\x12\x16\n" +
+	"\x12READ_OUTCOME_STALE\x10\x02\x12\x19\n" +
+	"\x15READ_OUTCOME_NEGATIVE\x10\x03\x12\x15\n" +
+	"\x11READ_OUTCOME_MISS\x10\x04\x12\x1d\n" +
+	"\x19READ_OUTCOME_NOT_MODIFIED\x10\x05\x12\x18\n" +
+	"\x14READ_OUTCOME_PENDING\x10\x06\x12\x17\n" +
+	"\x13READ_OUTCOME_FAILED\x10\a2\xda\v\n" +
 	"\fCacheService\x12E\n" +
 	"\x03Get\x12\x1b.larder.cache.v1.GetRequest\x1a\x1c.larder.cache.v1.GetResponse\"\x03\x90\x02\x01\x12E\n" +
 	"\x03Set\x12\x1b.larder.cache.v1.SetRequest\x1a\x1c.larder.cache.v1.SetResponse\"\x03\x90\x02\x02\x12N\n" +
@@ -4355,7 +4815,8 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\x0eInvalidateTags\x12&.larder.cache.v1.InvalidateTagsRequest\x1a'.larder.cache.v1.InvalidateTagsResponse\"\x03\x90\x02\x02\x12f\n" +
 	"\x0eClearNamespace\x12&.larder.cache.v1.ClearNamespaceRequest\x1a'.larder.cache.v1.ClearNamespaceResponse\"\x03\x90\x02\x02\x12M\n" +
 	"\x05Watch\x12\x1d.larder.cache.v1.WatchRequest\x1a\x1e.larder.cache.v1.WatchResponse\"\x03\x90\x02\x010\x01\x12T\n" +
-	"\bListKeys\x12 .larder.cache.v1.ListKeysRequest\x1a!.larder.cache.v1.ListKeysResponse\"\x03\x90\x02\x01B9Z7github.com/berthcare/larder/gen/larder/cache/v1;cachev1b\x06proto3"
+	"\bListKeys\x12 .larder.cache.v1.ListKeysRequest\x1a!.larder.cache.v1.ListKeysResponse\"\x03\x90\x02\x01\x12T\n" +
+	"\bGetStats\x12 .larder.cache.v1.GetStatsRequest\x1a!.larder.cache.v1.GetStatsResponse\"\x03\x90\x02\x01B9Z7github.com/berthcare/larder/gen/larder/cache/v1;cachev1b\x06proto3"
 
 var (
 	file_larder_cache_v1_cache_proto_rawDescOnce sync.Once
@@ -4369,8 +4830,8 @@ func file_larder_cache_v1_cache_proto_rawDescGZIP() []byte {
 	return file_larder_cache_v1_cache_proto_rawDescData
 }
 
-var file_larder_cache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 18)
-var file_larder_cache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_larder_cache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 19)
+var file_larder_cache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_larder_cache_v1_cache_proto_goTypes = []any{
 	(Consistency)(0),               // 0: larder.cache.v1.Consistency
 	(Source)(0),                    // 1: larder.cache.v1.Source
@@ -4390,139 +4851,153 @@ var file_larder_cache_v1_cache_proto_goTypes = []any{
 	(ReleaseLeaseOutcome)(0),       // 15: larder.cache.v1.ReleaseLeaseOutcome
 	(InvalidationMode)(0),          // 16: larder.cache.v1.InvalidationMode
 	(WatchEvent)(0),                // 17: larder.cache.v1.WatchEvent
-	(*GetRequest)(nil),             // 18: larder.cache.v1.GetRequest
-	(*GetResponse)(nil),            // 19: larder.cache.v1.GetResponse
-	(*SetRequest)(nil),             // 20: larder.cache.v1.SetRequest
-	(*SetResponse)(nil),            // 21: larder.cache.v1.SetResponse
-	(*DeleteRequest)(nil),          // 22: larder.cache.v1.DeleteRequest
-	(*DeleteResponse)(nil),         // 23: larder.cache.v1.DeleteResponse
-	(*TouchRequest)(nil),           // 24: larder.cache.v1.TouchRequest
-	(*TouchResponse)(nil),          // 25: larder.cache.v1.TouchResponse
-	(*IncrementRequest)(nil),       // 26: larder.cache.v1.IncrementRequest
-	(*IncrementResponse)(nil),      // 27: larder.cache.v1.IncrementResponse
-	(*BatchGetRequest)(nil),        // 28: larder.cache.v1.BatchGetRequest
-	(*BatchGetResult)(nil),         // 29: larder.cache.v1.BatchGetResult
-	(*BatchGetResponse)(nil),       // 30: larder.cache.v1.BatchGetResponse
-	(*BatchSetItem)(nil),           // 31: larder.cache.v1.BatchSetItem
-	(*BatchSetRequest)(nil),        // 32: larder.cache.v1.BatchSetRequest
-	(*BatchSetResult)(nil),         // 33: larder.cache.v1.BatchSetResult
-	(*BatchSetResponse)(nil),       // 34: larder.cache.v1.BatchSetResponse
-	(*BatchDeleteRequest)(nil),     // 35: larder.cache.v1.BatchDeleteRequest
-	(*BatchDeleteResult)(nil),      // 36: larder.cache.v1.BatchDeleteResult
-	(*BatchDeleteResponse)(nil),    // 37: larder.cache.v1.BatchDeleteResponse
-	(*DeleteMatchingRequest)(nil),  // 38: larder.cache.v1.DeleteMatchingRequest
-	(*DeleteMatchingResponse)(nil), // 39: larder.cache.v1.DeleteMatchingResponse
-	(*ListKeysRequest)(nil),        // 40: larder.cache.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),       // 41: larder.cache.v1.ListKeysResponse
-	(*GetOrLeaseRequest)(nil),      // 42: larder.cache.v1.GetOrLeaseRequest
-	(*GetOrLeaseResponse)(nil),     // 43: larder.cache.v1.GetOrLeaseResponse
-	(*FillRequest)(nil),            // 44: larder.cache.v1.FillRequest
-	(*FillResponse)(nil),           // 45: larder.cache.v1.FillResponse
-	(*ReleaseLeaseRequest)(nil),    // 46: larder.cache.v1.ReleaseLeaseRequest
-	(*ReleaseLeaseResponse)(nil),   // 47: larder.cache.v1.ReleaseLeaseResponse
-	(*InvalidateTagsRequest)(nil),  // 48: larder.cache.v1.InvalidateTagsRequest
-	(*InvalidateTagsResponse)(nil), // 49: larder.cache.v1.InvalidateTagsResponse
-	(*ClearNamespaceRequest)(nil),  // 50: larder.cache.v1.ClearNamespaceRequest
-	(*ClearNamespaceResponse)(nil), // 51: larder.cache.v1.ClearNamespaceResponse
-	(*WatchRequest)(nil),           // 52: larder.cache.v1.WatchRequest
-	(*WatchResponse)(nil),          // 53: larder.cache.v1.WatchResponse
-	(*durationpb.Duration)(nil),    // 54: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 55: google.protobuf.Timestamp
+	(ReadOutcome)(0),               // 18: larder.cache.v1.ReadOutcome
+	(*GetRequest)(nil),             // 19: larder.cache.v1.GetRequest
+	(*GetResponse)(nil),            // 20: larder.cache.v1.GetResponse
+	(*SetRequest)(nil),             // 21: larder.cache.v1.SetRequest
+	(*SetResponse)(nil),            // 22: larder.cache.v1.SetResponse
+	(*DeleteRequest)(nil),          // 23: larder.cache.v1.DeleteRequest
+	(*DeleteResponse)(nil),         // 24: larder.cache.v1.DeleteResponse
+	(*TouchRequest)(nil),           // 25: larder.cache.v1.TouchRequest
+	(*TouchResponse)(nil),          // 26: larder.cache.v1.TouchResponse
+	(*IncrementRequest)(nil),       // 27: larder.cache.v1.IncrementRequest
+	(*IncrementResponse)(nil),      // 28: larder.cache.v1.IncrementResponse
+	(*BatchGetRequest)(nil),        // 29: larder.cache.v1.BatchGetRequest
+	(*BatchGetResult)(nil),         // 30: larder.cache.v1.BatchGetResult
+	(*BatchGetResponse)(nil),       // 31: larder.cache.v1.BatchGetResponse
+	(*BatchSetItem)(nil),           // 32: larder.cache.v1.BatchSetItem
+	(*BatchSetRequest)(nil),        // 33: larder.cache.v1.BatchSetRequest
+	(*BatchSetResult)(nil),         // 34: larder.cache.v1.BatchSetResult
+	(*BatchSetResponse)(nil),       // 35: larder.cache.v1.BatchSetResponse
+	(*BatchDeleteRequest)(nil),     // 36: larder.cache.v1.BatchDeleteRequest
+	(*BatchDeleteResult)(nil),      // 37: larder.cache.v1.BatchDeleteResult
+	(*BatchDeleteResponse)(nil),    // 38: larder.cache.v1.BatchDeleteResponse
+	(*DeleteMatchingRequest)(nil),  // 39: larder.cache.v1.DeleteMatchingRequest
+	(*DeleteMatchingResponse)(nil), // 40: larder.cache.v1.DeleteMatchingResponse
+	(*ListKeysRequest)(nil),        // 41: larder.cache.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),       // 42: larder.cache.v1.ListKeysResponse
+	(*GetOrLeaseRequest)(nil),      // 43: larder.cache.v1.GetOrLeaseRequest
+	(*GetOrLeaseResponse)(nil),     // 44: larder.cache.v1.GetOrLeaseResponse
+	(*FillRequest)(nil),            // 45: larder.cache.v1.FillRequest
+	(*FillResponse)(nil),           // 46: larder.cache.v1.FillResponse
+	(*ReleaseLeaseRequest)(nil),    // 47: larder.cache.v1.ReleaseLeaseRequest
+	(*ReleaseLeaseResponse)(nil),   // 48: larder.cache.v1.ReleaseLeaseResponse
+	(*InvalidateTagsRequest)(nil),  // 49: larder.cache.v1.InvalidateTagsRequest
+	(*InvalidateTagsResponse)(nil), // 50: larder.cache.v1.InvalidateTagsResponse
+	(*ClearNamespaceRequest)(nil),  // 51: larder.cache.v1.ClearNamespaceRequest
+	(*ClearNamespaceResponse)(nil), // 52: larder.cache.v1.ClearNamespaceResponse
+	(*WatchRequest)(nil),           // 53: larder.cache.v1.WatchRequest
+	(*WatchResponse)(nil),          // 54: larder.cache.v1.WatchResponse
+	(*GetStatsRequest)(nil),        // 55: larder.cache.v1.GetStatsRequest
+	(*GetStatsResponse)(nil),       // 56: larder.cache.v1.GetStatsResponse
+	(*NamespaceStats)(nil),         // 57: larder.cache.v1.NamespaceStats
+	(*ReadCount)(nil),              // 58: larder.cache.v1.ReadCount
+	(*NearCacheStats)(nil),         // 59: larder.cache.v1.NearCacheStats
+	(*durationpb.Duration)(nil),    // 60: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 61: google.protobuf.Timestamp
 }
 var file_larder_cache_v1_cache_proto_depIdxs = []int32{
 	0,  // 0: larder.cache.v1.GetRequest.consistency:type_name -> larder.cache.v1.Consistency
-	54, // 1: larder.cache.v1.GetRequest.max_age:type_name -> google.protobuf.Duration
+	60, // 1: larder.cache.v1.GetRequest.max_age:type_name -> google.protobuf.Duration
 	2,  // 2: larder.cache.v1.GetResponse.outcome:type_name -> larder.cache.v1.GetOutcome
-	54, // 3: larder.cache.v1.GetResponse.ttl:type_name -> google.protobuf.Duration
-	54, // 4: larder.cache.v1.GetResponse.stale_ttl:type_name -> google.protobuf.Duration
-	54, // 5: larder.cache.v1.GetResponse.age:type_name -> google.protobuf.Duration
+	60, // 3: larder.cache.v1.GetResponse.ttl:type_name -> google.protobuf.Duration
+	60, // 4: larder.cache.v1.GetResponse.stale_ttl:type_name -> google.protobuf.Duration
+	60, // 5: larder.cache.v1.GetResponse.age:type_name -> google.protobuf.Duration
 	1,  // 6: larder.cache.v1.GetResponse.source:type_name -> larder.cache.v1.Source
-	54, // 7: larder.cache.v1.SetRequest.ttl:type_name -> google.protobuf.Duration
-	55, // 8: larder.cache.v1.SetRequest.expire_time:type_name -> google.protobuf.Timestamp
-	54, // 9: larder.cache.v1.SetRequest.stale_ttl:type_name -> google.protobuf.Duration
+	60, // 7: larder.cache.v1.SetRequest.ttl:type_name -> google.protobuf.Duration
+	61, // 8: larder.cache.v1.SetRequest.expire_time:type_name -> google.protobuf.Timestamp
+	60, // 9: larder.cache.v1.SetRequest.stale_ttl:type_name -> google.protobuf.Duration
 	3,  // 10: larder.cache.v1.SetResponse.outcome:type_name -> larder.cache.v1.SetOutcome
 	4,  // 11: larder.cache.v1.DeleteResponse.outcome:type_name -> larder.cache.v1.DeleteOutcome
-	54, // 12: larder.cache.v1.TouchRequest.ttl:type_name -> google.protobuf.Duration
-	55, // 13: larder.cache.v1.TouchRequest.expire_time:type_name -> google.protobuf.Timestamp
+	60, // 12: larder.cache.v1.TouchRequest.ttl:type_name -> google.protobuf.Duration
+	61, // 13: larder.cache.v1.TouchRequest.expire_time:type_name -> google.protobuf.Timestamp
 	5,  // 14: larder.cache.v1.TouchRequest.mode:type_name -> larder.cache.v1.TouchMode
 	6,  // 15: larder.cache.v1.TouchResponse.outcome:type_name -> larder.cache.v1.TouchOutcome
-	54, // 16: larder.cache.v1.IncrementRequest.ttl:type_name -> google.protobuf.Duration
-	55, // 17: larder.cache.v1.IncrementRequest.expire_time:type_name -> google.protobuf.Timestamp
+	60, // 16: larder.cache.v1.IncrementRequest.ttl:type_name -> google.protobuf.Duration
+	61, // 17: larder.cache.v1.IncrementRequest.expire_time:type_name -> google.protobuf.Timestamp
 	7,  // 18: larder.cache.v1.IncrementRequest.ttl_policy:type_name -> larder.cache.v1.TtlPolicy
 	8,  // 19: larder.cache.v1.IncrementRequest.on_bound:type_name -> larder.cache.v1.BoundPolicy
 	9,  // 20: larder.cache.v1.IncrementResponse.outcome:type_name -> larder.cache.v1.IncrementOutcome
-	54, // 21: larder.cache.v1.IncrementResponse.ttl:type_name -> google.protobuf.Duration
+	60, // 21: larder.cache.v1.IncrementResponse.ttl:type_name -> google.protobuf.Duration
 	0,  // 22: larder.cache.v1.BatchGetRequest.consistency:type_name -> larder.cache.v1.Consistency
 	10, // 23: larder.cache.v1.BatchGetResult.outcome:type_name -> larder.cache.v1.BatchGetOutcome
-	54, // 24: larder.cache.v1.BatchGetResult.ttl:type_name -> google.protobuf.Duration
-	54, // 25: larder.cache.v1.BatchGetResult.stale_ttl:type_name -> google.protobuf.Duration
-	54, // 26: larder.cache.v1.BatchGetResult.age:type_name -> google.protobuf.Duration
+	60, // 24: larder.cache.v1.BatchGetResult.ttl:type_name -> google.protobuf.Duration
+	60, // 25: larder.cache.v1.BatchGetResult.stale_ttl:type_name -> google.protobuf.Duration
+	60, // 26: larder.cache.v1.BatchGetResult.age:type_name -> google.protobuf.Duration
 	1,  // 27: larder.cache.v1.BatchGetResult.source:type_name -> larder.cache.v1.Source
-	29, // 28: larder.cache.v1.BatchGetResponse.results:type_name -> larder.cache.v1.BatchGetResult
-	54, // 29: larder.cache.v1.BatchSetItem.ttl:type_name -> google.protobuf.Duration
-	55, // 30: larder.cache.v1.BatchSetItem.expire_time:type_name -> google.protobuf.Timestamp
-	54, // 31: larder.cache.v1.BatchSetItem.stale_ttl:type_name -> google.protobuf.Duration
-	31, // 32: larder.cache.v1.BatchSetRequest.items:type_name -> larder.cache.v1.BatchSetItem
+	30, // 28: larder.cache.v1.BatchGetResponse.results:type_name -> larder.cache.v1.BatchGetResult
+	60, // 29: larder.cache.v1.BatchSetItem.ttl:type_name -> google.protobuf.Duration
+	61, // 30: larder.cache.v1.BatchSetItem.expire_time:type_name -> google.protobuf.Timestamp
+	60, // 31: larder.cache.v1.BatchSetItem.stale_ttl:type_name -> google.protobuf.Duration
+	32, // 32: larder.cache.v1.BatchSetRequest.items:type_name -> larder.cache.v1.BatchSetItem
 	11, // 33: larder.cache.v1.BatchSetResult.outcome:type_name -> larder.cache.v1.BatchSetOutcome
-	33, // 34: larder.cache.v1.BatchSetResponse.results:type_name -> larder.cache.v1.BatchSetResult
+	34, // 34: larder.cache.v1.BatchSetResponse.results:type_name -> larder.cache.v1.BatchSetResult
 	12, // 35: larder.cache.v1.BatchDeleteResult.outcome:type_name -> larder.cache.v1.BatchDeleteOutcome
-	36, // 36: larder.cache.v1.BatchDeleteResponse.results:type_name -> larder.cache.v1.BatchDeleteResult
-	54, // 37: larder.cache.v1.GetOrLeaseRequest.lease_ttl:type_name -> google.protobuf.Duration
-	54, // 38: larder.cache.v1.GetOrLeaseRequest.wait_timeout:type_name -> google.protobuf.Duration
-	54, // 39: larder.cache.v1.GetOrLeaseRequest.max_age:type_name -> google.protobuf.Duration
+	37, // 36: larder.cache.v1.BatchDeleteResponse.results:type_name -> larder.cache.v1.BatchDeleteResult
+	60, // 37: larder.cache.v1.GetOrLeaseRequest.lease_ttl:type_name -> google.protobuf.Duration
+	60, // 38: larder.cache.v1.GetOrLeaseRequest.wait_timeout:type_name -> google.protobuf.Duration
+	60, // 39: larder.cache.v1.GetOrLeaseRequest.max_age:type_name -> google.protobuf.Duration
 	13, // 40: larder.cache.v1.GetOrLeaseResponse.outcome:type_name -> larder.cache.v1.GetOrLeaseOutcome
-	54, // 41: larder.cache.v1.GetOrLeaseResponse.ttl:type_name -> google.protobuf.Duration
-	54, // 42: larder.cache.v1.GetOrLeaseResponse.stale_ttl:type_name -> google.protobuf.Duration
-	54, // 43: larder.cache.v1.GetOrLeaseResponse.age:type_name -> google.protobuf.Duration
+	60, // 41: larder.cache.v1.GetOrLeaseResponse.ttl:type_name -> google.protobuf.Duration
+	60, // 42: larder.cache.v1.GetOrLeaseResponse.stale_ttl:type_name -> google.protobuf.Duration
+	60, // 43: larder.cache.v1.GetOrLeaseResponse.age:type_name -> google.protobuf.Duration
 	1,  // 44: larder.cache.v1.GetOrLeaseResponse.source:type_name -> larder.cache.v1.Source
-	54, // 45: larder.cache.v1.GetOrLeaseResponse.lease_ttl:type_name -> google.protobuf.Duration
-	54, // 46: larder.cache.v1.GetOrLeaseResponse.retry_after:type_name -> google.protobuf.Duration
-	54, // 47: larder.cache.v1.FillRequest.ttl:type_name -> google.protobuf.Duration
-	55, // 48: larder.cache.v1.FillRequest.expire_time:type_name -> google.protobuf.Timestamp
-	54, // 49: larder.cache.v1.FillRequest.stale_ttl:type_name -> google.protobuf.Duration
+	60, // 45: larder.cache.v1.GetOrLeaseResponse.lease_ttl:type_name -> google.protobuf.Duration
+	60, // 46: larder.cache.v1.GetOrLeaseResponse.retry_after:type_name -> google.protobuf.Duration
+	60, // 47: larder.cache.v1.FillRequest.ttl:type_name -> google.protobuf.Duration
+	61, // 48: larder.cache.v1.FillRequest.expire_time:type_name -> google.protobuf.Timestamp
+	60, // 49: larder.cache.v1.FillRequest.stale_ttl:type_name -> google.protobuf.Duration
 	14, // 50: larder.cache.v1.FillResponse.outcome:type_name -> larder.cache.v1.FillOutcome
-	54, // 51: larder.cache.v1.ReleaseLeaseRequest.retry_after:type_name -> google.protobuf.Duration
+	60, // 51: larder.cache.v1.ReleaseLeaseRequest.retry_after:type_name -> google.protobuf.Duration
 	15, // 52: larder.cache.v1.ReleaseLeaseResponse.outcome:type_name -> larder.cache.v1.ReleaseLeaseOutcome
 	16, // 53: larder.cache.v1.InvalidateTagsRequest.mode:type_name -> larder.cache.v1.InvalidationMode
 	16, // 54: larder.cache.v1.ClearNamespaceRequest.mode:type_name -> larder.cache.v1.InvalidationMode
 	17, // 55: larder.cache.v1.WatchResponse.event:type_name -> larder.cache.v1.WatchEvent
-	18, // 56: larder.cache.v1.CacheService.Get:input_type -> larder.cache.v1.GetRequest
-	20, // 57: larder.cache.v1.CacheService.Set:input_type -> larder.cache.v1.SetRequest
-	22, // 58: larder.cache.v1.CacheService.Delete:input_type -> larder.cache.v1.DeleteRequest
-	24, // 59: larder.cache.v1.CacheService.Touch:input_type -> larder.cache.v1.TouchRequest
-	26, // 60: larder.cache.v1.CacheService.Increment:input_type -> larder.cache.v1.IncrementRequest
-	28, // 61: larder.cache.v1.CacheService.BatchGet:input_type -> larder.cache.v1.BatchGetRequest
-	32, // 62: larder.cache.v1.CacheService.BatchSet:input_type -> larder.cache.v1.BatchSetRequest
-	35, // 63: larder.cache.v1.CacheService.BatchDelete:input_type -> larder.cache.v1.BatchDeleteRequest
-	38, // 64: larder.cache.v1.CacheService.DeleteMatching:input_type -> larder.cache.v1.DeleteMatchingRequest
-	42, // 65: larder.cache.v1.CacheService.GetOrLease:input_type -> larder.cache.v1.GetOrLeaseRequest
-	44, // 66: larder.cache.v1.CacheService.Fill:input_type -> larder.cache.v1.FillRequest
-	46, // 67: larder.cache.v1.CacheService.ReleaseLease:input_type -> larder.cache.v1.ReleaseLeaseRequest
-	48, // 68: larder.cache.v1.CacheService.InvalidateTags:input_type -> larder.cache.v1.InvalidateTagsRequest
-	50, // 69: larder.cache.v1.CacheService.ClearNamespace:input_type -> larder.cache.v1.ClearNamespaceRequest
-	52, // 70: larder.cache.v1.CacheService.Watch:input_type -> larder.cache.v1.WatchRequest
-	40, // 71: larder.cache.v1.CacheService.ListKeys:input_type -> larder.cache.v1.ListKeysRequest
-	19, // 72: larder.cache.v1.CacheService.Get:output_type -> larder.cache.v1.GetResponse
-	21, // 73: larder.cache.v1.CacheService.Set:output_type -> larder.cache.v1.SetResponse
-	23, // 74: larder.cache.v1.CacheService.Delete:output_type -> larder.cache.v1.DeleteResponse
-	25, // 75: larder.cache.v1.CacheService.Touch:output_type -> larder.cache.v1.TouchResponse
-	27, // 76: larder.cache.v1.CacheService.Increment:output_type -> larder.cache.v1.IncrementResponse
-	30, // 77: larder.cache.v1.CacheService.BatchGet:output_type -> larder.cache.v1.BatchGetResponse
-	34, // 78: larder.cache.v1.CacheService.BatchSet:output_type -> larder.cache.v1.BatchSetResponse
-	37, // 79: larder.cache.v1.CacheService.BatchDelete:output_type -> larder.cache.v1.BatchDeleteResponse
-	39, // 80: larder.cache.v1.CacheService.DeleteMatching:output_type -> larder.cache.v1.DeleteMatchingResponse
-	43, // 81: larder.cache.v1.CacheService.GetOrLease:output_type -> larder.cache.v1.GetOrLeaseResponse
-	45, // 82: larder.cache.v1.CacheService.Fill:output_type -> larder.cache.v1.FillResponse
-	47, // 83: larder.cache.v1.CacheService.ReleaseLease:output_type -> larder.cache.v1.ReleaseLeaseResponse
-	49, // 84: larder.cache.v1.CacheService.InvalidateTags:output_type -> larder.cache.v1.InvalidateTagsResponse
-	51, // 85: larder.cache.v1.CacheService.ClearNamespace:output_type -> larder.cache.v1.ClearNamespaceResponse
-	53, // 86: larder.cache.v1.CacheService.Watch:output_type -> larder.cache.v1.WatchResponse
-	41, // 87: larder.cache.v1.CacheService.ListKeys:output_type -> larder.cache.v1.ListKeysResponse
-	72, // [72:88] is the sub-list for method output_type
-	56, // [56:72] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	61, // 56: larder.cache.v1.GetStatsResponse.started_at:type_name -> google.protobuf.Timestamp
+	57, // 57: larder.cache.v1.GetStatsResponse.namespaces:type_name -> larder.cache.v1.NamespaceStats
+	59, // 58: larder.cache.v1.GetStatsResponse.near_cache:type_name -> larder.cache.v1.NearCacheStats
+	58, // 59: larder.cache.v1.NamespaceStats.reads:type_name -> larder.cache.v1.ReadCount
+	18, // 60: larder.cache.v1.ReadCount.outcome:type_name -> larder.cache.v1.ReadOutcome
+	1,  // 61: larder.cache.v1.ReadCount.source:type_name -> larder.cache.v1.Source
+	19, // 62: larder.cache.v1.CacheService.Get:input_type -> larder.cache.v1.GetRequest
+	21, // 63: larder.cache.v1.CacheService.Set:input_type -> larder.cache.v1.SetRequest
+	23, // 64: larder.cache.v1.CacheService.Delete:input_type -> larder.cache.v1.DeleteRequest
+	25, // 65: larder.cache.v1.CacheService.Touch:input_type -> larder.cache.v1.TouchRequest
+	27, // 66: larder.cache.v1.CacheService.Increment:input_type -> larder.cache.v1.IncrementRequest
+	29, // 67: larder.cache.v1.CacheService.BatchGet:input_type -> larder.cache.v1.BatchGetRequest
+	33, // 68: larder.cache.v1.CacheService.BatchSet:input_type -> larder.cache.v1.BatchSetRequest
+	36, // 69: larder.cache.v1.CacheService.BatchDelete:input_type -> larder.cache.v1.BatchDeleteRequest
+	39, // 70: larder.cache.v1.CacheService.DeleteMatching:input_type -> larder.cache.v1.DeleteMatchingRequest
+	43, // 71: larder.cache.v1.CacheService.GetOrLease:input_type -> larder.cache.v1.GetOrLeaseRequest
+	45, // 72: larder.cache.v1.CacheService.Fill:input_type -> larder.cache.v1.FillRequest
+	47, // 73: larder.cache.v1.CacheService.ReleaseLease:input_type -> larder.cache.v1.ReleaseLeaseRequest
+	49, // 74: larder.cache.v1.CacheService.InvalidateTags:input_type -> larder.cache.v1.InvalidateTagsRequest
+	51, // 75: larder.cache.v1.CacheService.ClearNamespace:input_type -> larder.cache.v1.ClearNamespaceRequest
+	53, // 76: larder.cache.v1.CacheService.Watch:input_type -> larder.cache.v1.WatchRequest
+	41, // 77: larder.cache.v1.CacheService.ListKeys:input_type -> larder.cache.v1.ListKeysRequest
+	55, // 78: larder.cache.v1.CacheService.GetStats:input_type -> larder.cache.v1.GetStatsRequest
+	20, // 79: larder.cache.v1.CacheService.Get:output_type -> larder.cache.v1.GetResponse
+	22, // 80: larder.cache.v1.CacheService.Set:output_type -> larder.cache.v1.SetResponse
+	24, // 81: larder.cache.v1.CacheService.Delete:output_type -> larder.cache.v1.DeleteResponse
+	26, // 82: larder.cache.v1.CacheService.Touch:output_type -> larder.cache.v1.TouchResponse
+	28, // 83: larder.cache.v1.CacheService.Increment:output_type -> larder.cache.v1.IncrementResponse
+	31, // 84: larder.cache.v1.CacheService.BatchGet:output_type -> larder.cache.v1.BatchGetResponse
+	35, // 85: larder.cache.v1.CacheService.BatchSet:output_type -> larder.cache.v1.BatchSetResponse
+	38, // 86: larder.cache.v1.CacheService.BatchDelete:output_type -> larder.cache.v1.BatchDeleteResponse
+	40, // 87: larder.cache.v1.CacheService.DeleteMatching:output_type -> larder.cache.v1.DeleteMatchingResponse
+	44, // 88: larder.cache.v1.CacheService.GetOrLease:output_type -> larder.cache.v1.GetOrLeaseResponse
+	46, // 89: larder.cache.v1.CacheService.Fill:output_type -> larder.cache.v1.FillResponse
+	48, // 90: larder.cache.v1.CacheService.ReleaseLease:output_type -> larder.cache.v1.ReleaseLeaseResponse
+	50, // 91: larder.cache.v1.CacheService.InvalidateTags:output_type -> larder.cache.v1.InvalidateTagsResponse
+	52, // 92: larder.cache.v1.CacheService.ClearNamespace:output_type -> larder.cache.v1.ClearNamespaceResponse
+	54, // 93: larder.cache.v1.CacheService.Watch:output_type -> larder.cache.v1.WatchResponse
+	42, // 94: larder.cache.v1.CacheService.ListKeys:output_type -> larder.cache.v1.ListKeysResponse
+	56, // 95: larder.cache.v1.CacheService.GetStats:output_type -> larder.cache.v1.GetStatsResponse
+	79, // [79:96] is the sub-list for method output_type
+	62, // [62:79] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_larder_cache_v1_cache_proto_init() }
@@ -4561,13 +5036,14 @@ func file_larder_cache_v1_cache_proto_init() {
 		(*FillRequest_ExpireTime)(nil),
 		(*FillRequest_Never)(nil),
 	}
+	file_larder_cache_v1_cache_proto_msgTypes[38].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_larder_cache_v1_cache_proto_rawDesc), len(file_larder_cache_v1_cache_proto_rawDesc)),
-			NumEnums:      18,
-			NumMessages:   36,
+			NumEnums:      19,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,6 +37,7 @@ const (
 	CacheService_ClearNamespace_FullMethodName = "/larder.cache.v1.CacheService/ClearNamespace"
 	CacheService_Watch_FullMethodName          = "/larder.cache.v1.CacheService/Watch"
 	CacheService_ListKeys_FullMethodName       = "/larder.cache.v1.CacheService/ListKeys"
+	CacheService_GetStats_FullMethodName       = "/larder.cache.v1.CacheService/GetStats"
 )
 
 // CacheServiceClient is the client API for CacheService service.
@@ -92,6 +93,9 @@ type CacheServiceClient interface {
 	// ListKeys lists keys page by page, in no order, for operators. A key may be listed twice; keys that exist during
 	// the whole walk are listed at least once.
 	ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error)
+	// GetStats tells what reads have found and what the near cache holds, in the replica that answers and since it started.
+	// It costs no Redis command, and is answered while Redis is away.
+	GetStats(ctx context.Context, in *GetStatsRequest, opts ...grpc.CallOption) (*GetStatsResponse, error)
 }
 
 type cacheServiceClient struct {
@@ -280,6 +284,16 @@ func (c *cacheServiceClient) ListKeys(ctx context.Context, in *ListKeysRequest, 
 	return out, nil
 }
 
+func (c *cacheServiceClient) GetStats(ctx context.Context, in *GetStatsRequest, opts ...grpc.CallOption) (*GetStatsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetStatsResponse)
+	err := c.cc.Invoke(ctx, CacheService_GetStats_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CacheServiceServer is the server API for CacheService service.
 // All implementations must embed UnimplementedCacheServiceServer
 // for forward compatibility.
@@ -333,6 +347,9 @@ type CacheServiceServer interface {
 	// ListKeys lists keys page by page, in no order, for operators. A key may be listed twice; keys that exist during
 	// the whole walk are listed at least once.
 	ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error)
+	// GetStats tells what reads have found and what the near cache holds, in the replica that answers and since it started.
+	// It costs no Redis command, and is answered while Redis is away.
+	GetStats(context.Context, *GetStatsRequest) (*GetStatsResponse, error)
 	mustEmbedUnimplementedCacheServiceServer()
 }
 
@@ -390,6 +407,9 @@ func (UnimplementedCacheServiceServer) Watch(*WatchRequest, grpc.ServerStreaming
 }
 func (UnimplementedCacheServiceServer) ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListKeys not implemented")
+}
+func (UnimplementedCacheServiceServer) GetStats(context.Context, *GetStatsRequest) (*GetStatsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetStats not implemented")
 }
 func (UnimplementedCacheServiceServer) mustEmbedUnimplementedCacheServiceServer() {}
 func (UnimplementedCacheServiceServer) testEmbeddedByValue()                      {}
@@ -686,6 +706,24 @@ func _CacheService_ListKeys_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CacheService_GetStats_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetStatsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServiceServer).GetStats(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CacheService_GetStats_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServiceServer).GetStats(ctx, req.(*GetStatsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CacheService_ServiceDesc is the grpc.ServiceDesc for CacheService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -748,6 +786,10 @@ var CacheService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListKeys",
 			Handler:    _CacheService_ListKeys_Handler,
+		},
+		{
+			MethodName: "GetStats",
+			Handler:    _CacheService_GetStats_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
