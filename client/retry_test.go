@@ -43,7 +43,9 @@ var safe = map[string]call{
 	"ListKeys": func(ctx context.Context, c *client.Client) error {
 		return end(c.Cache.ListKeys(ctx, "*", client.ListKeysOptions{}))
 	},
-	"GetStats": func(ctx context.Context, c *client.Client) error { return second(c.Cache.Stats(ctx, client.StatsOptions{})) },
+	"GetStats": func(ctx context.Context, c *client.Client) error {
+		return second(c.Cache.Stats(ctx, client.StatsOptions{}))
+	},
 	"GetOrLease": func(ctx context.Context, c *client.Client) error {
 		return second(c.Cache.GetOrLease(ctx, "k", client.LeaseOptions{}))
 	},

@@ -24,6 +24,8 @@ type commands struct {
 	Probe   probeCommand   `cmd:"" help:"Ask a server for its health: exit 0 if it is SERVING, otherwise 1."`
 	Version versionCommand `cmd:"" help:"Print the version."`
 	Bench   benchCommand   `cmd:"" help:"Measure the server beside a bare gRPC handler."`
+	Warm    warmCommand    `cmd:"" help:"Send entries from a file or from standard input to a server."`
+	Export  exportCommand  `cmd:"" help:"Write the entries of a namespace as lines that warm takes."`
 
 	BenchFloor benchFloorCommand `cmd:"" hidden:"" help:"Be the bare gRPC handler that bench compares with."`
 }

@@ -23,6 +23,7 @@ var varying = []struct {
 	{regexp.MustCompile(`"[0-9a-f]{16}"`), `"ETAG"`},
 	{regexp.MustCompile(`"\d{4}-\d\d-\d\dT[0-9:.]+Z"`), `"TIME"`},
 	{regexp.MustCompile(`": "[0-9.]+s"`), `": "DURATION"`},
+	{regexp.MustCompile(`(?m) in [0-9.]+m?s$`), ` in DURATION`},
 }
 
 func steady(text string) string {
