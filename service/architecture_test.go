@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/genproto/googleapis/rpc/code"
 )
 
-var update = flag.Bool("update", false, "rewrite the table of errors in ARCHITECTURE.md")
+var update = flag.Bool("update", false, "rewrite the tables in ARCHITECTURE.md")
 
 // `go test ./service -run ARCHITECTURE -update` writes the table.
 func TestARCHITECTUREListsEveryError(t *testing.T) {
@@ -27,7 +28,15 @@ func TestARCHITECTUREListsEveryError(t *testing.T) {
 	}
 	table.WriteString("\n")
 
-	const path, from, to = "../ARCHITECTURE.md", "<!-- errors -->\n", "<!-- /errors -->"
+	checkBlock(t, "errors", table.String())
+}
+
+// checkBlock compares a table with what stands between its marks in ARCHITECTURE.md, or writes it there.
+func checkBlock(t *testing.T, name, table string) {
+	t.Helper()
+	updating.Lock()
+	defer updating.Unlock()
+	path, from, to := "../ARCHITECTURE.md", "<!-- "+name+" -->\n", "<!-- /"+name+" -->"
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -38,12 +47,15 @@ func TestARCHITECTUREListsEveryError(t *testing.T) {
 		t.Fatalf("%s has no block from %s to %s", path, strings.TrimSpace(from), to)
 	}
 	if *update {
-		if err := os.WriteFile(path, []byte(before+from+table.String()+to+after), 0o644); err != nil { //nolint:gosec // it is to be read
+		if err := os.WriteFile(path, []byte(before+from+table+to+after), 0o644); err != nil { //nolint:gosec // it is to be read
 			t.Fatal(err)
 		}
 		return
 	}
-	if diff := cmp.Diff(table.String(), got); diff != "" {
+	if diff := cmp.Diff(table, got); diff != "" {
 		t.Errorf("%s is not current (-table +document):\n%s", path, diff)
 	}
 }
+
+// updating keeps the tests that update the document one after the other.
+var updating sync.Mutex

@@ -55,7 +55,7 @@ func (c *exportCommand) Run(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer api.Close()
+	defer func() { _ = api.Close() }()
 	start := time.Now()
 	e := &exporting{exportCommand: c, api: api.Cache, progress: newTransferProgress(c.stderr, -1, 0)}
 	err = e.to(ctx, stdout)

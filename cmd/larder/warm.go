@@ -104,7 +104,7 @@ func (c *warmCommand) Run(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer api.Close()
+	defer func() { _ = api.Close() }()
 	w.api = api.Cache
 	w.limit, w.most = rate.NewLimiter(rate.Inf, 0), c.Batch
 	if c.Rate > 0 { // no batch is more than a second's worth

@@ -32,6 +32,8 @@ type entryLine struct {
 type lineDuration time.Duration
 
 // MarshalText writes the duration.
+//
+//nolint:unparam // encoding.TextMarshaler has an error
 func (d lineDuration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
 
 // UnmarshalText reads a duration above zero: zero is how one that is not there looks.

@@ -136,7 +136,7 @@ func (w *warming) sendAll(ctx context.Context, senders *sync.WaitGroup) error {
 		w.queue = append(w.queue, b)
 		senders.Go(func() { b.done <- w.send(ctx, b) })
 		if end != nil {
-			return nil
+			return nil //nolint:nilerr // the end of the file is none
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -494,7 +495,7 @@ func TestExportIntoWarm(t *testing.T) {
 		before, after := w.entries(t, from), w.entries(t, to)
 		same := cmp.Comparer(func(a, b client.Entry) bool {
 			near := func(a, b time.Duration) bool { return (a == 0) == (b == 0) && (a-b).Abs() < 20*time.Second }
-			return a.Outcome == b.Outcome && string(a.Value) == string(b.Value) && near(a.TTL, b.TTL) && near(a.StaleTTL, b.StaleTTL) &&
+			return a.Outcome == b.Outcome && bytes.Equal(a.Value, b.Value) && near(a.TTL, b.TTL) && near(a.StaleTTL, b.StaleTTL) &&
 				a.ContentType == b.ContentType && slices.Equal(a.Tags, b.Tags)
 		})
 		if diff := cmp.Diff(before, after, same); diff != "" || len(before) != len(items) {
@@ -533,7 +534,7 @@ func TestExportToAFile(t *testing.T) {
 		t.Errorf("exit %d", code)
 	}
 	again, err := os.ReadFile(path)
-	if files, _ := os.ReadDir(w.dir); err != nil || string(again) != string(text) || len(files) != 2 {
+	if files, _ := os.ReadDir(w.dir); err != nil || !bytes.Equal(again, text) || len(files) != 2 {
 		t.Errorf("%d files, %v", len(files), err)
 	}
 	if out := w.export(t, "--output=/dev/null"); out != "" {

@@ -1,0 +1,228 @@
+package service
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redistest"
+)
+
+// A costs is a server whose calls are weighed one at a time.
+type costs struct {
+	*api
+	t       testing.TB
+	session *sessionv1.CreateSessionResponse
+	lease   string
+	fresh   int
+}
+
+// costCases are calls, each with what it finds. $NEW is a name that was not used before, $HELD a lease of "k".
+var costCases = []struct {
+	rpc, when string
+	prepare   func(c *costs)
+	request   string
+}{
+	{"Get", "near-cached", (*costs).held, `key: "k"`},
+	{"Get", "else", (*costs).set, `key: "k"`},
+	{"Get", "else, the first of its namespace", (*costs).name, `namespace: "$NEW" key: "k"`},
+	{"Get", "else, with a tag that is not", (*costs).tagged, `key: "k"`},
+	{"Get", "else, a plain value, of which only Redis knows the ttl", (*costs).plain, `key: "$NEW"`},
+	{"Get", "PRIMARY", (*costs).held, `key: "k" consistency: CONSISTENCY_PRIMARY`},
+	{"Set", "", (*costs).held, `key: "k" value: "v"`},
+	{"Set", "ttl up to 60 s, which revokes the lease", (*costs).held, `key: "k" value: "v" ttl {seconds: 60}`},
+	{"Set", "if_absent", (*costs).none, `key: "k" value: "v" if_absent: true`},
+	{"Set", "if_present", (*costs).held, `key: "k" value: "v" if_present: true`},
+	{"Set", "if_present, tagged", (*costs).tagged, `key: "k" value: "v" if_present: true`},
+	{"Delete", "", (*costs).held, `key: "k"`},
+	{"Delete", "tagged", (*costs).tagged, `key: "k"`},
+	{"Touch", "", (*costs).held, `key: "k"`},
+	{"Increment", "", (*costs).counter, `key: "n"`},
+	{"BatchGet", "3 keys, near-cached", (*costs).held, `keys: "k" keys: "k" keys: "k"`},
+	{"BatchGet", "3 keys, else", (*costs).three, `keys: "a" keys: "b" keys: "c"`},
+	{"BatchSet", "3 entries", nil, `items {key: "a"} items {key: "b"} items {key: "c"}`},
+	{"BatchDelete", "3 keys", (*costs).three, `keys: "a" keys: "b" keys: "c"`},
+	{"DeleteMatching", "3 of 3 keys", (*costs).onlyThree, `pattern: "*"`},
+	{"ListKeys", "3 of 3 keys", (*costs).onlyThree, ``},
+	{"GetOrLease", "fresh and near-cached", (*costs).held, `key: "k" beta: 0`},
+	{"GetOrLease", "nothing there", (*costs).none, `key: "k"`},
+	{"GetOrLease", "nothing there, leased to another", (*costs).leased, `key: "k"`},
+	{"Fill", "", (*costs).leased, `key: "k" lease_token: "$HELD" value: "v"`},
+	{"ReleaseLease", "", (*costs).leased, `key: "k" lease_token: "$HELD"`},
+	{"InvalidateTags", "2 tags", nil, `tags: "t" tags: "u"`},
+	{"ClearNamespace", "", (*costs).name, `namespace: "$NEW"`},
+	{"GetStats", "", nil, ``},
+	{"Watch", "beside another of the namespace", nil, ``},
+	{"CreateSession", "", nil, `subject: "ann"`},
+	{"CreateSession", "anonymous", nil, ``},
+	{"ValidateSession", "near-cached", (*costs).validated, `session_token: "$TOKEN"`},
+	{"ValidateSession", "else", (*costs).signIn, `session_token: "$TOKEN"`},
+	{"ValidateSession", "PRIMARY", (*costs).validated, `session_token: "$TOKEN" consistency: CONSISTENCY_PRIMARY`},
+	{"ValidateSession", "TOUCH_FORCE", (*costs).validated, `session_token: "$TOKEN" touch: TOUCH_FORCE`},
+	{"GetSession", "", (*costs).signIn, `session_id: "$ID"`},
+	{"UpdateSession", "", (*costs).signIn, `session_token: "$TOKEN" set_attributes {key: "a" value: "b"}`},
+	{"RevokeSession", "", (*costs).signIn, `session_token: "$TOKEN"`},
+	{"RevokeSubjectSessions", "", (*costs).signIn, `subject: "$NEW"`},
+	{"ListSubjectSessions", "1 session", (*costs).signIn, `subject: "$NEW"`},
+}
+
+func (c *costs) do(rpc, request string) {
+	c.t.Helper()
+	request = strings.NewReplacer("$NEW", c.new(), "$HELD", c.lease).Replace(request)
+	m, req := parse(c.t, rpc, request, c.session)
+	if _, err := c.call(c.t.Context(), c.t, m, req); err != nil {
+		c.t.Fatalf("%s %s: %v", rpc, request, err)
+	}
+}
+
+// trips is how often the store has waited for Redis, beside what it does by itself.
+func (c *costs) trips() (n uint64) {
+	c.t.Helper()
+	families, err := c.metrics.registry.Gather()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() != "larder_redis_command_duration_seconds" {
+			continue
+		}
+		for _, m := range family.Metric {
+			if !slices.ContainsFunc(m.Label, func(l *dto.LabelPair) bool { return byItself(l.GetValue()) }) {
+				n += m.GetHistogram().GetSampleCount()
+			}
+		}
+	}
+	return n
+}
+
+// kept repeats a call until the near cache answers it.
+func (c *costs) kept(rpc, request string) {
+	c.t.Helper()
+	eventually(c.t, "near-cached", func() bool {
+		before := c.trips()
+		c.do(rpc, request)
+		return c.trips() == before
+	})
+}
+
+func (c *costs) new() string { return fmt.Sprint("new-", c.fresh) }
+
+func (c *costs) name()    { c.fresh++ }
+func (c *costs) set()     { c.do("Set", `key: "k" value: "v"`) }
+func (c *costs) held()    { c.set(); c.kept("Get", `key: "k"`) }
+func (c *costs) none()    { c.do("Delete", `key: "k"`); c.kept("Get", `key: "k"`) }
+func (c *costs) counter() { c.do("Increment", `key: "n"`) }
+func (c *costs) three()   { c.do("BatchSet", `items {key: "a"} items {key: "b"} items {key: "c"}`) }
+func (c *costs) tagged()  { c.name(); c.do("Set", `key: "k" value: "v" tags: "$NEW"`) }
+func (c *costs) plain()   { c.name(); c.redis.Do(c.t, "SET", "ld:c:{default:"+c.new()+"}", "v") }
+
+func (c *costs) onlyThree() {
+	c.redis.Do(c.t, "FLUSHALL")
+	c.three()
+	c.kept("Get", `key: "a"`)
+}
+
+func (c *costs) leased() {
+	c.none()
+	r := must[*cachev1.GetOrLeaseResponse](c.t)(c.cache.GetOrLease(c.t.Context(), &cachev1.GetOrLeaseRequest{Key: "k"}))
+	c.lease = r.LeaseToken
+	c.kept("Get", `key: "k"`)
+}
+
+func (c *costs) signIn() {
+	c.name()
+	c.session = c.create(c.t, &sessionv1.CreateSessionRequest{Subject: c.new()})
+}
+
+func (c *costs) validated() {
+	c.signIn()
+	c.kept("ValidateSession", `session_token: "$TOKEN"`)
+}
+
+// byItself says whether a command keeps connections and the clock, whatever calls are made.
+func byItself(name string) bool {
+	container, _, _ := strings.Cut(name, "|")
+	return slices.Contains([]string{"ping", "time", "role", "info", "hello", "auth", "echo", "monitor", "client", "config", "cluster"}, container)
+}
+
+// weigh makes a call and returns a row of the table.
+func (c *costs) weigh(rpc, when, request string) string {
+	c.t.Helper()
+	c.redis.ResetCommandCalls(c.t)
+	monitor := c.redis.StartMonitor(c.t)
+	trips := c.trips()
+	c.do(rpc, request)
+	trips = c.trips() - trips
+	sent, scripted := monitor.Stop(c.t)
+	total := c.redis.CommandCalls(c.t)
+
+	maps.DeleteFunc(sent, func(name string, _ int64) bool { return byItself(name) })
+	both := maps.Clone(sent)
+	for name, n := range scripted {
+		both[name] += n
+	}
+	for name, n := range total {
+		if !byItself(name) && both[name] != n {
+			c.t.Errorf("%s, %s: INFO commandstats has %d of %s, MONITOR %d", rpc, when, n, name, both[name])
+		}
+	}
+	return fmt.Sprintf("| %s | %s | %d | %s | %s |\n", rpc, when, trips, counts(sent), counts(scripted))
+}
+
+func counts(calls map[string]int64) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(calls)) {
+		part := name
+		if n := calls[name]; n > 1 {
+			part = fmt.Sprintf("%d %s", n, name)
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// `go test ./service -run ARCHITECTURE -update` writes the table.
+func TestARCHITECTURETellsWhatEachCallCosts(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t, redistest.Options{})
+	a := serveStore(t, store.Options{Addrs: []string{redis.Addr}, CommandTimeout: 10 * time.Second, NearCacheTTL: time.Hour}, Limits{})
+	a.redis, a.addr = redis, redis.Addr
+	c := &costs{api: a, t: t}
+	c.signIn()
+	watch := must[interface {
+		Recv() (*cachev1.WatchResponse, error)
+	}](t)
+	_ = must[*cachev1.WatchResponse](t)(watch(a.cache.Watch(t.Context(), &cachev1.WatchRequest{})).Recv())
+
+	covered := map[string]bool{}
+	for _, cc := range costCases { // teaches Redis the scripts
+		covered[cc.rpc] = true
+		if cc.prepare != nil {
+			cc.prepare(c)
+		}
+		c.do(cc.rpc, cc.request)
+	}
+	for _, m := range methods() {
+		if !covered[string(m.Name())] {
+			t.Errorf("no case of %s", m.Name())
+		}
+	}
+	var table strings.Builder
+	table.WriteString("\n| Call | When | Round trips | Commands | Called by scripts |\n|---|---|---|---|---|\n")
+	for _, cc := range costCases {
+		if cc.prepare != nil {
+			cc.prepare(c)
+		}
+		table.WriteString(c.weigh(cc.rpc, cc.when, cc.request))
+	}
+	table.WriteString("\n")
+	checkBlock(t, "costs", table.String())
+}
