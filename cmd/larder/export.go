@@ -64,7 +64,7 @@ func (c *exportCommand) Run(ctx context.Context, stdout io.Writer) error {
 		if ctx.Err() != nil {
 			err = errors.New("interrupted")
 		}
-		return fmt.Errorf("%w; after %d entries the export is not whole", err, e.entries)
+		return fmt.Errorf("%s; after %d entries the export is not whole", cause(err), e.entries)
 	}
 	_, _ = fmt.Fprintf(c.stderr, "%d entries exported in %v\n", e.entries, time.Since(start).Round(time.Millisecond))
 	return nil

@@ -139,7 +139,9 @@ func (w *warming) resume(stdout io.Writer) error {
 				return err
 			}
 			w.at = c
-			_, _ = fmt.Fprintf(stdout, "going on after line %d\n", c.Line)
+			if c.Line > 0 {
+				_, _ = fmt.Fprintf(stdout, "going on after line %d\n", c.Line)
+			}
 			return nil
 		}
 	}

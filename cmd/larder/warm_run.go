@@ -104,7 +104,7 @@ func (w *warming) run(ctx context.Context) error {
 	case err == nil && w.path != "":
 		err = os.Remove(w.path)
 	case err != nil && !errors.Is(err, errBadLines):
-		err = fmt.Errorf("%w; stopped after line %d%s", err, w.at.Line, again)
+		err = fmt.Errorf("%s; stopped after line %d%s", cause(err), w.at.Line, again)
 	}
 	if err != nil && w.path != "" {
 		err = errors.Join(err, w.save())
@@ -298,12 +298,15 @@ func (w *warming) set(ctx context.Context, namespace string, lines []*warmLine, 
 	}
 	for i, item := range written {
 		if item.Err != nil {
-			return nil, fmt.Errorf("line %d: %w", alive[i].number, item.Err)
+			return nil, fmt.Errorf("line %d: %s", alive[i].number, cause(item.Err))
 		}
 	}
 	b.stored += int64(len(written))
 	return nil, nil
 }
+
+// cause is an error of the client without its first word, which the command writes before every line anyhow.
+func cause(err error) string { return strings.TrimPrefix(err.Error(), "larder: ") }
 
 // refusedLines are those that an error is about; none if it is about something else.
 func refusedLines(err error, lines []*warmLine) (refused []lineFault) {

@@ -39,7 +39,7 @@ func newWarmed(t *testing.T, env environ) *warmed {
 
 func connectTo(t *testing.T, addr string) *client.Client {
 	t.Helper()
-	c, err := client.New(client.Options{Target: addr, Timeout: patience})
+	c, err := client.New(client.Options{Target: addr, Timeout: patience, MaxAttempts: 50})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,14 +57,14 @@ func (w *warmed) file(t *testing.T, name string, lines ...string) string {
 	return path
 }
 
-// warm runs the command, with standard input from a reader.
+// warm runs the command, patiently as a busy machine needs it, with standard input from a reader.
 func (w *warmed) warm(ctx context.Context, t testing.TB, stdin io.Reader, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	if stdin == nil {
 		stdin = strings.NewReader("")
 	}
 	var out, errs strings.Builder
-	asked, err := parse(append([]string{"warm", "--addr=" + w.addr}, args...), environ(nil).lookup, &out)
+	asked, err := parse(append([]string{"warm", "--attempts=50", "--addr=" + w.addr}, args...), environ(nil).lookup, &out)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func (w *warmed) warm(ctx context.Context, t testing.TB, stdin io.Reader, args .
 func (w *warmed) export(t testing.TB, args ...string) string {
 	t.Helper()
 	var out, errs strings.Builder
-	asked, err := parse(append([]string{"export", "--addr=" + w.addr}, args...), environ(nil).lookup, &out)
+	asked, err := parse(append([]string{"export", "--attempts=50", "--addr=" + w.addr}, args...), environ(nil).lookup, &out)
 	if err != nil {
 		t.Fatal(err)
 	}
