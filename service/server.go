@@ -1,6 +1,6 @@
 // Package service serves the store over gRPC.
 //
-// A call passes through the interceptors of interceptors.go, is checked by validate.go, makes one call of the store and
+// A call passes through the interceptors of interceptors.go, is checked by validate*.go, makes one call of the store and
 // is answered. Handlers return plain errors; errors.go says what callers see of them.
 package service
 

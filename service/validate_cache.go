@@ -1,0 +1,188 @@
+package service
+
+import (
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/store"
+)
+
+func (f *fields) etag(field, s string) store.ETag {
+	e, ok := store.ParseETag(s)
+	if !ok {
+		f.add(field, "must be an etag, 16 lower-case hexadecimal digits")
+	}
+	return e
+}
+
+// expiry is the oneof of that name, which several requests have.
+type expiry interface {
+	GetTtl() *durationpb.Duration
+	GetExpireTime() *timestamppb.Timestamp
+	GetNever() bool
+}
+
+// fresh returns how long from now an entry is fresh; zero means for ever. NeverSet says that the oneof holds never.
+func (f *fields) fresh(e expiry, neverSet bool) time.Duration {
+	switch {
+	case e.GetTtl() != nil:
+		return f.duration("ttl", e.GetTtl(), 1, f.limits.MaxTTL)
+	case e.GetExpireTime() != nil:
+		if e.GetExpireTime().CheckValid() != nil {
+			f.add("expire_time", "must be a valid time")
+			return 0
+		}
+		d := e.GetExpireTime().AsTime().Sub(f.now())
+		if d <= 0 || d > f.limits.MaxTTL {
+			f.add("expire_time", "must be in the future and at most %v away", f.limits.MaxTTL)
+		}
+		return d
+	case neverSet:
+		if !e.GetNever() {
+			f.add("never", "must be true where it is set")
+		}
+		return 0
+	}
+	return f.limits.DefaultTTL
+}
+
+// entry is what SetRequest and BatchSetItem have in common.
+type entry interface {
+	expiry
+	GetValue() []byte
+	GetStaleTtl() *durationpb.Duration
+	GetNegative() bool
+	GetTags() []string
+	GetContentType() string
+}
+
+func (f *fields) write(e entry, neverSet bool) store.Write {
+	w := store.Write{
+		Value: e.GetValue(), Fresh: f.fresh(e, neverSet), Negative: e.GetNegative(),
+		Tags: f.tags(e.GetTags()), ContentType: e.GetContentType(),
+	}
+	if len(w.Value) > f.limits.MaxValueBytes {
+		f.add("value", "must be at most %d bytes long", f.limits.MaxValueBytes)
+	}
+	if w.Negative && len(w.Value) > 0 {
+		f.add("value", "must be empty where negative is set")
+	}
+	if e.GetStaleTtl() != nil {
+		w.Stale = f.duration("stale_ttl", e.GetStaleTtl(), 1, f.limits.MaxTTL)
+		switch {
+		case neverSet:
+			f.add("stale_ttl", "must be unset where never is set")
+		case w.Negative:
+			f.add("stale_ttl", "must be unset where negative is set")
+		case w.Fresh+w.Stale > f.limits.MaxTTL && w.Stale <= f.limits.MaxTTL && w.Fresh <= f.limits.MaxTTL:
+			f.add("stale_ttl", "must be at most %v together with ttl", f.limits.MaxTTL)
+		}
+	}
+	if neverSet && len(w.Tags) > 0 {
+		f.add("never", "must not be set where there are tags, as invalidations are remembered for the maximum ttl")
+	}
+	f.text("content_type", w.ContentType, 0, maxContentTypeBytes)
+	return w
+}
+
+// tags drops duplicates.
+func (f *fields) tags(tags []string) []string {
+	if len(tags) > maxTags {
+		f.add("tags", "must be at most %d", maxTags)
+		return nil
+	}
+	var unique []string
+	seen := make(map[string]struct{}, len(tags))
+	for i, t := range tags {
+		f.text("tags["+strconv.Itoa(i)+"]", t, 1, maxTagBytes)
+		if _, dup := seen[t]; !dup {
+			seen[t] = struct{}{}
+			unique = append(unique, t)
+		}
+	}
+	return unique
+}
+
+func (f *fields) condition(r *cachev1.SetRequest) store.Condition {
+	isTrue := func(field string, b bool) {
+		if !b {
+			f.add(field, "must be true where it is set")
+		}
+	}
+	switch p := r.GetPrecondition().(type) {
+	case *cachev1.SetRequest_IfAbsent:
+		isTrue("if_absent", p.IfAbsent)
+		return store.Condition{Kind: store.IfAbsent}
+	case *cachev1.SetRequest_IfPresent:
+		isTrue("if_present", p.IfPresent)
+		return store.Condition{Kind: store.IfPresent}
+	case *cachev1.SetRequest_IfMatch:
+		return store.Condition{Kind: store.IfMatch, ETag: f.etag("if_match", p.IfMatch)}
+	case *cachev1.SetRequest_IfNoneMatch:
+		return store.Condition{Kind: store.IfNoneMatch, ETag: f.etag("if_none_match", p.IfNoneMatch)}
+	}
+	return store.Condition{}
+}
+
+// pattern checks a glob and returns it in the form that means the same to every Redis. Redis itself reads on where a class
+// or an escape is cut short, and the embedded one makes a regular expression of it and panics where it is none.
+func (f *fields) pattern(s string, least int) string {
+	f.text("pattern", s, least, maxKeyBytes)
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		n := 1
+		switch {
+		case s[i] == '[':
+			n = classLen(s[i:])
+		case s[i] == '\\' && i+1 == len(s):
+			f.add("pattern", `must not end with \`)
+			return s
+		case strings.HasPrefix(s[i:], `\\`):
+			b.WriteString(`[\\]`) // the embedded one quotes text with \Q and \E, and an E may follow
+			i++
+			continue
+		case s[i] == '\\':
+			n = 2
+		}
+		if n == 0 {
+			f.add("pattern", `must hold in [ ] ASCII characters, ranges in order, and \ before those that are special`)
+			return s
+		}
+		b.WriteString(s[i : i+n])
+		i += n - 1
+	}
+	return b.String()
+}
+
+// classLen returns the length of the class that s begins with; zero if it is none.
+func classLen(s string) int {
+	plain := func(c byte) bool { return c < utf8.RuneSelf && strings.IndexByte(`[]\`, c) < 0 }
+	i := 1
+	if strings.HasPrefix(s, "[^") {
+		i = 2
+	}
+	for first := i; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == ']' && i > first:
+			return i + 1
+		case c == '\\' && i+2 < len(s):
+			i++
+			if e := s[i] | 0x20; e >= utf8.RuneSelf || 'a' <= e && e <= 'z' || '0' <= e && e <= '9' || s[i+1] == '-' {
+				return 0
+			}
+		case !plain(c):
+			return 0
+		case i+2 < len(s) && s[i+1] == '-':
+			if i += 2; !plain(s[i]) || s[i] < c {
+				return 0
+			}
+		}
+	}
+	return 0
+}
