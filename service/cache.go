@@ -18,17 +18,18 @@ import (
 type Cache struct {
 	cachev1.UnimplementedCacheServiceServer
 
-	store  *store.Store
-	limits Limits
-	reads  *reads
+	store    *store.Store
+	policies *Policies
+	limits   *Limits
+	reads    *reads
 }
 
 // NewCache returns a CacheService over a store.
-func NewCache(st *store.Store, l Limits) *Cache {
-	return &Cache{store: st, limits: l.withDefaults(), reads: newReads()}
+func NewCache(st *store.Store, p *Policies) *Cache {
+	return &Cache{store: st, policies: p, limits: &p.limits, reads: newReads()}
 }
 
-func (c *Cache) fields() *fields { return &fields{limits: &c.limits, now: c.store.Now} }
+func (c *Cache) fields() *fields { return c.policies.fields(c.store.Now) }
 
 // Get reads one entry.
 func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetResponse, error) {
@@ -46,7 +47,7 @@ func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetRes
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	found, err := c.store.Get(ctx, ns, key, near)
+	found, err := c.store.Get(ctx, ns, key, near && f.rules.cache.near)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +56,7 @@ func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetRes
 		found.Stale = true
 	}
 	v := view(found, now)
-	if v.outcome == cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE && r.AllowStale != nil && !r.GetAllowStale() {
+	if v.outcome == cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE && !of(r.AllowStale, f.rules.cache.allowStale) {
 		v = view(store.Found{}, now)
 	}
 	resp := &cachev1.GetResponse{
@@ -182,7 +183,7 @@ func (c *Cache) Touch(ctx context.Context, r *cachev1.TouchRequest) (*cachev1.To
 	ns := f.namespace(r.GetNamespace())
 	key := f.key("key", ns, r.GetKey())
 	_, neverSet := r.GetExpiry().(*cachev1.TouchRequest_Never)
-	fresh := f.fresh(r, neverSet)
+	fresh := f.jittered(f.fresh(r, neverSet), r, neverSet)
 	mode := enum(f, "mode", r.GetMode(), cachev1.TouchMode_name)
 	if err := f.err(); err != nil {
 		return nil, err
@@ -253,7 +254,7 @@ func (c *Cache) BatchGet(ctx context.Context, r *cachev1.BatchGetRequest) (*cach
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	found, err := c.store.BatchGet(ctx, ns, r.GetKeys(), near)
+	found, err := c.store.BatchGet(ctx, ns, r.GetKeys(), near && f.rules.cache.near)
 	if err != nil {
 		return nil, err
 	}
@@ -273,6 +274,9 @@ func (c *Cache) BatchGet(ctx context.Context, r *cachev1.BatchGetRequest) (*cach
 			continue
 		}
 		v := view(found[i].Found, now)
+		if v.outcome == cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE && !f.rules.cache.allowStale {
+			v = view(store.Found{}, now)
+		}
 		more := len(v.value) + len(v.contentType)
 		for _, tag := range v.tags {
 			more += len(tag) + tagOverhead

@@ -214,7 +214,7 @@ func BenchmarkGet(b *testing.B) {
 	a := newAPI(b, Limits{})
 	a.set(b, &cachev1.SetRequest{Key: "k", Value: []byte("v")})
 	a.get(b, &cachev1.GetRequest{Key: "k"})
-	c := NewCache(a.store(b), Limits{})
+	c := NewCache(a.store(b), NewPolicies(Limits{}))
 	ctx, r := context.Background(), &cachev1.GetRequest{Key: "k"}
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {

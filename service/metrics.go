@@ -43,6 +43,9 @@ type Metrics struct {
 	connectionEvents *prometheus.CounterVec
 	up               atomic.Bool
 
+	policyReloads *prometheus.CounterVec
+	policyLoaded  atomic.Int64 // Unix time
+
 	mu       sync.RWMutex
 	commands map[string]prometheus.Observer
 	log      atomic.Pointer[redisLog]
@@ -84,6 +87,8 @@ func NewMetrics() *Metrics {
 		budgetExhausted: counter("larder_retry_budget_exhausted_total", "Calls that failed without another attempt because too few calls succeed."),
 		panics:          counter("larder_panics_total", "Handlers that panicked."),
 
+		policyReloads: counters("larder_policy_reloads_total", "Changes of the policy file, by whether they were applied or rejected.", "result"),
+
 		commandErrors:    counters("larder_redis_command_errors_total", "Round trips to Redis that failed, by the reason that callers are given.", "command", "kind"),
 		connectionEvents: counters("larder_redis_connection_events_total", "Changes of the connections to Redis.", "event"),
 		commandSeconds:   histograms("larder_redis_command_duration_seconds", "Duration of round trips to Redis.", "command"),
@@ -91,7 +96,9 @@ func NewMetrics() *Metrics {
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		m.started, m.handled, m.handlingSeconds, m.unknownMethods, m.retries, m.budgetExhausted, m.panics,
-		m.commandSeconds, m.commandErrors, m.connectionEvents,
+		m.commandSeconds, m.commandErrors, m.connectionEvents, m.policyReloads,
+		gaugeFunc("larder_policy_loaded_timestamp_seconds", "When the policy in force was loaded, in Unix time; 0 without one.", nil,
+			func() float64 { return float64(m.policyLoaded.Load()) }),
 		gaugeFunc("larder_redis_up", "Whether Redis answers the health probes.", nil, func() float64 {
 			if m.up.Load() {
 				return 1
@@ -223,6 +230,15 @@ func (m *Metrics) command(name string) (prometheus.Observer, string) {
 	observer = m.commandSeconds.WithLabelValues(name)
 	m.commands[name] = observer
 	return observer, name
+}
+
+// PolicyReloaded counts a change of the policy file; err says why it was rejected.
+func (m *Metrics) PolicyReloaded(err error) {
+	result := "applied"
+	if err != nil {
+		result = "rejected"
+	}
+	m.policyReloads.WithLabelValues(result).Inc()
 }
 
 // Connection counts a change of the connections to Redis, and logs those that opened and ended; Health logs whether Redis

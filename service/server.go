@@ -72,10 +72,11 @@ func (o Options) withDefaults() Options {
 
 // A Server serves the store over gRPC, together with grpc.health.v1 and, if asked for, reflection.
 type Server struct {
-	options Options
-	metrics *Metrics
-	health  *Health
-	grpc    *grpc.Server
+	options  Options
+	metrics  *Metrics
+	policies *Policies
+	health   *Health
+	grpc     *grpc.Server
 
 	// probing and streams end when Shutdown has come so far.
 	probing, streams       context.Context
@@ -92,10 +93,10 @@ type Server struct {
 func New(st *store.Store, m *Metrics, o Options) *Server {
 	s := newServer(st.Ping, m, o)
 	m.watch(st.Stats, s.options)
-	cache := NewCache(st, o.Limits)
+	cache := NewCache(st, s.policies)
 	m.watchReads(cache.reads)
 	cachev1.RegisterCacheServiceServer(s.grpc, cache)
-	sessionv1.RegisterSessionServiceServer(s.grpc, NewSession(st, o.Limits))
+	sessionv1.RegisterSessionServiceServer(s.grpc, NewSession(st, s.policies))
 	m.serve(s.grpc.GetServiceInfo()) // last, for it must know every method
 	return s
 }
@@ -104,7 +105,7 @@ func New(st *store.Store, m *Metrics, o Options) *Server {
 func newServer(ping func(context.Context) error, m *Metrics, o Options) *Server {
 	o = o.withDefaults()
 	s := &Server{
-		options: o, metrics: m, health: newHealth(ping, m, o), stopped: make(chan struct{}),
+		options: o, metrics: m, policies: NewPolicies(o.Limits), health: newHealth(ping, m, o), stopped: make(chan struct{}),
 	}
 	s.forced, s.force = context.WithCancel(context.Background())
 	s.probing, s.stopProbes = context.WithCancel(context.Background())
@@ -152,6 +153,15 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 // and never below the 4 MiB that clients expect. A value above its own limit so meets the handler that can say so.
 func messageBytes(l Limits) int {
 	return max(max(l.MaxBatchBytes, l.MaxValueBytes)+64<<10, 4<<20)
+}
+
+// SetPolicy puts a policy in force, for calls that begin from now on. Where Check finds fault with it, the old one stays.
+func (s *Server) SetPolicy(p *Policy) error {
+	err := s.policies.Set(p)
+	if err == nil {
+		s.metrics.policyLoaded.Store(time.Now().Unix())
+	}
+	return err
 }
 
 // Health returns the server's health.

@@ -13,16 +13,17 @@ import (
 type Session struct {
 	sessionv1.UnimplementedSessionServiceServer
 
-	store  *store.Store
-	limits Limits
+	store    *store.Store
+	policies *Policies
+	limits   *Limits
 }
 
 // NewSession returns a SessionService over a store.
-func NewSession(st *store.Store, l Limits) *Session {
-	return &Session{store: st, limits: l.withDefaults()}
+func NewSession(st *store.Store, p *Policies) *Session {
+	return &Session{store: st, policies: p, limits: &p.limits}
 }
 
-func (s *Session) fields() *fields { return &fields{limits: &s.limits, now: s.store.Now} }
+func (s *Session) fields() *fields { return s.policies.fields(s.store.Now) }
 
 // CreateSession starts a session.
 func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionRequest) (*sessionv1.CreateSessionResponse, error) {
@@ -31,8 +32,8 @@ func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionR
 	n := store.NewSession{
 		Subject:    f.subject(r.GetSubject(), 0),
 		Attributes: f.attributes("attributes", r.GetAttributes()),
-		Idle:       f.timeout("idle_timeout", r.GetIdleTimeout(), s.limits.SessionIdleTimeout),
-		Absolute:   f.timeout("absolute_timeout", r.GetAbsoluteTimeout(), s.limits.SessionAbsoluteTimeout),
+		Idle:       f.timeout("idle_timeout", r.GetIdleTimeout(), f.rules.session.idle),
+		Absolute:   f.timeout("absolute_timeout", r.GetAbsoluteTimeout(), f.rules.session.absolute),
 		Device:     f.device(r.GetDevice()),
 	}
 	if err := f.err(); err != nil {

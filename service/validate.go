@@ -48,6 +48,8 @@ func (e FieldErrors) Error() string { return e[0].Error() }
 // fields gathers what is wrong with a request. Each method checks one field and returns it as the store wants it.
 type fields struct {
 	limits *Limits
+	policy *inForce
+	rules  *rules // of the request's namespace, once that is known
 	now    func() time.Time
 	prefix string
 	wrong  FieldErrors
@@ -69,18 +71,26 @@ func (f *fields) err() error {
 	return f.wrong
 }
 
-func (f *fields) namespace(ns string) string {
-	if ns == "" {
-		return defaultNamespace
-	}
-	ok := len(ns) <= maxNamespaceBytes
+const namespaceRule = "must be 1 to 63 characters of a-z, 0-9, dot, underscore and dash, the first a letter or a digit"
+
+func validNamespace(ns string) bool {
+	ok := ns != "" && len(ns) <= maxNamespaceBytes
 	for i := 0; ok && i < len(ns); i++ {
 		c := ns[i]
 		ok = 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || i > 0 && (c == '.' || c == '_' || c == '-')
 	}
-	if !ok {
-		f.add("namespace", "must be 1 to %d characters of a-z, 0-9, dot, underscore and dash, the first a letter or a digit", maxNamespaceBytes)
+	return ok
+}
+
+// namespace checks the namespace and looks up what holds in it, so that it comes before what depends on that.
+func (f *fields) namespace(ns string) string {
+	if ns == "" {
+		ns = defaultNamespace
 	}
+	if !validNamespace(ns) {
+		f.add("namespace", namespaceRule)
+	}
+	f.rules = f.policy.rules(ns)
 	return ns
 }
 

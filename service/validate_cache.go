@@ -1,6 +1,7 @@
 package service
 
 import (
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
@@ -30,17 +31,18 @@ type expiry interface {
 
 // fresh returns how long from now an entry is fresh; zero means for ever. NeverSet says that the oneof holds never.
 func (f *fields) fresh(e expiry, neverSet bool) time.Duration {
+	most := f.rules.cache.maxTTL
 	switch {
 	case e.GetTtl() != nil:
-		return f.duration("ttl", e.GetTtl(), 1, f.limits.MaxTTL)
+		return f.duration("ttl", e.GetTtl(), 1, most)
 	case e.GetExpireTime() != nil:
 		if e.GetExpireTime().CheckValid() != nil {
 			f.add("expire_time", "must be a valid time")
 			return 0
 		}
 		d := e.GetExpireTime().AsTime().Sub(f.now())
-		if d <= 0 || d > f.limits.MaxTTL {
-			f.add("expire_time", "must be in the future and at most %v away", f.limits.MaxTTL)
+		if d <= 0 || d > most {
+			f.add("expire_time", "must be in the future and at most %v away", most)
 		}
 		return d
 	case neverSet:
@@ -49,7 +51,16 @@ func (f *fields) fresh(e expiry, neverSet bool) time.Duration {
 		}
 		return 0
 	}
-	return f.limits.DefaultTTL
+	return f.rules.cache.defaultTTL
+}
+
+// jittered takes the namespace's jitter off what fresh has returned, where the request leaves room for it.
+func (f *fields) jittered(d time.Duration, e expiry, neverSet bool) time.Duration {
+	if neverSet || e.GetExpireTime() != nil || f.rules.cache.jitter == 0 {
+		return d
+	}
+	off := rand.Float64() * f.rules.cache.jitter * float64(d) //nolint:gosec // spreads load, guards nothing
+	return max(d-time.Duration(off), time.Millisecond)
 }
 
 // entry is what SetRequest and BatchSetItem have in common.
@@ -67,28 +78,43 @@ func (f *fields) write(e entry, neverSet bool) store.Write {
 		Value: e.GetValue(), Fresh: f.fresh(e, neverSet), Negative: e.GetNegative(),
 		Tags: f.tags(e.GetTags()), ContentType: e.GetContentType(),
 	}
-	if len(w.Value) > f.limits.MaxValueBytes {
-		f.add("value", "must be at most %d bytes long", f.limits.MaxValueBytes)
+	if most := f.rules.cache.maxValueBytes; len(w.Value) > most {
+		f.add("value", "must be at most %d bytes long", most)
 	}
 	if w.Negative && len(w.Value) > 0 {
 		f.add("value", "must be empty where negative is set")
 	}
-	if e.GetStaleTtl() != nil {
-		w.Stale = f.duration("stale_ttl", e.GetStaleTtl(), 1, f.limits.MaxTTL)
-		switch {
-		case neverSet:
-			f.add("stale_ttl", "must be unset where never is set")
-		case w.Negative:
-			f.add("stale_ttl", "must be unset where negative is set")
-		case w.Fresh+w.Stale > f.limits.MaxTTL && w.Stale <= f.limits.MaxTTL && w.Fresh <= f.limits.MaxTTL:
-			f.add("stale_ttl", "must be at most %v together with ttl", f.limits.MaxTTL)
-		}
-	}
+	w.Stale = f.stale(e, w.Fresh, neverSet)
+	w.Fresh = f.jittered(w.Fresh, e, neverSet)
 	if neverSet && len(w.Tags) > 0 {
 		f.add("never", "must not be set where there are tags, as invalidations are remembered for the maximum ttl")
 	}
 	f.text("content_type", w.ContentType, 0, maxContentTypeBytes)
 	return w
+}
+
+// stale returns how long an entry that is fresh for so long is kept after that.
+func (f *fields) stale(e entry, fresh time.Duration, neverSet bool) time.Duration {
+	most := f.rules.cache.maxTTL
+	asked := e.GetStaleTtl()
+	switch {
+	case asked == nil && (neverSet || e.GetNegative()):
+		return 0
+	case asked == nil:
+		return max(min(f.rules.cache.staleTTL, most-fresh), 0)
+	case asked.GetSeconds() == 0 && asked.GetNanos() == 0:
+		return 0
+	}
+	stale := f.duration("stale_ttl", asked, 1, most)
+	switch {
+	case neverSet:
+		f.add("stale_ttl", "must be unset where never is set")
+	case e.GetNegative():
+		f.add("stale_ttl", "must be unset where negative is set")
+	case fresh+stale > most && stale <= most && fresh <= most:
+		f.add("stale_ttl", "must be at most %v together with ttl", most)
+	}
+	return stale
 }
 
 // tags drops duplicates.

@@ -172,7 +172,6 @@ func writes() (bad, good [][2]string) {
 	bad = [][2]string{
 		{"value: " + quoted(65), "value"},
 		{`negative: true value: "v"`, "value"},
-		{"stale_ttl {}", "stale_ttl"},
 		{"stale_ttl {nanos: -1}", "stale_ttl"},
 		{"stale_ttl {seconds: 3601}", "stale_ttl"},
 		{"stale_ttl {seconds: 315576000001}", "stale_ttl"},

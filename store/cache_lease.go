@@ -35,6 +35,10 @@ type LeaseOptions struct {
 	Beta float64
 	// MaxAge is the greatest age that counts as fresh; 0 means any.
 	MaxAge time.Duration
+	// Primary reads from the primary, and never from the near cache.
+	Primary bool
+	// FreshOnly treats what is stale or too old as if there were nothing.
+	FreshOnly bool
 }
 
 // Leased is what a GetOrLease found, and the lease if it was given one.
@@ -58,17 +62,20 @@ func (s *Store) GetOrLease(ctx context.Context, namespace, key string, o LeaseOp
 	done := func() {}
 	defer func() { done() }()
 	for {
-		e, hit, cleared, err := s.read(ctx, namespace, redisKey, true)
+		e, hit, cleared, err := s.readForLease(ctx, namespace, redisKey, o.Primary, changed != nil)
 		if err != nil {
 			return l, err
 		}
-		if l.Found, err = s.found(ctx, namespace, e, hit, cleared, true); err != nil {
+		if l.Found, err = s.found(ctx, namespace, e, hit, cleared, !o.Primary); err != nil {
 			return l, err
 		}
 		now := s.Now()
 		l.Fresh = l.Entry != nil && l.fresh(now, o.MaxAge)
 		if l.Fresh && !l.refreshEarly(now, o.Beta) {
 			return l, nil
+		}
+		if o.FreshOnly && !l.Fresh {
+			l.Entry = nil
 		}
 		held, err := s.leaseHeld(ctx, leaseKey, changed != nil)
 		if err == nil && held <= 0 {
@@ -104,6 +111,16 @@ func (s *Store) GetOrLease(ctx context.Context, namespace, key string, o LeaseOp
 			return l, err
 		}
 	}
+}
+
+// readForLease reads as read does. Who waits at the primary reads over the connection on which Redis tells what changes,
+// and keeps nothing.
+func (s *Store) readForLease(ctx context.Context, namespace, redisKey string, primary, waits bool) (e *Entry, hit bool, cleared *mark, err error) {
+	if !primary || !waits {
+		return s.read(ctx, namespace, redisKey, !primary)
+	}
+	e, cleared, err = s.fetch(ctx, redisKey, clearKey(namespace), func(c *clients) rueidis.Client { return c.tracked })
+	return e, false, cleared, err
 }
 
 func (f *Found) fresh(now time.Time, maxAge time.Duration) bool {

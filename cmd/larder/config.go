@@ -21,6 +21,7 @@ type Config struct {
 	Cache    cacheSettings   `embed:"" group:"Cache"`
 	Sessions sessionSettings `embed:"" prefix:"session-" group:"Sessions"`
 	Secrecy  secrecySettings `embed:"" group:"Encryption"`
+	Policy   policySettings  `embed:"" prefix:"policy-" group:"Policy"`
 	Serving  servingSettings `embed:"" group:"Serving"`
 	Log      logSettings     `embed:"" group:"Logs and diagnostics"`
 
@@ -68,6 +69,10 @@ type sessionSettings struct {
 
 type secrecySettings struct {
 	KeyringFile string `env:"LARDER_KEYRING_FILE" help:"File of keys that encrypt what is stored: attributes of sessions, and values in namespaces marked encrypt. A line each: id and 32 bytes in base64, the active one first."`
+}
+
+type policySettings struct {
+	File string `env:"LARDER_POLICY_FILE" help:"YAML or JSON file of what holds in single namespaces, within the settings above; read again when it changes."`
 }
 
 type servingSettings struct {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/berthcare/larder/service"
@@ -47,6 +48,7 @@ type program struct {
 	options store.Options
 	store   *store.Store
 	server  *service.Server
+	policy  *policyFile // nil without one
 	grpc    net.Listener
 	admin   net.Listener
 }
@@ -66,6 +68,13 @@ func (p *program) prepare() error {
 		return err
 	}
 	p.server = service.New(p.store, metrics, serving)
+	if path := p.config.Policy.File; path != "" {
+		p.policy = &policyFile{path: path, server: p.server, metrics: metrics, log: p.log}
+		if _, err := p.policy.load(); err != nil {
+			p.store.Close()
+			return fmt.Errorf("LARDER_POLICY_FILE: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -103,6 +112,13 @@ func (p *program) serve(ctx context.Context) error {
 		ended <- p.server.Serve(p.grpc)
 	}()
 	go func() { ended <- admin.Serve(p.admin) }()
+	if p.policy != nil {
+		watching, stop := context.WithCancel(ctx)
+		var watch sync.WaitGroup
+		watch.Go(func() { p.policy.watch(watching) })
+		defer watch.Wait()
+		defer stop()
+	}
 	p.log.Info("listening", "version", release(), "grpc", p.grpc.Addr().String(), "admin", p.admin.Addr().String())
 
 	// A server that was never ready has no callers to wait for.

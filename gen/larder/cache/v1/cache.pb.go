@@ -1375,9 +1375,9 @@ type SetRequest struct {
 	//	*SetRequest_ExpireTime
 	//	*SetRequest_Never
 	Expiry isSetRequest_Expiry `protobuf_oneof:"expiry"`
-	// stale_ttl is how long the entry is kept, and answered as STALE, after it has ceased to be fresh; unset means not at
-	// all. It goes with ttl or expire_time or the default, not with never or negative, and counts toward the server's
-	// maximum ttl.
+	// stale_ttl is how long the entry is kept, and answered as STALE, after it has ceased to be fresh; zero means not at
+	// all, and unset what the namespace's policy says, which is not at all unless configured otherwise. It goes with ttl or
+	// expire_time or the default, not with never or negative, and counts toward the maximum ttl.
 	StaleTtl *durationpb.Duration `protobuf:"bytes,7,opt,name=stale_ttl,json=staleTtl,proto3" json:"stale_ttl,omitempty"`
 	// negative marks an entry that says "the origin has no such value".
 	Negative bool `protobuf:"varint,8,opt,name=negative,proto3" json:"negative,omitempty"`
@@ -2475,8 +2475,8 @@ type BatchSetItem struct {
 	//	*BatchSetItem_ExpireTime
 	//	*BatchSetItem_Never
 	Expiry isBatchSetItem_Expiry `protobuf_oneof:"expiry"`
-	// stale_ttl is how long the entry is kept, and answered as STALE, after it has ceased to be fresh; unset means not at
-	// all.
+	// stale_ttl is how long the entry is kept, and answered as STALE, after it has ceased to be fresh; zero means not at
+	// all, and unset what the namespace's policy says.
 	StaleTtl *durationpb.Duration `protobuf:"bytes,6,opt,name=stale_ttl,json=staleTtl,proto3" json:"stale_ttl,omitempty"`
 	// negative marks an entry that says "the origin has no such value".
 	Negative bool `protobuf:"varint,7,opt,name=negative,proto3" json:"negative,omitempty"`
@@ -3474,8 +3474,8 @@ type FillRequest struct {
 	//	*FillRequest_ExpireTime
 	//	*FillRequest_Never
 	Expiry isFillRequest_Expiry `protobuf_oneof:"expiry"`
-	// stale_ttl is how long the entry is kept, and answered as STALE, after it has ceased to be fresh; unset means not at
-	// all.
+	// stale_ttl is how long the entry is kept, and answered as STALE, after it has ceased to be fresh; zero means not at
+	// all, and unset what the namespace's policy says.
 	StaleTtl *durationpb.Duration `protobuf:"bytes,8,opt,name=stale_ttl,json=staleTtl,proto3" json:"stale_ttl,omitempty"`
 	// negative marks an entry that says "the origin has no such value".
 	Negative bool `protobuf:"varint,9,opt,name=negative,proto3" json:"negative,omitempty"`

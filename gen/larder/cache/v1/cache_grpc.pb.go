@@ -48,7 +48,8 @@ const (
 //
 // Every request names a namespace: 1 to 63 characters of a-z, 0-9, dot, underscore and dash, the first a letter or a
 // digit; empty means "default". A key is 1 to 1024 bytes of UTF-8 without NUL. A value is at most the server's limit
-// long (1 MiB unless configured otherwise) and may be empty.
+// long (1 MiB unless configured otherwise) and may be empty. A policy may give single namespaces narrower limits and
+// other defaults, and make an entry end up to a part of its ttl early.
 //
 // A miss, or a condition that did not hold, is an outcome of an OK answer. Errors mean misuse or failure:
 // INVALID_ARGUMENT names the field (google.rpc.BadRequest), UNAVAILABLE says when to retry (google.rpc.RetryInfo), and
@@ -302,7 +303,8 @@ func (c *cacheServiceClient) GetStats(ctx context.Context, in *GetStatsRequest, 
 //
 // Every request names a namespace: 1 to 63 characters of a-z, 0-9, dot, underscore and dash, the first a letter or a
 // digit; empty means "default". A key is 1 to 1024 bytes of UTF-8 without NUL. A value is at most the server's limit
-// long (1 MiB unless configured otherwise) and may be empty.
+// long (1 MiB unless configured otherwise) and may be empty. A policy may give single namespaces narrower limits and
+// other defaults, and make an entry end up to a part of its ttl early.
 //
 // A miss, or a condition that did not hold, is an outcome of an OK answer. Errors mean misuse or failure:
 // INVALID_ARGUMENT names the field (google.rpc.BadRequest), UNAVAILABLE says when to retry (google.rpc.RetryInfo), and
