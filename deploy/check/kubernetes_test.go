@@ -2,6 +2,7 @@ package check
 
 import (
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
@@ -28,6 +29,7 @@ const manifests = "../kubernetes"
 // cluster is what `kubectl apply -k` would send, one object of each kind.
 type cluster struct {
 	config     *corev1.ConfigMap
+	policy     *corev1.ConfigMap
 	deployment *appsv1.Deployment
 	service    *corev1.Service
 	pdb        *policyv1.PodDisruptionBudget
@@ -53,7 +55,11 @@ func render(t *testing.T) cluster {
 		}
 		switch object := decode(t, text).(type) {
 		case *corev1.ConfigMap:
-			c.config = object
+			if object.Name == "larder-policy" {
+				c.policy = object
+			} else {
+				c.config = object
+			}
 		case *appsv1.Deployment:
 			c.deployment = object
 		case *corev1.Service:
@@ -67,8 +73,8 @@ func render(t *testing.T) cluster {
 		}
 		c.count++
 	}
-	if c.config == nil || c.deployment == nil || c.service == nil || c.pdb == nil || c.network == nil || c.count != 5 {
-		t.Fatalf("the kustomization applies %d objects; want one each of ConfigMap, Deployment, Service, "+
+	if c.config == nil || c.policy == nil || c.deployment == nil || c.service == nil || c.pdb == nil || c.network == nil || c.count != 6 {
+		t.Fatalf("the kustomization applies %d objects; want two ConfigMaps and one each of Deployment, Service, "+
 			"PodDisruptionBudget and NetworkPolicy", c.count)
 	}
 	if n := len(c.pod().Containers); n != 1 {
@@ -99,7 +105,7 @@ func decode(t *testing.T, text []byte) runtime.Object {
 // Every file, the example too, not only what the kustomization lists.
 func TestManifestsDecodeStrictly(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(manifests, "*.yaml"))
-	if err != nil || len(files) < 7 {
+	if err != nil || len(files) < 8 {
 		t.Fatalf("found %v, %v", files, err)
 	}
 	for _, file := range files {
@@ -283,6 +289,41 @@ func TestPasswordIsAMountedFile(t *testing.T) {
 	}
 	if group := c.pod().SecurityContext.FSGroup; group == nil || *group != *c.pod().SecurityContext.RunAsUser {
 		t.Error("fsGroup does not let the container's user read the Secret")
+	}
+}
+
+// The policy is a key of the mounted ConfigMap, in a folder of its own that changes with it, and the binary takes it.
+func TestPolicyIsAMountedFile(t *testing.T) {
+	c := render(t)
+	i := slices.IndexFunc(c.container().Env, func(e corev1.EnvVar) bool { return e.Name == "LARDER_POLICY_FILE" })
+	if i < 0 {
+		t.Fatal("LARDER_POLICY_FILE is not set")
+	}
+	dir, key := path.Split(c.container().Env[i].Value)
+	text := c.policy.Data[key]
+	if text == "" || len(c.policy.Data) != 1 {
+		t.Fatalf("the ConfigMap has the keys of %v, want %q", c.policy.Data, key)
+	}
+	i = slices.IndexFunc(c.container().VolumeMounts, func(m corev1.VolumeMount) bool {
+		return m.MountPath == path.Clean(dir) && m.ReadOnly && m.SubPath == ""
+	})
+	if i < 0 {
+		t.Fatalf("nothing is mounted read-only at %s", dir)
+	}
+	mounted := c.container().VolumeMounts[i].Name
+	if !slices.ContainsFunc(c.pod().Volumes, func(v corev1.Volume) bool {
+		return v.Name == mounted && v.ConfigMap != nil && v.ConfigMap.Name == c.policy.Name
+	}) {
+		t.Errorf("volume %s is not ConfigMap %s", mounted, c.policy.Name)
+	}
+	file := filepath.Join(t.TempDir(), key)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check := exec.Command("go", "run", "./cmd/larder", "serve", "--check", "--policy-file", file)
+	check.Dir = root
+	if out, err := check.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

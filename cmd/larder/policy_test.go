@@ -1,0 +1,322 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service"
+)
+
+// Each fault is one line that says where it is and what should be there.
+func TestPolicyFaults(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ text, want string }{
+		{"", "1: is empty"},
+		{"# soon\n", "1: is empty"},
+		{"--- {}\n--- {}\n", "1: must be one YAML document"},
+		{"cache: {", "1: "},
+		{"\tcache:", "1: "},
+		{"[cache]", "1: a policy has no lists"},
+		{"cache:\n- a", "2: a policy has no lists"},
+		{"cache", "1: the policy: must be a mapping"},
+		{"cash: {}", "1: cash: is not known"},
+		{"cache:\n  default: {}", "2: cache.default: is not known"},
+		{"cache:\n  namespaces: 3", "2: cache.namespaces: must be a mapping"},
+		{"cache:\n  namespaces:\n    a.b:\n      max_tll: 1s", "4: cache.namespaces.a.b.max_tll: is not known"},
+		{"cache:\n  namespaces:\n    a: {}\n    a: {}", "4: "},
+		{"cache:\n  defaults:\n    max_ttl: 1s\n    max_ttl: 2s", "4: "},
+		{"cache:\n  defaults: {max_ttl: 30}", "2: cache.defaults.max_ttl: must be a duration"},
+		{"cache:\n  defaults: {max_ttl: 1 day}", "2: cache.defaults.max_ttl: must be a duration"},
+		{"cache:\n  defaults: {max_ttl: }", "2: cache.defaults.max_ttl: must not be null"},
+		{"cache:\n  defaults: {max_ttl: {a: 1}}", "2: cache.defaults.max_ttl: must be a duration"},
+		{"cache:\n  defaults: {jitter: 0.1}", "2: cache.defaults.jitter: must not be a fraction"},
+		{"cache:\n  defaults: {jitter: 10}", "2: cache.defaults.jitter: must be a percentage, such as 10%"},
+		{"cache:\n  defaults: {max_value_bytes: 1.5}", "2: cache.defaults.max_value_bytes: must not be a fraction"},
+		{"cache:\n  defaults: {max_value_bytes: 99999999999999999999}", "2: cache.defaults.max_value_bytes: is too large"},
+		{"cache:\n  defaults: {max_value_bytes: many}", "2: cache.defaults.max_value_bytes: must be a whole number"},
+		{"cache:\n  defaults: {near_cache: yes}", "2: cache.defaults.near_cache: must be true or false"},
+		{"sessions:\n  defaults: {preset: {a: 1}}", "2: sessions.defaults.preset: must be a name"},
+		{"cache: &c {}\nsessions: *c", "1: must be written out"},
+		{"{a: {a: {a: {a: {a: {a: {a: {a: {a: 1}}}}}}}}}", "1: braces are nested too deeply"},
+		// What the service finds has a line as well.
+		{"cache:\n  namespaces:\n\n    No: {}", "4: cache.namespaces.No: must be 1 to 63 characters"},
+		{"cache:\n  namespaces:\n    a:\n      default_ttl: 2s\n      max_ttl: 1s", "4: cache.namespaces.a.default_ttl: must be at least 1ms and at most 1s"},
+		{`{"sessions": {"defaults":` + "\n" + `{"preset": "aal3", "idle_timeout": "16m"}}}`, "2: sessions.defaults.idle_timeout: must be"},
+	} {
+		path := writePolicy(t, t.TempDir(), test.text)
+		code, stdout, stderr := call(t, environ{"LARDER_POLICY_FILE": path}, "serve", "--check")
+		if want := "larder: LARDER_POLICY_FILE: " + path + ":" + test.want; code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, want) {
+			t.Errorf("%q: exit %d: %swant %s", test.text, code, stderr, want)
+		}
+	}
+	for name, path := range map[string]string{
+		"no such file": filepath.Join(t.TempDir(), "none"), "is a directory": t.TempDir(),
+		"is longer than": writePolicy(t, t.TempDir(), strings.Repeat("#", maxPolicyBytes+1)),
+	} {
+		if code, _, stderr := call(t, nil, "serve", "--check", "--policy-file", path); code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, path+": "+name) {
+			t.Errorf("%s: exit %d: %s", name, code, stderr)
+		}
+	}
+	if code, _, stderr := call(t, nil, "serve", "--check", "--policy-file", writePolicy(t, t.TempDir(), "{}")); code != 0 {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+}
+
+func FuzzPolicy(f *testing.F) {
+	f.Add("cache: {defaults: {jitter: 10%}}")
+	f.Add("sessions:\n  namespaces:\n    a: {preset: aal1}\n")
+	f.Add("a: |\n  b\n? [c]\n: &d !!e *f # g\n---\n'h': \"\\x00\"")
+	f.Fuzz(func(t *testing.T, text string) {
+		_, _, err := parsePolicy([]byte(text))
+		var fault *policyFault
+		if err != nil && (!errors.As(err, &fault) || fault.line < 1) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func writePolicy(t testing.TB, dir, text string) (path string) {
+	t.Helper()
+	path = filepath.Join(dir, "policy.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func must0(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// allows asks whether namespace "n" takes a ttl of 5 min, which the first of the policies forbids and the second allows.
+func allows(t testing.TB, cache cachev1.CacheServiceClient) bool {
+	t.Helper()
+	_, err := cache.Set(t.Context(), &cachev1.SetRequest{Namespace: "n", Key: "k", Expiry: &cachev1.SetRequest_Ttl{Ttl: durationpb.New(5 * time.Minute)}})
+	if err != nil && status.Code(err) != codes.InvalidArgument {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+const forbids, allowed = "cache:\n  namespaces:\n    n: {max_ttl: 1m}\n", "cache:\n  namespaces:\n    n: {max_ttl: 10m}\n"
+
+// However the file is changed, the new policy holds from then on.
+func TestPolicyIsReadAgain(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(t *testing.T, dir, path string){
+		"Rewritten": func(t *testing.T, dir, _ string) { writePolicy(t, dir, allowed) },
+		"Replaced": func(t *testing.T, dir, path string) {
+			must0(t, os.WriteFile(filepath.Join(dir, "new"), []byte(allowed), 0o600))
+			must0(t, os.Rename(filepath.Join(dir, "new"), path))
+		},
+		"RemovedAndWritten": func(t *testing.T, dir, path string) {
+			must0(t, os.Remove(path))
+			writePolicy(t, dir, allowed)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			path := writePolicy(t, dir, forbids)
+			changesPolicy(t, path, func() { change(t, dir, path) })
+		})
+	}
+	// A mounted ConfigMap: the file is a link through ..data, which is replaced.
+	t.Run("LinkSwapped", func(t *testing.T) {
+		t.Parallel()
+		dir := t.TempDir()
+		for version, text := range map[string]string{"..1": forbids, "..2": allowed} {
+			must0(t, os.Mkdir(filepath.Join(dir, version), 0o700))
+			writePolicy(t, filepath.Join(dir, version), text)
+		}
+		path := filepath.Join(dir, "policy.yaml")
+		must0(t, os.Symlink("..1", filepath.Join(dir, "..data")))
+		must0(t, os.Symlink("..data/policy.yaml", path))
+		changesPolicy(t, path, func() {
+			must0(t, os.Symlink("..2", filepath.Join(dir, "..data_tmp")))
+			must0(t, os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")))
+			must0(t, os.RemoveAll(filepath.Join(dir, "..1")))
+		})
+	})
+}
+
+func changesPolicy(t *testing.T, path string, change func()) {
+	t.Helper()
+	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_POLICY_FILE": path})
+	p.log.await(t, "connected to redis")
+	cache := cachev1.NewCacheServiceClient(p.dial(t))
+	if allows(t, cache) {
+		t.Error("the policy of the start is not in force")
+	}
+	change()
+	if record := p.log.await(t, "the policy has changed"); record["file"] != path {
+		t.Errorf("got %v", record)
+	}
+	if !allows(t, cache) {
+		t.Error("the new policy is not in force")
+	}
+	if _, metrics := p.get(t, "/metrics"); !strings.Contains(metrics, `larder_policy_reloads_total{result="applied"} 1`) {
+		t.Error("the change is not counted")
+	}
+}
+
+// A file that cannot be used changes nothing but the log and the metrics, and the next good one is taken.
+func TestBadPolicyLeavesTheOldOne(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := writePolicy(t, dir, forbids)
+	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_POLICY_FILE": path})
+	p.log.await(t, "connected to redis")
+	cache := cachev1.NewCacheServiceClient(p.dial(t))
+	_, before := p.get(t, "/metrics")
+	for _, bad := range []struct{ text, fault string }{
+		{"cache:\n  namespaces:\n    n: {max_ttl: 10m, color: red}\n", path + ":3: cache.namespaces.n.color: is not known"},
+		{"cache:\n  namespaces:\n    n: {max_ttl: 10000h}\n", path + ":3: cache.namespaces.n.max_ttl: must be at least 1ms and at most 720h0m0s"},
+		{"", path + ":1: is empty"},
+	} {
+		writePolicy(t, dir, bad.text)
+		line := p.log.awaitLine(t, bad.fault)
+		if !strings.Contains(line, `"level":"ERROR"`) || !strings.Contains(line, "the old policy stays in force") {
+			t.Errorf("logged %s", line)
+		}
+		if allows(t, cache) {
+			t.Error("the old policy is not in force")
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	p.log.awaitLine(t, path+": no such file")
+	if code, body := p.get(t, "/health"); code != 200 {
+		t.Errorf("/health: %d %s", code, body)
+	}
+	_, after := p.get(t, "/metrics")
+	if loaded := metricLine(before, "larder_policy_loaded_timestamp_seconds"); loaded == "" || strings.HasSuffix(loaded, " 0") || loaded != metricLine(after, "larder_policy_loaded_timestamp_seconds") {
+		t.Errorf("loaded: %s, then %s", loaded, metricLine(after, "larder_policy_loaded_timestamp_seconds"))
+	}
+	if got := metricLine(after, "larder_policy_reloads_total"); got != `larder_policy_reloads_total{result="rejected"} 4` {
+		t.Errorf("got %s", got)
+	}
+	writePolicy(t, dir, allowed)
+	p.log.await(t, "the policy has changed")
+	if !allows(t, cache) {
+		t.Error("the good policy is not in force")
+	}
+}
+
+// metricLine returns the first sample of a metric.
+func metricLine(metrics, name string) string {
+	for line := range strings.Lines(metrics) {
+		if strings.HasPrefix(line, name) {
+			return strings.TrimSpace(line)
+		}
+	}
+	return ""
+}
+
+// Calls go on while the policy changes, and each is under the old one or the new.
+func TestPolicyChangesDuringTraffic(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := writePolicy(t, dir, forbids)
+	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_POLICY_FILE": path})
+	p.log.await(t, "connected to redis")
+	cache := cachev1.NewCacheServiceClient(p.dial(t))
+	ctx, stop := context.WithCancel(t.Context())
+	var callers sync.WaitGroup
+	for range 4 {
+		callers.Go(func() {
+			for ctx.Err() == nil {
+				r := &cachev1.BatchSetRequest{Namespace: "n"}
+				for range 5 {
+					r.Items = append(r.Items, &cachev1.BatchSetItem{Key: "k", Expiry: &cachev1.BatchSetItem_Ttl{Ttl: durationpb.New(5 * time.Minute)}})
+				}
+				_, err := cache.BatchSet(ctx, r)
+				if ctx.Err() != nil || err == nil {
+					continue
+				}
+				bad := status.Convert(err)
+				if bad.Code() != codes.InvalidArgument || !strings.Contains(bad.Message(), "items[0].ttl: ") {
+					t.Errorf("got %v", err)
+				}
+			}
+		})
+	}
+	for i := range 10 {
+		writePolicy(t, dir, []string{allowed, forbids}[i%2])
+		for want := i%2 == 0; allows(t, cache) != want; { // the server says when it has changed
+		}
+	}
+	stop()
+	callers.Wait()
+}
+
+// The compiled command, as Kubernetes runs it.
+func TestPolicyOfTheCommand(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := writePolicy(t, dir, "cache: {defaults: {max_tll: 1s}}\n")
+	command, stdout, stderr, exited := start(t, []string{"REDIS_URL=embedded://", "LARDER_POLICY_FILE=" + path}, "serve")
+	if code, want := exitCode(t, command, exited), "larder: LARDER_POLICY_FILE: "+path+":1: cache.defaults.max_tll: is not known\n"; code != 1 || stderr.String() != want || stdout.String() != "" {
+		t.Errorf("exit %d: %s%s", code, stdout, stderr)
+	}
+	writePolicy(t, dir, forbids)
+	_, stdout, _, _ = start(t, []string{"REDIS_URL=embedded://", "LARDER_POLICY_FILE=" + path}, "serve")
+	stdout.await(t, "connected to redis")
+	writePolicy(t, dir, allowed)
+	stdout.await(t, "the policy has changed")
+}
+
+// What README.md shows is a policy, and it is served.
+func TestREADMEsPolicy(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(readme), "```yaml\n")
+	text, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("README.md shows no policy")
+	}
+	policy, _, err := parsePolicy([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The example shows every field there is.
+	for _, field := range []string{
+		"default_ttl", "max_ttl", "jitter", "max_value_bytes", "near_cache", "default_stale_ttl", "allow_stale",
+		"preset", "idle_timeout", "absolute_timeout", "rotation_grace", "max_sessions_per_subject", "limit_policy", "touch_interval",
+	} {
+		if !strings.Contains(text, field+":") {
+			t.Errorf("the example does not show %s", field)
+		}
+	}
+	if err := service.NewPolicies(service.Limits{}).Set(policy); err != nil {
+		t.Error(err)
+	}
+	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_POLICY_FILE": writePolicy(t, t.TempDir(), text)})
+	p.log.await(t, "connected to redis")
+	cache := cachev1.NewCacheServiceClient(p.dial(t))
+	if _, err := cache.Set(t.Context(), &cachev1.SetRequest{Namespace: "prices", Key: "k"}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := cache.Get(t.Context(), &cachev1.GetRequest{Namespace: "prices", Key: "k"})
+	if err != nil || got.Ttl.AsDuration() > 30*time.Second || got.Ttl.AsDuration() < 20*time.Second {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
