@@ -32,7 +32,8 @@ func (f *fields) sessionPolicy(p SessionPolicy, r, most sessionRules) {
 
 // between checks the bounds of a number that may be unset.
 func between[N ~int | ~int64 | ~float64](f *fields, field string, n *N, least, most N) {
-	if n != nil && !(*n >= least && *n <= most) { // NaN is neither
-		f.add(field, "must be at least %v and at most %v", least, most)
+	if n == nil || *n >= least && *n <= most { // NaN is neither
+		return
 	}
+	f.add(field, "must be at least %v and at most %v", least, most)
 }

@@ -574,7 +574,7 @@ func TestExpireTimeIsInTheFutureAndNotTooFar(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_800_000_000, 5)
 	for d, ok := range map[time.Duration]bool{-1: false, 0: false, 1: true, time.Hour: true, time.Hour + 1: false} {
-		f := &fields{limits: &strictLimits, now: func() time.Time { return now }}
+		f := NewPolicies(strictLimits).fields(func() time.Time { return now })
 		r := &cachev1.SetRequest{Expiry: &cachev1.SetRequest_ExpireTime{ExpireTime: timestamppb.New(now.Add(d))}}
 		if got := f.fresh(r, false); got != d || (f.err() == nil) != ok {
 			t.Errorf("%v away: %v, %v", d, got, f.err())

@@ -85,7 +85,7 @@ func (p *policyFile) apply(text []byte) error {
 		err = p.server.SetPolicy(policy)
 	}
 	var wrong *service.FieldError
-	var at *policyFault
+	var at *policyError
 	switch {
 	case errors.As(err, &wrong):
 		return fmt.Errorf("%s:%d: %w", p.path, lines[wrong.Field], wrong)
@@ -119,7 +119,8 @@ func (p *policyFile) watch(ctx context.Context) {
 			return
 		case <-events:
 			settled.Reset(policySettles)
-		case <-failures: // such as more events than there was room for
+		case err := <-failures: // such as more events than there was room for
+			p.log.Warn("watching the policy file", "error", err.Error())
 			settled.Reset(policySettles)
 		case <-looks.C:
 			p.reload()
@@ -143,20 +144,20 @@ func (p *policyFile) reload() {
 	p.log.Info("the policy has changed", "file", p.path)
 }
 
-// A policyFault is what is wrong with the text of a policy.
-type policyFault struct {
+// A policyError says what is wrong with the text of a policy.
+type policyError struct {
 	line int
 	what string
 }
 
 // Error returns what is wrong, without the line.
-func (f *policyFault) Error() string { return f.what }
+func (e *policyError) Error() string { return e.what }
 
 // parsePolicy reads a policy in YAML, of which JSON is a part. Lines are those of all fields, by their paths.
 func parsePolicy(text []byte) (p *service.Policy, lines map[string]int, err error) {
 	defer func() {
 		if recover() != nil { // a file must never end a running server, whatever the library makes of it
-			err = &policyFault{1, "cannot be read as YAML"}
+			err = &policyError{1, "cannot be read as YAML"}
 		}
 	}()
 	tokens := lexer.Tokenize(string(text))
@@ -168,9 +169,9 @@ func parsePolicy(text []byte) (p *service.Policy, lines map[string]int, err erro
 	case err != nil:
 		return nil, nil, located(err, 1, "")
 	case len(file.Docs) == 0 || len(file.Docs) == 1 && file.Docs[0].Body == nil:
-		return nil, nil, &policyFault{1, "is empty; {} is a policy that changes nothing"} // it may be about to be written
+		return nil, nil, &policyError{1, "is empty; {} is a policy that changes nothing"} // it may be about to be written
 	case len(file.Docs) > 1:
-		return nil, nil, &policyFault{1, "must be one YAML document"}
+		return nil, nil, &policyError{1, "must be one YAML document"}
 	}
 	r := policyReader{lines: make(map[string]int)}
 	p = new(service.Policy)
@@ -202,7 +203,7 @@ func onlyMappings(tokens token.Tokens) error {
 		default:
 		}
 		if what != "" {
-			return &policyFault{t.Position.Line, what}
+			return &policyError{t.Position.Line, what}
 		}
 	}
 	return nil
@@ -238,9 +239,9 @@ func fieldsOf[P any](r *policyReader, path string, node ast.Node, p *P) error {
 	return r.each(path, node, func(path, _ string, value *ast.MappingValueNode) error {
 		switch value.Value.Type() {
 		case ast.NullType:
-			return &policyFault{r.lines[path], path + ": must not be null"}
+			return &policyError{r.lines[path], path + ": must not be null"}
 		case ast.FloatType: // yaml would round it
-			return &policyFault{r.lines[path], path + ": must not be a fraction"}
+			return &policyError{r.lines[path], path + ": must not be a fraction"}
 		default:
 		}
 		if err := yaml.NodeToValue(value, p, yaml.Strict()); err != nil {
@@ -255,7 +256,7 @@ func (r *policyReader) mapping(path string, node ast.Node, keys map[string]read)
 		if read := keys[name]; read != nil {
 			return read(path, value)
 		}
-		return &policyFault{r.lines[path], path + ": is not known"}
+		return &policyError{r.lines[path], path + ": is not known"}
 	})
 }
 
@@ -266,7 +267,7 @@ func (r *policyReader) each(path string, node ast.Node, do func(path, name strin
 	}
 	mapping, ok := node.(ast.MapNode)
 	if !ok {
-		return &policyFault{node.GetToken().Position.Line, cmp.Or(path, "the policy") + ": must be a mapping"}
+		return &policyError{node.GetToken().Position.Line, cmp.Or(path, "the policy") + ": must be a mapping"}
 	}
 	if path != "" {
 		path += "."
@@ -318,5 +319,5 @@ func located(err error, line int, path string) error {
 	if path != "" {
 		what = path + ": " + what
 	}
-	return &policyFault{line, what}
+	return &policyError{line, what}
 }

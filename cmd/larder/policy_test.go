@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -79,7 +80,7 @@ func FuzzPolicy(f *testing.F) {
 	f.Add("a: |\n  b\n? [c]\n: &d !!e *f # g\n---\n'h': \"\\x00\"")
 	f.Fuzz(func(t *testing.T, text string) {
 		_, _, err := parsePolicy([]byte(text))
-		var fault *policyFault
+		var fault *policyError
 		if err != nil && (!errors.As(err, &fault) || fault.line < 1) {
 			t.Errorf("got %v", err)
 		}
@@ -259,6 +260,7 @@ func TestPolicyChangesDuringTraffic(t *testing.T) {
 	for i := range 10 {
 		writePolicy(t, dir, []string{allowed, forbids}[i%2])
 		for want := i%2 == 0; allows(t, cache) != want; { // the server says when it has changed
+			runtime.Gosched()
 		}
 	}
 	stop()
