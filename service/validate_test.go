@@ -511,7 +511,7 @@ func TestBadRequestsAreNamedAndChangeNothing(t *testing.T) {
 	}
 
 	// Whatever is wrong is said at once.
-	check("Set", `namespace: "NS" key: "" value: `+quoted(65)+` ttl {} stale_ttl {} tags: "" tags: "ok" tags: "" content_type: `+quoted(300)+` if_match: "etag"`,
+	check("Set", `namespace: "NS" key: "" value: `+quoted(65)+` ttl {} stale_ttl {nanos: -1} tags: "" tags: "ok" tags: "" content_type: `+quoted(300)+` if_match: "etag"`,
 		"namespace", "key", "ttl", "tags[0]", "tags[2]", "value", "stale_ttl", "content_type", "if_match")
 	check("Set", `key: "k" never: false stale_ttl {seconds: 1} negative: true value: "v" if_absent: false`, "never", "value", "stale_ttl", "if_absent")
 	check("Increment", `ttl_policy: 9 on_bound: 9 ttl {} min: 1 max: 0`, "key", "ttl_policy", "on_bound", "ttl", "max")
