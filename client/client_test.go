@@ -171,7 +171,7 @@ func TestTimeoutEndsACall(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	})
-	c := connect(t, client.Options{Target: b.addr, Timeout: 50 * time.Millisecond})
+	c := connect(t, client.Options{Target: b.addr, Timeout: time.Second})
 	_, err := c.Cache.Get(t.Context(), "k")
 	var e *client.Error
 	if !errors.As(err, &e) || e.Code != codes.DeadlineExceeded || !errors.Is(err, context.DeadlineExceeded) {

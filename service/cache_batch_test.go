@@ -201,8 +201,13 @@ func TestBatchSet(t *testing.T) {
 			remains(t, key+": stale_ttl", &got.StaleTtl, want.stale)
 		}
 		elapsed(t, key+": age", &got.Age)
+		var tags []string
+		if key == "all" {
+			tags = []string{"red"}
+		}
 		same(t, &cachev1.GetResponse{
 			Outcome: want.outcome, Value: []byte(want.value), Etag: etags[key], Source: cachev1.Source_SOURCE_REDIS, ContentType: want.media,
+			Tags: tags,
 		}, got)
 	}
 }

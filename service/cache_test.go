@@ -93,6 +93,7 @@ func TestGet(t *testing.T) {
 			elapsed(t, "age", &got.Age)
 			same(t, &cachev1.GetResponse{
 				Outcome: cachev1.GetOutcome_GET_OUTCOME_HIT, Value: []byte("v\x00\xff"), Etag: etag, Source: source, ContentType: "text/plain",
+				Tags: []string{"a"},
 			}, got)
 		}
 	})
