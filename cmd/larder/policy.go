@@ -28,7 +28,7 @@ const (
 	// policySettles is how long the policy file must be left alone before it is read, as it may be written in parts.
 	policySettles = 100 * time.Millisecond
 	// policyLooks is how often the file is looked at besides, for file systems that do not tell of changes.
-	policyLooks = 30 * time.Second
+	policyLooks = time.Minute
 	// maxPolicyBytes is room for thousands of namespaces.
 	maxPolicyBytes = 256 << 10
 	// maxPolicyDepth is more than a policy has.
