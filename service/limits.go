@@ -17,6 +17,11 @@ type Limits struct {
 	SessionIdleTimeout time.Duration
 	// SessionAbsoluteTimeout is the longest and the default absolute timeout of sessions; zero means 12 h.
 	SessionAbsoluteTimeout time.Duration
+	// SessionRotationGrace is how long a rotated token stays good; zero means 30 s, below zero not at all.
+	SessionRotationGrace time.Duration
+	// SessionCacheFor is the longest that callers may believe a verdict without asking again; zero means 5 s, below zero
+	// not at all.
+	SessionCacheFor time.Duration
 	// PlainNamespace is the namespace whose keys are Redis keys as they are; empty means none.
 	PlainNamespace string
 }
@@ -41,5 +46,13 @@ func (l Limits) withDefaults() Limits {
 	if l.SessionAbsoluteTimeout <= 0 {
 		l.SessionAbsoluteTimeout = 12 * time.Hour
 	}
+	if l.SessionRotationGrace == 0 {
+		l.SessionRotationGrace = 30 * time.Second
+	}
+	l.SessionRotationGrace = max(l.SessionRotationGrace, 0)
+	if l.SessionCacheFor == 0 {
+		l.SessionCacheFor = 5 * time.Second
+	}
+	l.SessionCacheFor = max(l.SessionCacheFor, 0)
 	return l
 }

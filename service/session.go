@@ -35,6 +35,10 @@ func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionR
 		Idle:       f.timeout("idle_timeout", r.GetIdleTimeout(), f.rules.session.idle),
 		Absolute:   f.timeout("absolute_timeout", r.GetAbsoluteTimeout(), f.rules.session.absolute),
 		Device:     f.device(r.GetDevice()),
+		Assurance:  f.assurance("assurance", r.GetAssurance()),
+	}
+	if n.Subject == "" && r.GetAssurance() != nil {
+		f.add("assurance", "must be unset for an anonymous session")
 	}
 	if err := f.err(); err != nil {
 		return nil, err
@@ -44,38 +48,6 @@ func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionR
 		return nil, err
 	}
 	return &sessionv1.CreateSessionResponse{SessionToken: token, Session: sessionView(session)}, nil
-}
-
-// touches are the store's words for the ways to touch.
-var touches = map[sessionv1.Touch]store.TouchSession{
-	sessionv1.Touch_TOUCH_UNSPECIFIED: store.TouchAuto,
-	sessionv1.Touch_TOUCH_AUTO:        store.TouchAuto,
-	sessionv1.Touch_TOUCH_NEVER:       store.TouchNever,
-	sessionv1.Touch_TOUCH_FORCE:       store.TouchForce,
-}
-
-// ValidateSession checks a token.
-func (s *Session) ValidateSession(ctx context.Context, r *sessionv1.ValidateSessionRequest) (*sessionv1.ValidateSessionResponse, error) {
-	f := s.fields()
-	ns := f.namespace(r.GetNamespace())
-	touch := enum(f, "touch", r.GetTouch(), sessionv1.Touch_name)
-	near := enum(f, "consistency", r.GetConsistency(), sessionv1.Consistency_name) != sessionv1.Consistency_CONSISTENCY_PRIMARY
-	if r.GetSessionToken() == "" {
-		f.add("session_token", "must not be empty")
-	}
-	if err := f.err(); err != nil {
-		return nil, err
-	}
-	session, err := s.store.ValidateSession(ctx, ns, r.GetSessionToken(), near, touches[touch])
-	if err != nil {
-		return nil, err
-	}
-	resp := &sessionv1.ValidateSessionResponse{Outcome: sessionv1.ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_INACTIVE}
-	if session != nil {
-		resp.Outcome = sessionv1.ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_ACTIVE
-		resp.Session = sessionView(session)
-	}
-	return resp, nil
 }
 
 // GetSession reads a session by its id.
@@ -188,6 +160,11 @@ func sessionView(s *store.Session) *sessionv1.Session {
 	}
 	if s.Device != (store.Device{}) {
 		v.Device = &sessionv1.Device{Ip: s.Device.IP, UserAgent: s.Device.UserAgent, Label: s.Device.Label}
+	}
+	if a := s.Assurance; !a.AuthenticatedAt.IsZero() {
+		v.Assurance = &sessionv1.Assurance{
+			Aal: int32(a.AAL), Amr: a.AMR, AuthenticatedAt: timestamppb.New(a.AuthenticatedAt), //nolint:gosec // 0 to 3
+		}
 	}
 	return v
 }

@@ -26,6 +26,10 @@ const (
 	maxUserAgentBytes     = 512
 	maxLabelBytes         = 128
 	minSessionTimeout     = time.Second
+	maxAAL                = 3
+	maxMethodBytes        = 32
+	maxClockSkew          = time.Minute
+	maxValidations        = 100
 )
 
 // FieldError says what is wrong with one field of a request. It never repeats the field's value.

@@ -1,6 +1,8 @@
 package service
 
 import (
+	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -95,4 +97,104 @@ func (f *fields) target(r interface {
 		f.add("target", "must be a session_id or a session_token")
 	}
 	return t
+}
+
+func (f *fields) token(field, token string) string {
+	if token == "" {
+		f.add(field, "must not be empty")
+	}
+	return token
+}
+
+// validation is what ValidateSessionRequest and the items of a batch have in common.
+type validation interface {
+	GetSessionToken() string
+	GetTouch() sessionv1.Touch
+	GetConsistency() sessionv1.Consistency
+	GetRequire() *sessionv1.Requirement
+}
+
+// touches are the store's words for the ways to touch.
+var touches = map[sessionv1.Touch]store.TouchSession{
+	sessionv1.Touch_TOUCH_UNSPECIFIED: store.TouchAuto,
+	sessionv1.Touch_TOUCH_AUTO:        store.TouchAuto,
+	sessionv1.Touch_TOUCH_NEVER:       store.TouchNever,
+	sessionv1.Touch_TOUCH_FORCE:       store.TouchForce,
+}
+
+func (f *fields) validation(r validation) store.Validation {
+	v := store.Validation{
+		Token: f.token("session_token", r.GetSessionToken()),
+		Touch: touches[enum(f, "touch", r.GetTouch(), sessionv1.Touch_name)],
+		Near:  enum(f, "consistency", r.GetConsistency(), sessionv1.Consistency_name) != sessionv1.Consistency_CONSISTENCY_PRIMARY,
+	}
+	if require := r.GetRequire(); require != nil {
+		v.MinAAL = f.aal("require.min_aal", require.GetMinAal())
+		if require.GetMaxAuthAge() != nil {
+			v.MaxAuthAge = f.duration("require.max_auth_age", require.GetMaxAuthAge(), 1, math.MaxInt64)
+		}
+	}
+	return v
+}
+
+func (f *fields) validations(items []*sessionv1.BatchValidateSessionsItem) []store.Validation {
+	if len(items) < 1 || len(items) > maxValidations {
+		f.add("items", "must hold 1 to %d", maxValidations)
+		return nil
+	}
+	vs := make([]store.Validation, len(items))
+	for i, item := range items {
+		f.prefix = "items[" + strconv.Itoa(i) + "]."
+		vs[i] = f.validation(item)
+	}
+	f.prefix = ""
+	return vs
+}
+
+func (f *fields) aal(field string, aal int32) int {
+	if aal < 0 || aal > maxAAL {
+		f.add(field, "must be 0 to %d", maxAAL)
+	}
+	return int(aal)
+}
+
+func (f *fields) assurance(field string, a *sessionv1.Assurance) store.Assurance {
+	if a == nil {
+		return store.Assurance{}
+	}
+	assured := store.Assurance{AAL: f.aal(field+".aal", a.GetAal()), AMR: f.methods(field+".amr", a.GetAmr())}
+	if at := a.GetAuthenticatedAt(); at != nil {
+		assured.AuthenticatedAt = at.AsTime()
+		// The clocks of the caller and of Redis may differ a little, and nobody authenticated before there were computers.
+		if at.CheckValid() != nil || assured.AuthenticatedAt.After(f.now().Add(maxClockSkew)) || at.GetSeconds() <= 0 {
+			f.add(field+".authenticated_at", "must be a valid time and not in the future")
+		}
+		if now := f.now(); assured.AuthenticatedAt.After(now) {
+			assured.AuthenticatedAt = now
+		}
+	}
+	return assured
+}
+
+// methods checks names of methods of authentication, and drops duplicates.
+func (f *fields) methods(field string, amr []string) []string {
+	if len(amr) > store.MaxMethods {
+		f.add(field, "must be at most %d", store.MaxMethods)
+		return nil
+	}
+	var unique []string
+	for i, m := range amr {
+		ok := len(m) >= 1 && len(m) <= maxMethodBytes
+		for j := 0; ok && j < len(m); j++ {
+			c := m[j]
+			ok = 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '.' || c == '_' || c == '-'
+		}
+		if !ok {
+			f.add(field+"["+strconv.Itoa(i)+"]", "must be 1 to %d characters of a-z, 0-9, dot, underscore and dash", maxMethodBytes)
+		}
+		if !slices.Contains(unique, m) {
+			unique = append(unique, m)
+		}
+	}
+	return unique
 }

@@ -54,3 +54,9 @@ func (k *Keyring) Seal(record, field string, plain []byte) []byte {
 func (k *Keyring) Open(record, field string, stored []byte) ([]byte, error) {
 	return k.open(record, field, stored)
 }
+
+// ValidateSession returns the session of a token of which nothing is required; nil means that it is not active.
+func (s *Store) ValidateSession(ctx context.Context, namespace, token string, near bool, touch TouchSession) (*Session, error) {
+	v, err := s.Validate(ctx, namespace, Validation{Token: token, Near: near, Touch: touch})
+	return v.Session, err
+}

@@ -100,6 +100,11 @@ func subjectKey(p partition, namespace, subjectHash string) string {
 	return "ld:u:" + p.tag() + ":" + namespace + ":" + subjectHash
 }
 
+// promotionKey is the mark of a session that was made by a promotion, so that no retry makes it again.
+func promotionKey(p partition, namespace, id string) string {
+	return "ld:q:" + p.tag() + ":" + namespace + ":" + id
+}
+
 // eventsKey is the stream of what happened to the sessions of a partition.
 func eventsKey(p partition) string { return "ld:e:" + p.tag() }
 

@@ -1,7 +1,9 @@
 package store
 
 import (
+	"crypto/sha1" //nolint:gosec // see newScript
 	"embed"
+	"encoding/hex"
 	"strings"
 
 	"github.com/redis/rueidis"
@@ -14,6 +16,7 @@ var luaFiles embed.FS
 type script struct {
 	name string
 	text string
+	sha  string
 	lua  *rueidis.Lua
 }
 
@@ -21,7 +24,8 @@ type script struct {
 func newScript(name string, load func(string, ...rueidis.LuaOption) *rueidis.Lua) *script {
 	feature, _, _ := strings.Cut(name, "_")
 	text := luaFile(feature) + luaFile(name)
-	return &script{name: name, text: text, lua: load(text)}
+	sum := sha1.Sum([]byte(text)) //nolint:gosec // it is how Redis names scripts
+	return &script{name: name, text: text, sha: hex.EncodeToString(sum[:]), lua: load(text)}
 }
 
 func luaFile(name string) string {
@@ -46,6 +50,10 @@ var (
 	sessionRead          = newScript("session_read", rueidis.NewLuaScriptReadOnly)
 	sessionTouch         = newScript("session_touch", rueidis.NewLuaScript)
 	sessionUpdate        = newScript("session_update", rueidis.NewLuaScript)
+	sessionRotate        = newScript("session_rotate", rueidis.NewLuaScript)
+	sessionReauth        = newScript("session_reauthenticate", rueidis.NewLuaScript)
+	sessionPromote       = newScript("session_promote", rueidis.NewLuaScript)
+	sessionPromoted      = newScript("session_promoted", rueidis.NewLuaScript)
 	sessionRevoke        = newScript("session_revoke", rueidis.NewLuaScript)
 	sessionRevokeSubject = newScript("session_revoke_subject", rueidis.NewLuaScript)
 )

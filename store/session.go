@@ -2,8 +2,8 @@ package store
 
 import (
 	"context"
-	"crypto/subtle"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -33,38 +33,84 @@ type NewSession struct {
 	Idle, Absolute time.Duration
 	// Device is what the client said of itself.
 	Device Device
+	// Assurance says how the subject was authenticated; a zero AuthenticatedAt means now. An anonymous session has none.
+	Assurance Assurance
 }
+
+// Assurance says how well it is known that a session's subject is who it says.
+type Assurance struct {
+	// AAL is the authentication assurance level of NIST SP 800-63B-4, 1 to 3; 0 means unknown.
+	AAL int
+	// AMR are methods of authentication by the names of RFC 8176, each once.
+	AMR []string
+	// AuthenticatedAt is when the subject last proved who it is; zero for an anonymous session.
+	AuthenticatedAt time.Time
+}
+
+// MaxMethods is how many methods of authentication a session keeps: those that came last.
+const MaxMethods = 16
 
 // CreateSession writes a session and returns its token, which is not stored anywhere.
 func (s *Store) CreateSession(ctx context.Context, namespace string, n NewSession) (token string, session *Session, err error) {
-	p, hash := randomPartition(), ""
+	p := randomPartition()
 	if n.Subject != "" {
-		p, hash = subjectHash(namespace, n.Subject)
+		p, _ = subjectHash(namespace, n.Subject)
 	}
 	token, cred := newCredential(p)
+	session, err = s.createSession(ctx, namespace, n, cred, "", once)
+	if err == nil && session == nil { // 128 random bits do not meet twice
+		err = errInternal
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	return token, session, nil
+}
+
+// createSession writes a session with the id and the secret of a credential; nil means that it was written before. From is
+// the id of the anonymous session in whose place it comes, empty for none.
+func (s *Store) createSession(ctx context.Context, namespace string, n NewSession, cred credential, from string, eff effect) (*Session, error) {
+	p := cred.partition
 	keys, args := changing(p, namespace, cred.id)
-	if hash != "" {
-		keys = append(keys, subjectKey(p, namespace, hash), indexKey(p, namespace, hash))
+	hash, authenticated := "", ""
+	if n.Subject != "" {
+		_, hash = subjectHash(namespace, n.Subject)
+		keys = append(keys, subjectKey(p, namespace, hash), indexKey(p, namespace, hash), promotionKey(p, namespace, cred.id))
+		if at := n.Assurance.AuthenticatedAt; !at.IsZero() {
+			authenticated = strconv.FormatInt(at.UnixMilli(), 10)
+		}
 	}
 	args = append(args, n.Subject, hash, string(cred.hash[:]),
-		millis(n.Idle), millis(n.Absolute), n.Device.IP, n.Device.UserAgent, n.Device.Label)
+		millis(n.Idle), millis(n.Absolute), n.Device.IP, n.Device.UserAgent, n.Device.Label,
+		strconv.Itoa(n.Assurance.AAL), strings.Join(n.Assurance.AMR, " "), authenticated, from, millis(2*promotionWindow))
 	for name, value := range s.sealAttributes(keys[0], n.Attributes) {
 		args = append(args, name, value)
 	}
 	defer s.forget(keys[0])
-	m, err := s.script(ctx, sessionCreate, once, keys, args...)
+	m, err := s.script(ctx, sessionCreate, eff, keys, args...)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	created, err := m.AsInt64()
-	if err != nil || created == 0 { // 128 random bits do not meet twice
-		return "", nil, errInternal
+	if err != nil {
+		return nil, errInternal
+	}
+	if created == 0 {
+		return nil, nil //nolint:nilnil // not written is no error
 	}
 	at := time.UnixMilli(created)
-	return token, &Session{
+	session := &Session{
 		ID: cred.id, Subject: n.Subject, Attributes: n.Attributes, Version: 1, Device: n.Device,
 		CreatedAt: at, LastActiveAt: at, Idle: ceil(n.Idle), AbsoluteExpiresAt: at.Add(ceil(n.Absolute)),
-	}, nil
+	}
+	if n.Subject != "" {
+		session.Assurance = n.Assurance
+		session.Assurance.AuthenticatedAt = at
+		if authenticated != "" {
+			session.Assurance.AuthenticatedAt = n.Assurance.AuthenticatedAt.Truncate(time.Millisecond)
+		}
+	}
+	return session, nil
 }
 
 // changing returns the keys and arguments with which every script that changes one session begins.
@@ -74,56 +120,6 @@ func changing(p partition, namespace, id string) (keys, args []string) {
 }
 
 func ceil(d time.Duration) time.Duration { return time.Duration(ceilMillis(d)) * time.Millisecond }
-
-// TouchSession says whether a validation counts as activity.
-type TouchSession int
-
-// The ways to touch a session.
-const (
-	// TouchAuto records activity after the answer, at most once per interval.
-	TouchAuto TouchSession = iota
-	// TouchNever leaves the idle timeout alone.
-	TouchNever
-	// TouchForce records activity before the answer.
-	TouchForce
-)
-
-// ValidateSession returns the session of a token; nil means that the token is not that of an active one. If near is set
-// an active session may come from the near cache; that there is none is always the primary's word.
-func (s *Store) ValidateSession(ctx context.Context, namespace, token string, near bool, touch TouchSession) (*Session, error) {
-	cred, ok := parseToken(token)
-	if !ok {
-		return nil, nil //nolint:nilnil // absence is not an error
-	}
-	valid := func(r *sessionRecord) bool {
-		return r != nil && subtle.ConstantTimeCompare(r.secretHash, cred.hash[:]) == 1
-	}
-	var r *sessionRecord
-	var err error
-	if near {
-		r, err = s.nearSession(ctx, cred.partition, namespace, cred.id)
-	}
-	if !near || err == nil && !valid(r) {
-		r, err = s.readSession(ctx, cred.partition, namespace, cred.id, false)
-	}
-	if err != nil || !valid(r) {
-		return nil, err
-	}
-	switch touch {
-	case TouchForce:
-		last, err := s.touchSession(ctx, cred.partition, namespace, cred.id, 0)
-		if err != nil || last == 0 {
-			return nil, err
-		}
-		session := r.session
-		session.LastActiveAt = time.UnixMilli(last)
-		return &session, nil
-	case TouchAuto:
-		s.touchLater(cred.partition, namespace, &r.session)
-	case TouchNever:
-	}
-	return &r.session, nil
-}
 
 // GetSession reads an active session by its id from the primary; nil means that there is none.
 func (s *Store) GetSession(ctx context.Context, namespace, id string) (*Session, error) {

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -25,6 +26,8 @@ type Session struct {
 	Idle time.Duration
 	// AbsoluteExpiresAt is when it ends whatever its activity.
 	AbsoluteExpiresAt time.Time
+	// Assurance says how its subject was authenticated.
+	Assurance Assurance
 }
 
 // IdleExpiresAt is when the session ends without further activity.
@@ -40,8 +43,12 @@ func (s *Session) ExpiresAt() time.Time {
 
 // sessionRecord is a session with what its validation needs.
 type sessionRecord struct {
-	session    Session
-	secretHash []byte
+	session Session
+	secrets secrets
+	// absolute is how long the absolute timeout is.
+	absolute time.Duration
+	// promotion is set once the session has been, or is being, promoted.
+	promotion promotion
 	// subjectKey is where the subject's epoch is; empty for an anonymous session.
 	subjectHash string
 	// epoch must not be below that of the subject, which was readEpoch when the record was read.
@@ -53,10 +60,10 @@ type sessionRecord struct {
 
 // active decides by the times and epochs alone; that a key still exists means nothing.
 func (r *sessionRecord) active(subjectEpoch int64, now time.Time) bool {
-	return now.Before(r.session.ExpiresAt()) && r.epoch >= subjectEpoch
+	return now.Before(r.session.ExpiresAt()) && r.epoch >= subjectEpoch && r.promotion.to == ""
 }
 
-// parseSession reads the answer of session_read.lua; nil means that there is no record.
+// parseSession reads the answer of session_read.lua, or a snapshot of another script; nil means that there is no record.
 func (s *Store) parseSession(m rueidis.RedisMessage, record, id string) (*sessionRecord, error) {
 	parts, err := m.ToArray()
 	if err != nil || len(parts) != 4 {
@@ -90,6 +97,12 @@ func (s *Store) parseSession(m rueidis.RedisMessage, record, id string) (*sessio
 		ok = ok && err == nil
 		return n
 	}
+	optional := func(name string) int64 {
+		if fields[name] == "" {
+			return 0
+		}
+		return number(fields[name])
+	}
 	r := &sessionRecord{
 		session: Session{
 			ID: id, Subject: fields["sub"], Attributes: attributes, Version: number(fields["v"]),
@@ -99,16 +112,35 @@ func (s *Store) parseSession(m rueidis.RedisMessage, record, id string) (*sessio
 			Idle:              time.Duration(number(fields["idle"])) * time.Millisecond,
 			AbsoluteExpiresAt: time.UnixMilli(number(fields["abs"])),
 		},
-		secretHash:  []byte(fields["h"]),
+		secrets: secrets{
+			hash: []byte(fields["h"]), salt: []byte(fields["salt"]), unseen: fields["seen"] == "0",
+			previous: []byte(fields["hp"]), older: []byte(fields["old"]),
+			usableUntil: optional("pu"), reuseFrom: optional("pr"), olderReuseFrom: optional("oldr"),
+		},
+		promotion:   promotion{to: fields["to"], salt: []byte(fields["to_salt"])},
 		subjectHash: fields["sh"],
 		epoch:       number(fields["ep"]),
 		readEpoch:   number(epoch),
 		readAt:      time.UnixMilli(number(now)),
 	}
+	began := r.session.CreatedAt
+	if fields["ab"] != "" {
+		began = time.UnixMilli(number(fields["ab"]))
+	}
+	r.absolute = r.session.AbsoluteExpiresAt.Sub(began)
+	if r.subjectHash != "" {
+		r.session.Assurance = Assurance{AAL: int(optional("aal")), AuthenticatedAt: r.session.CreatedAt}
+		if fields["amr"] != "" {
+			r.session.Assurance.AMR = strings.Fields(fields["amr"])
+		}
+		if fields["at"] != "" {
+			r.session.Assurance.AuthenticatedAt = time.UnixMilli(number(fields["at"]))
+		}
+	}
 	if now == "0" {
 		r.readAt = s.Now()
 	}
-	if !ok || len(r.secretHash) == 0 {
+	if !ok || len(r.secrets.hash) == 0 {
 		return nil, &opError{kind: ErrCorrupt}
 	}
 	for name, value := range fields {

@@ -174,6 +174,7 @@ func TestCreatedSessionReadsBackAsItWasMade(t *testing.T) {
 		n := store.NewSession{
 			Subject: "ann", Attributes: map[string]string{"role": "admin", "h": "x", "ep": "9", "bin": "\x00\xff", "": ""},
 			Idle: time.Hour + 1, Absolute: longest, Device: store.Device{IP: "::1", UserAgent: "curl/8", Label: "Ann’s phone"},
+			Assurance: store.Assurance{AAL: 2, AMR: []string{"pwd", "otp"}, AuthenticatedAt: time.UnixMilli(1700000000123)},
 		}
 		before := s.Now().Add(-time.Second)
 		token, created := createSession(t, s, namespace, n)
@@ -185,7 +186,7 @@ func TestCreatedSessionReadsBackAsItWasMade(t *testing.T) {
 			ID: created.ID, Subject: "ann", Attributes: n.Attributes, Version: 1, Device: n.Device,
 			CreatedAt: created.CreatedAt, LastActiveAt: created.CreatedAt,
 			Idle:              time.Hour + time.Millisecond, // what Redis cannot hold is rounded up
-			AbsoluteExpiresAt: created.CreatedAt.Add(longest),
+			AbsoluteExpiresAt: created.CreatedAt.Add(longest), Assurance: n.Assurance,
 		}
 		listed, _, err := s.ListSubjectSessions(t.Context(), namespace, "ann", "", 10)
 		if err != nil || len(listed) != 1 {

@@ -30,8 +30,9 @@ var strict = base64.RawURLEncoding.Strict()
 type credential struct {
 	partition partition
 	id        string
-	// hash is the SHA-256 of the secret.
-	hash [sha256.Size]byte
+	// secret is what its holder alone knows, hash the SHA-256 of that.
+	secret []byte
+	hash   [sha256.Size]byte
 }
 
 // newCredential returns a new token in a partition and what it says.
@@ -43,7 +44,7 @@ func newCredential(p partition) (token string, c credential) {
 }
 
 func credentialOf(b []byte) credential {
-	return credential{partition(b[0]), strict.EncodeToString(b[:idBytes]), sha256.Sum256(b[idBytes:])}
+	return credential{partition(b[0]), strict.EncodeToString(b[:idBytes]), b[idBytes:], sha256.Sum256(b[idBytes:])}
 }
 
 // parseToken reads a token; what is not one never reaches Redis.

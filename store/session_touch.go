@@ -50,11 +50,20 @@ func (t *toucher) start(id string) (done func(), ok bool) {
 	}, true
 }
 
-// touchLater records activity of a session, unless that would change nothing, without waiting for it.
-func (s *Store) touchLater(p partition, namespace string, session *Session) {
-	interval := touchInterval(session.Idle)
+// touchNever is the interval of a touch that records no activity.
+const touchNever = -time.Millisecond
+
+// touchLater records, without waiting for it, activity of a session if that is wanted and would change something, and that
+// a successor has arrived, which ends the life of the secret before it.
+func (s *Store) touchLater(c credential, namespace string, session *Session, active, arrived bool) {
+	interval := touchNever
 	// Once the absolute timeout comes first, sliding the idle timeout changes nothing.
-	if s.Now().Sub(session.LastActiveAt) < interval || !session.IdleExpiresAt().Before(session.AbsoluteExpiresAt) {
+	if active && session.IdleExpiresAt().Before(session.AbsoluteExpiresAt) {
+		if every := touchInterval(session.Idle); s.Now().Sub(session.LastActiveAt) >= every {
+			interval = every
+		}
+	}
+	if interval == touchNever && !arrived {
 		return
 	}
 	done, ok := s.touches.start(session.ID)
@@ -65,18 +74,25 @@ func (s *Store) touchLater(p partition, namespace string, session *Session) {
 		defer done()
 		ctx, cancel := context.WithTimeout(s.lifetime, s.options.CommandTimeout)
 		defer cancel()
-		_, _ = s.touchSession(ctx, p, namespace, session.ID, interval) // counted by the observer; the next one makes up for it
+		_, _ = s.touchSession(ctx, c, namespace, interval) // counted by the observer; the next one makes up for it
 	}()
 }
 
-// touchSession records activity if the last one is at least the interval ago, and returns when it was last recorded in
-// Unix milliseconds; zero means that the session has ended.
-func (s *Store) touchSession(ctx context.Context, p partition, namespace, id string, interval time.Duration) (int64, error) {
-	keys, args := changing(p, namespace, id)
+// touchSession records that a secret was presented, as activity if the last one is at least the interval ago, and returns
+// when that was last recorded in Unix milliseconds; zero means that the session has ended or that the secret is not good. A
+// secret that was superseded long ago ends it.
+func (s *Store) touchSession(ctx context.Context, c credential, namespace string, interval time.Duration) (int64, error) {
+	keys, args := touching(c, namespace, interval)
 	defer s.forget(keys[0])
-	m, err := s.script(ctx, sessionTouch, writes, keys, append(args, strconv.FormatInt(interval.Milliseconds(), 10))...)
+	m, err := s.script(ctx, sessionTouch, writes, keys, args...)
 	if err != nil {
 		return 0, err
 	}
 	return m.AsInt64()
+}
+
+// touching returns the keys and arguments of a touch.
+func touching(c credential, namespace string, interval time.Duration) (keys, args []string) {
+	keys, args = changing(c.partition, namespace, c.id)
+	return keys, append(args, strconv.FormatInt(interval.Milliseconds(), 10), string(c.hash[:]))
 }

@@ -65,6 +65,8 @@ type cacheSettings struct {
 type sessionSettings struct {
 	IdleTimeout     time.Duration `env:"LARDER_SESSION_IDLE_TIMEOUT" default:"30m" help:"End of a session without activity; a session may be given less."`
 	AbsoluteTimeout time.Duration `env:"LARDER_SESSION_ABSOLUTE_TIMEOUT" default:"12h" help:"End of a session whatever its activity; a session may be given less."`
+	RotationGrace   time.Duration `env:"LARDER_SESSION_ROTATION_GRACE" default:"30s" help:"How long a rotated token stays good, at most 5m, so that lost answers and calls under way do no harm; 0 ends it at once."`
+	CacheFor        time.Duration `env:"LARDER_SESSION_CACHE_FOR" default:"5s" help:"Longest that callers may believe a verdict on a session without asking again; 0 means not at all."`
 }
 
 type secrecySettings struct {
@@ -115,6 +117,8 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 			MaxTTL:                 c.Cache.MaxTTL,
 			SessionIdleTimeout:     c.Sessions.IdleTimeout,
 			SessionAbsoluteTimeout: c.Sessions.AbsoluteTimeout,
+			SessionRotationGrace:   orNone(c.Sessions.RotationGrace),
+			SessionCacheFor:        orNone(c.Sessions.CacheFor),
 			PlainNamespace:         c.Cache.PlainNamespace,
 		},
 		SlowCall:             c.Log.SlowCall,
@@ -145,6 +149,8 @@ func (c *Config) broken() []error {
 		{c.Cache.PlainNamespace == "" || namespace.MatchString(c.Cache.PlainNamespace), "LARDER_PLAIN_NAMESPACE: must be 1 to 63 characters of a-z, 0-9, dot, underscore and dash, the first a letter or a digit"},
 		{c.Sessions.IdleTimeout >= time.Second, "LARDER_SESSION_IDLE_TIMEOUT: must be at least 1s"},
 		{c.Sessions.IdleTimeout <= c.Sessions.AbsoluteTimeout, "LARDER_SESSION_IDLE_TIMEOUT: must not be above LARDER_SESSION_ABSOLUTE_TIMEOUT"},
+		{c.Sessions.RotationGrace >= 0 && c.Sessions.RotationGrace <= 5*time.Minute, "LARDER_SESSION_ROTATION_GRACE: must be between 0 and 5m"},
+		{c.Sessions.CacheFor >= 0, "LARDER_SESSION_CACHE_FOR: must not be below zero"},
 		{isAddr(c.Serving.GRPCAddr), "LARDER_GRPC_ADDR: must be host:port or :port"},
 		{isAddr(c.Serving.AdminAddr), "LARDER_ADMIN_ADDR: must be host:port or :port"},
 		{c.Serving.MaxDeadline > 0, "LARDER_MAX_DEADLINE: must be above zero"},
@@ -161,6 +167,14 @@ func (c *Config) broken() []error {
 		}
 	}
 	return faults
+}
+
+// orNone says none in the way of service.Limits, where zero asks for the default.
+func orNone(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
 }
 
 // isAddr reports whether the server can be asked to listen on addr; port 0 is any free one.

@@ -30,17 +30,26 @@ local function expires_at(s)
   return math.min(s.absolute, s.last_active + s.idle)
 end
 
--- active returns the session of a record, or nothing if it has ended: by time, or by a later epoch of its subject.
-local function active(record, subject_prefix, now)
-  local f = redis.call('HMGET', record, 'sh', 'la', 'idle', 'abs', 'ep', 'v', 'h', 'sub')
+-- load returns what a record says, or nothing if there is none.
+local function load(record)
+  local f = redis.call('HMGET', record, 'sh', 'la', 'idle', 'abs', 'ep', 'v', 'h', 'sub',
+    'hp', 'pu', 'pr', 'seen', 'old', 'oldr', 'to')
   if not f[2] then
     return nil
   end
-  local s = {
+  return {
     subject_hash = f[1], last_active = tonumber(f[2]), idle = tonumber(f[3]), absolute = tonumber(f[4]),
     epoch = tonumber(f[5]), version = tonumber(f[6]), secret_hash = f[7], subject = f[8],
+    previous = f[9] or '', usable_until = tonumber(f[10] or '0'), reuse_from = tonumber(f[11] or '0'),
+    seen = f[12] ~= '0', older = f[13] or '', older_reuse_from = tonumber(f[14] or '0'), promoted_to = f[15] or '',
   }
-  if now >= expires_at(s) then
+end
+
+-- active returns the session of a record, or nothing if it has ended: by time, by a later epoch of its subject, or because
+-- it was promoted.
+local function active(record, subject_prefix, now)
+  local s = load(record)
+  if not s or s.promoted_to ~= '' or now >= expires_at(s) then
     return nil
   end
   if s.subject_hash ~= '' then
@@ -69,3 +78,69 @@ local function ends_at(ends, namespace, id, index, expires)
     redis.call('ZADD', index, 'XX', ms(expires), id)
   end
 end
+
+-- presented says what a secret with this hash is to a session: 'current'; 'previous', superseded and still good; 'reused',
+-- superseded so long ago that only a thief still has it; or nothing.
+local function presented(s, hash, now)
+  if hash == s.secret_hash then
+    return 'current'
+  end
+  if hash == s.previous then
+    if s.usable_until > 0 and (now < s.usable_until or not s.seen) then
+      return 'previous'
+    end
+    return now >= s.reuse_from and 'reused' or nil
+  end
+  for i = 1, #s.older, 8 do
+    if string.sub(hash, 1, 8) == string.sub(s.older, i, i + 7) then
+      return now >= s.older_reuse_from and 'reused' or nil
+    end
+  end
+  return nil
+end
+
+-- remove ends the session that a script with the common keys and arguments is about.
+local function remove(s)
+  redis.call('DEL', KEYS[1], KEYS[2])
+  redis.call('ZREM', KEYS[4], ARGV[1] .. ':' .. ARGV[2])
+  if s.subject_hash ~= '' then
+    redis.call('ZREM', ARGV[4] .. s.subject_hash, ARGV[2])
+  end
+end
+
+-- authorized returns what a secret with this hash ('': none, the call came with the session's id) allows to act as, or
+-- nothing. A reused one ends the session of a script with the common keys and arguments, since it is in two hands.
+local function authorized(s, hash, now)
+  local as = hash == '' and 'current' or presented(s, hash, now)
+  if as == 'reused' then
+    remove(s)
+    emit(KEYS[3], now, 'token_reuse', ARGV[1], ARGV[2], s.subject)
+    emit(KEYS[3], now, 'revoked', ARGV[1], ARGV[2], s.subject, {'reason', 'token_reuse'})
+    return nil
+  end
+  return as
+end
+
+-- supersede gives a session another secret. The one before stays good for the grace, if any, and for as long as nobody has
+-- seen the new one, and is a sign of theft once reuse_after has passed; both in milliseconds. A superseded secret that
+-- was still good until now is not taken for a thief's before its requests under way can have ended.
+local function supersede(record, s, hash, salt, now, grace, reuse_after)
+  local older, older_reuse_from = s.older, s.older_reuse_from
+  if s.previous ~= '' then
+    older = string.sub(string.sub(s.previous, 1, 8) .. older, 1, 64)
+    older_reuse_from = s.reuse_from
+    if presented(s, s.previous, now) == 'previous' then
+      older_reuse_from = now + reuse_after
+    end
+  end
+  redis.call('HSET', record, 'h', hash, 'salt', salt, 'seen', '0', 'hp', s.secret_hash,
+    'pu', grace > 0 and ms(now + grace) or '0', 'pr', ms(now + reuse_after), 'old', older, 'oldr', ms(older_reuse_from))
+end
+
+-- snapshot returns what session_read.lua does, of a session that a script has found active.
+local function snapshot(record, attributes, now)
+  return {redis.call('HGETALL', record), redis.call('HGETALL', attributes), '0', ms(now)}
+end
+
+-- NOTHING is the snapshot of a session that is not active.
+local NOTHING = {{}, {}, '0', '0'}

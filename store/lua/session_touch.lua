@@ -1,17 +1,23 @@
--- Records activity of a session, at most once per interval.
+-- Records that a session's secret was presented: activity, at most once per interval, and that a successor has arrived. A
+-- secret that was superseded long ago ends the session.
 -- KEYS: 1-4 see session.lua
--- ARGV: 1-4 see session.lua, 5 interval in milliseconds (0: in any case)
--- RETURNS: the time of the last activity in milliseconds, or 0 if the session has ended
+-- ARGV: 1-4 see session.lua, 5 interval in milliseconds (0: in any case, -1: no activity), 6 hash of the presented secret
+-- RETURNS: the time of the last activity in milliseconds, or 0 if the session has ended or the secret is not good
 
 local record, ends = KEYS[1], KEYS[4]
-local namespace, id, subject_prefix, index_prefix, interval = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local namespace, id, subject_prefix, index_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local interval, secret_hash = tonumber(ARGV[5]), ARGV[6]
 
 local now = now_ms()
 local s = active(record, subject_prefix, now)
-if not s then
+local as = s and authorized(s, secret_hash, now)
+if not as then
   return 0
 end
-if now - s.last_active < interval or now <= s.last_active then
+if as == 'current' and not s.seen then
+  redis.call('HSET', record, 'seen', '1')
+end
+if interval < 0 or now - s.last_active < interval or now <= s.last_active then
   return s.last_active
 end
 s.last_active = now

@@ -12,7 +12,7 @@ local first_set, first_delete = 10, 10 + 2 * sets
 
 local now = now_ms()
 local s = active(record, subject_prefix, now)
-if not s or (secret_hash ~= '' and secret_hash ~= s.secret_hash) then
+if not s or not authorized(s, secret_hash, now) then
   return 0
 end
 if expected ~= 0 and expected ~= s.version then

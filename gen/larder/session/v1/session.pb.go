@@ -145,8 +145,13 @@ const (
 	ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_UNSPECIFIED ValidateSessionOutcome = 0
 	// VALIDATE_SESSION_OUTCOME_ACTIVE means that the token is that of an active session.
 	ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_ACTIVE ValidateSessionOutcome = 1
-	// VALIDATE_SESSION_OUTCOME_INACTIVE means that it is not: unknown, malformed, expired or revoked.
+	// VALIDATE_SESSION_OUTCOME_INACTIVE means that it is not: unknown, malformed, expired, revoked or superseded.
 	ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_INACTIVE ValidateSessionOutcome = 2
+	// VALIDATE_SESSION_OUTCOME_STEP_UP_REQUIRED means that it is, but that its level of assurance is below min_aal.
+	ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_STEP_UP_REQUIRED ValidateSessionOutcome = 3
+	// VALIDATE_SESSION_OUTCOME_REAUTH_REQUIRED means that it is, and that its level of assurance is enough, but that its
+	// subject authenticated longer than max_auth_age ago, or never.
+	ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_REAUTH_REQUIRED ValidateSessionOutcome = 4
 )
 
 // Enum value maps for ValidateSessionOutcome.
@@ -155,11 +160,15 @@ var (
 		0: "VALIDATE_SESSION_OUTCOME_UNSPECIFIED",
 		1: "VALIDATE_SESSION_OUTCOME_ACTIVE",
 		2: "VALIDATE_SESSION_OUTCOME_INACTIVE",
+		3: "VALIDATE_SESSION_OUTCOME_STEP_UP_REQUIRED",
+		4: "VALIDATE_SESSION_OUTCOME_REAUTH_REQUIRED",
 	}
 	ValidateSessionOutcome_value = map[string]int32{
-		"VALIDATE_SESSION_OUTCOME_UNSPECIFIED": 0,
-		"VALIDATE_SESSION_OUTCOME_ACTIVE":      1,
-		"VALIDATE_SESSION_OUTCOME_INACTIVE":    2,
+		"VALIDATE_SESSION_OUTCOME_UNSPECIFIED":      0,
+		"VALIDATE_SESSION_OUTCOME_ACTIVE":           1,
+		"VALIDATE_SESSION_OUTCOME_INACTIVE":         2,
+		"VALIDATE_SESSION_OUTCOME_STEP_UP_REQUIRED": 3,
+		"VALIDATE_SESSION_OUTCOME_REAUTH_REQUIRED":  4,
 	}
 )
 
@@ -188,6 +197,246 @@ func (x ValidateSessionOutcome) Number() protoreflect.EnumNumber {
 // Deprecated: Use ValidateSessionOutcome.Descriptor instead.
 func (ValidateSessionOutcome) EnumDescriptor() ([]byte, []int) {
 	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{2}
+}
+
+// BatchValidateSessionsOutcome is the verdict on one token of a batch.
+type BatchValidateSessionsOutcome int32
+
+const (
+	// BATCH_VALIDATE_SESSIONS_OUTCOME_UNSPECIFIED is never sent.
+	BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_UNSPECIFIED BatchValidateSessionsOutcome = 0
+	// BATCH_VALIDATE_SESSIONS_OUTCOME_ACTIVE means that the token is that of an active session.
+	BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_ACTIVE BatchValidateSessionsOutcome = 1
+	// BATCH_VALIDATE_SESSIONS_OUTCOME_INACTIVE means that it is not: unknown, malformed, expired, revoked or superseded.
+	BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_INACTIVE BatchValidateSessionsOutcome = 2
+	// BATCH_VALIDATE_SESSIONS_OUTCOME_STEP_UP_REQUIRED means that it is, but that its level of assurance is below min_aal.
+	BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_STEP_UP_REQUIRED BatchValidateSessionsOutcome = 3
+	// BATCH_VALIDATE_SESSIONS_OUTCOME_REAUTH_REQUIRED means that it is, and that its level of assurance is enough, but that
+	// its subject authenticated longer than max_auth_age ago, or never.
+	BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_REAUTH_REQUIRED BatchValidateSessionsOutcome = 4
+	// BATCH_VALIDATE_SESSIONS_OUTCOME_FAILED means that there is no verdict; reason says why.
+	BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_FAILED BatchValidateSessionsOutcome = 5
+	// BATCH_VALIDATE_SESSIONS_OUTCOME_UNPROCESSED means that the token's session is active and that the answer had reached
+	// its size limit; ask for this token again.
+	BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_UNPROCESSED BatchValidateSessionsOutcome = 6
+)
+
+// Enum value maps for BatchValidateSessionsOutcome.
+var (
+	BatchValidateSessionsOutcome_name = map[int32]string{
+		0: "BATCH_VALIDATE_SESSIONS_OUTCOME_UNSPECIFIED",
+		1: "BATCH_VALIDATE_SESSIONS_OUTCOME_ACTIVE",
+		2: "BATCH_VALIDATE_SESSIONS_OUTCOME_INACTIVE",
+		3: "BATCH_VALIDATE_SESSIONS_OUTCOME_STEP_UP_REQUIRED",
+		4: "BATCH_VALIDATE_SESSIONS_OUTCOME_REAUTH_REQUIRED",
+		5: "BATCH_VALIDATE_SESSIONS_OUTCOME_FAILED",
+		6: "BATCH_VALIDATE_SESSIONS_OUTCOME_UNPROCESSED",
+	}
+	BatchValidateSessionsOutcome_value = map[string]int32{
+		"BATCH_VALIDATE_SESSIONS_OUTCOME_UNSPECIFIED":      0,
+		"BATCH_VALIDATE_SESSIONS_OUTCOME_ACTIVE":           1,
+		"BATCH_VALIDATE_SESSIONS_OUTCOME_INACTIVE":         2,
+		"BATCH_VALIDATE_SESSIONS_OUTCOME_STEP_UP_REQUIRED": 3,
+		"BATCH_VALIDATE_SESSIONS_OUTCOME_REAUTH_REQUIRED":  4,
+		"BATCH_VALIDATE_SESSIONS_OUTCOME_FAILED":           5,
+		"BATCH_VALIDATE_SESSIONS_OUTCOME_UNPROCESSED":      6,
+	}
+)
+
+func (x BatchValidateSessionsOutcome) Enum() *BatchValidateSessionsOutcome {
+	p := new(BatchValidateSessionsOutcome)
+	*p = x
+	return p
+}
+
+func (x BatchValidateSessionsOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (BatchValidateSessionsOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_larder_session_v1_session_proto_enumTypes[3].Descriptor()
+}
+
+func (BatchValidateSessionsOutcome) Type() protoreflect.EnumType {
+	return &file_larder_session_v1_session_proto_enumTypes[3]
+}
+
+func (x BatchValidateSessionsOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use BatchValidateSessionsOutcome.Descriptor instead.
+func (BatchValidateSessionsOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{3}
+}
+
+// RotateSessionOutcome is what became of a rotation.
+type RotateSessionOutcome int32
+
+const (
+	// ROTATE_SESSION_OUTCOME_UNSPECIFIED is never sent.
+	RotateSessionOutcome_ROTATE_SESSION_OUTCOME_UNSPECIFIED RotateSessionOutcome = 0
+	// ROTATE_SESSION_OUTCOME_ROTATED means that the session has another token.
+	RotateSessionOutcome_ROTATE_SESSION_OUTCOME_ROTATED RotateSessionOutcome = 1
+	// ROTATE_SESSION_OUTCOME_INACTIVE means that the token is not that of an active session.
+	RotateSessionOutcome_ROTATE_SESSION_OUTCOME_INACTIVE RotateSessionOutcome = 2
+)
+
+// Enum value maps for RotateSessionOutcome.
+var (
+	RotateSessionOutcome_name = map[int32]string{
+		0: "ROTATE_SESSION_OUTCOME_UNSPECIFIED",
+		1: "ROTATE_SESSION_OUTCOME_ROTATED",
+		2: "ROTATE_SESSION_OUTCOME_INACTIVE",
+	}
+	RotateSessionOutcome_value = map[string]int32{
+		"ROTATE_SESSION_OUTCOME_UNSPECIFIED": 0,
+		"ROTATE_SESSION_OUTCOME_ROTATED":     1,
+		"ROTATE_SESSION_OUTCOME_INACTIVE":    2,
+	}
+)
+
+func (x RotateSessionOutcome) Enum() *RotateSessionOutcome {
+	p := new(RotateSessionOutcome)
+	*p = x
+	return p
+}
+
+func (x RotateSessionOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RotateSessionOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_larder_session_v1_session_proto_enumTypes[4].Descriptor()
+}
+
+func (RotateSessionOutcome) Type() protoreflect.EnumType {
+	return &file_larder_session_v1_session_proto_enumTypes[4]
+}
+
+func (x RotateSessionOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RotateSessionOutcome.Descriptor instead.
+func (RotateSessionOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{4}
+}
+
+// PromoteSessionOutcome is what became of a promotion.
+type PromoteSessionOutcome int32
+
+const (
+	// PROMOTE_SESSION_OUTCOME_UNSPECIFIED is never sent.
+	PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_UNSPECIFIED PromoteSessionOutcome = 0
+	// PROMOTE_SESSION_OUTCOME_PROMOTED means that the subject's session is there.
+	PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_PROMOTED PromoteSessionOutcome = 1
+	// PROMOTE_SESSION_OUTCOME_INACTIVE means that the token is not that of an active session, or of one that was promoted
+	// to another subject, or that the subject's session has ended since.
+	PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_INACTIVE PromoteSessionOutcome = 2
+	// PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS means that the session has a subject already; it was left alone.
+	PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS PromoteSessionOutcome = 3
+)
+
+// Enum value maps for PromoteSessionOutcome.
+var (
+	PromoteSessionOutcome_name = map[int32]string{
+		0: "PROMOTE_SESSION_OUTCOME_UNSPECIFIED",
+		1: "PROMOTE_SESSION_OUTCOME_PROMOTED",
+		2: "PROMOTE_SESSION_OUTCOME_INACTIVE",
+		3: "PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS",
+	}
+	PromoteSessionOutcome_value = map[string]int32{
+		"PROMOTE_SESSION_OUTCOME_UNSPECIFIED":   0,
+		"PROMOTE_SESSION_OUTCOME_PROMOTED":      1,
+		"PROMOTE_SESSION_OUTCOME_INACTIVE":      2,
+		"PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS": 3,
+	}
+)
+
+func (x PromoteSessionOutcome) Enum() *PromoteSessionOutcome {
+	p := new(PromoteSessionOutcome)
+	*p = x
+	return p
+}
+
+func (x PromoteSessionOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PromoteSessionOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_larder_session_v1_session_proto_enumTypes[5].Descriptor()
+}
+
+func (PromoteSessionOutcome) Type() protoreflect.EnumType {
+	return &file_larder_session_v1_session_proto_enumTypes[5]
+}
+
+func (x PromoteSessionOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PromoteSessionOutcome.Descriptor instead.
+func (PromoteSessionOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{5}
+}
+
+// ReauthenticateSessionOutcome is what became of a reauthentication.
+type ReauthenticateSessionOutcome int32
+
+const (
+	// REAUTHENTICATE_SESSION_OUTCOME_UNSPECIFIED is never sent.
+	ReauthenticateSessionOutcome_REAUTHENTICATE_SESSION_OUTCOME_UNSPECIFIED ReauthenticateSessionOutcome = 0
+	// REAUTHENTICATE_SESSION_OUTCOME_REAUTHENTICATED means that it was recorded.
+	ReauthenticateSessionOutcome_REAUTHENTICATE_SESSION_OUTCOME_REAUTHENTICATED ReauthenticateSessionOutcome = 1
+	// REAUTHENTICATE_SESSION_OUTCOME_INACTIVE means that the token is not that of an active session.
+	ReauthenticateSessionOutcome_REAUTHENTICATE_SESSION_OUTCOME_INACTIVE ReauthenticateSessionOutcome = 2
+	// REAUTHENTICATE_SESSION_OUTCOME_ANONYMOUS means that the session has no subject who could have authenticated; it was
+	// left alone. PromoteSession gives it one.
+	ReauthenticateSessionOutcome_REAUTHENTICATE_SESSION_OUTCOME_ANONYMOUS ReauthenticateSessionOutcome = 3
+)
+
+// Enum value maps for ReauthenticateSessionOutcome.
+var (
+	ReauthenticateSessionOutcome_name = map[int32]string{
+		0: "REAUTHENTICATE_SESSION_OUTCOME_UNSPECIFIED",
+		1: "REAUTHENTICATE_SESSION_OUTCOME_REAUTHENTICATED",
+		2: "REAUTHENTICATE_SESSION_OUTCOME_INACTIVE",
+		3: "REAUTHENTICATE_SESSION_OUTCOME_ANONYMOUS",
+	}
+	ReauthenticateSessionOutcome_value = map[string]int32{
+		"REAUTHENTICATE_SESSION_OUTCOME_UNSPECIFIED":     0,
+		"REAUTHENTICATE_SESSION_OUTCOME_REAUTHENTICATED": 1,
+		"REAUTHENTICATE_SESSION_OUTCOME_INACTIVE":        2,
+		"REAUTHENTICATE_SESSION_OUTCOME_ANONYMOUS":       3,
+	}
+)
+
+func (x ReauthenticateSessionOutcome) Enum() *ReauthenticateSessionOutcome {
+	p := new(ReauthenticateSessionOutcome)
+	*p = x
+	return p
+}
+
+func (x ReauthenticateSessionOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReauthenticateSessionOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_larder_session_v1_session_proto_enumTypes[6].Descriptor()
+}
+
+func (ReauthenticateSessionOutcome) Type() protoreflect.EnumType {
+	return &file_larder_session_v1_session_proto_enumTypes[6]
+}
+
+func (x ReauthenticateSessionOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReauthenticateSessionOutcome.Descriptor instead.
+func (ReauthenticateSessionOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{6}
 }
 
 // GetSessionOutcome is what was found under a session_id.
@@ -227,11 +476,11 @@ func (x GetSessionOutcome) String() string {
 }
 
 func (GetSessionOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_larder_session_v1_session_proto_enumTypes[3].Descriptor()
+	return file_larder_session_v1_session_proto_enumTypes[7].Descriptor()
 }
 
 func (GetSessionOutcome) Type() protoreflect.EnumType {
-	return &file_larder_session_v1_session_proto_enumTypes[3]
+	return &file_larder_session_v1_session_proto_enumTypes[7]
 }
 
 func (x GetSessionOutcome) Number() protoreflect.EnumNumber {
@@ -240,7 +489,7 @@ func (x GetSessionOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use GetSessionOutcome.Descriptor instead.
 func (GetSessionOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{3}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{7}
 }
 
 // UpdateSessionOutcome is what became of an update.
@@ -280,11 +529,11 @@ func (x UpdateSessionOutcome) String() string {
 }
 
 func (UpdateSessionOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_larder_session_v1_session_proto_enumTypes[4].Descriptor()
+	return file_larder_session_v1_session_proto_enumTypes[8].Descriptor()
 }
 
 func (UpdateSessionOutcome) Type() protoreflect.EnumType {
-	return &file_larder_session_v1_session_proto_enumTypes[4]
+	return &file_larder_session_v1_session_proto_enumTypes[8]
 }
 
 func (x UpdateSessionOutcome) Number() protoreflect.EnumNumber {
@@ -293,7 +542,7 @@ func (x UpdateSessionOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpdateSessionOutcome.Descriptor instead.
 func (UpdateSessionOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{4}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{8}
 }
 
 // RevokeSessionOutcome is what became of a revocation.
@@ -333,11 +582,11 @@ func (x RevokeSessionOutcome) String() string {
 }
 
 func (RevokeSessionOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_larder_session_v1_session_proto_enumTypes[5].Descriptor()
+	return file_larder_session_v1_session_proto_enumTypes[9].Descriptor()
 }
 
 func (RevokeSessionOutcome) Type() protoreflect.EnumType {
-	return &file_larder_session_v1_session_proto_enumTypes[5]
+	return &file_larder_session_v1_session_proto_enumTypes[9]
 }
 
 func (x RevokeSessionOutcome) Number() protoreflect.EnumNumber {
@@ -346,7 +595,7 @@ func (x RevokeSessionOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RevokeSessionOutcome.Descriptor instead.
 func (RevokeSessionOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{5}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{9}
 }
 
 // Device is what a client said of itself when its session was created.
@@ -413,6 +662,72 @@ func (x *Device) GetLabel() string {
 	return ""
 }
 
+// Assurance says how well it is known that a session's subject is who it says.
+type Assurance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// aal is the authentication assurance level of NIST SP 800-63B-4, 1 to 3; zero means unknown.
+	Aal int32 `protobuf:"varint,1,opt,name=aal,proto3" json:"aal,omitempty"`
+	// amr are the methods of authentication, named as in RFC 8176 ("pwd", "otp", "hwk"): at most 16, each once and 1 to 32
+	// characters of a-z, 0-9, dot, underscore and dash.
+	Amr []string `protobuf:"bytes,2,rep,name=amr,proto3" json:"amr,omitempty"`
+	// authenticated_at is when the subject last authenticated, in whole milliseconds. In requests it must not be in the
+	// future, and unset means now; in answers it is set unless the session is anonymous.
+	AuthenticatedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=authenticated_at,json=authenticatedAt,proto3" json:"authenticated_at,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Assurance) Reset() {
+	*x = Assurance{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Assurance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Assurance) ProtoMessage() {}
+
+func (x *Assurance) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Assurance.ProtoReflect.Descriptor instead.
+func (*Assurance) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Assurance) GetAal() int32 {
+	if x != nil {
+		return x.Aal
+	}
+	return 0
+}
+
+func (x *Assurance) GetAmr() []string {
+	if x != nil {
+		return x.Amr
+	}
+	return nil
+}
+
+func (x *Assurance) GetAuthenticatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AuthenticatedAt
+	}
+	return nil
+}
+
 // Session is an active session. It never holds the token.
 type Session struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -438,14 +753,16 @@ type Session struct {
 	// expires_at is the earlier of idle_expires_at and absolute_expires_at.
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// current marks, in a list, the session that the caller named as its own.
-	Current       bool `protobuf:"varint,11,opt,name=current,proto3" json:"current,omitempty"`
+	Current bool `protobuf:"varint,11,opt,name=current,proto3" json:"current,omitempty"`
+	// assurance says how the subject was authenticated; unset for an anonymous session.
+	Assurance     *Assurance `protobuf:"bytes,12,opt,name=assurance,proto3" json:"assurance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[1]
+	mi := &file_larder_session_v1_session_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -457,7 +774,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[1]
+	mi := &file_larder_session_v1_session_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -470,7 +787,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{1}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Session) GetSessionId() string {
@@ -550,6 +867,13 @@ func (x *Session) GetCurrent() bool {
 	return false
 }
 
+func (x *Session) GetAssurance() *Assurance {
+	if x != nil {
+		return x.Assurance
+	}
+	return nil
+}
+
 // CreateSessionRequest asks for a new session.
 type CreateSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -566,14 +890,17 @@ type CreateSessionRequest struct {
 	// only shorten.
 	AbsoluteTimeout *durationpb.Duration `protobuf:"bytes,5,opt,name=absolute_timeout,json=absoluteTimeout,proto3" json:"absolute_timeout,omitempty"`
 	// device is what the client said of itself; unset means nothing.
-	Device        *Device `protobuf:"bytes,6,opt,name=device,proto3" json:"device,omitempty"`
+	Device *Device `protobuf:"bytes,6,opt,name=device,proto3" json:"device,omitempty"`
+	// assurance says how the subject was authenticated; unset means by unknown methods, now. It must be unset for an
+	// anonymous session.
+	Assurance     *Assurance `protobuf:"bytes,10,opt,name=assurance,proto3" json:"assurance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[2]
+	mi := &file_larder_session_v1_session_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -585,7 +912,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[2]
+	mi := &file_larder_session_v1_session_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -598,7 +925,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{2}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateSessionRequest) GetNamespace() string {
@@ -643,6 +970,13 @@ func (x *CreateSessionRequest) GetDevice() *Device {
 	return nil
 }
 
+func (x *CreateSessionRequest) GetAssurance() *Assurance {
+	if x != nil {
+		return x.Assurance
+	}
+	return nil
+}
+
 // CreateSessionResponse is the new session.
 type CreateSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -656,7 +990,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[3]
+	mi := &file_larder_session_v1_session_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +1002,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[3]
+	mi := &file_larder_session_v1_session_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +1015,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{3}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateSessionResponse) GetSessionToken() string {
@@ -698,6 +1032,61 @@ func (x *CreateSessionResponse) GetSession() *Session {
 	return nil
 }
 
+// Requirement is what a session must have, beside being active, for the verdict ACTIVE.
+type Requirement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// min_aal is the least authentication assurance level, 0 to 3; zero means any.
+	MinAal int32 `protobuf:"varint,1,opt,name=min_aal,json=minAal,proto3" json:"min_aal,omitempty"`
+	// max_auth_age is how long ago the subject may have authenticated, above zero; unset means any time.
+	MaxAuthAge    *durationpb.Duration `protobuf:"bytes,2,opt,name=max_auth_age,json=maxAuthAge,proto3" json:"max_auth_age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Requirement) Reset() {
+	*x = Requirement{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Requirement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Requirement) ProtoMessage() {}
+
+func (x *Requirement) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Requirement.ProtoReflect.Descriptor instead.
+func (*Requirement) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Requirement) GetMinAal() int32 {
+	if x != nil {
+		return x.MinAal
+	}
+	return 0
+}
+
+func (x *Requirement) GetMaxAuthAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAuthAge
+	}
+	return nil
+}
+
 // ValidateSessionRequest asks for the verdict on a token.
 type ValidateSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -708,14 +1097,17 @@ type ValidateSessionRequest struct {
 	// touch says whether this counts as activity; unspecified means AUTO.
 	Touch Touch `protobuf:"varint,3,opt,name=touch,proto3,enum=larder.session.v1.Touch" json:"touch,omitempty"`
 	// consistency says how fresh the verdict must be; unspecified means CACHED.
-	Consistency   Consistency `protobuf:"varint,4,opt,name=consistency,proto3,enum=larder.session.v1.Consistency" json:"consistency,omitempty"`
+	Consistency Consistency `protobuf:"varint,4,opt,name=consistency,proto3,enum=larder.session.v1.Consistency" json:"consistency,omitempty"`
+	// require is what the session must have; unset means nothing. Where it is not met, that is confirmed on the Redis
+	// primary, and the call is no activity.
+	Require       *Requirement `protobuf:"bytes,5,opt,name=require,proto3" json:"require,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ValidateSessionRequest) Reset() {
 	*x = ValidateSessionRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[4]
+	mi := &file_larder_session_v1_session_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -727,7 +1119,7 @@ func (x *ValidateSessionRequest) String() string {
 func (*ValidateSessionRequest) ProtoMessage() {}
 
 func (x *ValidateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[4]
+	mi := &file_larder_session_v1_session_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -740,7 +1132,7 @@ func (x *ValidateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidateSessionRequest.ProtoReflect.Descriptor instead.
 func (*ValidateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{4}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ValidateSessionRequest) GetNamespace() string {
@@ -771,20 +1163,31 @@ func (x *ValidateSessionRequest) GetConsistency() Consistency {
 	return Consistency_CONSISTENCY_UNSPECIFIED
 }
 
+func (x *ValidateSessionRequest) GetRequire() *Requirement {
+	if x != nil {
+		return x.Require
+	}
+	return nil
+}
+
 // ValidateSessionResponse is the verdict.
 type ValidateSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// outcome is the verdict.
 	Outcome ValidateSessionOutcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=larder.session.v1.ValidateSessionOutcome" json:"outcome,omitempty"`
 	// session is set when outcome is ACTIVE and only then.
-	Session       *Session `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	Session *Session `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	// cache_for is how long the caller may go on believing an ACTIVE verdict without asking again: at most the server's
+	// maximum (5 s unless configured otherwise), up to expires_at, and up to when max_auth_age is over. Zero for a verdict at
+	// PRIMARY consistency and for a superseded token; unset unless outcome is ACTIVE.
+	CacheFor      *durationpb.Duration `protobuf:"bytes,3,opt,name=cache_for,json=cacheFor,proto3" json:"cache_for,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ValidateSessionResponse) Reset() {
 	*x = ValidateSessionResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[5]
+	mi := &file_larder_session_v1_session_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +1199,7 @@ func (x *ValidateSessionResponse) String() string {
 func (*ValidateSessionResponse) ProtoMessage() {}
 
 func (x *ValidateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[5]
+	mi := &file_larder_session_v1_session_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +1212,7 @@ func (x *ValidateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidateSessionResponse.ProtoReflect.Descriptor instead.
 func (*ValidateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{5}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ValidateSessionResponse) GetOutcome() ValidateSessionOutcome {
@@ -820,6 +1223,664 @@ func (x *ValidateSessionResponse) GetOutcome() ValidateSessionOutcome {
 }
 
 func (x *ValidateSessionResponse) GetSession() *Session {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *ValidateSessionResponse) GetCacheFor() *durationpb.Duration {
+	if x != nil {
+		return x.CacheFor
+	}
+	return nil
+}
+
+// BatchValidateSessionsItem is one token of a batch.
+type BatchValidateSessionsItem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// session_token is what the client presented; empty is invalid, and a malformed one is INACTIVE.
+	SessionToken string `protobuf:"bytes,1,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	// touch says whether this counts as activity; unspecified means AUTO.
+	Touch Touch `protobuf:"varint,2,opt,name=touch,proto3,enum=larder.session.v1.Touch" json:"touch,omitempty"`
+	// consistency says how fresh the verdict must be; unspecified means CACHED.
+	Consistency Consistency `protobuf:"varint,3,opt,name=consistency,proto3,enum=larder.session.v1.Consistency" json:"consistency,omitempty"`
+	// require is what the session must have; unset means nothing.
+	Require       *Requirement `protobuf:"bytes,4,opt,name=require,proto3" json:"require,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchValidateSessionsItem) Reset() {
+	*x = BatchValidateSessionsItem{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchValidateSessionsItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchValidateSessionsItem) ProtoMessage() {}
+
+func (x *BatchValidateSessionsItem) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchValidateSessionsItem.ProtoReflect.Descriptor instead.
+func (*BatchValidateSessionsItem) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *BatchValidateSessionsItem) GetSessionToken() string {
+	if x != nil {
+		return x.SessionToken
+	}
+	return ""
+}
+
+func (x *BatchValidateSessionsItem) GetTouch() Touch {
+	if x != nil {
+		return x.Touch
+	}
+	return Touch_TOUCH_UNSPECIFIED
+}
+
+func (x *BatchValidateSessionsItem) GetConsistency() Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return Consistency_CONSISTENCY_UNSPECIFIED
+}
+
+func (x *BatchValidateSessionsItem) GetRequire() *Requirement {
+	if x != nil {
+		return x.Require
+	}
+	return nil
+}
+
+// BatchValidateSessionsRequest asks for the verdicts on several tokens of one namespace.
+type BatchValidateSessionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is the sessions' namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// items are the tokens, 1 to 100; one named twice is answered twice.
+	Items         []*BatchValidateSessionsItem `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchValidateSessionsRequest) Reset() {
+	*x = BatchValidateSessionsRequest{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchValidateSessionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchValidateSessionsRequest) ProtoMessage() {}
+
+func (x *BatchValidateSessionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchValidateSessionsRequest.ProtoReflect.Descriptor instead.
+func (*BatchValidateSessionsRequest) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *BatchValidateSessionsRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *BatchValidateSessionsRequest) GetItems() []*BatchValidateSessionsItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+// BatchValidateSessionsResult is the verdict on one token.
+type BatchValidateSessionsResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// outcome is the verdict.
+	Outcome BatchValidateSessionsOutcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=larder.session.v1.BatchValidateSessionsOutcome" json:"outcome,omitempty"`
+	// session is set when outcome is ACTIVE and only then.
+	Session *Session `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	// cache_for is how long the verdict may be believed, as in ValidateSessionResponse; unset unless outcome is ACTIVE.
+	CacheFor *durationpb.Duration `protobuf:"bytes,3,opt,name=cache_for,json=cacheFor,proto3" json:"cache_for,omitempty"`
+	// reason is the error reason of a FAILED outcome, as in google.rpc.ErrorInfo; empty otherwise.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchValidateSessionsResult) Reset() {
+	*x = BatchValidateSessionsResult{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchValidateSessionsResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchValidateSessionsResult) ProtoMessage() {}
+
+func (x *BatchValidateSessionsResult) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchValidateSessionsResult.ProtoReflect.Descriptor instead.
+func (*BatchValidateSessionsResult) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BatchValidateSessionsResult) GetOutcome() BatchValidateSessionsOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_UNSPECIFIED
+}
+
+func (x *BatchValidateSessionsResult) GetSession() *Session {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *BatchValidateSessionsResult) GetCacheFor() *durationpb.Duration {
+	if x != nil {
+		return x.CacheFor
+	}
+	return nil
+}
+
+func (x *BatchValidateSessionsResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// BatchValidateSessionsResponse holds one verdict for each item, in the order of the request. When every item failed for
+// the same reason the call fails instead.
+type BatchValidateSessionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// results are in the order of the request's items.
+	Results       []*BatchValidateSessionsResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchValidateSessionsResponse) Reset() {
+	*x = BatchValidateSessionsResponse{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchValidateSessionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchValidateSessionsResponse) ProtoMessage() {}
+
+func (x *BatchValidateSessionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchValidateSessionsResponse.ProtoReflect.Descriptor instead.
+func (*BatchValidateSessionsResponse) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *BatchValidateSessionsResponse) GetResults() []*BatchValidateSessionsResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// RotateSessionRequest asks for another token.
+type RotateSessionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is the session's namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// session_token is the token to supersede; empty is invalid, and a malformed one is INACTIVE.
+	SessionToken  string `protobuf:"bytes,2,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateSessionRequest) Reset() {
+	*x = RotateSessionRequest{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateSessionRequest) ProtoMessage() {}
+
+func (x *RotateSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateSessionRequest.ProtoReflect.Descriptor instead.
+func (*RotateSessionRequest) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RotateSessionRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *RotateSessionRequest) GetSessionToken() string {
+	if x != nil {
+		return x.SessionToken
+	}
+	return ""
+}
+
+// RotateSessionResponse is the other token.
+type RotateSessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// outcome says whether there is one.
+	Outcome RotateSessionOutcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=larder.session.v1.RotateSessionOutcome" json:"outcome,omitempty"`
+	// session_token is the secret to hand to the client in place of the old one; empty unless outcome is ROTATED.
+	SessionToken string `protobuf:"bytes,2,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	// session is set when outcome is ROTATED and only then.
+	Session       *Session `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateSessionResponse) Reset() {
+	*x = RotateSessionResponse{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateSessionResponse) ProtoMessage() {}
+
+func (x *RotateSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateSessionResponse.ProtoReflect.Descriptor instead.
+func (*RotateSessionResponse) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RotateSessionResponse) GetOutcome() RotateSessionOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return RotateSessionOutcome_ROTATE_SESSION_OUTCOME_UNSPECIFIED
+}
+
+func (x *RotateSessionResponse) GetSessionToken() string {
+	if x != nil {
+		return x.SessionToken
+	}
+	return ""
+}
+
+func (x *RotateSessionResponse) GetSession() *Session {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+// PromoteSessionRequest asks to give an anonymous session a subject.
+type PromoteSessionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is the session's namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// session_token is the anonymous session's; empty is invalid, and a malformed one is INACTIVE.
+	SessionToken string `protobuf:"bytes,2,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	// subject is whose session it becomes, 1 to 256 bytes of UTF-8 without NUL.
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// assurance says how the subject was authenticated; unset means by unknown methods, now.
+	Assurance     *Assurance `protobuf:"bytes,4,opt,name=assurance,proto3" json:"assurance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteSessionRequest) Reset() {
+	*x = PromoteSessionRequest{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteSessionRequest) ProtoMessage() {}
+
+func (x *PromoteSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteSessionRequest.ProtoReflect.Descriptor instead.
+func (*PromoteSessionRequest) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PromoteSessionRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *PromoteSessionRequest) GetSessionToken() string {
+	if x != nil {
+		return x.SessionToken
+	}
+	return ""
+}
+
+func (x *PromoteSessionRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *PromoteSessionRequest) GetAssurance() *Assurance {
+	if x != nil {
+		return x.Assurance
+	}
+	return nil
+}
+
+// PromoteSessionResponse is the subject's session.
+type PromoteSessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// outcome says whether there is one.
+	Outcome PromoteSessionOutcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=larder.session.v1.PromoteSessionOutcome" json:"outcome,omitempty"`
+	// session_token is the secret to hand to the client in place of the old one; empty unless outcome is PROMOTED.
+	SessionToken string `protobuf:"bytes,2,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	// session is set when outcome is PROMOTED and only then.
+	Session       *Session `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteSessionResponse) Reset() {
+	*x = PromoteSessionResponse{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteSessionResponse) ProtoMessage() {}
+
+func (x *PromoteSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteSessionResponse.ProtoReflect.Descriptor instead.
+func (*PromoteSessionResponse) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PromoteSessionResponse) GetOutcome() PromoteSessionOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_UNSPECIFIED
+}
+
+func (x *PromoteSessionResponse) GetSessionToken() string {
+	if x != nil {
+		return x.SessionToken
+	}
+	return ""
+}
+
+func (x *PromoteSessionResponse) GetSession() *Session {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+// ReauthenticateSessionRequest tells of another authentication, which has just taken place.
+type ReauthenticateSessionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is the session's namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// session_token is the session's; empty is invalid, and a malformed one is INACTIVE.
+	SessionToken string `protobuf:"bytes,2,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	// aal is the authentication assurance level that it reached, 0 to 3; zero means unknown. A session keeps the highest.
+	Aal int32 `protobuf:"varint,3,opt,name=aal,proto3" json:"aal,omitempty"`
+	// amr are its methods, as in Assurance, 1 to 16; they are added to those of the session, of which the last 16 are kept.
+	Amr []string `protobuf:"bytes,4,rep,name=amr,proto3" json:"amr,omitempty"`
+	// reset_timeouts begins the idle and the absolute timeout anew, as after a full reauthentication by NIST SP 800-63B-4
+	// section 5.2; false leaves both alone.
+	ResetTimeouts bool `protobuf:"varint,5,opt,name=reset_timeouts,json=resetTimeouts,proto3" json:"reset_timeouts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReauthenticateSessionRequest) Reset() {
+	*x = ReauthenticateSessionRequest{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReauthenticateSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReauthenticateSessionRequest) ProtoMessage() {}
+
+func (x *ReauthenticateSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReauthenticateSessionRequest.ProtoReflect.Descriptor instead.
+func (*ReauthenticateSessionRequest) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ReauthenticateSessionRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ReauthenticateSessionRequest) GetSessionToken() string {
+	if x != nil {
+		return x.SessionToken
+	}
+	return ""
+}
+
+func (x *ReauthenticateSessionRequest) GetAal() int32 {
+	if x != nil {
+		return x.Aal
+	}
+	return 0
+}
+
+func (x *ReauthenticateSessionRequest) GetAmr() []string {
+	if x != nil {
+		return x.Amr
+	}
+	return nil
+}
+
+func (x *ReauthenticateSessionRequest) GetResetTimeouts() bool {
+	if x != nil {
+		return x.ResetTimeouts
+	}
+	return false
+}
+
+// ReauthenticateSessionResponse is the session afterwards.
+type ReauthenticateSessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// outcome says whether the authentication was recorded.
+	Outcome ReauthenticateSessionOutcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=larder.session.v1.ReauthenticateSessionOutcome" json:"outcome,omitempty"`
+	// session_token is the secret to hand to the client in place of the old one; empty unless outcome is REAUTHENTICATED.
+	SessionToken string `protobuf:"bytes,2,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	// session is set when outcome is REAUTHENTICATED and only then.
+	Session       *Session `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReauthenticateSessionResponse) Reset() {
+	*x = ReauthenticateSessionResponse{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReauthenticateSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReauthenticateSessionResponse) ProtoMessage() {}
+
+func (x *ReauthenticateSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReauthenticateSessionResponse.ProtoReflect.Descriptor instead.
+func (*ReauthenticateSessionResponse) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ReauthenticateSessionResponse) GetOutcome() ReauthenticateSessionOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return ReauthenticateSessionOutcome_REAUTHENTICATE_SESSION_OUTCOME_UNSPECIFIED
+}
+
+func (x *ReauthenticateSessionResponse) GetSessionToken() string {
+	if x != nil {
+		return x.SessionToken
+	}
+	return ""
+}
+
+func (x *ReauthenticateSessionResponse) GetSession() *Session {
 	if x != nil {
 		return x.Session
 	}
@@ -839,7 +1900,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[6]
+	mi := &file_larder_session_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +1912,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[6]
+	mi := &file_larder_session_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +1925,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{6}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetSessionRequest) GetNamespace() string {
@@ -894,7 +1955,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[7]
+	mi := &file_larder_session_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +1967,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[7]
+	mi := &file_larder_session_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +1980,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{7}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetSessionResponse) GetOutcome() GetSessionOutcome {
@@ -961,7 +2022,7 @@ type UpdateSessionRequest struct {
 
 func (x *UpdateSessionRequest) Reset() {
 	*x = UpdateSessionRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[8]
+	mi := &file_larder_session_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +2034,7 @@ func (x *UpdateSessionRequest) String() string {
 func (*UpdateSessionRequest) ProtoMessage() {}
 
 func (x *UpdateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[8]
+	mi := &file_larder_session_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,7 +2047,7 @@ func (x *UpdateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSessionRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{8}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UpdateSessionRequest) GetNamespace() string {
@@ -1073,7 +2134,7 @@ type UpdateSessionResponse struct {
 
 func (x *UpdateSessionResponse) Reset() {
 	*x = UpdateSessionResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[9]
+	mi := &file_larder_session_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +2146,7 @@ func (x *UpdateSessionResponse) String() string {
 func (*UpdateSessionResponse) ProtoMessage() {}
 
 func (x *UpdateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[9]
+	mi := &file_larder_session_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +2159,7 @@ func (x *UpdateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSessionResponse.ProtoReflect.Descriptor instead.
 func (*UpdateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UpdateSessionResponse) GetOutcome() UpdateSessionOutcome {
@@ -1133,7 +2194,7 @@ type RevokeSessionRequest struct {
 
 func (x *RevokeSessionRequest) Reset() {
 	*x = RevokeSessionRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[10]
+	mi := &file_larder_session_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +2206,7 @@ func (x *RevokeSessionRequest) String() string {
 func (*RevokeSessionRequest) ProtoMessage() {}
 
 func (x *RevokeSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[10]
+	mi := &file_larder_session_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +2219,7 @@ func (x *RevokeSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSessionRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RevokeSessionRequest) GetNamespace() string {
@@ -1222,7 +2283,7 @@ type RevokeSessionResponse struct {
 
 func (x *RevokeSessionResponse) Reset() {
 	*x = RevokeSessionResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[11]
+	mi := &file_larder_session_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +2295,7 @@ func (x *RevokeSessionResponse) String() string {
 func (*RevokeSessionResponse) ProtoMessage() {}
 
 func (x *RevokeSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[11]
+	mi := &file_larder_session_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +2308,7 @@ func (x *RevokeSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSessionResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RevokeSessionResponse) GetOutcome() RevokeSessionOutcome {
@@ -1272,7 +2333,7 @@ type RevokeSubjectSessionsRequest struct {
 
 func (x *RevokeSubjectSessionsRequest) Reset() {
 	*x = RevokeSubjectSessionsRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[12]
+	mi := &file_larder_session_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +2345,7 @@ func (x *RevokeSubjectSessionsRequest) String() string {
 func (*RevokeSubjectSessionsRequest) ProtoMessage() {}
 
 func (x *RevokeSubjectSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[12]
+	mi := &file_larder_session_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +2358,7 @@ func (x *RevokeSubjectSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSubjectSessionsRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSubjectSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RevokeSubjectSessionsRequest) GetNamespace() string {
@@ -1332,7 +2393,7 @@ type RevokeSubjectSessionsResponse struct {
 
 func (x *RevokeSubjectSessionsResponse) Reset() {
 	*x = RevokeSubjectSessionsResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[13]
+	mi := &file_larder_session_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +2405,7 @@ func (x *RevokeSubjectSessionsResponse) String() string {
 func (*RevokeSubjectSessionsResponse) ProtoMessage() {}
 
 func (x *RevokeSubjectSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[13]
+	mi := &file_larder_session_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +2418,7 @@ func (x *RevokeSubjectSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSubjectSessionsResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSubjectSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RevokeSubjectSessionsResponse) GetRevokedCount() int64 {
@@ -1387,7 +2448,7 @@ type ListSubjectSessionsRequest struct {
 
 func (x *ListSubjectSessionsRequest) Reset() {
 	*x = ListSubjectSessionsRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[14]
+	mi := &file_larder_session_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +2460,7 @@ func (x *ListSubjectSessionsRequest) String() string {
 func (*ListSubjectSessionsRequest) ProtoMessage() {}
 
 func (x *ListSubjectSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[14]
+	mi := &file_larder_session_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +2473,7 @@ func (x *ListSubjectSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubjectSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSubjectSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListSubjectSessionsRequest) GetNamespace() string {
@@ -1463,7 +2524,7 @@ type ListSubjectSessionsResponse struct {
 
 func (x *ListSubjectSessionsResponse) Reset() {
 	*x = ListSubjectSessionsResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[15]
+	mi := &file_larder_session_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +2536,7 @@ func (x *ListSubjectSessionsResponse) String() string {
 func (*ListSubjectSessionsResponse) ProtoMessage() {}
 
 func (x *ListSubjectSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[15]
+	mi := &file_larder_session_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +2549,7 @@ func (x *ListSubjectSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubjectSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSubjectSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListSubjectSessionsResponse) GetSessions() []*Session {
@@ -1514,7 +2575,11 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\x02ip\x18\x01 \x01(\tR\x02ip\x12\x1d\n" +
 	"\n" +
 	"user_agent\x18\x02 \x01(\tR\tuserAgent\x12\x14\n" +
-	"\x05label\x18\x03 \x01(\tR\x05label\"\xfc\x04\n" +
+	"\x05label\x18\x03 \x01(\tR\x05label\"v\n" +
+	"\tAssurance\x12\x10\n" +
+	"\x03aal\x18\x01 \x01(\x05R\x03aal\x12\x10\n" +
+	"\x03amr\x18\x02 \x03(\tR\x03amr\x12E\n" +
+	"\x10authenticated_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0fauthenticatedAt\"\xb8\x05\n" +
 	"\aSession\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x18\n" +
@@ -1532,10 +2597,11 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x18\n" +
-	"\acurrent\x18\v \x01(\bR\acurrent\x1a=\n" +
+	"\acurrent\x18\v \x01(\bR\acurrent\x12:\n" +
+	"\tassurance\x18\f \x01(\v2\x1c.larder.session.v1.AssuranceR\tassurance\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9d\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd9\x03\n" +
 	"\x14CreateSessionRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12W\n" +
@@ -1544,21 +2610,70 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"attributes\x12<\n" +
 	"\fidle_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\x12D\n" +
 	"\x10absolute_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0fabsoluteTimeout\x121\n" +
-	"\x06device\x18\x06 \x01(\v2\x19.larder.session.v1.DeviceR\x06device\x1a=\n" +
+	"\x06device\x18\x06 \x01(\v2\x19.larder.session.v1.DeviceR\x06device\x12:\n" +
+	"\tassurance\x18\n" +
+	" \x01(\v2\x1c.larder.session.v1.AssuranceR\tassurance\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"w\n" +
 	"\x15CreateSessionResponse\x12(\n" +
 	"\rsession_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\fsessionToken\x124\n" +
-	"\asession\x18\x02 \x01(\v2\x1a.larder.session.v1.SessionR\asession\"\xd2\x01\n" +
+	"\asession\x18\x02 \x01(\v2\x1a.larder.session.v1.SessionR\asession\"c\n" +
+	"\vRequirement\x12\x17\n" +
+	"\amin_aal\x18\x01 \x01(\x05R\x06minAal\x12;\n" +
+	"\fmax_auth_age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"maxAuthAge\"\x8c\x02\n" +
 	"\x16ValidateSessionRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12(\n" +
 	"\rsession_token\x18\x02 \x01(\tB\x03\x80\x01\x01R\fsessionToken\x12.\n" +
 	"\x05touch\x18\x03 \x01(\x0e2\x18.larder.session.v1.TouchR\x05touch\x12@\n" +
-	"\vconsistency\x18\x04 \x01(\x0e2\x1e.larder.session.v1.ConsistencyR\vconsistency\"\x94\x01\n" +
+	"\vconsistency\x18\x04 \x01(\x0e2\x1e.larder.session.v1.ConsistencyR\vconsistency\x128\n" +
+	"\arequire\x18\x05 \x01(\v2\x1e.larder.session.v1.RequirementR\arequire\"\xcc\x01\n" +
 	"\x17ValidateSessionResponse\x12C\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2).larder.session.v1.ValidateSessionOutcomeR\aoutcome\x124\n" +
-	"\asession\x18\x02 \x01(\v2\x1a.larder.session.v1.SessionR\asession\"P\n" +
+	"\asession\x18\x02 \x01(\v2\x1a.larder.session.v1.SessionR\asession\x126\n" +
+	"\tcache_for\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bcacheFor\"\xf1\x01\n" +
+	"\x19BatchValidateSessionsItem\x12(\n" +
+	"\rsession_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\fsessionToken\x12.\n" +
+	"\x05touch\x18\x02 \x01(\x0e2\x18.larder.session.v1.TouchR\x05touch\x12@\n" +
+	"\vconsistency\x18\x03 \x01(\x0e2\x1e.larder.session.v1.ConsistencyR\vconsistency\x128\n" +
+	"\arequire\x18\x04 \x01(\v2\x1e.larder.session.v1.RequirementR\arequire\"\x80\x01\n" +
+	"\x1cBatchValidateSessionsRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12B\n" +
+	"\x05items\x18\x02 \x03(\v2,.larder.session.v1.BatchValidateSessionsItemR\x05items\"\xee\x01\n" +
+	"\x1bBatchValidateSessionsResult\x12I\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2/.larder.session.v1.BatchValidateSessionsOutcomeR\aoutcome\x124\n" +
+	"\asession\x18\x02 \x01(\v2\x1a.larder.session.v1.SessionR\asession\x126\n" +
+	"\tcache_for\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bcacheFor\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"i\n" +
+	"\x1dBatchValidateSessionsResponse\x12H\n" +
+	"\aresults\x18\x01 \x03(\v2..larder.session.v1.BatchValidateSessionsResultR\aresults\"^\n" +
+	"\x14RotateSessionRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12(\n" +
+	"\rsession_token\x18\x02 \x01(\tB\x03\x80\x01\x01R\fsessionToken\"\xba\x01\n" +
+	"\x15RotateSessionResponse\x12A\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2'.larder.session.v1.RotateSessionOutcomeR\aoutcome\x12(\n" +
+	"\rsession_token\x18\x02 \x01(\tB\x03\x80\x01\x01R\fsessionToken\x124\n" +
+	"\asession\x18\x03 \x01(\v2\x1a.larder.session.v1.SessionR\asession\"\xb5\x01\n" +
+	"\x15PromoteSessionRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12(\n" +
+	"\rsession_token\x18\x02 \x01(\tB\x03\x80\x01\x01R\fsessionToken\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12:\n" +
+	"\tassurance\x18\x04 \x01(\v2\x1c.larder.session.v1.AssuranceR\tassurance\"\xbc\x01\n" +
+	"\x16PromoteSessionResponse\x12B\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2(.larder.session.v1.PromoteSessionOutcomeR\aoutcome\x12(\n" +
+	"\rsession_token\x18\x02 \x01(\tB\x03\x80\x01\x01R\fsessionToken\x124\n" +
+	"\asession\x18\x03 \x01(\v2\x1a.larder.session.v1.SessionR\asession\"\xb1\x01\n" +
+	"\x1cReauthenticateSessionRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12(\n" +
+	"\rsession_token\x18\x02 \x01(\tB\x03\x80\x01\x01R\fsessionToken\x12\x10\n" +
+	"\x03aal\x18\x03 \x01(\x05R\x03aal\x12\x10\n" +
+	"\x03amr\x18\x04 \x03(\tR\x03amr\x12%\n" +
+	"\x0ereset_timeouts\x18\x05 \x01(\bR\rresetTimeouts\"\xca\x01\n" +
+	"\x1dReauthenticateSessionResponse\x12I\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2/.larder.session.v1.ReauthenticateSessionOutcomeR\aoutcome\x12(\n" +
+	"\rsession_token\x18\x02 \x01(\tB\x03\x80\x01\x01R\fsessionToken\x124\n" +
+	"\asession\x18\x03 \x01(\v2\x1a.larder.session.v1.SessionR\asession\"P\n" +
 	"\x11GetSessionRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1d\n" +
 	"\n" +
@@ -1614,11 +2729,35 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"TOUCH_AUTO\x10\x01\x12\x0f\n" +
 	"\vTOUCH_NEVER\x10\x02\x12\x0f\n" +
-	"\vTOUCH_FORCE\x10\x03*\x8e\x01\n" +
+	"\vTOUCH_FORCE\x10\x03*\xeb\x01\n" +
 	"\x16ValidateSessionOutcome\x12(\n" +
 	"$VALIDATE_SESSION_OUTCOME_UNSPECIFIED\x10\x00\x12#\n" +
 	"\x1fVALIDATE_SESSION_OUTCOME_ACTIVE\x10\x01\x12%\n" +
-	"!VALIDATE_SESSION_OUTCOME_INACTIVE\x10\x02*z\n" +
+	"!VALIDATE_SESSION_OUTCOME_INACTIVE\x10\x02\x12-\n" +
+	")VALIDATE_SESSION_OUTCOME_STEP_UP_REQUIRED\x10\x03\x12,\n" +
+	"(VALIDATE_SESSION_OUTCOME_REAUTH_REQUIRED\x10\x04*\xf1\x02\n" +
+	"\x1cBatchValidateSessionsOutcome\x12/\n" +
+	"+BATCH_VALIDATE_SESSIONS_OUTCOME_UNSPECIFIED\x10\x00\x12*\n" +
+	"&BATCH_VALIDATE_SESSIONS_OUTCOME_ACTIVE\x10\x01\x12,\n" +
+	"(BATCH_VALIDATE_SESSIONS_OUTCOME_INACTIVE\x10\x02\x124\n" +
+	"0BATCH_VALIDATE_SESSIONS_OUTCOME_STEP_UP_REQUIRED\x10\x03\x123\n" +
+	"/BATCH_VALIDATE_SESSIONS_OUTCOME_REAUTH_REQUIRED\x10\x04\x12*\n" +
+	"&BATCH_VALIDATE_SESSIONS_OUTCOME_FAILED\x10\x05\x12/\n" +
+	"+BATCH_VALIDATE_SESSIONS_OUTCOME_UNPROCESSED\x10\x06*\x87\x01\n" +
+	"\x14RotateSessionOutcome\x12&\n" +
+	"\"ROTATE_SESSION_OUTCOME_UNSPECIFIED\x10\x00\x12\"\n" +
+	"\x1eROTATE_SESSION_OUTCOME_ROTATED\x10\x01\x12#\n" +
+	"\x1fROTATE_SESSION_OUTCOME_INACTIVE\x10\x02*\xb7\x01\n" +
+	"\x15PromoteSessionOutcome\x12'\n" +
+	"#PROMOTE_SESSION_OUTCOME_UNSPECIFIED\x10\x00\x12$\n" +
+	" PROMOTE_SESSION_OUTCOME_PROMOTED\x10\x01\x12$\n" +
+	" PROMOTE_SESSION_OUTCOME_INACTIVE\x10\x02\x12)\n" +
+	"%PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS\x10\x03*\xdd\x01\n" +
+	"\x1cReauthenticateSessionOutcome\x12.\n" +
+	"*REAUTHENTICATE_SESSION_OUTCOME_UNSPECIFIED\x10\x00\x122\n" +
+	".REAUTHENTICATE_SESSION_OUTCOME_REAUTHENTICATED\x10\x01\x12+\n" +
+	"'REAUTHENTICATE_SESSION_OUTCOME_INACTIVE\x10\x02\x12,\n" +
+	"(REAUTHENTICATE_SESSION_OUTCOME_ANONYMOUS\x10\x03*z\n" +
 	"\x11GetSessionOutcome\x12#\n" +
 	"\x1fGET_SESSION_OUTCOME_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aGET_SESSION_OUTCOME_ACTIVE\x10\x01\x12 \n" +
@@ -1630,10 +2769,14 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\x14RevokeSessionOutcome\x12&\n" +
 	"\"REVOKE_SESSION_OUTCOME_UNSPECIFIED\x10\x00\x12\"\n" +
 	"\x1eREVOKE_SESSION_OUTCOME_REVOKED\x10\x01\x12#\n" +
-	"\x1fREVOKE_SESSION_OUTCOME_INACTIVE\x10\x022\x96\x06\n" +
+	"\x1fREVOKE_SESSION_OUTCOME_INACTIVE\x10\x022\xed\t\n" +
 	"\x0eSessionService\x12g\n" +
 	"\rCreateSession\x12'.larder.session.v1.CreateSessionRequest\x1a(.larder.session.v1.CreateSessionResponse\"\x03\x90\x02\x00\x12m\n" +
-	"\x0fValidateSession\x12).larder.session.v1.ValidateSessionRequest\x1a*.larder.session.v1.ValidateSessionResponse\"\x03\x90\x02\x02\x12^\n" +
+	"\x0fValidateSession\x12).larder.session.v1.ValidateSessionRequest\x1a*.larder.session.v1.ValidateSessionResponse\"\x03\x90\x02\x02\x12\x7f\n" +
+	"\x15BatchValidateSessions\x12/.larder.session.v1.BatchValidateSessionsRequest\x1a0.larder.session.v1.BatchValidateSessionsResponse\"\x03\x90\x02\x02\x12g\n" +
+	"\rRotateSession\x12'.larder.session.v1.RotateSessionRequest\x1a(.larder.session.v1.RotateSessionResponse\"\x03\x90\x02\x02\x12j\n" +
+	"\x0ePromoteSession\x12(.larder.session.v1.PromoteSessionRequest\x1a).larder.session.v1.PromoteSessionResponse\"\x03\x90\x02\x02\x12\x7f\n" +
+	"\x15ReauthenticateSession\x12/.larder.session.v1.ReauthenticateSessionRequest\x1a0.larder.session.v1.ReauthenticateSessionResponse\"\x03\x90\x02\x00\x12^\n" +
 	"\n" +
 	"GetSession\x12$.larder.session.v1.GetSessionRequest\x1a%.larder.session.v1.GetSessionResponse\"\x03\x90\x02\x01\x12g\n" +
 	"\rUpdateSession\x12'.larder.session.v1.UpdateSessionRequest\x1a(.larder.session.v1.UpdateSessionResponse\"\x03\x90\x02\x00\x12g\n" +
@@ -1653,79 +2796,124 @@ func file_larder_session_v1_session_proto_rawDescGZIP() []byte {
 	return file_larder_session_v1_session_proto_rawDescData
 }
 
-var file_larder_session_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_larder_session_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_larder_session_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_larder_session_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_larder_session_v1_session_proto_goTypes = []any{
 	(Consistency)(0),                      // 0: larder.session.v1.Consistency
 	(Touch)(0),                            // 1: larder.session.v1.Touch
 	(ValidateSessionOutcome)(0),           // 2: larder.session.v1.ValidateSessionOutcome
-	(GetSessionOutcome)(0),                // 3: larder.session.v1.GetSessionOutcome
-	(UpdateSessionOutcome)(0),             // 4: larder.session.v1.UpdateSessionOutcome
-	(RevokeSessionOutcome)(0),             // 5: larder.session.v1.RevokeSessionOutcome
-	(*Device)(nil),                        // 6: larder.session.v1.Device
-	(*Session)(nil),                       // 7: larder.session.v1.Session
-	(*CreateSessionRequest)(nil),          // 8: larder.session.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil),         // 9: larder.session.v1.CreateSessionResponse
-	(*ValidateSessionRequest)(nil),        // 10: larder.session.v1.ValidateSessionRequest
-	(*ValidateSessionResponse)(nil),       // 11: larder.session.v1.ValidateSessionResponse
-	(*GetSessionRequest)(nil),             // 12: larder.session.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),            // 13: larder.session.v1.GetSessionResponse
-	(*UpdateSessionRequest)(nil),          // 14: larder.session.v1.UpdateSessionRequest
-	(*UpdateSessionResponse)(nil),         // 15: larder.session.v1.UpdateSessionResponse
-	(*RevokeSessionRequest)(nil),          // 16: larder.session.v1.RevokeSessionRequest
-	(*RevokeSessionResponse)(nil),         // 17: larder.session.v1.RevokeSessionResponse
-	(*RevokeSubjectSessionsRequest)(nil),  // 18: larder.session.v1.RevokeSubjectSessionsRequest
-	(*RevokeSubjectSessionsResponse)(nil), // 19: larder.session.v1.RevokeSubjectSessionsResponse
-	(*ListSubjectSessionsRequest)(nil),    // 20: larder.session.v1.ListSubjectSessionsRequest
-	(*ListSubjectSessionsResponse)(nil),   // 21: larder.session.v1.ListSubjectSessionsResponse
-	nil,                                   // 22: larder.session.v1.Session.AttributesEntry
-	nil,                                   // 23: larder.session.v1.CreateSessionRequest.AttributesEntry
-	nil,                                   // 24: larder.session.v1.UpdateSessionRequest.SetAttributesEntry
-	(*timestamppb.Timestamp)(nil),         // 25: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),           // 26: google.protobuf.Duration
+	(BatchValidateSessionsOutcome)(0),     // 3: larder.session.v1.BatchValidateSessionsOutcome
+	(RotateSessionOutcome)(0),             // 4: larder.session.v1.RotateSessionOutcome
+	(PromoteSessionOutcome)(0),            // 5: larder.session.v1.PromoteSessionOutcome
+	(ReauthenticateSessionOutcome)(0),     // 6: larder.session.v1.ReauthenticateSessionOutcome
+	(GetSessionOutcome)(0),                // 7: larder.session.v1.GetSessionOutcome
+	(UpdateSessionOutcome)(0),             // 8: larder.session.v1.UpdateSessionOutcome
+	(RevokeSessionOutcome)(0),             // 9: larder.session.v1.RevokeSessionOutcome
+	(*Device)(nil),                        // 10: larder.session.v1.Device
+	(*Assurance)(nil),                     // 11: larder.session.v1.Assurance
+	(*Session)(nil),                       // 12: larder.session.v1.Session
+	(*CreateSessionRequest)(nil),          // 13: larder.session.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil),         // 14: larder.session.v1.CreateSessionResponse
+	(*Requirement)(nil),                   // 15: larder.session.v1.Requirement
+	(*ValidateSessionRequest)(nil),        // 16: larder.session.v1.ValidateSessionRequest
+	(*ValidateSessionResponse)(nil),       // 17: larder.session.v1.ValidateSessionResponse
+	(*BatchValidateSessionsItem)(nil),     // 18: larder.session.v1.BatchValidateSessionsItem
+	(*BatchValidateSessionsRequest)(nil),  // 19: larder.session.v1.BatchValidateSessionsRequest
+	(*BatchValidateSessionsResult)(nil),   // 20: larder.session.v1.BatchValidateSessionsResult
+	(*BatchValidateSessionsResponse)(nil), // 21: larder.session.v1.BatchValidateSessionsResponse
+	(*RotateSessionRequest)(nil),          // 22: larder.session.v1.RotateSessionRequest
+	(*RotateSessionResponse)(nil),         // 23: larder.session.v1.RotateSessionResponse
+	(*PromoteSessionRequest)(nil),         // 24: larder.session.v1.PromoteSessionRequest
+	(*PromoteSessionResponse)(nil),        // 25: larder.session.v1.PromoteSessionResponse
+	(*ReauthenticateSessionRequest)(nil),  // 26: larder.session.v1.ReauthenticateSessionRequest
+	(*ReauthenticateSessionResponse)(nil), // 27: larder.session.v1.ReauthenticateSessionResponse
+	(*GetSessionRequest)(nil),             // 28: larder.session.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),            // 29: larder.session.v1.GetSessionResponse
+	(*UpdateSessionRequest)(nil),          // 30: larder.session.v1.UpdateSessionRequest
+	(*UpdateSessionResponse)(nil),         // 31: larder.session.v1.UpdateSessionResponse
+	(*RevokeSessionRequest)(nil),          // 32: larder.session.v1.RevokeSessionRequest
+	(*RevokeSessionResponse)(nil),         // 33: larder.session.v1.RevokeSessionResponse
+	(*RevokeSubjectSessionsRequest)(nil),  // 34: larder.session.v1.RevokeSubjectSessionsRequest
+	(*RevokeSubjectSessionsResponse)(nil), // 35: larder.session.v1.RevokeSubjectSessionsResponse
+	(*ListSubjectSessionsRequest)(nil),    // 36: larder.session.v1.ListSubjectSessionsRequest
+	(*ListSubjectSessionsResponse)(nil),   // 37: larder.session.v1.ListSubjectSessionsResponse
+	nil,                                   // 38: larder.session.v1.Session.AttributesEntry
+	nil,                                   // 39: larder.session.v1.CreateSessionRequest.AttributesEntry
+	nil,                                   // 40: larder.session.v1.UpdateSessionRequest.SetAttributesEntry
+	(*timestamppb.Timestamp)(nil),         // 41: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),           // 42: google.protobuf.Duration
 }
 var file_larder_session_v1_session_proto_depIdxs = []int32{
-	22, // 0: larder.session.v1.Session.attributes:type_name -> larder.session.v1.Session.AttributesEntry
-	6,  // 1: larder.session.v1.Session.device:type_name -> larder.session.v1.Device
-	25, // 2: larder.session.v1.Session.created_at:type_name -> google.protobuf.Timestamp
-	25, // 3: larder.session.v1.Session.last_active_at:type_name -> google.protobuf.Timestamp
-	25, // 4: larder.session.v1.Session.idle_expires_at:type_name -> google.protobuf.Timestamp
-	25, // 5: larder.session.v1.Session.absolute_expires_at:type_name -> google.protobuf.Timestamp
-	25, // 6: larder.session.v1.Session.expires_at:type_name -> google.protobuf.Timestamp
-	23, // 7: larder.session.v1.CreateSessionRequest.attributes:type_name -> larder.session.v1.CreateSessionRequest.AttributesEntry
-	26, // 8: larder.session.v1.CreateSessionRequest.idle_timeout:type_name -> google.protobuf.Duration
-	26, // 9: larder.session.v1.CreateSessionRequest.absolute_timeout:type_name -> google.protobuf.Duration
-	6,  // 10: larder.session.v1.CreateSessionRequest.device:type_name -> larder.session.v1.Device
-	7,  // 11: larder.session.v1.CreateSessionResponse.session:type_name -> larder.session.v1.Session
-	1,  // 12: larder.session.v1.ValidateSessionRequest.touch:type_name -> larder.session.v1.Touch
-	0,  // 13: larder.session.v1.ValidateSessionRequest.consistency:type_name -> larder.session.v1.Consistency
-	2,  // 14: larder.session.v1.ValidateSessionResponse.outcome:type_name -> larder.session.v1.ValidateSessionOutcome
-	7,  // 15: larder.session.v1.ValidateSessionResponse.session:type_name -> larder.session.v1.Session
-	3,  // 16: larder.session.v1.GetSessionResponse.outcome:type_name -> larder.session.v1.GetSessionOutcome
-	7,  // 17: larder.session.v1.GetSessionResponse.session:type_name -> larder.session.v1.Session
-	24, // 18: larder.session.v1.UpdateSessionRequest.set_attributes:type_name -> larder.session.v1.UpdateSessionRequest.SetAttributesEntry
-	4,  // 19: larder.session.v1.UpdateSessionResponse.outcome:type_name -> larder.session.v1.UpdateSessionOutcome
-	5,  // 20: larder.session.v1.RevokeSessionResponse.outcome:type_name -> larder.session.v1.RevokeSessionOutcome
-	7,  // 21: larder.session.v1.ListSubjectSessionsResponse.sessions:type_name -> larder.session.v1.Session
-	8,  // 22: larder.session.v1.SessionService.CreateSession:input_type -> larder.session.v1.CreateSessionRequest
-	10, // 23: larder.session.v1.SessionService.ValidateSession:input_type -> larder.session.v1.ValidateSessionRequest
-	12, // 24: larder.session.v1.SessionService.GetSession:input_type -> larder.session.v1.GetSessionRequest
-	14, // 25: larder.session.v1.SessionService.UpdateSession:input_type -> larder.session.v1.UpdateSessionRequest
-	16, // 26: larder.session.v1.SessionService.RevokeSession:input_type -> larder.session.v1.RevokeSessionRequest
-	18, // 27: larder.session.v1.SessionService.RevokeSubjectSessions:input_type -> larder.session.v1.RevokeSubjectSessionsRequest
-	20, // 28: larder.session.v1.SessionService.ListSubjectSessions:input_type -> larder.session.v1.ListSubjectSessionsRequest
-	9,  // 29: larder.session.v1.SessionService.CreateSession:output_type -> larder.session.v1.CreateSessionResponse
-	11, // 30: larder.session.v1.SessionService.ValidateSession:output_type -> larder.session.v1.ValidateSessionResponse
-	13, // 31: larder.session.v1.SessionService.GetSession:output_type -> larder.session.v1.GetSessionResponse
-	15, // 32: larder.session.v1.SessionService.UpdateSession:output_type -> larder.session.v1.UpdateSessionResponse
-	17, // 33: larder.session.v1.SessionService.RevokeSession:output_type -> larder.session.v1.RevokeSessionResponse
-	19, // 34: larder.session.v1.SessionService.RevokeSubjectSessions:output_type -> larder.session.v1.RevokeSubjectSessionsResponse
-	21, // 35: larder.session.v1.SessionService.ListSubjectSessions:output_type -> larder.session.v1.ListSubjectSessionsResponse
-	29, // [29:36] is the sub-list for method output_type
-	22, // [22:29] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	41, // 0: larder.session.v1.Assurance.authenticated_at:type_name -> google.protobuf.Timestamp
+	38, // 1: larder.session.v1.Session.attributes:type_name -> larder.session.v1.Session.AttributesEntry
+	10, // 2: larder.session.v1.Session.device:type_name -> larder.session.v1.Device
+	41, // 3: larder.session.v1.Session.created_at:type_name -> google.protobuf.Timestamp
+	41, // 4: larder.session.v1.Session.last_active_at:type_name -> google.protobuf.Timestamp
+	41, // 5: larder.session.v1.Session.idle_expires_at:type_name -> google.protobuf.Timestamp
+	41, // 6: larder.session.v1.Session.absolute_expires_at:type_name -> google.protobuf.Timestamp
+	41, // 7: larder.session.v1.Session.expires_at:type_name -> google.protobuf.Timestamp
+	11, // 8: larder.session.v1.Session.assurance:type_name -> larder.session.v1.Assurance
+	39, // 9: larder.session.v1.CreateSessionRequest.attributes:type_name -> larder.session.v1.CreateSessionRequest.AttributesEntry
+	42, // 10: larder.session.v1.CreateSessionRequest.idle_timeout:type_name -> google.protobuf.Duration
+	42, // 11: larder.session.v1.CreateSessionRequest.absolute_timeout:type_name -> google.protobuf.Duration
+	10, // 12: larder.session.v1.CreateSessionRequest.device:type_name -> larder.session.v1.Device
+	11, // 13: larder.session.v1.CreateSessionRequest.assurance:type_name -> larder.session.v1.Assurance
+	12, // 14: larder.session.v1.CreateSessionResponse.session:type_name -> larder.session.v1.Session
+	42, // 15: larder.session.v1.Requirement.max_auth_age:type_name -> google.protobuf.Duration
+	1,  // 16: larder.session.v1.ValidateSessionRequest.touch:type_name -> larder.session.v1.Touch
+	0,  // 17: larder.session.v1.ValidateSessionRequest.consistency:type_name -> larder.session.v1.Consistency
+	15, // 18: larder.session.v1.ValidateSessionRequest.require:type_name -> larder.session.v1.Requirement
+	2,  // 19: larder.session.v1.ValidateSessionResponse.outcome:type_name -> larder.session.v1.ValidateSessionOutcome
+	12, // 20: larder.session.v1.ValidateSessionResponse.session:type_name -> larder.session.v1.Session
+	42, // 21: larder.session.v1.ValidateSessionResponse.cache_for:type_name -> google.protobuf.Duration
+	1,  // 22: larder.session.v1.BatchValidateSessionsItem.touch:type_name -> larder.session.v1.Touch
+	0,  // 23: larder.session.v1.BatchValidateSessionsItem.consistency:type_name -> larder.session.v1.Consistency
+	15, // 24: larder.session.v1.BatchValidateSessionsItem.require:type_name -> larder.session.v1.Requirement
+	18, // 25: larder.session.v1.BatchValidateSessionsRequest.items:type_name -> larder.session.v1.BatchValidateSessionsItem
+	3,  // 26: larder.session.v1.BatchValidateSessionsResult.outcome:type_name -> larder.session.v1.BatchValidateSessionsOutcome
+	12, // 27: larder.session.v1.BatchValidateSessionsResult.session:type_name -> larder.session.v1.Session
+	42, // 28: larder.session.v1.BatchValidateSessionsResult.cache_for:type_name -> google.protobuf.Duration
+	20, // 29: larder.session.v1.BatchValidateSessionsResponse.results:type_name -> larder.session.v1.BatchValidateSessionsResult
+	4,  // 30: larder.session.v1.RotateSessionResponse.outcome:type_name -> larder.session.v1.RotateSessionOutcome
+	12, // 31: larder.session.v1.RotateSessionResponse.session:type_name -> larder.session.v1.Session
+	11, // 32: larder.session.v1.PromoteSessionRequest.assurance:type_name -> larder.session.v1.Assurance
+	5,  // 33: larder.session.v1.PromoteSessionResponse.outcome:type_name -> larder.session.v1.PromoteSessionOutcome
+	12, // 34: larder.session.v1.PromoteSessionResponse.session:type_name -> larder.session.v1.Session
+	6,  // 35: larder.session.v1.ReauthenticateSessionResponse.outcome:type_name -> larder.session.v1.ReauthenticateSessionOutcome
+	12, // 36: larder.session.v1.ReauthenticateSessionResponse.session:type_name -> larder.session.v1.Session
+	7,  // 37: larder.session.v1.GetSessionResponse.outcome:type_name -> larder.session.v1.GetSessionOutcome
+	12, // 38: larder.session.v1.GetSessionResponse.session:type_name -> larder.session.v1.Session
+	40, // 39: larder.session.v1.UpdateSessionRequest.set_attributes:type_name -> larder.session.v1.UpdateSessionRequest.SetAttributesEntry
+	8,  // 40: larder.session.v1.UpdateSessionResponse.outcome:type_name -> larder.session.v1.UpdateSessionOutcome
+	9,  // 41: larder.session.v1.RevokeSessionResponse.outcome:type_name -> larder.session.v1.RevokeSessionOutcome
+	12, // 42: larder.session.v1.ListSubjectSessionsResponse.sessions:type_name -> larder.session.v1.Session
+	13, // 43: larder.session.v1.SessionService.CreateSession:input_type -> larder.session.v1.CreateSessionRequest
+	16, // 44: larder.session.v1.SessionService.ValidateSession:input_type -> larder.session.v1.ValidateSessionRequest
+	19, // 45: larder.session.v1.SessionService.BatchValidateSessions:input_type -> larder.session.v1.BatchValidateSessionsRequest
+	22, // 46: larder.session.v1.SessionService.RotateSession:input_type -> larder.session.v1.RotateSessionRequest
+	24, // 47: larder.session.v1.SessionService.PromoteSession:input_type -> larder.session.v1.PromoteSessionRequest
+	26, // 48: larder.session.v1.SessionService.ReauthenticateSession:input_type -> larder.session.v1.ReauthenticateSessionRequest
+	28, // 49: larder.session.v1.SessionService.GetSession:input_type -> larder.session.v1.GetSessionRequest
+	30, // 50: larder.session.v1.SessionService.UpdateSession:input_type -> larder.session.v1.UpdateSessionRequest
+	32, // 51: larder.session.v1.SessionService.RevokeSession:input_type -> larder.session.v1.RevokeSessionRequest
+	34, // 52: larder.session.v1.SessionService.RevokeSubjectSessions:input_type -> larder.session.v1.RevokeSubjectSessionsRequest
+	36, // 53: larder.session.v1.SessionService.ListSubjectSessions:input_type -> larder.session.v1.ListSubjectSessionsRequest
+	14, // 54: larder.session.v1.SessionService.CreateSession:output_type -> larder.session.v1.CreateSessionResponse
+	17, // 55: larder.session.v1.SessionService.ValidateSession:output_type -> larder.session.v1.ValidateSessionResponse
+	21, // 56: larder.session.v1.SessionService.BatchValidateSessions:output_type -> larder.session.v1.BatchValidateSessionsResponse
+	23, // 57: larder.session.v1.SessionService.RotateSession:output_type -> larder.session.v1.RotateSessionResponse
+	25, // 58: larder.session.v1.SessionService.PromoteSession:output_type -> larder.session.v1.PromoteSessionResponse
+	27, // 59: larder.session.v1.SessionService.ReauthenticateSession:output_type -> larder.session.v1.ReauthenticateSessionResponse
+	29, // 60: larder.session.v1.SessionService.GetSession:output_type -> larder.session.v1.GetSessionResponse
+	31, // 61: larder.session.v1.SessionService.UpdateSession:output_type -> larder.session.v1.UpdateSessionResponse
+	33, // 62: larder.session.v1.SessionService.RevokeSession:output_type -> larder.session.v1.RevokeSessionResponse
+	35, // 63: larder.session.v1.SessionService.RevokeSubjectSessions:output_type -> larder.session.v1.RevokeSubjectSessionsResponse
+	37, // 64: larder.session.v1.SessionService.ListSubjectSessions:output_type -> larder.session.v1.ListSubjectSessionsResponse
+	54, // [54:65] is the sub-list for method output_type
+	43, // [43:54] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_larder_session_v1_session_proto_init() }
@@ -1733,11 +2921,11 @@ func file_larder_session_v1_session_proto_init() {
 	if File_larder_session_v1_session_proto != nil {
 		return
 	}
-	file_larder_session_v1_session_proto_msgTypes[8].OneofWrappers = []any{
+	file_larder_session_v1_session_proto_msgTypes[20].OneofWrappers = []any{
 		(*UpdateSessionRequest_SessionId)(nil),
 		(*UpdateSessionRequest_SessionToken)(nil),
 	}
-	file_larder_session_v1_session_proto_msgTypes[10].OneofWrappers = []any{
+	file_larder_session_v1_session_proto_msgTypes[22].OneofWrappers = []any{
 		(*RevokeSessionRequest_SessionId)(nil),
 		(*RevokeSessionRequest_SessionToken)(nil),
 	}
@@ -1746,8 +2934,8 @@ func file_larder_session_v1_session_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_larder_session_v1_session_proto_rawDesc), len(file_larder_session_v1_session_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   19,
+			NumEnums:      10,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

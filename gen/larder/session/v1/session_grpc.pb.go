@@ -23,6 +23,10 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	SessionService_CreateSession_FullMethodName         = "/larder.session.v1.SessionService/CreateSession"
 	SessionService_ValidateSession_FullMethodName       = "/larder.session.v1.SessionService/ValidateSession"
+	SessionService_BatchValidateSessions_FullMethodName = "/larder.session.v1.SessionService/BatchValidateSessions"
+	SessionService_RotateSession_FullMethodName         = "/larder.session.v1.SessionService/RotateSession"
+	SessionService_PromoteSession_FullMethodName        = "/larder.session.v1.SessionService/PromoteSession"
+	SessionService_ReauthenticateSession_FullMethodName = "/larder.session.v1.SessionService/ReauthenticateSession"
 	SessionService_GetSession_FullMethodName            = "/larder.session.v1.SessionService/GetSession"
 	SessionService_UpdateSession_FullMethodName         = "/larder.session.v1.SessionService/UpdateSession"
 	SessionService_RevokeSession_FullMethodName         = "/larder.session.v1.SessionService/RevokeSession"
@@ -49,6 +53,24 @@ type SessionServiceClient interface {
 	// ValidateSession checks a token and returns its session when that is active. A near-cached answer costs no Redis
 	// command. It slides the idle timeout as touch says.
 	ValidateSession(ctx context.Context, in *ValidateSessionRequest, opts ...grpc.CallOption) (*ValidateSessionResponse, error)
+	// BatchValidateSessions checks up to 100 tokens, each as ValidateSession does. Near-cached answers cost no Redis command;
+	// the rest are read in one round trip for each shard. Each token has its own outcome.
+	BatchValidateSessions(ctx context.Context, in *BatchValidateSessionsRequest, opts ...grpc.CallOption) (*BatchValidateSessionsResponse, error)
+	// RotateSession supersedes a session's token by a new one and changes nothing else. Rotating the same token again
+	// within the server's rotation grace (30 s unless configured otherwise), or for as long as nobody has presented the new
+	// one, returns the same new one, so that a lost answer and concurrent calls do no harm; so long the old token stays
+	// good. Presented after that, to any rpc, it is taken for a stolen one: the session ends, with the events token_reuse
+	// and revoked. Rotating is no activity.
+	RotateSession(ctx context.Context, in *RotateSessionRequest, opts ...grpc.CallOption) (*RotateSessionResponse, error)
+	// PromoteSession makes a session of a subject of an anonymous one, as on a login: with a new session_id and token, the
+	// attributes and the device of the old one, and its timeouts counted from now. The old token is dead in the moment in
+	// which the attributes were read. Promoting the same token to the same subject again within a minute goes on where it
+	// stopped, or returns the same session; to another subject it is INACTIVE.
+	PromoteSession(ctx context.Context, in *PromoteSessionRequest, opts ...grpc.CallOption) (*PromoteSessionResponse, error)
+	// ReauthenticateSession records that the subject of a session has authenticated again, for more assurance or for
+	// fresher, and supersedes the token, which is dead at once. It is not retried: when the answer is lost the session can
+	// only be revoked.
+	ReauthenticateSession(ctx context.Context, in *ReauthenticateSessionRequest, opts ...grpc.CallOption) (*ReauthenticateSessionResponse, error)
 	// GetSession reads a session by its public handle, from the Redis primary, without sliding its idle timeout.
 	GetSession(ctx context.Context, in *GetSessionRequest, opts ...grpc.CallOption) (*GetSessionResponse, error)
 	// UpdateSession changes attributes of an active session, each by itself, so that concurrent updates of different
@@ -85,6 +107,46 @@ func (c *sessionServiceClient) ValidateSession(ctx context.Context, in *Validate
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ValidateSessionResponse)
 	err := c.cc.Invoke(ctx, SessionService_ValidateSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sessionServiceClient) BatchValidateSessions(ctx context.Context, in *BatchValidateSessionsRequest, opts ...grpc.CallOption) (*BatchValidateSessionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BatchValidateSessionsResponse)
+	err := c.cc.Invoke(ctx, SessionService_BatchValidateSessions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sessionServiceClient) RotateSession(ctx context.Context, in *RotateSessionRequest, opts ...grpc.CallOption) (*RotateSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateSessionResponse)
+	err := c.cc.Invoke(ctx, SessionService_RotateSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sessionServiceClient) PromoteSession(ctx context.Context, in *PromoteSessionRequest, opts ...grpc.CallOption) (*PromoteSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PromoteSessionResponse)
+	err := c.cc.Invoke(ctx, SessionService_PromoteSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sessionServiceClient) ReauthenticateSession(ctx context.Context, in *ReauthenticateSessionRequest, opts ...grpc.CallOption) (*ReauthenticateSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReauthenticateSessionResponse)
+	err := c.cc.Invoke(ctx, SessionService_ReauthenticateSession_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -160,6 +222,24 @@ type SessionServiceServer interface {
 	// ValidateSession checks a token and returns its session when that is active. A near-cached answer costs no Redis
 	// command. It slides the idle timeout as touch says.
 	ValidateSession(context.Context, *ValidateSessionRequest) (*ValidateSessionResponse, error)
+	// BatchValidateSessions checks up to 100 tokens, each as ValidateSession does. Near-cached answers cost no Redis command;
+	// the rest are read in one round trip for each shard. Each token has its own outcome.
+	BatchValidateSessions(context.Context, *BatchValidateSessionsRequest) (*BatchValidateSessionsResponse, error)
+	// RotateSession supersedes a session's token by a new one and changes nothing else. Rotating the same token again
+	// within the server's rotation grace (30 s unless configured otherwise), or for as long as nobody has presented the new
+	// one, returns the same new one, so that a lost answer and concurrent calls do no harm; so long the old token stays
+	// good. Presented after that, to any rpc, it is taken for a stolen one: the session ends, with the events token_reuse
+	// and revoked. Rotating is no activity.
+	RotateSession(context.Context, *RotateSessionRequest) (*RotateSessionResponse, error)
+	// PromoteSession makes a session of a subject of an anonymous one, as on a login: with a new session_id and token, the
+	// attributes and the device of the old one, and its timeouts counted from now. The old token is dead in the moment in
+	// which the attributes were read. Promoting the same token to the same subject again within a minute goes on where it
+	// stopped, or returns the same session; to another subject it is INACTIVE.
+	PromoteSession(context.Context, *PromoteSessionRequest) (*PromoteSessionResponse, error)
+	// ReauthenticateSession records that the subject of a session has authenticated again, for more assurance or for
+	// fresher, and supersedes the token, which is dead at once. It is not retried: when the answer is lost the session can
+	// only be revoked.
+	ReauthenticateSession(context.Context, *ReauthenticateSessionRequest) (*ReauthenticateSessionResponse, error)
 	// GetSession reads a session by its public handle, from the Redis primary, without sliding its idle timeout.
 	GetSession(context.Context, *GetSessionRequest) (*GetSessionResponse, error)
 	// UpdateSession changes attributes of an active session, each by itself, so that concurrent updates of different
@@ -187,6 +267,18 @@ func (UnimplementedSessionServiceServer) CreateSession(context.Context, *CreateS
 }
 func (UnimplementedSessionServiceServer) ValidateSession(context.Context, *ValidateSessionRequest) (*ValidateSessionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ValidateSession not implemented")
+}
+func (UnimplementedSessionServiceServer) BatchValidateSessions(context.Context, *BatchValidateSessionsRequest) (*BatchValidateSessionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BatchValidateSessions not implemented")
+}
+func (UnimplementedSessionServiceServer) RotateSession(context.Context, *RotateSessionRequest) (*RotateSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateSession not implemented")
+}
+func (UnimplementedSessionServiceServer) PromoteSession(context.Context, *PromoteSessionRequest) (*PromoteSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PromoteSession not implemented")
+}
+func (UnimplementedSessionServiceServer) ReauthenticateSession(context.Context, *ReauthenticateSessionRequest) (*ReauthenticateSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReauthenticateSession not implemented")
 }
 func (UnimplementedSessionServiceServer) GetSession(context.Context, *GetSessionRequest) (*GetSessionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetSession not implemented")
@@ -256,6 +348,78 @@ func _SessionService_ValidateSession_Handler(srv interface{}, ctx context.Contex
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(SessionServiceServer).ValidateSession(ctx, req.(*ValidateSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SessionService_BatchValidateSessions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BatchValidateSessionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).BatchValidateSessions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_BatchValidateSessions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).BatchValidateSessions(ctx, req.(*BatchValidateSessionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SessionService_RotateSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).RotateSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_RotateSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).RotateSession(ctx, req.(*RotateSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SessionService_PromoteSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PromoteSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).PromoteSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_PromoteSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).PromoteSession(ctx, req.(*PromoteSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SessionService_ReauthenticateSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReauthenticateSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).ReauthenticateSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_ReauthenticateSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).ReauthenticateSession(ctx, req.(*ReauthenticateSessionRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -364,6 +528,22 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ValidateSession",
 			Handler:    _SessionService_ValidateSession_Handler,
+		},
+		{
+			MethodName: "BatchValidateSessions",
+			Handler:    _SessionService_BatchValidateSessions_Handler,
+		},
+		{
+			MethodName: "RotateSession",
+			Handler:    _SessionService_RotateSession_Handler,
+		},
+		{
+			MethodName: "PromoteSession",
+			Handler:    _SessionService_PromoteSession_Handler,
+		},
+		{
+			MethodName: "ReauthenticateSession",
+			Handler:    _SessionService_ReauthenticateSession_Handler,
 		},
 		{
 			MethodName: "GetSession",

@@ -1,0 +1,82 @@
+package service
+
+import (
+	"context"
+
+	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/store"
+)
+
+// RotateSession supersedes a session's token.
+func (s *Session) RotateSession(ctx context.Context, r *sessionv1.RotateSessionRequest) (*sessionv1.RotateSessionResponse, error) {
+	f := s.fields()
+	ns := f.namespace(r.GetNamespace())
+	token := f.token("session_token", r.GetSessionToken())
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	next, session, err := s.store.RotateSession(ctx, ns, token, s.limits.SessionRotationGrace)
+	if err != nil {
+		return nil, err
+	}
+	if session == nil {
+		return &sessionv1.RotateSessionResponse{Outcome: sessionv1.RotateSessionOutcome_ROTATE_SESSION_OUTCOME_INACTIVE}, nil
+	}
+	return &sessionv1.RotateSessionResponse{
+		Outcome: sessionv1.RotateSessionOutcome_ROTATE_SESSION_OUTCOME_ROTATED, SessionToken: next, Session: sessionView(session),
+	}, nil
+}
+
+// PromoteSession gives an anonymous session a subject.
+func (s *Session) PromoteSession(ctx context.Context, r *sessionv1.PromoteSessionRequest) (*sessionv1.PromoteSessionResponse, error) {
+	f := s.fields()
+	ns := f.namespace(r.GetNamespace())
+	token := f.token("session_token", r.GetSessionToken())
+	p := store.Promotion{Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance())}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	got, err := s.store.PromoteSession(ctx, ns, token, p)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case got.NotAnonymous:
+		return &sessionv1.PromoteSessionResponse{Outcome: sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS}, nil
+	case got.Session == nil:
+		return &sessionv1.PromoteSessionResponse{Outcome: sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_INACTIVE}, nil
+	}
+	return &sessionv1.PromoteSessionResponse{
+		Outcome: sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_PROMOTED, SessionToken: got.Token, Session: sessionView(got.Session),
+	}, nil
+}
+
+// ReauthenticateSession records another authentication.
+func (s *Session) ReauthenticateSession(ctx context.Context, r *sessionv1.ReauthenticateSessionRequest) (*sessionv1.ReauthenticateSessionResponse, error) {
+	f := s.fields()
+	ns := f.namespace(r.GetNamespace())
+	token := f.token("session_token", r.GetSessionToken())
+	a := store.Reauthentication{
+		AAL: f.aal("aal", r.GetAal()), AMR: f.methods("amr", r.GetAmr()), ResetTimeouts: r.GetResetTimeouts(),
+		Grace: s.limits.SessionRotationGrace,
+	}
+	if len(r.GetAmr()) == 0 {
+		f.add("amr", "must not be empty")
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	next, session, err := s.store.ReauthenticateSession(ctx, ns, token, a)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case session == nil:
+		return &sessionv1.ReauthenticateSessionResponse{Outcome: sessionv1.ReauthenticateSessionOutcome_REAUTHENTICATE_SESSION_OUTCOME_INACTIVE}, nil
+	case next == "":
+		return &sessionv1.ReauthenticateSessionResponse{Outcome: sessionv1.ReauthenticateSessionOutcome_REAUTHENTICATE_SESSION_OUTCOME_ANONYMOUS}, nil
+	}
+	return &sessionv1.ReauthenticateSessionResponse{
+		Outcome: sessionv1.ReauthenticateSessionOutcome_REAUTHENTICATE_SESSION_OUTCOME_REAUTHENTICATED, SessionToken: next, Session: sessionView(session),
+	}, nil
+}

@@ -1,0 +1,30 @@
+-- Begins the promotion of an anonymous session: from here on it is inactive, and names the session that is to take its
+-- place in the partition of a subject. The same promotion begun again is told the same.
+-- KEYS: 1-4 see session.lua
+-- ARGV: 1-4 see session.lua, 5 hash of the presented secret, 6 id of the session to be, 7 salt for its secret, 8 hash of its
+--       subject, 9 how long the promotion may be begun again in milliseconds
+-- RETURNS: the session as session_read.lua does, with its promotion unless it has a subject; nothing of it if it is not
+--          active, or is being promoted to another subject
+
+local record, attributes = KEYS[1], KEYS[2]
+local subject_prefix, secret_hash, to, salt, subject_hash, window =
+  ARGV[3], ARGV[5], ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
+
+local now = now_ms()
+local s = load(record)
+if s and s.promoted_to ~= '' then
+  local f = redis.call('HMGET', record, 'to_sh', 'to_at')
+  local as = presented(s, secret_hash, tonumber(f[2]))
+  if f[1] ~= subject_hash or now - f[2] >= window or (as ~= 'current' and as ~= 'previous') then
+    return NOTHING
+  end
+  return snapshot(record, attributes, now)
+end
+s = active(record, subject_prefix, now)
+if not s or not authorized(s, secret_hash, now) then
+  return NOTHING
+end
+if s.subject_hash == '' then
+  redis.call('HSET', record, 'to', to, 'to_salt', salt, 'to_sh', subject_hash, 'to_at', ms(now))
+end
+return snapshot(record, attributes, now)

@@ -1,0 +1,54 @@
+-- Records another authentication of a session's subject and supersedes the secret, which is dead at once. An anonymous
+-- session stays as it is.
+-- KEYS: 1-4 see session.lua
+-- ARGV: 1-4 see session.lua, 5 hash of the presented secret, 6 hash of the new one, 7 after how long the presented one is a
+--       sign of theft in milliseconds, 8 level of assurance, 9 '1' to begin the timeouts anew, 10 most methods to keep,
+--       then methods
+-- RETURNS: the session as session_read.lua does, nothing of it if it is not active
+
+local record, attributes, events, ends = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local namespace, id, subject_prefix, index_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local secret_hash, new_hash, reuse_after, aal = ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local anew, most, first_method = ARGV[9] == '1', tonumber(ARGV[10]), 11
+
+local now = now_ms()
+local s = active(record, subject_prefix, now)
+if not s or not authorized(s, secret_hash, now) then
+  return NOTHING
+end
+if s.subject_hash == '' then
+  return snapshot(record, attributes, now)
+end
+
+local f = redis.call('HMGET', record, 'aal', 'amr', 'ct', 'ab')
+local methods, known = {}, {}
+for method in string.gmatch(f[2] or '', '%S+') do
+  methods[#methods + 1], known[method] = method, true
+end
+for i = first_method, #ARGV do
+  if not known[ARGV[i]] then
+    methods[#methods + 1], known[ARGV[i]] = ARGV[i], true
+  end
+end
+while #methods > most do
+  table.remove(methods, 1)
+end
+aal = math.max(aal, tonumber(f[1] or '0'))
+supersede(record, s, new_hash, '', now, 0, reuse_after)
+redis.call('HSET', record, 'aal', ms(aal), 'amr', table.concat(methods, ' '), 'at', ms(now))
+
+if anew then
+  -- The absolute timeout is as long as it was, from the last time that it began.
+  s.absolute = now + s.absolute - tonumber(f[4] or f[3])
+  s.last_active = now
+  redis.call('HSET', record, 'abs', ms(s.absolute), 'ab', ms(now), 'la', ms(now))
+  local expires, index = expires_at(s), index_prefix .. s.subject_hash
+  redis.call('PEXPIREAT', record, ms(expires + RETAIN))
+  redis.call('PEXPIREAT', attributes, ms(s.absolute + RETAIN))
+  ends_at(ends, namespace, id, index, expires)
+  if redis.call('PTTL', index) < s.absolute + RETAIN - now then
+    redis.call('PEXPIREAT', index, ms(s.absolute + RETAIN))
+  end
+end
+emit(events, now, 'reauthenticated', namespace, id, s.subject, {'aal', ms(aal)})
+return snapshot(record, attributes, now)

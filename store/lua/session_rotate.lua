@@ -1,0 +1,23 @@
+-- Supersedes a session's secret, once for each: whoever presents the same one again while it is good is told the same salt,
+-- from which the same successor follows.
+-- KEYS: 1-4 see session.lua
+-- ARGV: 1-4 see session.lua, 5 hash of the presented secret, 6 salt and 7 hash of the successor, 8 how long the presented
+--       secret stays good, 9 after how long it is a sign of theft, both in milliseconds
+-- RETURNS: the session as session_read.lua does, nothing of it if it is not active
+
+local record, attributes, events = KEYS[1], KEYS[2], KEYS[3]
+local namespace, id, subject_prefix = ARGV[1], ARGV[2], ARGV[3]
+local secret_hash, salt, successor_hash = ARGV[5], ARGV[6], ARGV[7]
+local grace, reuse_after = tonumber(ARGV[8]), tonumber(ARGV[9])
+
+local now = now_ms()
+local s = active(record, subject_prefix, now)
+local as = s and authorized(s, secret_hash, now)
+if not as then
+  return NOTHING
+end
+if as == 'current' then
+  supersede(record, s, successor_hash, salt, now, grace, reuse_after)
+  emit(events, now, 'rotated', namespace, id, s.subject)
+end
+return snapshot(record, attributes, now)

@@ -1,0 +1,110 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// promotionWindow is how long a promotion may be begun again after it was first begun.
+const promotionWindow = time.Minute
+
+// promotion is what an anonymous session's record says of the session that takes its place.
+type promotion struct {
+	to   string
+	salt []byte
+}
+
+// Promotion is what an anonymous session is promoted with.
+type Promotion struct {
+	// Subject is whose session it becomes.
+	Subject string
+	// Assurance says how the subject was authenticated.
+	Assurance Assurance
+}
+
+// Promoted is what became of a promotion. Of Session and NotAnonymous neither is set where the session is not active.
+type Promoted struct {
+	// Token is that of Session, which took the place of the anonymous one.
+	Token   string
+	Session *Session
+	// NotAnonymous says that the session has a subject already and was left alone.
+	NotAnonymous bool
+}
+
+// PromoteSession makes the session of a subject of an anonymous one, with the attributes, the device and the timeouts of
+// that, which is dead from the moment in which they were read. The two are in different partitions, so that it takes three
+// steps; the same promotion begun again within a minute goes on where it stopped and returns the same session. Until the
+// second step nothing has more rights than before, and from it on the new session lives.
+func (s *Store) PromoteSession(ctx context.Context, namespace, token string, pr Promotion) (Promoted, error) {
+	cred, ok := parseToken(token)
+	if !ok {
+		return Promoted{}, nil
+	}
+	r, err := s.beginPromotion(ctx, namespace, cred, pr.Subject)
+	if err != nil || r == nil {
+		return Promoted{}, err
+	}
+	if r.subjectHash != "" {
+		return Promoted{NotAnonymous: true}, nil
+	}
+	secret, err := r.secrets.latest(cred)
+	if err != nil {
+		return Promoted{}, err
+	}
+	p, ok := parseSessionID(r.promotion.to)
+	if !ok {
+		return Promoted{}, &opError{kind: ErrCorrupt}
+	}
+	next, fresh := credential{partition: p, id: r.promotion.to}.withSecret(derive(secret, r.promotion.salt))
+	session, err := s.createSession(ctx, namespace, NewSession{
+		Subject: pr.Subject, Attributes: r.session.Attributes, Idle: r.session.Idle, Absolute: r.absolute,
+		Device: r.session.Device, Assurance: pr.Assurance,
+	}, fresh, cred.id, writes)
+	if err != nil {
+		if refused(err) {
+			s.endPromotion(namespace, cred, fresh.id, 0)
+		}
+		return Promoted{}, err
+	}
+	s.endPromotion(namespace, cred, fresh.id, promotionWindow)
+	if session == nil { // it was made when this promotion was begun before, and may have ended since
+		v, err := s.Validate(ctx, namespace, Validation{Token: next, Touch: TouchNever})
+		if err != nil || v.Outcome != SessionActive {
+			return Promoted{}, err
+		}
+		session = v.Session
+	}
+	return Promoted{Token: next, Session: session}, nil
+}
+
+// beginPromotion reads an anonymous session and, in the same moment, ends it in favour of another one; nil means that it
+// is not active.
+func (s *Store) beginPromotion(ctx context.Context, namespace string, cred credential, subject string) (*sessionRecord, error) {
+	p, hash := subjectHash(namespace, subject)
+	_, fresh := newCredential(p)
+	keys, args := changing(cred.partition, namespace, cred.id)
+	defer s.forget(keys[0])
+	m, err := s.script(ctx, sessionPromote, writes, keys, append(args,
+		string(cred.hash[:]), fresh.id, string(newSalt()), hash, millis(promotionWindow))...)
+	if err != nil {
+		return nil, err
+	}
+	return s.parseSession(m, keys[0], cred.id)
+}
+
+// endPromotion tidies the anonymous session away, or gives it back where window is zero. It runs to its end whatever the
+// caller does; should it fail, the session stays dead and its keys expire.
+func (s *Store) endPromotion(namespace string, cred credential, to string, window time.Duration) {
+	ctx, cancel := context.WithTimeout(s.lifetime, s.options.CommandTimeout)
+	defer cancel()
+	keys, args := changing(cred.partition, namespace, cred.id)
+	defer s.forget(keys[0])
+	_, _ = s.script(ctx, sessionPromoted, writes, keys, append(args, to, graceMillis(window))...) // counted by the observer
+}
+
+// refused reports errors that will stand if the call is made again: nothing was written.
+func refused(err error) bool {
+	var e *opError
+	return errors.As(err, &e) && !errors.Is(err, ErrOutcomeUnknown) && !errors.Is(err, ErrUnavailable)
+}

@@ -1,0 +1,454 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redistest"
+)
+
+// grace is how long rotated tokens stay good in these tests: longer than any of them runs, since age makes it pass.
+const grace = 5 * time.Minute
+
+func rotate(tb testing.TB, s *store.Store, namespace, token string) (next string, session *store.Session) {
+	tb.Helper()
+	next, session, err := s.RotateSession(tb.Context(), namespace, token, grace)
+	if err != nil {
+		tb.Fatalf("rotate: %v: %s", err, store.Cause(err))
+	}
+	if (next == "") != (session == nil) {
+		tb.Fatalf("token of %d characters with session %v", len(next), session)
+	}
+	return next, session
+}
+
+func reauthenticate(tb testing.TB, s *store.Store, namespace, token string, a store.Reauthentication) (next string, session *store.Session) {
+	tb.Helper()
+	a.Grace = grace
+	next, session, err := s.ReauthenticateSession(tb.Context(), namespace, token, a)
+	if err != nil {
+		tb.Fatalf("reauthenticate: %v: %s", err, store.Cause(err))
+	}
+	return next, session
+}
+
+// seen waits until Redis knows that a token was presented.
+func seen(tb testing.TB, s *store.Store, namespace, token string, session *store.Session) {
+	tb.Helper()
+	eventually(tb, "the successor has been seen", func() bool {
+		if validate(tb, s, namespace, token, primary) == nil {
+			tb.Fatal("the successor is inactive")
+		}
+		return s.Command(tb, "HGET", sessionKeysOf(tb, namespace, session).record, "seen") == "1"
+	})
+}
+
+// rotatedLongAgo lets the grace of every rotation so far pass.
+func rotatedLongAgo(tb testing.TB, s *store.Store, namespace string, session *store.Session) {
+	tb.Helper()
+	key := sessionKeysOf(tb, namespace, session).record
+	for _, field := range []string{"pu", "pr", "oldr"} {
+		at, _ := s.Command(tb, "HGET", key, field).(string)
+		if n, _ := strconv.ParseInt(at, 10, 64); n > 0 {
+			s.Command(tb, "HINCRBY", key, field, fmt.Sprint(-2*grace.Milliseconds()))
+		}
+	}
+}
+
+// eventTypes are those of one session in the stream of its partition, in order, with the reasons of revocations.
+func eventTypes(tb testing.TB, s *store.Store, namespace string, session *store.Session) (types []string) {
+	tb.Helper()
+	stream := fmt.Sprintf("ld:e:{p%d}", tokenBytes(tb, "ls1_"+session.ID)[0])
+	entries, _ := s.Command(tb, "XRANGE", stream, "-", "+").([]any)
+	for _, e := range entries {
+		fields := map[string]string{}
+		list := e.([]any)[1].([]any)
+		for i := 0; i < len(list); i += 2 {
+			fields[list[i].(string)] = list[i+1].(string)
+		}
+		if fields["ns"] != namespace || fields["sid"] != session.ID {
+			continue
+		}
+		what := fields["type"]
+		if fields["reason"] != "" {
+			what += " " + fields["reason"]
+		}
+		types = append(types, what)
+	}
+	return types
+}
+
+func wantEvents(tb testing.TB, s *store.Store, namespace string, session *store.Session, want ...string) {
+	tb.Helper()
+	if diff := cmp.Diff(want, eventTypes(tb, s, namespace, session)); diff != "" {
+		tb.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
+func TestRotateGivesAnotherTokenOfTheSameSession(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"a": "1"}
+		token, session := createSession(t, s, namespace, n)
+		wantActive(t, s, namespace, token) // so that the near cache holds what is about to change
+		next, rotated := rotate(t, s, namespace, token)
+		if next == token || !isToken(next) {
+			t.Errorf("another token of %d characters", len(next))
+		}
+		if diff := cmp.Diff(session, rotated); diff != "" {
+			t.Errorf("the session (-before +after):\n%s", diff)
+		}
+		wantActive(t, s, namespace, next)
+		third, _ := rotate(t, s, namespace, next)
+		wantActive(t, s, namespace, third)
+		wantEvents(t, s, namespace, session, "created", "rotated", "rotated")
+		if next, session := rotate(t, s, namespace, "ls1_x"); next != "" || session != nil {
+			t.Error("rotated what is no token")
+		}
+		revokeSession(t, s, namespace, byToken(third))
+		if _, session := rotate(t, s, namespace, third); session != nil {
+			t.Error("rotated after its end")
+		}
+	})
+}
+
+func TestPreviousTokenIsGoodWithinGrace(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, session := createSession(t, s, namespace, sessionOf("ann"))
+		next, _ := rotate(t, s, namespace, token)
+		seen(t, s, namespace, next, session)
+		wantActive(t, s, namespace, token)
+		wantActive(t, s, namespace, next)
+		v, err := s.Validate(t.Context(), namespace, store.Validation{Token: token, Near: cached})
+		if err != nil || !v.Superseded {
+			t.Errorf("verdict on the old token %+v, %v; want superseded", v, err)
+		}
+		if again, _ := rotate(t, s, namespace, token); again != next {
+			t.Error("another successor")
+		}
+		if v := updateSession(t, s, namespace, byToken(token), store.SessionUpdate{Set: map[string]string{"a": "1"}}); v != 2 {
+			t.Errorf("updated to version %d", v)
+		}
+		if got := touch(t, s, namespace, token, cached, store.TouchForce); got == nil {
+			t.Error("not touched")
+		}
+		wantEvents(t, s, namespace, session, "created", "rotated", "attributes_changed")
+		if !revokeSession(t, s, namespace, byToken(token)) {
+			t.Error("not revoked")
+		}
+	})
+}
+
+// A client that never got the answer goes on with what it has.
+func TestPreviousTokenIsGoodAfterGraceWhileItsSuccessorIsUnseen(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, session := createSession(t, s, namespace, sessionOf("ann"))
+		next, _ := rotate(t, s, namespace, token)
+		rotatedLongAgo(t, s, namespace, session)
+		wantActive(t, s, namespace, token)
+		if again, _ := rotate(t, s, namespace, token); again != next {
+			t.Error("another successor")
+		}
+		wantActive(t, s, namespace, token)
+		seen(t, s, namespace, next, session)
+		wantInactive(t, s, namespace, token)
+		wantInactive(t, s, namespace, next)
+	})
+}
+
+func TestReuseAfterGraceRevokesAndEmits(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		set := store.SessionUpdate{Set: map[string]string{"a": "1"}}
+		for how, use := range map[string]func(token string){
+			"validate":       func(token string) { validate(t, s, namespace, token, cached) },
+			"force":          func(token string) { touch(t, s, namespace, token, primary, store.TouchForce) },
+			"batch":          func(token string) { validateAll(t, s, namespace, store.Validation{Token: token, Near: cached}) },
+			"rotate":         func(token string) { rotate(t, s, namespace, token) },
+			"reauthenticate": func(token string) { reauthenticate(t, s, namespace, token, store.Reauthentication{AAL: 2}) },
+			"update":         func(token string) { updateSession(t, s, namespace, byToken(token), set) },
+			"revoke": func(token string) {
+				if revokeSession(t, s, namespace, byToken(token)) {
+					t.Error("a stolen token revokes")
+				}
+			},
+		} {
+			for generations := 1; generations <= 4; generations++ {
+				token, session := createSession(t, s, namespace, sessionOf("ann"))
+				bystander, _ := createSession(t, s, namespace, sessionOf("ann"))
+				next := token
+				for range generations {
+					next, _ = rotate(t, s, namespace, next)
+				}
+				seen(t, s, namespace, next, session)
+				rotatedLongAgo(t, s, namespace, session)
+				wantActive(t, s, namespace, next)
+				use(token)
+				if got := eventTypes(t, s, namespace, session); len(got) < 2 || got[len(got)-2] != "token_reuse" || got[len(got)-1] != "revoked token_reuse" {
+					t.Errorf("%s, %d rotations ago: events %v", how, generations, got)
+				}
+				wantInactive(t, s, namespace, next)
+				wantInactive(t, s, namespace, token)
+				wantActive(t, s, namespace, bystander)
+				revokeSession(t, s, namespace, byToken(bystander))
+				if listed := walk(t, s, namespace, "ann", 10, nil); len(listed) != 0 {
+					t.Errorf("%s: %d sessions are listed", how, len(listed))
+				}
+			}
+		}
+	})
+}
+
+// What was never a token of the session is not taken for a stolen one, nor is an older one whose requests may be under way.
+func TestStrangeAndRecentTokensEndNothing(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, session := createSession(t, s, namespace, sessionOf("ann"))
+		other, _ := createSession(t, s, namespace, sessionOf("ann"))
+		next, _ := rotate(t, s, namespace, token)
+		last, _ := rotate(t, s, namespace, next)
+		wantInactive(t, s, namespace, wrongSecret(t, token, other))
+		wantInactive(t, s, namespace, token)
+		wantActive(t, s, namespace, next)
+		wantActive(t, s, namespace, last)
+		for range 20 { // more than are remembered
+			last, _ = rotate(t, s, namespace, last)
+		}
+		if old, _ := s.Command(t, "HGET", sessionKeysOf(t, namespace, session).record, "old").(string); len(old) > 64 {
+			t.Errorf("%d bytes of older hashes", len(old))
+		}
+		rotatedLongAgo(t, s, namespace, session)
+		wantInactive(t, s, namespace, token)
+		wantActive(t, s, namespace, last)
+	})
+}
+
+func TestRotateVersusRotateWithOneToken(t *testing.T) {
+	raced(t, func(t *testing.T, a *store.Store, namespace string) {
+		b := another(t, a)
+		for range 20 {
+			token, session := createSession(t, a, namespace, sessionOf("ann"))
+			wantActive(t, b, namespace, token)
+			var mu sync.Mutex
+			successors := map[string]int{}
+			rotations := make([]func(), 32)
+			for i := range rotations {
+				s := []*store.Store{a, b}[i%2]
+				rotations[i] = func() {
+					next, _, err := s.RotateSession(t.Context(), namespace, token, grace)
+					if err != nil {
+						t.Error(err)
+					}
+					mu.Lock()
+					successors[next]++
+					mu.Unlock()
+				}
+			}
+			atOnce(rotations...)
+			if len(successors) != 1 || successors[""] > 0 {
+				t.Fatalf("%d successors", len(successors))
+			}
+			for next := range successors {
+				wantActive(t, a, namespace, next)
+				wantActive(t, b, namespace, next)
+			}
+			wantEvents(t, a, namespace, session, "created", "rotated")
+		}
+	})
+}
+
+// The connection is cut after the script has run; the retry has the same successor as whoever else asks.
+func TestRotateWithLostReply(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	direct := beside(t, server)
+	proxy := redistest.StartProxy(t, server.Addr)
+	s := open(t, store.Options{Addrs: []string{proxy.Addr}, NearCacheBytes: 1 << 20, CommandTimeout: 300 * time.Millisecond})
+	warm, _ := createSession(t, direct, "n", sessionOf("ann"))
+	rotate(t, direct, "n", warm) // so that Redis knows the script
+	for _, how := range []string{"dropped", "cut"} {
+		token, session := createSession(t, direct, "n", sessionOf("ann"))
+		wantActive(t, s, "n", token)
+		proxy.DropReplies(true)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() {
+			_, _, err := s.RotateSession(ctx, "n", token, grace)
+			done <- err
+		}()
+		eventually(t, "the script has run", func() bool {
+			return server.Do(t, "HGET", sessionKeysOf(t, "n", session).record, "seen") == "0"
+		})
+		if how == "cut" {
+			proxy.CutAll()
+		}
+		if err := <-done; !errors.Is(err, store.ErrOutcomeUnknown) || !store.Retryable(err) {
+			t.Errorf("%s: %v", how, err)
+		}
+		cancel()
+		proxy.DropReplies(false)
+		proxy.CutAll()
+		want, _ := rotate(t, direct, "n", token)
+		var next string
+		eventually(t, "the retry", func() bool {
+			var err error
+			next, _, err = s.RotateSession(t.Context(), "n", token, grace)
+			return err == nil
+		})
+		if next != want || next == "" {
+			t.Errorf("%s: another successor", how)
+		}
+		wantActive(t, s, "n", next)
+		wantEvents(t, direct, "n", session, "created", "rotated")
+	}
+}
+
+// However a touch and a rotation meet, both are kept: the secret is the new one and the activity is recorded.
+func TestTouchVersusRotate(t *testing.T) {
+	raced(t, func(t *testing.T, a *store.Store, namespace string) {
+		b := another(t, a)
+		for range 100 {
+			token, session := createSession(t, a, namespace, sessionOf("ann"))
+			age(t, a, namespace, session, 10*time.Minute)
+			var next string
+			atOnce(func() { next, _ = rotate(t, a, namespace, token) },
+				func() {
+					if touch(t, b, namespace, token, cached, store.TouchForce) == nil {
+						t.Error("inactive for a touch")
+					}
+				},
+				func() {
+					if touch(t, b, namespace, token, cached, store.TouchAuto) == nil {
+						t.Error("inactive for a touch")
+					}
+				})
+			wantActive(t, b, namespace, next)
+			got := getSession(t, a, namespace, session.ID)
+			if got == nil || !got.LastActiveAt.After(session.LastActiveAt.Add(-5*time.Minute)) {
+				t.Fatalf("the activity is lost: %+v", got)
+			}
+			// The touch by the old token has not passed for the arrival of the new one.
+			if a.Command(t, "HGET", sessionKeysOf(t, namespace, session).record, "seen") == nil {
+				t.Fatal("not recorded whether the successor was seen")
+			}
+		}
+	})
+}
+
+func TestReauthenticationRaisesAssuranceAndRotates(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Assurance = store.Assurance{AAL: 2, AMR: []string{"pwd", "otp"}, AuthenticatedAt: time.UnixMilli(1700000000000)}
+		token, session := createSession(t, s, namespace, n)
+		wantActive(t, s, namespace, token)
+		age(t, s, namespace, session, 30*time.Minute)
+		before := getSession(t, s, namespace, session.ID)
+		next, got := reauthenticate(t, s, namespace, token, store.Reauthentication{AAL: 1, AMR: []string{"otp", "hwk"}})
+		if since := got.Assurance.AuthenticatedAt; since.Before(s.Now().Add(-time.Minute)) || since.After(s.Now().Add(time.Minute)) {
+			t.Errorf("authenticated at %v", since)
+		}
+		want := *before
+		want.Assurance = store.Assurance{AAL: 2, AMR: []string{"pwd", "otp", "hwk"}, AuthenticatedAt: got.Assurance.AuthenticatedAt}
+		if diff := cmp.Diff(&want, got, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("the session (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff(got, validate(t, s, namespace, next, primary)); diff != "" {
+			t.Errorf("validated (-want +got):\n%s", diff)
+		}
+		// The old token is dead at once, and a sign of theft only when its requests under way have ended.
+		wantInactive(t, s, namespace, token)
+		if _, session := rotate(t, s, namespace, token); session != nil {
+			t.Error("the old token was exchanged for the new one")
+		}
+		if _, session := reauthenticate(t, s, namespace, token, store.Reauthentication{AAL: 3}); session != nil {
+			t.Error("the old token was exchanged for a new one")
+		}
+		wantActive(t, s, namespace, next)
+
+		last, got := reauthenticate(t, s, namespace, next, store.Reauthentication{AAL: 3, AMR: []string{"sc"}, ResetTimeouts: true})
+		if got.Assurance.AAL != 3 || !got.LastActiveAt.Equal(got.Assurance.AuthenticatedAt) || got.AbsoluteExpiresAt.Sub(got.LastActiveAt) != longest {
+			t.Errorf("after a full reauthentication %+v", got)
+		}
+		keys := sessionKeysOf(t, namespace, session)
+		for _, key := range []string{keys.index} {
+			if left := timeToLive(t, s, key); left < longest {
+				t.Errorf("%s is kept for %v", key, left)
+			}
+		}
+		if listed := walk(t, s, namespace, "ann", 10, nil); len(listed) != 1 {
+			t.Errorf("%d sessions are listed", len(listed))
+		}
+		// The timeouts are as long as they were, however often they begin anew.
+		age(t, s, namespace, session, 0)
+		_, got = reauthenticate(t, s, namespace, last, store.Reauthentication{AMR: []string{"sc"}, ResetTimeouts: true})
+		if got.AbsoluteExpiresAt.Sub(got.LastActiveAt) != longest {
+			t.Errorf("after another one %+v", got)
+		}
+		wantEvents(t, s, namespace, session, "created", "reauthenticated", "reauthenticated", "reauthenticated")
+		rotatedLongAgo(t, s, namespace, session)
+		wantInactive(t, s, namespace, token)
+		if getSession(t, s, namespace, session.ID) != nil {
+			t.Error("a stolen token ended nothing")
+		}
+	})
+}
+
+func TestReauthenticationLeavesOthersAlone(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, session := createSession(t, s, namespace, sessionOf(""))
+		next, got := reauthenticate(t, s, namespace, token, store.Reauthentication{AAL: 2, AMR: []string{"pwd"}})
+		if next != "" || got == nil || got.Assurance.AAL != 0 {
+			t.Errorf("an anonymous session: %q, %+v", next, got)
+		}
+		wantActive(t, s, namespace, token)
+		wantEvents(t, s, namespace, session, "created")
+		for _, bad := range []string{"x", wrongSecret(t, token, func() string { t, _ := createSession(t, s, namespace, sessionOf("")); return t }())} {
+			if next, got := reauthenticate(t, s, namespace, bad, store.Reauthentication{AAL: 2}); next != "" && got != nil || got != nil {
+				t.Errorf("%q: %+v", next, got)
+			}
+		}
+		n := sessionOf("ann")
+		for i := range store.MaxMethods {
+			n.Assurance.AMR = append(n.Assurance.AMR, fmt.Sprint("m", i))
+		}
+		token, _ = createSession(t, s, namespace, n)
+		_, got = reauthenticate(t, s, namespace, token, store.Reauthentication{AMR: []string{"m0", "new"}})
+		if amr := got.Assurance.AMR; len(amr) != store.MaxMethods || amr[0] != "m1" || amr[len(amr)-1] != "new" {
+			t.Errorf("methods %v", amr)
+		}
+	})
+}
+
+// Another replica, which has the session near, hears within one push that the token has been superseded.
+func TestElevateVersusValidateNearCachedOnAnotherReplica(t *testing.T) {
+	raced(t, func(t *testing.T, a *store.Store, namespace string) {
+		b := another(t, a)
+		const bound = 5 * time.Second // Options.NearCacheTTL
+		worst := time.Duration(0)
+		for range 100 {
+			token, _ := createSession(t, a, namespace, sessionOf("ann"))
+			wantActive(t, b, namespace, token)
+			next, _ := reauthenticate(t, a, namespace, token, store.Reauthentication{AAL: 2, AMR: []string{"otp"}})
+			elevated := time.Now()
+			for validate(t, b, namespace, token, cached) != nil && pace(t.Context()) {
+				if time.Since(elevated) >= bound {
+					t.Fatal("active for longer than the near cache may say so")
+				}
+			}
+			worst = max(worst, time.Since(elevated))
+			wantInactive(t, b, namespace, token)
+			wantActive(t, b, namespace, next)
+		}
+		t.Logf("worst %v", worst)
+		if worst >= bound/2 {
+			t.Error("pushes do not arrive")
+		}
+	})
+}

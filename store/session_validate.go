@@ -1,0 +1,143 @@
+package store
+
+import (
+	"context"
+	"time"
+)
+
+// TouchSession says whether a validation counts as activity.
+type TouchSession int
+
+// The ways to touch a session.
+const (
+	// TouchAuto records activity after the answer, at most once per interval.
+	TouchAuto TouchSession = iota
+	// TouchNever leaves the idle timeout alone.
+	TouchNever
+	// TouchForce records activity before the answer.
+	TouchForce
+)
+
+// Validation says how to check a token.
+type Validation struct {
+	Token string
+	// Near allows that an active session comes from the near cache. That there is none, or that what is required of it is
+	// missing, is always the primary's word.
+	Near bool
+	// Touch says whether it counts as activity, where the outcome is SessionActive.
+	Touch TouchSession
+	// MinAAL is the least level of assurance; zero means any.
+	MinAAL int
+	// MaxAuthAge is how long ago the subject may have authenticated; zero means any time.
+	MaxAuthAge time.Duration
+}
+
+// SessionOutcome is the verdict on a token.
+type SessionOutcome int
+
+// The verdicts.
+const (
+	// SessionInactive means that the token is not that of an active session.
+	SessionInactive SessionOutcome = iota
+	// SessionActive means that it is, and has what is required.
+	SessionActive
+	// StepUpRequired means that its level of assurance is too low.
+	StepUpRequired
+	// ReauthRequired means that its subject's authentication is too long ago, or that it has no subject.
+	ReauthRequired
+)
+
+// Verdict is the answer to a Validation.
+type Verdict struct {
+	Outcome SessionOutcome
+	// Session is set where the outcome is SessionActive.
+	Session *Session
+	// Superseded says that the token has been rotated away and is good for a while yet.
+	Superseded bool
+}
+
+// Validate checks a token.
+func (s *Store) Validate(ctx context.Context, namespace string, v Validation) (Verdict, error) {
+	cred, ok := parseToken(v.Token)
+	if !ok {
+		return Verdict{}, nil
+	}
+	if v.Near {
+		r, err := s.nearSession(ctx, cred.partition, namespace, cred.id)
+		if err != nil {
+			return Verdict{}, err
+		}
+		if verdict, as := r.weigh(cred, v, s.Now()); verdict.Outcome == SessionActive {
+			return s.settle(ctx, namespace, cred, v, r, verdict, as)
+		}
+	}
+	r, err := s.readSession(ctx, cred.partition, namespace, cred.id, false)
+	if err != nil || r == nil {
+		return Verdict{}, err
+	}
+	verdict, as := r.weigh(cred, v, r.readAt)
+	return s.settle(ctx, namespace, cred, v, r, verdict, as)
+}
+
+// weigh returns the verdict on a token by the record that it names, nil if there is none, and what its secret is to that.
+func (r *sessionRecord) weigh(cred credential, v Validation, now time.Time) (Verdict, standing) {
+	if r == nil {
+		return Verdict{}, strange
+	}
+	as := r.secrets.presented(cred.hash[:], now)
+	if as != current && as != previous {
+		return Verdict{}, as
+	}
+	a := &r.session.Assurance
+	switch {
+	case a.AAL < v.MinAAL:
+		return Verdict{Outcome: StepUpRequired}, as
+	case v.MaxAuthAge > 0 && (a.AuthenticatedAt.IsZero() || now.Sub(a.AuthenticatedAt) >= v.MaxAuthAge):
+		return Verdict{Outcome: ReauthRequired}, as
+	}
+	return Verdict{Outcome: SessionActive, Session: &r.session, Superseded: as == previous}, as
+}
+
+// settle has Redis told what follows from a verdict: at once what the verdict depends on, and the rest later.
+func (s *Store) settle(ctx context.Context, namespace string, cred credential, v Validation, r *sessionRecord, verdict Verdict, as standing) (Verdict, error) {
+	interval, now := v.settlesNow(verdict, as)
+	if !now {
+		s.settleLater(namespace, cred, v, r, verdict, as)
+		return verdict, nil
+	}
+	last, err := s.touchSession(ctx, cred, namespace, interval)
+	if err != nil {
+		return Verdict{}, err
+	}
+	return verdict.at(last), nil
+}
+
+// settlesNow reports whether a verdict waits for a touch, and of which interval: activity that is to be recorded before the
+// answer, or a secret in two hands, which the touch finds out and ends.
+func (v Validation) settlesNow(verdict Verdict, as standing) (interval time.Duration, now bool) {
+	switch {
+	case as == reused:
+		return touchNever, true
+	case v.Touch == TouchForce && verdict.Outcome == SessionActive:
+		return 0, true
+	}
+	return 0, false
+}
+
+func (s *Store) settleLater(namespace string, cred credential, v Validation, r *sessionRecord, verdict Verdict, as standing) {
+	active := v.Touch == TouchAuto && verdict.Outcome == SessionActive
+	if arrived := as == current && r.secrets.unseen; active || arrived {
+		s.touchLater(cred, namespace, &r.session, active, arrived)
+	}
+}
+
+// at returns the verdict on a session that was last active then, in Unix milliseconds; zero means that it has ended.
+func (v Verdict) at(last int64) Verdict {
+	if last == 0 || v.Outcome != SessionActive {
+		return Verdict{}
+	}
+	session := *v.Session
+	session.LastActiveAt = time.UnixMilli(last)
+	v.Session = &session
+	return v
+}
