@@ -38,6 +38,10 @@ var requests = map[string]string{
 	"ListKeys":              `pattern: "canary*"`,
 	"CreateSession":         `subject: "canary-ann" attributes {key: "canary" value: "canary-v"}`,
 	"ValidateSession":       `session_token: "$TOKEN" consistency: CONSISTENCY_PRIMARY`,
+	"BatchValidateSessions": `items {session_token: "$TOKEN" consistency: CONSISTENCY_PRIMARY} items {session_token: "$TOKEN" touch: TOUCH_FORCE require {}}`,
+	"RotateSession":         `session_token: "$TOKEN"`,
+	"PromoteSession":        `session_token: "$TOKEN" subject: "canary-bob"`,
+	"ReauthenticateSession": `session_token: "$STRANGER" aal: 2 amr: "otp"`,
 	"GetSession":            `session_id: "$ID"`,
 	"UpdateSession":         `session_token: "$TOKEN" set_attributes {key: "canary" value: "canary-v"}`,
 	"RevokeSession":         `session_id: "$OTHER"`,
@@ -59,6 +63,7 @@ func (a *api) eachMethod(t testing.TB, s *sessionv1.CreateSessionResponse, ended
 		}
 		// A session that is not there, or the others would find none.
 		text = strings.ReplaceAll(text, "$OTHER", flip(s.Session.SessionId[0])+s.Session.SessionId[1:])
+		text = strings.ReplaceAll(text, "$STRANGER", s.SessionToken[:30]+flip(s.SessionToken[30])+s.SessionToken[31:])
 		_, req := parse(t, string(m.Name()), text, s)
 		calls.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)

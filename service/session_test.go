@@ -59,6 +59,7 @@ func TestCreateSession(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, Limits{SessionIdleTimeout: 20 * time.Minute, SessionAbsoluteTimeout: 2 * time.Hour})
 	attributes := map[string]string{"role": "nurse", "empty": "", "größe": "\x00\n"}
+	authenticated := timestamppb.New(time.UnixMilli(1700000000123))
 	device := &sessionv1.Device{Ip: "2001:db8::1", UserAgent: "app/1.2", Label: "Ann's phone"}
 
 	for _, tt := range []struct {
@@ -70,6 +71,7 @@ func TestCreateSession(t *testing.T) {
 		{"Anonymous", &sessionv1.CreateSessionRequest{}, 20 * time.Minute, 2 * time.Hour},
 		{"Everything", &sessionv1.CreateSessionRequest{
 			Namespace: "ward", Subject: "ann", Attributes: attributes, Device: device, IdleTimeout: secs(60), AbsoluteTimeout: secs(600),
+			Assurance: &sessionv1.Assurance{Aal: 2, Amr: []string{"pwd", "otp", "pwd"}, AuthenticatedAt: authenticated},
 		}, time.Minute, 10 * time.Minute},
 		{"AbsoluteComesFirst", &sessionv1.CreateSessionRequest{Subject: "ann", AbsoluteTimeout: secs(60)}, 20 * time.Minute, time.Minute},
 		{"DeviceInPart", &sessionv1.CreateSessionRequest{Subject: "ann", Device: &sessionv1.Device{Label: "tablet"}}, 20 * time.Minute, 2 * time.Hour},
@@ -89,6 +91,12 @@ func TestCreateSession(t *testing.T) {
 				CreatedAt: s.CreatedAt, LastActiveAt: s.CreatedAt, IdleExpiresAt: timestamppb.New(created.Add(tt.idle)),
 				AbsoluteExpiresAt: timestamppb.New(created.Add(tt.absolute)), ExpiresAt: timestamppb.New(created.Add(min(tt.idle, tt.absolute))),
 			}
+			if tt.request.Subject != "" {
+				want.Assurance = &sessionv1.Assurance{Aal: 2, Amr: []string{"pwd", "otp"}, AuthenticatedAt: authenticated}
+				if tt.request.Assurance == nil {
+					want.Assurance = &sessionv1.Assurance{AuthenticatedAt: s.CreatedAt}
+				}
+			}
 			if proto.Equal(want.Device, &sessionv1.Device{}) {
 				want.Device = nil
 			}
@@ -102,8 +110,11 @@ func TestCreateSession(t *testing.T) {
 			for _, c := range []sessionv1.Consistency{
 				sessionv1.Consistency_CONSISTENCY_UNSPECIFIED, sessionv1.Consistency_CONSISTENCY_CACHED, sessionv1.Consistency_CONSISTENCY_PRIMARY,
 			} {
-				same(t, &sessionv1.ValidateSessionResponse{Outcome: activeSession, Session: want},
-					a.validate(t, &sessionv1.ValidateSessionRequest{Namespace: tt.request.Namespace, SessionToken: got.SessionToken, Consistency: c}))
+				validated := &sessionv1.ValidateSessionResponse{Outcome: activeSession, Session: want, CacheFor: secs(5)}
+				if c == sessionv1.Consistency_CONSISTENCY_PRIMARY {
+					validated.CacheFor = secs(0)
+				}
+				same(t, validated, a.validate(t, &sessionv1.ValidateSessionRequest{Namespace: tt.request.Namespace, SessionToken: got.SessionToken, Consistency: c}))
 			}
 			same(t, &sessionv1.GetSessionResponse{Outcome: sessionv1.GetSessionOutcome_GET_SESSION_OUTCOME_ACTIVE, Session: want},
 				must[*sessionv1.GetSessionResponse](t)(a.session.GetSession(t.Context(), &sessionv1.GetSessionRequest{Namespace: tt.request.Namespace, SessionId: s.SessionId})))

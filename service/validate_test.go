@@ -388,6 +388,28 @@ func edges() (bad, good [][3]string) {
 		{"ValidateSession", `session_token: "$TOKEN" touch: 4`, "touch"},
 		{"ValidateSession", `session_token: "$TOKEN" touch: -1`, "touch"},
 		{"ValidateSession", `session_token: "$TOKEN" consistency: 3`, "consistency"},
+		{"ValidateSession", `session_token: "$TOKEN" require {min_aal: 4}`, "require.min_aal"},
+		{"ValidateSession", `session_token: "$TOKEN" require {min_aal: -1}`, "require.min_aal"},
+		{"ValidateSession", `session_token: "$TOKEN" require {max_auth_age {}}`, "require.max_auth_age"},
+		{"ValidateSession", `session_token: "$TOKEN" require {max_auth_age {seconds: -1}}`, "require.max_auth_age"},
+		{"ValidateSession", `session_token: "$TOKEN" require {max_auth_age {seconds: 315576000001}}`, "require.max_auth_age"},
+		{"BatchValidateSessions", "", "items"},
+		{"BatchValidateSessions", times(101, `items {session_token: "$TOKEN"}`), "items"},
+		{"BatchValidateSessions", `items {session_token: "$TOKEN"} items {}`, "items[1].session_token"},
+		{"BatchValidateSessions", `items {session_token: "$TOKEN" touch: 4}`, "items[0].touch"},
+		{"BatchValidateSessions", `items {session_token: "$TOKEN" consistency: 3}`, "items[0].consistency"},
+		{"BatchValidateSessions", `items {session_token: "$TOKEN" require {min_aal: 4}}`, "items[0].require.min_aal"},
+		{"RotateSession", "", "session_token"},
+		{"PromoteSession", `subject: "ann"`, "session_token"},
+		{"PromoteSession", `session_token: "$TOKEN"`, "subject"},
+		{"PromoteSession", `session_token: "$TOKEN" subject: ` + quoted(257), "subject"},
+		{"PromoteSession", `session_token: "$TOKEN" subject: "ann\000"`, "subject"},
+		{"ReauthenticateSession", `amr: "otp"`, "session_token"},
+		{"ReauthenticateSession", `session_token: "$TOKEN"`, "amr"},
+		{"ReauthenticateSession", `session_token: "$TOKEN" amr: "otp" aal: 4`, "aal"},
+		{"ReauthenticateSession", `session_token: "$TOKEN" ` + numbered(17, `amr: "m%d"`), "amr"},
+		{"ReauthenticateSession", `session_token: "$TOKEN" amr: "otp" amr: ""`, "amr[1]"},
+		{"CreateSession", "assurance {}", "assurance"},
 		{"GetSession", "", "session_id"},
 		{"GetSession", `session_id: "$TOKEN"`, "session_id"},
 		{"GetSession", `session_id: "$ID="`, "session_id"},
@@ -438,12 +460,30 @@ func edges() (bad, good [][3]string) {
 		{"CreateSession", `attributes {key: "name" value: ` + quoted(64<<10-4) + "}"},
 		{"CreateSession", "device {ip: " + quoted(64) + " user_agent: " + quoted(512) + " label: " + quoted(128) + "}"},
 		{"ValidateSession", `session_token: "malformed" touch: TOUCH_FORCE consistency: CONSISTENCY_PRIMARY`},
+		{"ValidateSession", `session_token: "malformed" require {}`},
+		{"ValidateSession", `session_token: "malformed" require {min_aal: 3 max_auth_age {seconds: 9223372036}}`},
+		{"BatchValidateSessions", times(100, `items {session_token: "malformed" touch: TOUCH_FORCE require {}}`)},
+		{"RotateSession", `session_token: "malformed"`},
+		{"PromoteSession", `session_token: "malformed" assurance {} subject: ` + quoted(256)},
+		{"ReauthenticateSession", `session_token: "malformed" ` + numbered(16, `amr: "m%d"`) + " aal: 3 reset_timeouts: true"},
+		{"CreateSession", `subject: "ann" assurance {aal: 3 ` + numbered(16, `amr: "m%d"`) + " authenticated_at {seconds: 1}}"},
+		{"CreateSession", `subject: "ann" assurance {amr: "a.b_c-0" amr: "` + strings.Repeat("m", 32) + `"}`},
 		{"UpdateSession", `session_id: "malformed" ` + numbered(64, `delete_attributes: "name%d"`)},
 		{"UpdateSession", `session_token: "malformed" expected_version: 9223372036854775807 set_attributes {key: "a"}`},
 		{"RevokeSession", `session_id: "malformed"`},
 		{"RevokeSubjectSessions", "subject: " + quoted(256)},
 		{"ListSubjectSessions", `subject: "ann" page_size: 2147483647 current_session_id: "malformed"`},
 	}...)
+	for rpc, before := range map[string]string{"CreateSession": `subject: "ann"`, "PromoteSession": `session_token: "$TOKEN" subject: "ann"`} {
+		for text, field := range map[string]string{
+			"aal: 4": "aal", "aal: -1": "aal", numbered(17, `amr: "m%d"`): "amr", `amr: ""`: "amr[0]", `amr: "otp" amr: "OTP"`: "amr[1]",
+			`amr: "` + strings.Repeat("m", 33) + `"`: "amr[0]", `amr: "a b"`: "amr[0]", `amr: "größe"`: "amr[0]",
+			"authenticated_at {}": "authenticated_at", "authenticated_at {seconds: -1}": "authenticated_at",
+			"authenticated_at {seconds: 99999999999}": "authenticated_at", "authenticated_at {seconds: 1 nanos: -1}": "authenticated_at",
+		} {
+			bad = append(bad, [3]string{rpc, before + " assurance {" + text + "}", "assurance." + field})
+		}
+	}
 	for field, most := range map[string]int64{"idle_timeout": 600, "absolute_timeout": 3600} {
 		for _, d := range []string{"", "nanos: -1", "nanos: 999999999", fmt.Sprintf("seconds: %d nanos: 1", most), "seconds: 315576000001", "seconds: 1 nanos: -1"} {
 			bad = append(bad, [3]string{"CreateSession", field + " {" + d + "}", field})
@@ -587,6 +627,7 @@ func TestDefaultLimits(t *testing.T) {
 	want := Limits{
 		MaxValueBytes: 1 << 20, MaxBatchBytes: 3670016, DefaultTTL: time.Hour, MaxTTL: 720 * time.Hour,
 		SessionIdleTimeout: 30 * time.Minute, SessionAbsoluteTimeout: 12 * time.Hour,
+		SessionRotationGrace: 30 * time.Second, SessionCacheFor: 5 * time.Second,
 	}
 	if diff := cmp.Diff(want, Limits{}.withDefaults()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
