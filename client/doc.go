@@ -52,7 +52,8 @@
 // # Errors
 //
 // Every failed call returns an *Error with the server's code, reason, invalid fields and advice when to retry. Match it
-// with errors.Is: ErrUnavailable, ErrInvalid, ErrVersionMismatch and so on. ErrInactive alone is not an *Error.
+// with errors.Is: ErrUnavailable, ErrInvalid, ErrVersionMismatch and so on. What a session lacks, ErrInactive,
+// ErrStepUpRequired and the like, is not an *Error.
 //
 // # Deadlines and retries
 //

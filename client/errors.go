@@ -47,9 +47,22 @@ var (
 	ErrInternal error = &kind{text: "larder: internal error", reasons: []string{"INTERNAL", "PANIC"}}
 )
 
-// ErrInactive means that no active session answers to the token or id: it never existed, has expired or was revoked. It
-// is the one error that is not an *Error, because nothing failed.
-var ErrInactive = errors.New("larder: the session is not active")
+// What is wrong with a session where nothing failed: the errors that are not an *Error.
+var (
+	// ErrInactive means that no active session answers to the token or id: it never existed, has expired, was revoked, or
+	// the token was superseded.
+	ErrInactive = errors.New("larder: the session is not active")
+	// ErrStepUpRequired means that the session is active and its level of assurance below the required one.
+	ErrStepUpRequired = errors.New("larder: the session needs a higher level of assurance")
+	// ErrReauthRequired means that the session is active and that its subject authenticated too long ago, or never.
+	ErrReauthRequired = errors.New("larder: the session needs a fresh authentication")
+	// ErrNotAnonymous means that the session has a subject already and cannot be promoted.
+	ErrNotAnonymous = errors.New("larder: the session has a subject already")
+	// ErrAnonymous means that the session has no subject who could have authenticated.
+	ErrAnonymous = errors.New("larder: the session is anonymous")
+	// ErrUnprocessed means that the answer of a batch had grown too large; ask for that item again.
+	ErrUnprocessed = errors.New("larder: left out of a batch that was too large")
+)
 
 // A kind is a class of errors: all with one of its reasons, and all with its code if it has one.
 type kind struct {

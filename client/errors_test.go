@@ -36,6 +36,11 @@ var kinds = map[string]error{
 	"context.Canceled":     context.Canceled,
 	"DeadlineExceeded":     context.DeadlineExceeded,
 	"ErrInactive":          client.ErrInactive,
+	"ErrStepUpRequired":    client.ErrStepUpRequired,
+	"ErrReauthRequired":    client.ErrReauthRequired,
+	"ErrNotAnonymous":      client.ErrNotAnonymous,
+	"ErrAnonymous":         client.ErrAnonymous,
+	"ErrUnprocessed":       client.ErrUnprocessed,
 }
 
 func TestErrorsAreOfTheirKindAndNoOther(t *testing.T) {

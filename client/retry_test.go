@@ -62,6 +62,17 @@ var safe = map[string]call{
 	"RevokeSession": func(ctx context.Context, c *client.Client) error {
 		return second(c.Sessions.Revoke(ctx, client.ByID("s")))
 	},
+	"BatchValidateSessions": func(ctx context.Context, c *client.Client) error {
+		return second(c.Sessions.ValidateAll(ctx, []client.Validation{{Token: "t"}}))
+	},
+	"RotateSession": func(ctx context.Context, c *client.Client) error {
+		_, _, err := c.Sessions.Rotate(ctx, "t")
+		return err
+	},
+	"PromoteSession": func(ctx context.Context, c *client.Client) error {
+		_, _, err := c.Sessions.Promote(ctx, "t", "ann", client.PromoteOptions{})
+		return err
+	},
 	"RevokeSubjectSessions": func(ctx context.Context, c *client.Client) error {
 		return second(c.Sessions.RevokeSubject(ctx, "ann", client.RevokeSubjectOptions{}))
 	},
@@ -80,6 +91,10 @@ var onceOnly = map[string]call{
 	},
 	"CreateSession": func(ctx context.Context, c *client.Client) error {
 		_, _, err := c.Sessions.Create(ctx, "ann", client.CreateOptions{})
+		return err
+	},
+	"ReauthenticateSession": func(ctx context.Context, c *client.Client) error {
+		_, _, err := c.Sessions.Reauthenticate(ctx, "t", client.ReauthenticateOptions{})
 		return err
 	},
 	"UpdateSession": func(ctx context.Context, c *client.Client) error {

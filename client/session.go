@@ -44,6 +44,21 @@ type Session struct {
 	ExpiresAt time.Time
 	// Current marks, in a list, the session that the caller named as its own.
 	Current bool
+	// Assurance says how the subject was authenticated.
+	Assurance Assurance
+	// CacheFor is for how long after a validation it may be believed without asking again; zero means not at all.
+	CacheFor time.Duration
+}
+
+// Assurance says how well it is known that a session's subject is who it says.
+type Assurance struct {
+	// AAL is the authentication assurance level of NIST SP 800-63B-4, 1 to 3. Zero means unknown.
+	AAL int
+	// AMR are the methods of authentication, named as in RFC 8176, at most 16.
+	AMR []string
+	// AuthenticatedAt is when the subject last authenticated. In options zero means now; in a Session it means that it is
+	// anonymous.
+	AuthenticatedAt time.Time
 }
 
 // A Device is what a client said of itself when its session was created.
@@ -66,6 +81,8 @@ type CreateOptions struct {
 	AbsoluteTimeout time.Duration
 	// Device is what the client said of itself.
 	Device Device
+	// Assurance says how the subject was authenticated. It must be left out of an anonymous session.
+	Assurance Assurance
 }
 
 // Create starts a session of a subject, or an anonymous one if subject is empty. The token is the secret to hand to the
@@ -77,6 +94,7 @@ func (s *Sessions) Create(ctx context.Context, subject string, o CreateOptions) 
 		Attributes:      o.Attributes,
 		IdleTimeout:     duration(o.IdleTimeout),
 		AbsoluteTimeout: duration(o.AbsoluteTimeout),
+		Assurance:       o.Assurance.message(),
 	}
 	if o.Device != (Device{}) {
 		req.Device = &sessionv1.Device{Ip: o.Device.IP, UserAgent: o.Device.UserAgent, Label: o.Device.Label}
@@ -107,21 +125,39 @@ type ValidateOptions struct {
 	Touch Touch
 	// Primary asks the Redis primary, so that a revocation which has returned is always seen.
 	Primary bool
+	// MinAAL is the least level of assurance, 1 to 3. Zero means any.
+	MinAAL int
+	// MaxAuthAge is how long ago the subject may have authenticated. Zero means any time.
+	MaxAuthAge time.Duration
 }
 
-// Validate returns the active session of a token, or ErrInactive. It never returns a session and an error, so that a
+// require is what the options require, nil for nothing.
+func (o ValidateOptions) require() *sessionv1.Requirement {
+	if o.MinAAL == 0 && o.MaxAuthAge == 0 {
+		return nil
+	}
+	return &sessionv1.Requirement{MinAal: int32(o.MinAAL), MaxAuthAge: duration(o.MaxAuthAge)} //nolint:gosec // the server refuses what is not 0 to 3
+}
+
+// consistency is how fresh the options want a verdict.
+func (o ValidateOptions) consistency() sessionv1.Consistency {
+	if o.Primary {
+		return sessionv1.Consistency_CONSISTENCY_PRIMARY
+	}
+	return sessionv1.Consistency_CONSISTENCY_UNSPECIFIED
+}
+
+// Validate returns the active session of a token, or ErrInactive, ErrStepUpRequired or ErrReauthRequired. It never returns a session and an error, so that a
 // caller who overlooks the error has no session either. By default the replica's near cache answers: it reflects every
 // change made through the same replica, others within milliseconds.
 func (s *Sessions) Validate(ctx context.Context, token string, o ValidateOptions) (*Session, error) {
-	req := &sessionv1.ValidateSessionRequest{Namespace: s.namespace, SessionToken: token, Touch: o.Touch}
-	if o.Primary {
-		req.Consistency = sessionv1.Consistency_CONSISTENCY_PRIMARY
-	}
-	r, err := s.rpc.ValidateSession(ctx, req)
+	r, err := s.rpc.ValidateSession(ctx, &sessionv1.ValidateSessionRequest{
+		Namespace: s.namespace, SessionToken: token, Touch: o.Touch, Consistency: o.consistency(), Require: o.require(),
+	})
 	if err != nil {
 		return nil, err
 	}
-	return active(r.GetOutcome() == sessionv1.ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_ACTIVE, r.GetSession())
+	return verdict(sessionv1.BatchValidateSessionsOutcome(r.GetOutcome()), r)
 }
 
 // Get returns the active session of an ID, or ErrInactive, without counting as activity.
@@ -269,6 +305,9 @@ func newSession(m *sessionv1.Session) *Session {
 		AbsoluteExpiresAt: at(m.GetAbsoluteExpiresAt()),
 		ExpiresAt:         at(m.GetExpiresAt()),
 		Current:           m.GetCurrent(),
+		Assurance: Assurance{
+			AAL: int(m.GetAssurance().GetAal()), AMR: m.GetAssurance().GetAmr(), AuthenticatedAt: at(m.GetAssurance().GetAuthenticatedAt()),
+		},
 	}
 }
 

@@ -30,6 +30,7 @@ var (
 		AbsoluteExpiresAt: timestamppb.New(noon.Add(3 * time.Minute)),
 		ExpiresAt:         timestamppb.New(noon.Add(4 * time.Minute)),
 		Current:           true,
+		Assurance:         &sessionv1.Assurance{Aal: 2, Amr: []string{"pwd", "otp"}, AuthenticatedAt: timestamppb.New(noon)},
 	}
 	session = &client.Session{
 		ID:                "s1",
@@ -43,6 +44,7 @@ var (
 		AbsoluteExpiresAt: noon.Add(3 * time.Minute),
 		ExpiresAt:         noon.Add(4 * time.Minute),
 		Current:           true,
+		Assurance:         client.Assurance{AAL: 2, AMR: []string{"pwd", "otp"}, AuthenticatedAt: noon},
 	}
 )
 
@@ -59,9 +61,11 @@ func TestCreate(t *testing.T) {
 	}
 	asks(t, "Full", &sessionv1.CreateSessionResponse{SessionToken: "ls1_secret", Session: wireSession}, create("ann", client.CreateOptions{
 		Attributes: map[string]string{"role": "admin"}, IdleTimeout: time.Minute, AbsoluteTimeout: time.Hour, Device: session.Device,
+		Assurance: session.Assurance,
 	}), &sessionv1.CreateSessionRequest{
 		Namespace: "shop", Subject: "ann", Attributes: map[string]string{"role": "admin"},
 		IdleTimeout: durationpb.New(time.Minute), AbsoluteTimeout: durationpb.New(time.Hour), Device: wireSession.Device,
+		Assurance: wireSession.Assurance,
 	}, session)
 	asks(t, "Anonymous", &sessionv1.CreateSessionResponse{SessionToken: "ls1_secret", Session: &sessionv1.Session{SessionId: "s2"}},
 		create("", client.CreateOptions{}), &sessionv1.CreateSessionRequest{Namespace: "shop"}, &client.Session{ID: "s2"})

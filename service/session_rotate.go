@@ -11,7 +11,7 @@ import (
 func (s *Session) RotateSession(ctx context.Context, r *sessionv1.RotateSessionRequest) (*sessionv1.RotateSessionResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
-	token := f.token("session_token", r.GetSessionToken())
+	token := f.token(r.GetSessionToken())
 	if err := f.err(); err != nil {
 		return nil, err
 	}
@@ -31,7 +31,7 @@ func (s *Session) RotateSession(ctx context.Context, r *sessionv1.RotateSessionR
 func (s *Session) PromoteSession(ctx context.Context, r *sessionv1.PromoteSessionRequest) (*sessionv1.PromoteSessionResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
-	token := f.token("session_token", r.GetSessionToken())
+	token := f.token(r.GetSessionToken())
 	p := store.Promotion{Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance())}
 	if err := f.err(); err != nil {
 		return nil, err
@@ -55,7 +55,7 @@ func (s *Session) PromoteSession(ctx context.Context, r *sessionv1.PromoteSessio
 func (s *Session) ReauthenticateSession(ctx context.Context, r *sessionv1.ReauthenticateSessionRequest) (*sessionv1.ReauthenticateSessionResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
-	token := f.token("session_token", r.GetSessionToken())
+	token := f.token(r.GetSessionToken())
 	a := store.Reauthentication{
 		AAL: f.aal("aal", r.GetAal()), AMR: f.methods("amr", r.GetAmr()), ResetTimeouts: r.GetResetTimeouts(),
 		Grace: s.limits.SessionRotationGrace,

@@ -99,9 +99,9 @@ func (f *fields) target(r interface {
 	return t
 }
 
-func (f *fields) token(field, token string) string {
+func (f *fields) token(token string) string {
 	if token == "" {
-		f.add(field, "must not be empty")
+		f.add("session_token", "must not be empty")
 	}
 	return token
 }
@@ -124,7 +124,7 @@ var touches = map[sessionv1.Touch]store.TouchSession{
 
 func (f *fields) validation(r validation) store.Validation {
 	v := store.Validation{
-		Token: f.token("session_token", r.GetSessionToken()),
+		Token: f.token(r.GetSessionToken()),
 		Touch: touches[enum(f, "touch", r.GetTouch(), sessionv1.Touch_name)],
 		Near:  enum(f, "consistency", r.GetConsistency(), sessionv1.Consistency_name) != sessionv1.Consistency_CONSISTENCY_PRIMARY,
 	}

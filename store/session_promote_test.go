@@ -84,7 +84,7 @@ func TestPromoteCarriesTheSessionOver(t *testing.T) {
 
 func TestPromoteAgain(t *testing.T) {
 	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
-		token, old := createSession(t, s, namespace, sessionOf(""))
+		token, _ := createSession(t, s, namespace, sessionOf(""))
 		got := promote(t, s, namespace, token, "ann")
 		again := promote(t, s, namespace, token, "ann")
 		if diff := cmp.Diff(got, again, cmpopts.EquateEmpty()); diff != "" {
@@ -105,7 +105,7 @@ func TestPromoteAgain(t *testing.T) {
 		wantEvents(t, s, namespace, got.Session, "promoted", "revoked revoked")
 
 		// Nor after its time, nor with what is no token.
-		token, old = createSession(t, s, namespace, sessionOf(""))
+		token, old := createSession(t, s, namespace, sessionOf(""))
 		got = promote(t, s, namespace, token, "ann")
 		s.Command(t, "HINCRBY", sessionKeysOf(t, namespace, old).record, "to_at", "-60000")
 		if again := promote(t, s, namespace, token, "ann"); again != (store.Promoted{}) {

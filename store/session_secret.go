@@ -82,8 +82,8 @@ func derive(secret, salt []byte) []byte {
 
 // withSecret returns the token and the credential of the same session with another secret.
 func (c credential) withSecret(secret []byte) (token string, next credential) {
-	id, _ := strict.DecodeString(c.id)
-	b := append(id[:idBytes:idBytes], secret...)
+	b, _ := strict.DecodeString(c.id)
+	b = append(b[:idBytes], secret...)
 	return tokenPrefix + strict.EncodeToString(b), credentialOf(b)
 }
 

@@ -151,6 +151,15 @@ func FuzzSessionToken(f *testing.F) {
 		if _, err := s.RevokeSession(t.Context(), "n", byToken(token)); token != "" && (err != nil) != isToken(token) {
 			t.Errorf("%q: revoke: %v", token, err)
 		}
+		if next, session, err := s.RotateSession(t.Context(), "n", token, grace); next != "" || session != nil || (err != nil) != isToken(token) {
+			t.Errorf("%q: rotate: %v", token, err)
+		}
+		if got, err := s.PromoteSession(t.Context(), "n", token, store.Promotion{Subject: "ann"}); got != (store.Promoted{}) || (err != nil) != isToken(token) {
+			t.Errorf("%q: promote: %v", token, err)
+		}
+		if _, session, err := s.ReauthenticateSession(t.Context(), "n", token, store.Reauthentication{}); session != nil || (err != nil) != isToken(token) {
+			t.Errorf("%q: reauthenticate: %v", token, err)
+		}
 	})
 }
 
@@ -218,6 +227,11 @@ func TestRedisHoldsNoSessionSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	revokeSession(t, s, "n", byToken(other))
+	rotating, _ := createSession(t, s, "n", sessionOf("ann"))
+	rotated, _ := rotate(t, s, "n", rotating)
+	elevated, _ := reauthenticate(t, s, "n", rotated, store.Reauthentication{AAL: 2, AMR: []string{"otp"}})
+	anonymous, _ := createSession(t, s, "n", sessionOf(""))
+	promoted := promote(t, s, "n", anonymous, "ann")
 
 	seen := map[string][]byte{"slow log": fmt.Append(nil, server.Do(t, "SLOWLOG", "GET", "-1"))}
 	for _, key := range server.Do(t, "KEYS", "*").([]any) {
@@ -238,6 +252,12 @@ func TestRedisHoldsNoSessionSecret(t *testing.T) {
 	hash := sha256.Sum256(secret)
 	hashes := 0
 	for where, text := range seen {
+		for _, token := range []string{rotating, rotated, elevated, anonymous, promoted.Token} {
+			secret := tokenBytes(t, token)[17:]
+			if bytes.Contains(text, []byte(token[36:])) || bytes.Contains(text, secret) || bytes.Contains(text, []byte(hex.EncodeToString(secret))) {
+				t.Errorf("%s holds a replaced token or the one in its place", where)
+			}
+		}
 		for what, needle := range map[string]string{
 			"token": token, "its second half": token[36:], "secret": string(secret), "secret in base64": base64.RawStdEncoding.EncodeToString(secret),
 			"secret in base64url": base64.RawURLEncoding.EncodeToString(secret), "secret in hex": hex.EncodeToString(secret),

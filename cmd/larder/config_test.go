@@ -65,6 +65,8 @@ func TestDefaults(t *testing.T) {
 			MaxTTL:                 720 * time.Hour,
 			SessionIdleTimeout:     30 * time.Minute,
 			SessionAbsoluteTimeout: 12 * time.Hour,
+			SessionRotationGrace:   30 * time.Second,
+			SessionCacheFor:        5 * time.Second,
 		},
 		SlowCall:             100 * time.Millisecond,
 		MaxDeadline:          30 * time.Second,
@@ -86,7 +88,8 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 		"LARDER_MAX_VALUE_BYTES": "4", "LARDER_DEFAULT_TTL": "5s", "LARDER_MAX_TTL": "6s", "LARDER_PLAIN_NAMESPACE": "seven",
 		"LARDER_SESSION_IDLE_TIMEOUT": "8s", "LARDER_SESSION_ABSOLUTE_TIMEOUT": "9s", "LARDER_MAX_DEADLINE": "10s",
 		"LARDER_MAX_IN_FLIGHT": "11", "LARDER_MAX_CONCURRENT_STREAMS": "12", "LARDER_DRAIN_DELAY": "13s", "LARDER_STOP_TIMEOUT": "14s",
-		"LARDER_SLOW_CALL": "15s", "LARDER_COMPRESS_ABOVE": "16", "LARDER_REFLECTION": "false",
+		"LARDER_SLOW_CALL": "15s", "LARDER_COMPRESS_ABOVE": "16", "LARDER_REFLECTION": "false", "LARDER_SESSION_ROTATION_GRACE": "17s",
+		"LARDER_SESSION_CACHE_FOR": "0",
 	}).Options()
 	if err != nil {
 		t.Fatal(err)
@@ -103,6 +106,7 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 		Limits: service.Limits{
 			MaxValueBytes: 4, DefaultTTL: 5 * time.Second, MaxTTL: 6 * time.Second, PlainNamespace: "seven",
 			SessionIdleTimeout: 8 * time.Second, SessionAbsoluteTimeout: 9 * time.Second,
+			SessionRotationGrace: 17 * time.Second, SessionCacheFor: -1,
 		},
 		MaxDeadline: 10 * time.Second, MaxInFlight: 11, MaxConcurrentStreams: 12,
 		DrainDelay: 13 * time.Second, StopTimeout: 14 * time.Second, SlowCall: 15 * time.Second,
@@ -256,6 +260,9 @@ func TestFaults(t *testing.T) {
 		{"TLSTurnedOffInRediss", environ{"REDIS_URL": "rediss://h", "REDIS_TLS": "false"}, []string{"REDIS_TLS: is false and REDIS_URL is rediss://"}},
 		{"DefaultAboveMaxTTL", environ{"LARDER_DEFAULT_TTL": "2h", "LARDER_MAX_TTL": "1h"}, []string{"LARDER_DEFAULT_TTL: must not be above LARDER_MAX_TTL"}},
 		{"IdleAboveAbsolute", environ{"LARDER_SESSION_IDLE_TIMEOUT": "2h", "LARDER_SESSION_ABSOLUTE_TIMEOUT": "1h"}, []string{"LARDER_SESSION_IDLE_TIMEOUT: must not be above"}},
+		{"RotationGrace", environ{"LARDER_SESSION_ROTATION_GRACE": "301s"}, []string{"LARDER_SESSION_ROTATION_GRACE: must be between"}},
+		{"NegativeRotationGrace", environ{"LARDER_SESSION_ROTATION_GRACE": "-1s"}, []string{"LARDER_SESSION_ROTATION_GRACE: must be between"}},
+		{"NegativeCacheFor", environ{"LARDER_SESSION_CACHE_FOR": "-1s"}, []string{"LARDER_SESSION_CACHE_FOR: must not"}},
 		{"ValueSize", environ{"LARDER_MAX_VALUE_BYTES": "513MiB"}, []string{"LARDER_MAX_VALUE_BYTES: must be between"}},
 		{"HugeSize", environ{"LARDER_NEAR_CACHE_BYTES": "9EiB"}, []string{"LARDER_NEAR_CACHE_BYTES: expected a size"}},
 		{"NegativeSize", environ{"LARDER_NEAR_CACHE_BYTES": "-1"}, []string{"LARDER_NEAR_CACHE_BYTES: expected a size"}},
