@@ -27,6 +27,11 @@ type modelSession struct {
 	// idleLeft and absoluteLeft are what is left of its timeouts.
 	idleLeft, absoluteLeft time.Duration
 	revoked                bool
+	absolute               time.Duration
+	modelTokens
+	// promoted is the session that took the place of this one, first the token that it began with.
+	promoted *modelSession
+	first    string
 }
 
 func (m *modelSession) active() bool { return !m.revoked && m.idleLeft > 0 && m.absoluteLeft > 0 }
@@ -83,7 +88,7 @@ func (m *sessionModel) create(t *rapid.T) {
 	token, session := createSession(m.t, m.store(t), m.namespace, n)
 	m.sessions = append(m.sessions, &modelSession{
 		subject: n.Subject, token: token, session: session, attributes: maps.Clone(n.Attributes), version: 1,
-		idle: n.Idle, idleLeft: n.Idle, absoluteLeft: n.Absolute,
+		idle: n.Idle, idleLeft: n.Idle, absolute: n.Absolute, absoluteLeft: n.Absolute,
 	})
 }
 
@@ -165,6 +170,10 @@ func (m *sessionModel) pass(t *rapid.T) {
 		age(m.t, m.stores[0], m.namespace, s.session, by)
 		s.idleLeft -= by
 		s.absoluteLeft -= by
+		if s.active() {
+			rotatedLongAgo(m.t, m.stores[0], m.namespace, s.session)
+			s.pass()
+		}
 	}
 }
 
@@ -227,7 +236,7 @@ func TestSessionsFollowTheirModel(t *testing.T) {
 		m := &sessionModel{t: t, stores: []*store.Store{a, b}, namespace: newNamespace()}
 		rt.Repeat(map[string]func(*rapid.T){
 			"create": m.create, "update": m.update, "touch": m.touch, "revoke": m.revoke, "revoke subject": m.revokeSubject,
-			"pass": m.pass, "": m.checkOne,
+			"rotate": m.rotate, "present": m.present, "reauthenticate": m.reauthenticate, "promote": m.promote, "pass": m.pass, "": m.checkOne,
 		})
 		m.heard()
 		for i := range m.sessions {

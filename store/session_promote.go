@@ -69,11 +69,15 @@ func (s *Store) PromoteSession(ctx context.Context, namespace, token string, pr 
 	}
 	s.endPromotion(namespace, cred, fresh.id, promotionWindow)
 	if session == nil { // it was made when this promotion was begun before, and may have ended since
-		v, err := s.Validate(ctx, namespace, Validation{Token: next, Touch: TouchNever})
-		if err != nil || v.Outcome != SessionActive {
+		made, err := s.readSession(ctx, fresh.partition, namespace, fresh.id, false)
+		if err != nil || made == nil {
 			return Promoted{}, err
 		}
-		session = v.Session
+		// A token that has been rotated since is not held against whoever only asks again.
+		if verdict, _ := made.weigh(fresh, Validation{}, made.readAt); verdict.Outcome != SessionActive {
+			return Promoted{}, nil
+		}
+		session = &made.session
 	}
 	return Promoted{Token: next, Session: session}, nil
 }

@@ -97,12 +97,21 @@ func TestPromoteAgain(t *testing.T) {
 			t.Errorf("promoted a subject's session: %+v", twice)
 		}
 		wantActive(t, s, namespace, got.Token)
+		// Asking again is no theft of the token that was given first.
+		next, _ := rotate(t, s, namespace, got.Token)
+		seen(t, s, namespace, next, got.Session)
+		rotatedLongAgo(t, s, namespace, got.Session)
+		if again := promote(t, s, namespace, token, "ann"); again != (store.Promoted{}) {
+			t.Errorf("a token that is no good: %+v", again)
+		}
+		wantActive(t, s, namespace, next)
+		got.Token = next
 		// A retry does not bring back what has ended.
 		revokeSession(t, s, namespace, byToken(got.Token))
 		if again := promote(t, s, namespace, token, "ann"); again != (store.Promoted{}) {
 			t.Errorf("brought back: %+v", again)
 		}
-		wantEvents(t, s, namespace, got.Session, "promoted", "revoked revoked")
+		wantEvents(t, s, namespace, got.Session, "promoted", "rotated", "revoked revoked")
 
 		// Nor after its time, nor with what is no token.
 		token, old := createSession(t, s, namespace, sessionOf(""))

@@ -154,7 +154,11 @@ func age(tb testing.TB, s *store.Store, namespace string, session *store.Session
 	if s.Command(tb, "EXISTS", keys.record) == int64(0) {
 		return
 	}
-	for _, field := range []string{"ct", "la", "abs"} {
+	fields := []string{"ct", "la", "abs"}
+	if s.Command(tb, "HEXISTS", keys.record, "ab") == int64(1) {
+		fields = append(fields, "ab")
+	}
+	for _, field := range fields {
 		s.Command(tb, "HINCRBY", keys.record, field, ms)
 	}
 	if session.Subject != "" {

@@ -236,7 +236,7 @@ func TestRedisHoldsNoSessionSecret(t *testing.T) {
 	seen := map[string][]byte{"slow log": fmt.Append(nil, server.Do(t, "SLOWLOG", "GET", "-1"))}
 	for _, key := range server.Do(t, "KEYS", "*").([]any) {
 		kind := server.Do(t, "TYPE", key.(string)).(string)
-		read := map[string][]string{"hash": {"HGETALL", key.(string)}, "zset": {"ZRANGE", key.(string), "0", "-1"}, "stream": {"XRANGE", key.(string), "-", "+"}}[kind]
+		read := map[string][]string{"hash": {"HGETALL", key.(string)}, "zset": {"ZRANGE", key.(string), "0", "-1"}, "stream": {"XRANGE", key.(string), "-", "+"}, "string": {"GET", key.(string)}}[kind]
 		seen[key.(string)] = fmt.Append([]byte(key.(string)), server.Do(t, read...))
 	}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
