@@ -14,6 +14,10 @@ var invalidationModes = map[cachev1.InvalidationMode]store.InvalidationMode{
 	cachev1.InvalidationMode_INVALIDATION_MODE_STALE:       store.InvalidateStale,
 }
 
+// tagMemory is for how many times the longest ttl an invalidation is remembered: Touch gives an entry a ttl of up to that
+// and leaves its stale_ttl, which may be as long.
+const tagMemory = 2
+
 // InvalidateTags makes the entries of tags stale or gone.
 func (c *Cache) InvalidateTags(ctx context.Context, r *cachev1.InvalidateTagsRequest) (*cachev1.InvalidateTagsResponse, error) {
 	f := c.fields()
@@ -26,8 +30,7 @@ func (c *Cache) InvalidateTags(ctx context.Context, r *cachev1.InvalidateTagsReq
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	// No entry with tags outlives the maximum ttl, so that an invalidation need not be remembered for longer.
-	if err := c.store.InvalidateTags(ctx, ns, tags, invalidationModes[mode], c.limits.MaxTTL); err != nil {
+	if err := c.store.InvalidateTags(ctx, ns, tags, invalidationModes[mode], tagMemory*c.limits.MaxTTL); err != nil {
 		return nil, err
 	}
 	return &cachev1.InvalidateTagsResponse{}, nil

@@ -22,6 +22,8 @@ type Limits struct {
 	// SessionCacheFor is the longest that callers may believe a verdict without asking again; zero means 5 s, below zero
 	// not at all.
 	SessionCacheFor time.Duration
+	// Keyring says that the store has a keyring, without which no policy can ask for encryption.
+	Keyring bool
 	// PlainNamespace is the namespace whose keys are Redis keys as they are; empty means none.
 	PlainNamespace string
 }

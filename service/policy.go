@@ -47,6 +47,8 @@ type CachePolicy struct {
 	DefaultStaleTTL *time.Duration `yaml:"default_stale_ttl"`
 	// AllowStale says whether stale values are served where a request does not say; nil means yes.
 	AllowStale *bool `yaml:"allow_stale"`
+	// Encrypt says whether values are encrypted in Redis, which needs a keyring; nil means no. Counters are not.
+	Encrypt *bool `yaml:"encrypt"`
 }
 
 // SessionPolicy is what holds for sessions, with nil as in a CachePolicy.
@@ -58,7 +60,7 @@ type SessionPolicy struct {
 	IdleTimeout *time.Duration `yaml:"idle_timeout"`
 	// AbsoluteTimeout is the default and the longest: at least 1 s, at most those of the Limits and of the preset.
 	AbsoluteTimeout *time.Duration `yaml:"absolute_timeout"`
-	// RotationGrace is how long a token is good after it was rotated: 0 to 5 min.
+	// RotationGrace is how long a token is good after it was rotated: 0 to that of the Limits.
 	RotationGrace *time.Duration `yaml:"rotation_grace"`
 	// MaxSessionsPerSubject bounds the sessions that a subject has at once; 0 means any number.
 	MaxSessionsPerSubject *int `yaml:"max_sessions_per_subject"`
@@ -104,9 +106,6 @@ const (
 
 var limitPolicies = []LimitPolicy{"", EvictLeastRecentlyUsed, EvictOldest, RejectNew}
 
-// maxRotationGrace bounds how long two tokens of one session are good.
-const maxRotationGrace = 5 * time.Minute
-
 // Percent is a part in hundred.
 type Percent float64
 
@@ -136,6 +135,7 @@ func (p CachePolicy) over(d CachePolicy) CachePolicy {
 		DefaultTTL: cmp.Or(p.DefaultTTL, d.DefaultTTL), MaxTTL: cmp.Or(p.MaxTTL, d.MaxTTL), Jitter: cmp.Or(p.Jitter, d.Jitter),
 		MaxValueBytes: cmp.Or(p.MaxValueBytes, d.MaxValueBytes), NearCache: cmp.Or(p.NearCache, d.NearCache),
 		DefaultStaleTTL: cmp.Or(p.DefaultStaleTTL, d.DefaultStaleTTL), AllowStale: cmp.Or(p.AllowStale, d.AllowStale),
+		Encrypt: cmp.Or(p.Encrypt, d.Encrypt),
 	}
 }
 
@@ -158,29 +158,36 @@ type cacheRules struct {
 	defaultTTL, maxTTL, staleTTL time.Duration
 	jitter                       float64 // 0 to 1
 	maxValueBytes                int
-	near, allowStale             bool
+	near, allowStale, encrypt    bool
 }
 
-type sessionRules struct{ idle, absolute time.Duration }
+type sessionRules struct {
+	idle, absolute time.Duration
+	grace          time.Duration
+	touch          time.Duration // 0 means what the idle timeout makes of it
+}
 
 func (l *Limits) cacheRules(p CachePolicy) cacheRules {
 	most := min(of(p.MaxTTL, l.MaxTTL), l.MaxTTL)
 	return cacheRules{
 		maxTTL: most, defaultTTL: min(of(p.DefaultTTL, l.DefaultTTL), most), staleTTL: min(of(p.DefaultStaleTTL, 0), most),
 		jitter: float64(of(p.Jitter, 0)) / 100, maxValueBytes: min(of(p.MaxValueBytes, l.MaxValueBytes), l.MaxValueBytes),
-		near: of(p.NearCache, true), allowStale: of(p.AllowStale, true),
+		near: of(p.NearCache, true), allowStale: of(p.AllowStale, true), encrypt: of(p.Encrypt, false),
 	}
 }
 
 func (l *Limits) sessionRules(p SessionPolicy) sessionRules {
 	most := l.sessionBounds(p.Preset)
 	absolute := min(of(p.AbsoluteTimeout, most.absolute), most.absolute)
-	return sessionRules{absolute: absolute, idle: min(of(p.IdleTimeout, most.idle), most.idle, absolute)}
+	return sessionRules{
+		absolute: absolute, idle: min(of(p.IdleTimeout, most.idle), most.idle, absolute),
+		grace: min(of(p.RotationGrace, l.SessionRotationGrace), l.SessionRotationGrace), touch: of(p.TouchInterval, 0),
+	}
 }
 
 // sessionBounds are the longest timeouts under a preset.
 func (l *Limits) sessionBounds(p SessionPreset) sessionRules {
-	most := sessionRules{l.SessionIdleTimeout, l.SessionAbsoluteTimeout}
+	most := sessionRules{idle: l.SessionIdleTimeout, absolute: l.SessionAbsoluteTimeout}
 	if b := presets[p]; b.absolute > 0 {
 		most.absolute = min(most.absolute, b.absolute)
 		if b.idle > 0 {

@@ -15,7 +15,7 @@ func (s *Session) RotateSession(ctx context.Context, r *sessionv1.RotateSessionR
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	next, session, err := s.store.RotateSession(ctx, ns, token, s.limits.SessionRotationGrace)
+	next, session, err := s.store.RotateSession(ctx, ns, token, f.rules.session.grace)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (s *Session) ReauthenticateSession(ctx context.Context, r *sessionv1.Reauth
 	token := f.token(r.GetSessionToken())
 	a := store.Reauthentication{
 		AAL: f.aal("aal", r.GetAal()), AMR: f.methods("amr", r.GetAmr()), ResetTimeouts: r.GetResetTimeouts(),
-		Grace: s.limits.SessionRotationGrace,
+		Grace: f.rules.session.grace,
 	}
 	if len(r.GetAmr()) == 0 {
 		f.add("amr", "must not be empty")

@@ -77,6 +77,7 @@ func (f *fields) write(e entry, neverSet bool) store.Write {
 	w := store.Write{
 		Value: e.GetValue(), Fresh: f.fresh(e, neverSet), Negative: e.GetNegative(),
 		Tags: f.tags(e.GetTags()), ContentType: e.GetContentType(),
+		Encrypt: f.rules.cache.encrypt,
 	}
 	if most := f.rules.cache.maxValueBytes; len(w.Value) > most {
 		f.add("value", "must be at most %d bytes long", most)

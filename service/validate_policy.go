@@ -12,6 +12,9 @@ func (f *fields) cachePolicy(p CachePolicy, r cacheRules) {
 	between(f, "jitter", p.Jitter, 0, 100)
 	between(f, "max_value_bytes", p.MaxValueBytes, 1, f.limits.MaxValueBytes)
 	between(f, "default_stale_ttl", p.DefaultStaleTTL, 0, r.maxTTL)
+	if p.Encrypt != nil && *p.Encrypt && !f.limits.Keyring {
+		f.add("encrypt", "needs a keyring")
+	}
 }
 
 // sessionPolicy checks what was written of a policy; r is what comes of it, and most the longest timeouts that its preset
@@ -22,7 +25,7 @@ func (f *fields) sessionPolicy(p SessionPolicy, r, most sessionRules) {
 	}
 	between(f, "absolute_timeout", p.AbsoluteTimeout, minSessionTimeout, most.absolute)
 	between(f, "idle_timeout", p.IdleTimeout, minSessionTimeout, min(most.idle, r.absolute))
-	between(f, "rotation_grace", p.RotationGrace, 0, maxRotationGrace)
+	between(f, "rotation_grace", p.RotationGrace, 0, f.limits.SessionRotationGrace)
 	between(f, "max_sessions_per_subject", p.MaxSessionsPerSubject, 0, 1<<20)
 	if !slices.Contains(limitPolicies, p.LimitPolicy) {
 		f.add("limit_policy", "must be %s, %s or %s", EvictLeastRecentlyUsed, EvictOldest, RejectNew)

@@ -124,9 +124,10 @@ var touches = map[sessionv1.Touch]store.TouchSession{
 
 func (f *fields) validation(r validation) store.Validation {
 	v := store.Validation{
-		Token: f.token(r.GetSessionToken()),
-		Touch: touches[enum(f, "touch", r.GetTouch(), sessionv1.Touch_name)],
-		Near:  enum(f, "consistency", r.GetConsistency(), sessionv1.Consistency_name) != sessionv1.Consistency_CONSISTENCY_PRIMARY,
+		TouchInterval: f.rules.session.touch,
+		Token:         f.token(r.GetSessionToken()),
+		Touch:         touches[enum(f, "touch", r.GetTouch(), sessionv1.Touch_name)],
+		Near:          enum(f, "consistency", r.GetConsistency(), sessionv1.Consistency_name) != sessionv1.Consistency_CONSISTENCY_PRIMARY,
 	}
 	if require := r.GetRequire(); require != nil {
 		v.MinAAL = f.aal("require.min_aal", require.GetMinAal())

@@ -55,11 +55,14 @@ const touchNever = -time.Millisecond
 
 // touchLater records, without waiting for it, activity of a session if that is wanted and would change something, and that
 // a successor has arrived, which ends the life of the secret before it.
-func (s *Store) touchLater(c credential, namespace string, session *Session, active, arrived bool) {
+func (s *Store) touchLater(c credential, namespace string, session *Session, active, arrived bool, every time.Duration) {
 	interval := touchNever
 	// Once the absolute timeout comes first, sliding the idle timeout changes nothing.
 	if active && session.IdleExpiresAt().Before(session.AbsoluteExpiresAt) {
-		if every := touchInterval(session.Idle); s.Now().Sub(session.LastActiveAt) >= every {
+		if every <= 0 {
+			every = touchInterval(session.Idle)
+		}
+		if s.Now().Sub(session.LastActiveAt) >= every {
 			interval = every
 		}
 	}

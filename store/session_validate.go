@@ -26,6 +26,9 @@ type Validation struct {
 	Near bool
 	// Touch says whether it counts as activity, where the outcome is SessionActive.
 	Touch TouchSession
+	// TouchInterval is how often TouchAuto records activity at most; zero means a twentieth of the idle timeout, between 1 s
+	// and 1 min.
+	TouchInterval time.Duration
 	// MinAAL is the least level of assurance; zero means any.
 	MinAAL int
 	// MaxAuthAge is how long ago the subject may have authenticated; zero means any time.
@@ -127,7 +130,7 @@ func (v Validation) settlesNow(verdict Verdict, as standing) (interval time.Dura
 func (s *Store) settleLater(namespace string, cred credential, v Validation, r *sessionRecord, verdict Verdict, as standing) {
 	active := v.Touch == TouchAuto && verdict.Outcome == SessionActive
 	if arrived := as == current && r.secrets.unseen; active || arrived {
-		s.touchLater(cred, namespace, &r.session, active, arrived)
+		s.touchLater(cred, namespace, &r.session, active, arrived, v.TouchInterval)
 	}
 }
 

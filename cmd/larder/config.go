@@ -120,6 +120,7 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 			SessionRotationGrace:   orNone(c.Sessions.RotationGrace),
 			SessionCacheFor:        orNone(c.Sessions.CacheFor),
 			PlainNamespace:         c.Cache.PlainNamespace,
+			Keyring:                keyring != nil,
 		},
 		SlowCall:             c.Log.SlowCall,
 		MaxDeadline:          c.Serving.MaxDeadline,
