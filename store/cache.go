@@ -188,11 +188,12 @@ func outcomeAndETag(parts []rueidis.RedisMessage) (done bool, etag string, err e
 func (s *Store) Delete(ctx context.Context, namespace, key string, match *ETag) (deleted bool, etag string, err error) {
 	redisKey := s.cacheKey(namespace, key)
 	defer s.forget(redisKey)
-	must := ""
+	must, eff := "", writes
 	if match != nil {
-		must = match.String()
+		// A second try would find nothing and say that the condition did not hold.
+		must, eff = match.String(), once
 	}
-	parts, err := s.judged(ctx, cacheDelete, writes, namespace, []string{redisKey, s.leaseKey(namespace, key)}, must)
+	parts, err := s.judged(ctx, cacheDelete, eff, namespace, []string{redisKey, s.leaseKey(namespace, key)}, must)
 	if err != nil {
 		return false, "", err
 	}
