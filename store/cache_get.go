@@ -12,7 +12,8 @@ type Found struct {
 	*Entry
 	// Near says that the near cache answered.
 	Near bool
-	// Stale says that the entry was invalidated and may be served as stale until its hard expiry.
+	// Stale says that the entry was invalidated, or is too old for the caller, and may be served as stale until its hard
+	// expiry.
 	Stale bool
 }
 

@@ -71,6 +71,12 @@ func (s *Store) GetOrLease(ctx context.Context, namespace, key string, o LeaseOp
 		}
 		now := s.Now()
 		l.Fresh = l.Entry != nil && l.fresh(now, o.MaxAge)
+		if l.Entry != nil && !l.Fresh {
+			// Too old is stale, too, and a negative entry has no value that could be served so.
+			if l.Stale = true; l.Negative {
+				l.Found = Found{Near: l.Near}
+			}
+		}
 		if l.Fresh && !l.refreshEarly(now, o.Beta) {
 			return l, nil
 		}
