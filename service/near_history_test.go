@@ -1,0 +1,138 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/store"
+)
+
+// opGetNear reads at NEAR consistency.
+const opGetNear = "get near"
+
+// staleReads returns what is wrong with the NEAR reads of one key, whose values are numbers that one writer counts up: a
+// read must show what its own replica had acknowledged before it began, and what any other had acknowledged longer ago
+// than the bound. It also returns how many reads were allowed to be behind, and were.
+//
+// A write that was repeated, or whose outcome is unknown, may be applied again at any later time: a read that shows its
+// value says nothing. One that was acknowledged counts all the same as a write that others must not be behind.
+func staleReads(calls []recorded[cacheCall, cacheAnswer], bound time.Duration) (wrong []string, behind int) {
+	var writes []recorded[cacheCall, cacheAnswer]
+	number := make(map[string]int) // by value, its place in writes
+	for _, r := range calls {
+		if r.In.Op == opSet {
+			number[r.In.Value] = len(writes)
+			writes = append(writes, r)
+		}
+	}
+	for _, r := range calls {
+		if r.In.Op != opGetNear {
+			continue
+		}
+		shown := -1
+		if r.Out.Done {
+			n, known := number[r.Out.Value]
+			if !known || writes[n].Begin > r.End {
+				wrong = append(wrong, fmt.Sprintf("%+v shows what nobody had written", r))
+				continue
+			}
+			if shown = n; writes[n].Unknown || writes[n].Attempts > 0 {
+				continue
+			}
+		}
+		late := false
+		for _, w := range writes[shown+1:] {
+			if w.Unknown || w.End >= r.Begin {
+				continue
+			}
+			late = true
+			if w.Replica == r.Replica {
+				wrong = append(wrong, fmt.Sprintf("%+v is behind a write of its own replica: %+v", r, w))
+				break
+			}
+			if age := r.Begin - w.End; age > bound {
+				wrong = append(wrong, fmt.Sprintf("%+v is %v behind %+v", r, age, w))
+				break
+			}
+		}
+		if late {
+			behind++
+		}
+	}
+	return wrong, behind
+}
+
+// TestNearReadsAreBehindByTheBoundAtMost: whatever happens to the connections of two replicas, a NEAR read is never older
+// than the bound, and never behind what its own replica has acknowledged.
+func TestNearReadsAreBehindByTheBoundAtMost(t *testing.T) {
+	t.Parallel()
+	const bound, lasts = 400 * time.Millisecond, 4 * time.Second
+	replicas := startReplicas(t, store.Options{Mode: store.Standalone, NearCacheTTL: bound, CommandTimeout: 200 * time.Millisecond}, 2)
+	h := newHistory[cacheCall, cacheAnswer]()
+	ctx, stop := context.WithTimeout(t.Context(), lasts)
+	defer stop()
+	var all sync.WaitGroup
+	keys := []string{"a", "b"}
+	for i, key := range keys {
+		all.Go(func() {
+			for n := 1; ctx.Err() == nil; n++ {
+				c := caller{i, replicas[rand.N(len(replicas))]}
+				in := cacheCall{Op: opSet, Value: strconv.Itoa(n)}
+				h.record(t.Context(), t, c, key, in, false, func(ctx context.Context) (cacheAnswer, error) {
+					return in.make(ctx, t, c.replica, "", key)
+				})
+				<-time.After(rand.N(10 * time.Millisecond))
+			}
+		})
+	}
+	near := 0
+	for i, r := range replicas {
+		all.Go(func() {
+			in, c := cacheCall{Op: opGetNear}, caller{len(keys) + i, r}
+			for n := 0; ctx.Err() == nil; n++ {
+				key := keys[n%len(keys)]
+				h.record(t.Context(), t, c, key, in, true, func(ctx context.Context) (cacheAnswer, error) {
+					ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond) // what is not near may hang
+					defer cancel()
+					got, err := r.cache.Get(ctx, &cachev1.GetRequest{Key: key})
+					return cacheAnswer{Done: got.GetOutcome() == cachev1.GetOutcome_GET_OUTCOME_HIT, Value: string(got.GetValue())}, err
+				})
+			}
+		})
+	}
+	all.Go(func() {
+		for ctx.Err() == nil {
+			r := replicas[rand.N(len(replicas))]
+			if rand.N(2) == 0 {
+				r.cut()
+			} else {
+				r.proxies[0].Blackhole(true)
+				<-time.After(rand.N(3 * bound))
+				r.proxies[0].Blackhole(false)
+			}
+			<-time.After(rand.N(100 * time.Millisecond))
+		}
+	})
+	all.Wait()
+	for _, r := range replicas {
+		near += int(r.store.Stats().NearHits)
+	}
+	behind := 0
+	for key, calls := range h.byKey() {
+		wrong, allowed := staleReads(calls, bound)
+		behind += allowed
+		if len(wrong) > 0 {
+			t.Errorf("%s: %d wrong reads, the first: %s", key, len(wrong), wrong[0])
+		}
+	}
+	t.Logf("%d calls, %d answered near, %d reads behind", len(h.calls), near, behind)
+	if near == 0 || behind == 0 {
+		t.Error("no read was served from a memory that did not hear of a write: the faults had no effect")
+	}
+}
