@@ -249,8 +249,8 @@ func startReplica(t testing.TB, so store.Options, number int) *replica {
 	s := newServer(st.Ping, m, o)
 	a := &attempts{lost: make(map[string]int)}
 	s.grpc = grpc.NewServer(append(s.grpcOptions(), grpc.ChainUnaryInterceptor(a.unary))...)
-	cachev1.RegisterCacheServiceServer(s.grpc, NewCache(st, o.Limits))
-	sessionv1.RegisterSessionServiceServer(s.grpc, NewSession(st, o.Limits))
+	cachev1.RegisterCacheServiceServer(s.grpc, NewCache(st, s.policies))
+	sessionv1.RegisterSessionServiceServer(s.grpc, NewSession(st, s.policies))
 	m.serve(s.grpc.GetServiceInfo())
 	r := &replica{running: serve(t, s), number: number, attempts: a, store: st}
 	r.session = sessionv1.NewSessionServiceClient(r.conn)
