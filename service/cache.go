@@ -42,7 +42,7 @@ func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetRes
 	}
 	var maxAge time.Duration
 	if r.GetMaxAge() != nil {
-		maxAge = f.duration("max_age", r.GetMaxAge(), 1, time.Duration(1<<63-1))
+		maxAge = f.exactDuration("max_age", r.GetMaxAge(), 1, time.Duration(1<<63-1))
 	}
 	if err := f.err(); err != nil {
 		return nil, err

@@ -35,7 +35,7 @@ func (c *Cache) GetOrLease(ctx context.Context, r *cachev1.GetOrLeaseRequest) (*
 		}
 	}
 	if r.GetMaxAge() != nil {
-		o.MaxAge = f.duration("max_age", r.GetMaxAge(), 1, time.Duration(1<<63-1))
+		o.MaxAge = f.exactDuration("max_age", r.GetMaxAge(), 1, time.Duration(1<<63-1))
 	}
 	if err := f.err(); err != nil {
 		return nil, err

@@ -67,6 +67,11 @@ var costCases = []struct {
 	{"ValidateSession", "else", (*costs).signIn, `session_token: "$TOKEN"`},
 	{"ValidateSession", "PRIMARY", (*costs).validated, `session_token: "$TOKEN" consistency: CONSISTENCY_PRIMARY`},
 	{"ValidateSession", "TOUCH_FORCE", (*costs).validated, `session_token: "$TOKEN" touch: TOUCH_FORCE`},
+	{"BatchValidateSessions", "2 tokens, near-cached", (*costs).validated, `items {session_token: "$TOKEN"} items {session_token: "$TOKEN"}`},
+	{"BatchValidateSessions", "2 tokens, else", (*costs).validated, `items {session_token: "$TOKEN" consistency: CONSISTENCY_PRIMARY} items {session_token: "$TOKEN" consistency: CONSISTENCY_PRIMARY}`},
+	{"RotateSession", "", (*costs).signIn, `session_token: "$TOKEN"`},
+	{"PromoteSession", "", (*costs).anonymous, `session_token: "$TOKEN" subject: "ann"`},
+	{"ReauthenticateSession", "", (*costs).signIn, `session_token: "$TOKEN" aal: 2 amr: "otp"`},
 	{"GetSession", "", (*costs).signIn, `session_id: "$ID"`},
 	{"UpdateSession", "", (*costs).signIn, `session_token: "$TOKEN" set_attributes {key: "a" value: "b"}`},
 	{"RevokeSession", "", (*costs).signIn, `session_token: "$TOKEN"`},
@@ -140,6 +145,11 @@ func (c *costs) leased() {
 func (c *costs) signIn() {
 	c.name()
 	c.session = c.create(c.t, &sessionv1.CreateSessionRequest{Subject: c.new()})
+}
+
+func (c *costs) anonymous() {
+	c.name()
+	c.session = c.create(c.t, &sessionv1.CreateSessionRequest{Attributes: map[string]string{"a": "b"}})
 }
 
 func (c *costs) validated() {

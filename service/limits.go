@@ -51,10 +51,8 @@ func (l Limits) withDefaults() Limits {
 	if l.SessionRotationGrace == 0 {
 		l.SessionRotationGrace = 30 * time.Second
 	}
-	l.SessionRotationGrace = max(l.SessionRotationGrace, 0)
 	if l.SessionCacheFor == 0 {
 		l.SessionCacheFor = 5 * time.Second
 	}
-	l.SessionCacheFor = max(l.SessionCacheFor, 0)
 	return l
 }

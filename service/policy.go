@@ -181,7 +181,7 @@ func (l *Limits) sessionRules(p SessionPolicy) sessionRules {
 	absolute := min(of(p.AbsoluteTimeout, most.absolute), most.absolute)
 	return sessionRules{
 		absolute: absolute, idle: min(of(p.IdleTimeout, most.idle), most.idle, absolute),
-		grace: min(of(p.RotationGrace, l.SessionRotationGrace), l.SessionRotationGrace), touch: of(p.TouchInterval, 0),
+		grace: max(min(of(p.RotationGrace, l.SessionRotationGrace), l.SessionRotationGrace), 0), touch: of(p.TouchInterval, 0),
 	}
 }
 

@@ -45,7 +45,7 @@ func (s *Session) cacheFor(v store.Validation, verdict store.Verdict) *durationp
 		return durationpb.New(0)
 	}
 	now := s.store.Now()
-	d := min(s.limits.SessionCacheFor, verdict.Session.ExpiresAt().Sub(now))
+	d := min(max(s.limits.SessionCacheFor, 0), verdict.Session.ExpiresAt().Sub(now))
 	if v.MaxAuthAge > 0 {
 		d = min(d, v.MaxAuthAge-now.Sub(verdict.Session.Assurance.AuthenticatedAt))
 	}

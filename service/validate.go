@@ -133,8 +133,13 @@ func (f *fields) count(field string, n int) {
 	}
 }
 
-// duration checks a duration's bounds. Below a millisecond it rounds up to one.
+// duration checks the bounds of a duration that Redis is to keep: below a millisecond it rounds up to one.
 func (f *fields) duration(field string, d *durationpb.Duration, least, most time.Duration) time.Duration {
+	return max(f.exactDuration(field, d, least, most), time.Millisecond)
+}
+
+// exactDuration checks a duration's bounds.
+func (f *fields) exactDuration(field string, d *durationpb.Duration, least, most time.Duration) time.Duration {
 	if d.CheckValid() != nil {
 		f.add(field, "must be a valid duration")
 		return 0
@@ -146,7 +151,7 @@ func (f *fields) duration(field string, d *durationpb.Duration, least, most time
 	case v < least || v > most:
 		f.add(field, "must be at least %v and at most %v", max(least, time.Millisecond), most)
 	}
-	return max(v, time.Millisecond)
+	return v
 }
 
 func (f *fields) pageSize(n int32, normal, most int) int {

@@ -25,7 +25,7 @@ func (f *fields) sessionPolicy(p SessionPolicy, r, most sessionRules) {
 	}
 	between(f, "absolute_timeout", p.AbsoluteTimeout, minSessionTimeout, most.absolute)
 	between(f, "idle_timeout", p.IdleTimeout, minSessionTimeout, min(most.idle, r.absolute))
-	between(f, "rotation_grace", p.RotationGrace, 0, f.limits.SessionRotationGrace)
+	between(f, "rotation_grace", p.RotationGrace, 0, max(f.limits.SessionRotationGrace, 0))
 	between(f, "max_sessions_per_subject", p.MaxSessionsPerSubject, 0, 1<<20)
 	if !slices.Contains(limitPolicies, p.LimitPolicy) {
 		f.add("limit_policy", "must be %s, %s or %s", EvictLeastRecentlyUsed, EvictOldest, RejectNew)

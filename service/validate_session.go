@@ -132,7 +132,7 @@ func (f *fields) validation(r validation) store.Validation {
 	if require := r.GetRequire(); require != nil {
 		v.MinAAL = f.aal("require.min_aal", require.GetMinAal())
 		if require.GetMaxAuthAge() != nil {
-			v.MaxAuthAge = f.duration("require.max_auth_age", require.GetMaxAuthAge(), 1, math.MaxInt64)
+			v.MaxAuthAge = f.exactDuration("require.max_auth_age", require.GetMaxAuthAge(), 1, math.MaxInt64)
 		}
 	}
 	return v
