@@ -48,7 +48,7 @@ func (s *Store) read(ctx context.Context, namespace, redisKey string, near bool)
 		e, m, err := s.fetch(ctx, redisKey, markKey, func(c *clients) rueidis.Client { return c.tracked })
 		if m != nil {
 			cleared = m
-			s.near.put(markKey, ticket, *m, markSize, s.options.NearCacheTTL)
+			s.near.put(markKey, ticket, *m, markSize, nearLongest)
 		}
 		size, ttl := s.keep(e)
 		return e, size, ttl, err
@@ -76,7 +76,7 @@ const entrySize, stringSize = 160, 24
 
 // keep returns the size of an entry and for how long the near cache may keep it. That there is none is kept, too.
 func (s *Store) keep(e *Entry) (size int, ttl time.Duration) {
-	ttl = s.options.NearCacheTTL
+	ttl = nearLongest
 	if e == nil {
 		return 0, ttl
 	}

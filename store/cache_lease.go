@@ -153,7 +153,7 @@ func (s *Store) leaseHeld(ctx context.Context, leaseKey string, ask bool) (time.
 			left, err := trip(ctx, s, "pttl", reads, func(ctx context.Context, c *clients) (int64, error) {
 				return c.tracked.Do(ctx, c.tracked.B().Pttl().Key(leaseKey).Build()).AsInt64()
 			})
-			return time.Now().Add(time.Duration(left) * time.Millisecond), 24, s.options.NearCacheTTL, err
+			return time.Now().Add(time.Duration(left) * time.Millisecond), 24, nearLongest, err
 		})
 		if err != nil {
 			return 0, err

@@ -160,7 +160,7 @@ func (s *Store) readMarks(ctx context.Context, keys []string, near bool) ([]mark
 		return b.Get().Key(keys[i]).Build()
 	}, func(i int, r rueidis.RedisResult) (err error) {
 		if marks[i], err = parseMark(r); err == nil && near {
-			s.near.put(keys[i], tickets[i], marks[i], markSize, s.options.NearCacheTTL)
+			s.near.put(keys[i], tickets[i], marks[i], markSize, nearLongest)
 		}
 		return err
 	}, func(_ int, err error) { failed = err })

@@ -39,6 +39,8 @@ func (s *Store) Connect(ctx context.Context) error {
 			s.version.Store(&version)
 			if !s.clients.CompareAndSwap(nil, c) {
 				c.close()
+			} else if s.near != nil {
+				go s.keepConfirming(c)
 			}
 			return nil
 		}
@@ -218,51 +220,64 @@ func (s *Store) Ping(ctx context.Context) error {
 	return s.ping(ctx, c)
 }
 
+// ping also takes samples of Redis TIME, and confirms what the near cache holds.
 func (s *Store) ping(ctx context.Context, c *clients) error {
+	ticket := s.near.begin("")
+	var primaries map[string]bool
+	var err error
 	if s.options.Mode == Cluster {
-		return s.pingNodes(ctx, c)
+		primaries, err = s.pingNodes(ctx, c)
+	} else {
+		err = s.askTime(ctx, c.primary)
 	}
-	if err := s.askTime(ctx, c.primary); err != nil {
+	if err != nil || c.tracked == c.primary {
 		return err
 	}
-	if c.tracked == c.primary {
-		return nil
-	}
-	return classify(ctx, c.tracked.Do(ctx, c.tracked.B().Ping().Build()).Error(), reads)
+	return s.confirm(ctx, c.tracked, primaries, ticket)
 }
 
-// pingNodes asks the nodes of a cluster all at once. A silent node counts if it was a primary when it last spoke: a
-// replica may be away.
-func (s *Store) pingNodes(ctx context.Context, c *clients) error {
+// pingNodes asks the nodes of a cluster all at once and returns which of them are primaries, of those that have answered.
+// A silent node counts if it was a primary when it last spoke: a replica may be away.
+func (s *Store) pingNodes(ctx context.Context, c *clients) (primaries map[string]bool, err error) {
+	type answer struct {
+		addr            string
+		primary, silent bool
+		err             error
+	}
 	nodes := c.primary.Nodes()
-	failures := make(chan error, len(nodes))
+	answers := make(chan answer, len(nodes))
 	for addr, node := range nodes {
 		go func() {
 			primary, err := isPrimary(ctx, node)
+			silent := err != nil
 			switch {
-			case err == nil && primary:
+			case !silent && primary:
 				err = s.askTime(ctx, node)
 				s.roles.Store(addr, true)
-			case err == nil:
+			case !silent:
 				s.roles.Store(addr, false)
 			default:
 				if was, known := s.roles.Load(addr); !known || was == false {
 					err = nil
 				}
 			}
-			failures <- err
+			answers <- answer{addr, primary, silent, err}
 		}()
 	}
-	var failed error
+	primaries = make(map[string]bool, len(nodes))
 	for range nodes {
-		if err := <-failures; err != nil {
-			failed = err
+		a := <-answers
+		if !a.silent {
+			primaries[a.addr] = a.primary
+		}
+		if a.err != nil {
+			err = a.err
 		}
 	}
-	if failed != nil {
-		return classify(ctx, failed, reads)
+	if err != nil {
+		return nil, classify(ctx, err, reads)
 	}
-	return nil
+	return primaries, nil
 }
 
 func isPrimary(ctx context.Context, node rueidis.Client) (bool, error) {

@@ -26,6 +26,11 @@ type near struct {
 	epoch    time.Time
 	// generation counts the times that everything was dropped.
 	generation atomic.Uint64
+	// heard is the latest time, since epoch, up to which every invalidation is known to have arrived.
+	heard atomic.Int64
+	// confirming guards sources, the primaries that were asked last.
+	confirming sync.Mutex
+	sources    string
 
 	hits, misses, evictions, invalidations, flushes atomic.Int64
 }
@@ -36,6 +41,9 @@ const (
 	// nearCounters is large enough that a read in flight is seldom spoiled by the invalidation of another key.
 	nearCounters = 64
 )
+
+// nearLongest bounds how long a value is kept that nothing else ends, should an invalidation ever be lost.
+const nearLongest = 10 * time.Minute
 
 // nearOverhead is about what the bookkeeping of one value takes.
 const nearOverhead = 160
@@ -56,7 +64,8 @@ type nearEntry struct {
 	key        string
 	value      any
 	size       int64
-	expires    time.Duration // since near.epoch
+	began      time.Duration // since near.epoch: when the read that brought it began
+	expires    time.Duration // since near.epoch: when the value itself ends
 	generation uint64
 	visited    atomic.Bool
 	newer      *nearEntry
@@ -121,13 +130,47 @@ func (n *near) peek(key string) (any, bool) {
 	s.mu.RLock()
 	e := s.entries[key]
 	s.mu.RUnlock()
-	if e == nil || e.generation != n.generation.Load() || time.Since(n.epoch) >= e.expires {
+	if e == nil || e.generation != n.generation.Load() || !n.fresh(e) {
 		return nil, false
 	}
 	if !e.visited.Load() { // a store would make every reader of a hot key fight for its cache line
 		e.visited.Store(true)
 	}
 	return e.value, true
+}
+
+// fresh reports whether a value that was not invalidated may still be used: it has not ended, and was read, or its
+// source last heard from, less than ttl ago.
+func (n *near) fresh(e *nearEntry) bool {
+	now := time.Since(n.epoch)
+	return now < e.expires && now-max(e.began, time.Duration(n.heard.Load())) < n.ttl
+}
+
+// confirm says that all the sources of what is kept have answered, over the connections that brought it, questions that
+// were asked after the ticket was taken. Redis pushes and answers in one order over one connection, so that every
+// invalidation from before has arrived: what is kept is what would have been read instead of asking. What came from a
+// source that is no longer one is not vouched for by the others, so that everything is dropped when the sources change.
+func (n *near) confirm(t nearTicket, sources string) {
+	if n == nil {
+		return
+	}
+	n.confirming.Lock()
+	defer n.confirming.Unlock()
+	if sources != n.sources {
+		if n.sources != "" {
+			n.flush()
+		}
+		n.sources = sources
+		return
+	}
+	if sources != "" && n.generation.Load() == t.generation && int64(t.began) > n.heard.Load() {
+		n.heard.Store(int64(t.began))
+	}
+}
+
+// sinceConfirmed returns how long ago what is kept was last confirmed.
+func (n *near) sinceConfirmed() time.Duration {
+	return time.Since(n.epoch) - time.Duration(n.heard.Load())
 }
 
 // has reports whether something is kept under key, without counting that as a look-up.
@@ -147,7 +190,7 @@ func (n *near) begin(key string) nearTicket {
 	return nearTicket{s.invalidated[c], n.generation.Load(), time.Since(n.epoch)}
 }
 
-// put keeps what a read brought, for at most ttl, unless its ticket has been spoiled. Size is that of the value.
+// put keeps what a read brought, for at most ttl and as long as it is confirmed, unless its ticket has been spoiled. Size is that of the value.
 func (n *near) put(key string, t nearTicket, value any, size int, ttl time.Duration) {
 	if n == nil {
 		return
@@ -155,7 +198,7 @@ func (n *near) put(key string, t nearTicket, value any, size int, ttl time.Durat
 	s, c := n.shard(key)
 	e := &nearEntry{
 		key: key, value: value, size: int64(len(key)+size) + nearOverhead,
-		expires: min(t.began+n.ttl, time.Since(n.epoch)+ttl), generation: t.generation,
+		began: t.began, expires: time.Since(n.epoch) + ttl, generation: t.generation,
 	}
 	if e.size > n.maxBytes || ttl <= 0 {
 		return
@@ -175,8 +218,8 @@ func (n *near) put(key string, t nearTicket, value any, size int, ttl time.Durat
 }
 
 // load returns what fetch reads and keeps it, unless somebody else has just done so. It comes after a get that found
-// nothing. Concurrent loads of one key share one fetch as long as that is right. Fetch runs in the caller's goroutine and returns the value's size and for how long it
-// may be kept.
+// nothing. Concurrent loads of one key share one fetch as long as that is right. Fetch runs in the caller's goroutine and
+// returns the value's size and for how long it may be kept.
 func (n *near) load(ctx context.Context, key string, fetch func() (value any, size int, ttl time.Duration, err error)) (value any, hit bool, err error) {
 	if n == nil {
 		value, _, _, err = fetch()

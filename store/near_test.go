@@ -164,6 +164,57 @@ func TestNearAgeBeginsWithTheRead(t *testing.T) {
 	})
 }
 
+// TestNearConfirmedIsKept: what is confirmed is as good as read again at the time of the question, until its own end.
+func TestNearConfirmedIsKept(t *testing.T) {
+	t.Parallel()
+	const ttl = 5 * time.Second
+	for _, test := range []struct {
+		name string
+		// confirm is called 4 s after the values were read, with a ticket of 3 s after.
+		confirm func(n *near, t nearTicket)
+		// kept says how long after they were read the values are kept.
+		long, short time.Duration
+	}{
+		{"NotConfirmed", func(*near, nearTicket) {}, ttl, ttl},
+		{"Confirmed", func(n *near, t nearTicket) { n.confirm(t, "a b") }, 3*time.Second + ttl, 6 * time.Second},
+		{"OlderAnswerLater", func(n *near, t nearTicket) {
+			n.confirm(t, "a b")
+			n.confirm(nearTicket{generation: t.generation}, "a b")
+		}, 3*time.Second + ttl, 6 * time.Second},
+		{"AskedBeforeEverythingWasDropped", func(n *near, t nearTicket) {
+			n.flush()
+			n.keep("long", 1, 10)
+			n.put("short", n.begin("short"), 1, 10, 2*time.Second)
+			n.confirm(t, "a b")
+		}, 4*time.Second + ttl, 6 * time.Second},
+		{"OtherSources", func(n *near, t nearTicket) { n.confirm(t, "a c") }, 4 * time.Second, 4 * time.Second},
+		{"NoSources", func(n *near, t nearTicket) { n.confirm(t, ""); n.confirm(t, "") }, 4 * time.Second, 4 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNear(1<<20, ttl)
+			n.confirm(n.begin(""), "a b")
+			read := time.Now()
+			n.keep("long", 1, 10)
+			n.put("short", n.begin("short"), 1, 10, 6*time.Second)
+			time.Sleep(3 * time.Second) //nolint:forbidigo // virtual time
+			ticket := n.begin("")
+			time.Sleep(time.Second) //nolint:forbidigo // virtual time
+			test.confirm(n, ticket)
+			kept := map[string]time.Duration{}
+			for ; len(kept) < 2; time.Sleep(time.Second) { //nolint:forbidigo // virtual time
+				for _, key := range []string{"short", "long"} {
+					if _, gone := kept[key]; !gone && !n.has(key) {
+						kept[key] = time.Since(read)
+					}
+				}
+			}
+			if kept["long"] != test.long || kept["short"] != test.short {
+				t.Errorf("%s: kept for %v, want %v and %v", test.name, kept, test.long, test.short)
+			}
+		})
+	}
+}
+
 // TestNearDoesNotKeepASpoiledRead is the heart of the contract: what happens to the key while its read is under way
 // makes the answer worthless.
 func TestNearDoesNotKeepASpoiledRead(t *testing.T) {

@@ -166,7 +166,7 @@ func (s *Store) nearSession(ctx context.Context, p partition, namespace, id stri
 			if r == nil {
 				return r, 0, 0, err
 			}
-			return r, r.size, min(s.options.NearCacheTTL, r.session.ExpiresAt().Sub(r.readAt)), nil
+			return r, r.size, min(nearLongest, r.session.ExpiresAt().Sub(r.readAt)), nil
 		})
 	}
 	r, _ := v.(*sessionRecord)
@@ -196,7 +196,7 @@ func (s *Store) subjectEpoch(ctx context.Context, p partition, namespace, hash s
 		epoch, err := trip(ctx, s, "hget", reads, func(ctx context.Context, c *clients) (int64, error) {
 			return c.tracked.Do(ctx, c.tracked.B().Hget().Key(key).Field("ep").Build()).AsInt64()
 		})
-		return epoch, 8, s.options.NearCacheTTL, err
+		return epoch, 8, nearLongest, err
 	})
 	epoch, _ := v.(int64)
 	return epoch, err

@@ -53,7 +53,8 @@ type Options struct {
 	MaxInFlight int
 	// NearCacheBytes bounds the memory of the near cache, of all connections together; zero means no near cache.
 	NearCacheBytes int64
-	// NearCacheTTL bounds how old an answer of the near cache can be, whatever happens to the network; zero means 5 s.
+	// NearCacheTTL bounds how long ago an answer of the near cache was last known to be right, whatever happens to the
+	// network; zero means 5 s. While Redis answers, entries are kept for longer.
 	NearCacheTTL time.Duration
 	// CompressAbove is the length in bytes above which values are compressed in Redis; zero means never.
 	CompressAbove int

@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"sync"
@@ -12,7 +13,11 @@ type link struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan struct{} // closed once both sides are
+	begun  []byte        // what the client has sent first; guarded by Proxy.mu
 }
+
+// beginning is how much of what a client sends is remembered.
+const beginning = 1 << 10
 
 // chunk is data from the server, due at the client at a point in time.
 type chunk struct {
@@ -52,8 +57,11 @@ func (p *Proxy) serve(l *link, client net.Conn) {
 // pass waits while the proxy is a black hole; false means the link is over.
 func (p *Proxy) pass(l *link) bool {
 	p.mu.Lock()
-	open := p.open
+	open, held := p.open, p.only == "" || bytes.Contains(l.begun, []byte(p.only))
 	p.mu.Unlock()
+	if !held {
+		return l.ctx.Err() == nil
+	}
 	select {
 	case <-open:
 		return l.ctx.Err() == nil
@@ -67,6 +75,7 @@ func (p *Proxy) sendRequests(l *link, client, server net.Conn) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := client.Read(buf)
+		p.set(func() { l.begun = append(l.begun, buf[:min(n, beginning-len(l.begun))]...) })
 		if !p.pass(l) {
 			return
 		}

@@ -24,6 +24,7 @@ type Proxy struct {
 	refuse bool
 	drop   bool
 	slice  bool
+	only   string // what a client must have sent for its connection to be in the black hole; empty for all
 }
 
 // StartProxy listens on a free loopback port until the test ends.
@@ -75,6 +76,9 @@ func (p *Proxy) CutAll() {
 func (p *Proxy) Blackhole(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !on {
+		p.only = ""
+	}
 	select {
 	case <-p.open:
 		if on {
@@ -85,6 +89,13 @@ func (p *Proxy) Blackhole(on bool) {
 			close(p.open)
 		}
 	}
+}
+
+// BlackholeOnly is a black hole for those connections alone whose client has
+// begun with a text that holds this one.
+func (p *Proxy) BlackholeOnly(text string) {
+	p.set(func() { p.only = text })
+	p.Blackhole(true)
 }
 
 // Refuse closes new connections at once.

@@ -213,3 +213,20 @@ func TestProxyStopsWithTest(t *testing.T) {
 		t.Error("the proxy still listens")
 	}
 }
+
+func TestProxyBlackholeOnly(t *testing.T) {
+	s := Start(t, Options{})
+	p := StartProxy(t, s.Addr)
+	held, free := connect(t, p.Addr), connect(t, p.Addr)
+	free.ping(t)
+	if _, err := held.do(commandTimeout, "CLIENT", "SETNAME", "held"); err != nil {
+		t.Fatal(err)
+	}
+	p.BlackholeOnly("SETNAME")
+	if v, err := held.do(silence, "PING"); err == nil {
+		t.Errorf("answered %v", v)
+	}
+	free.ping(t)
+	connect(t, p.Addr).ping(t)
+	p.Blackhole(false)
+}
