@@ -62,8 +62,11 @@ func trip[T any](ctx context.Context, s *Store, name string, eff effect, run fun
 // timed runs a round trip within the time that one may take, and gives up its place.
 func timed[T any](ctx context.Context, s *Store, c *clients, run func(context.Context, *clients) (T, error)) (T, error) {
 	defer s.leave()
-	ctx, cancel := context.WithTimeout(ctx, s.options.CommandTimeout)
-	defer cancel()
+	if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > s.options.CommandTimeout {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.options.CommandTimeout)
+		defer cancel()
+	}
 	return run(ctx, c)
 }
 
