@@ -25,6 +25,7 @@ func TestHealthPage(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			s := newServer(func(context.Context) error { return nil }, NewMetrics(), Options{})
+			t.Cleanup(s.grpc.Stop)
 			s.health.up, s.health.draining = tt.redis, tt.draining
 			w := httptest.NewRecorder()
 			s.AdminHandler(false).ServeHTTP(w, httptest.NewRequest("GET", "/health", nil))
@@ -54,6 +55,7 @@ func TestHealthPage(t *testing.T) {
 func TestAdminPages(t *testing.T) {
 	t.Parallel()
 	s := newServer(func(context.Context) error { return nil }, NewMetrics(), Options{})
+	t.Cleanup(s.grpc.Stop)
 	for _, tt := range []struct {
 		method, path string
 		profiles     bool

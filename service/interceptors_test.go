@@ -298,6 +298,7 @@ func (quotingError) Error() string { return `parsing "secret-canary"` }
 // BenchmarkFrame shows what the frame costs a call that does nothing.
 func BenchmarkFrame(b *testing.B) {
 	s := newServer(func(context.Context) error { return nil }, NewMetrics(), Options{Logger: slog.New(slog.DiscardHandler)})
+	b.Cleanup(s.grpc.Stop)
 	cachev1.RegisterCacheServiceServer(s.grpc, failing(nil))
 	s.metrics.serve(s.grpc.GetServiceInfo())
 	chain, _ := s.interceptors()

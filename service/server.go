@@ -144,10 +144,15 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 			MinTime:             10 * time.Second,
 			PermitWithoutStream: true,
 		}),
+		// A new goroutine has a small stack, and growing it costs more than a hit in memory. Calls beyond these get one.
+		grpc.NumStreamWorkers(streamWorkers),
 		// The store is closed when Shutdown has returned, and no handler may still use it.
 		grpc.WaitForHandlers(true),
 	}
 }
+
+// streamWorkers is how many goroutines stay around to serve calls, each with a stack of about 8 KiB.
+const streamWorkers = 128
 
 // messageBytes is the limit of a message: the largest that the handlers take, with room for what surrounds the values,
 // and never below the 4 MiB that clients expect. A value above its own limit so meets the handler that can say so.

@@ -408,6 +408,7 @@ func TestShutdown(t *testing.T) {
 	t.Run("WorksBeforeServe", func(t *testing.T) {
 		t.Parallel()
 		s := newServer(func(context.Context) error { return nil }, NewMetrics(), Options{})
+		t.Cleanup(s.grpc.Stop)
 		s.Shutdown(t.Context())
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -422,6 +423,7 @@ func TestShutdown(t *testing.T) {
 func TestServeReturnsWhatBrokeTheListener(t *testing.T) {
 	t.Parallel()
 	s := newServer(func(context.Context) error { return nil }, NewMetrics(), Options{})
+	t.Cleanup(s.grpc.Stop)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
