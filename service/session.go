@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -16,14 +17,15 @@ type Session struct {
 	store    *store.Store
 	policies *Policies
 	limits   *Limits
+	now      func() time.Time // the store's
 }
 
 // NewSession returns a SessionService over a store.
 func NewSession(st *store.Store, p *Policies) *Session {
-	return &Session{store: st, policies: p, limits: &p.limits}
+	return &Session{store: st, policies: p, limits: &p.limits, now: st.Now}
 }
 
-func (s *Session) fields() *fields { return s.policies.fields(s.store.Now) }
+func (s *Session) fields() *fields { return s.policies.fields(s.now) }
 
 // CreateSession starts a session.
 func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionRequest) (*sessionv1.CreateSessionResponse, error) {

@@ -20,7 +20,13 @@ type Found struct {
 // Get reads an entry, from the near cache if near is set and it is there, else from the primary. Entries past their hard
 // expiry or invalidated are not found.
 func (s *Store) Get(ctx context.Context, namespace, key string, near bool) (Found, error) {
-	e, hit, cleared, err := s.read(ctx, namespace, s.cacheKey(namespace, key), near)
+	if near {
+		var room [keyRoom]byte
+		if v, ok := s.near.getBytes(s.appendCacheKey(room[:0], namespace, key)); ok {
+			return s.found(ctx, namespace, v.(*Entry), true, nil, true)
+		}
+	}
+	e, hit, cleared, err := s.readThrough(ctx, namespace, s.cacheKey(namespace, key), near)
 	if err != nil {
 		return Found{}, err
 	}
@@ -29,13 +35,18 @@ func (s *Store) Get(ctx context.Context, namespace, key string, near bool) (Foun
 
 // read returns what is stored, invalidated or not; nil means nothing. Where it asked Redis for the namespace's mark as
 // well, cleared is that.
-func (s *Store) read(ctx context.Context, namespace, redisKey string, near bool) (e *Entry, hit bool, cleared *mark, err error) {
+func (s *Store) read(ctx context.Context, namespace, redisKey string) (e *Entry, hit bool, cleared *mark, err error) {
+	if v, ok := s.near.get(redisKey); ok {
+		return v.(*Entry), true, nil, nil
+	}
+	return s.readThrough(ctx, namespace, redisKey, true)
+}
+
+// readThrough is read where the near cache was found to know nothing, or is not to be asked.
+func (s *Store) readThrough(ctx context.Context, namespace, redisKey string, near bool) (e *Entry, hit bool, cleared *mark, err error) {
 	if !near {
 		e, cleared, err = s.fetch(ctx, redisKey, clearKey(namespace), func(c *clients) rueidis.Client { return c.primary })
 		return e, false, cleared, err
-	}
-	if v, ok := s.near.get(redisKey); ok {
-		return v.(*Entry), true, nil, nil
 	}
 	v, hit, err := s.near.load(ctx, redisKey, func() (any, int, time.Duration, error) {
 		markKey := clearKey(namespace)

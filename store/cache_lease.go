@@ -122,8 +122,11 @@ func (s *Store) GetOrLease(ctx context.Context, namespace, key string, o LeaseOp
 // readForLease reads as read does. Who waits at the primary reads over the connection on which Redis tells what changes,
 // and keeps nothing.
 func (s *Store) readForLease(ctx context.Context, namespace, redisKey string, primary, waits bool) (e *Entry, hit bool, cleared *mark, err error) {
-	if !primary || !waits {
-		return s.read(ctx, namespace, redisKey, !primary)
+	switch {
+	case !primary:
+		return s.read(ctx, namespace, redisKey)
+	case !waits:
+		return s.readThrough(ctx, namespace, redisKey, false)
 	}
 	e, cleared, err = s.fetch(ctx, redisKey, clearKey(namespace), func(c *clients) rueidis.Client { return c.tracked })
 	return e, false, cleared, err

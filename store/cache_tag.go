@@ -100,22 +100,23 @@ func (s *Store) judge(ctx context.Context, namespace string, e *Entry, cleared *
 	}
 	var worst mark
 	var missing []string
-	look := func(key string) {
+	look := func(key []byte) {
 		if near {
-			if v, ok := s.near.get(key); ok {
+			if v, ok := s.near.getBytes(key); ok {
 				worst = worst.or(v.(mark))
 				return
 			}
 		}
-		missing = append(missing, key)
+		missing = append(missing, string(key))
 	}
+	var room [keyRoom]byte
 	if cleared != nil {
 		worst = *cleared
 	} else {
-		look(clearKey(namespace))
+		look(appendClearKey(room[:0], namespace))
 	}
 	for _, t := range e.Tags {
-		look(tagKey(namespace, t))
+		look(appendTagKey(room[:0], namespace, t))
 	}
 	if len(missing) > 0 {
 		marks, err := s.readMarks(ctx, missing, near)

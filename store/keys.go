@@ -20,6 +20,41 @@ func (s *Store) cacheKey(namespace, key string) string {
 	return "ld:c:{" + namespace + ":" + key + "}"
 }
 
+// The functions that append return the same keys without an allocation, for look-ups in the near cache; keyRoom is room
+// for most of them.
+const keyRoom = 224
+
+func (s *Store) appendCacheKey(b []byte, namespace, key string) []byte {
+	if namespace == s.options.PlainNamespace {
+		return append(b, key...)
+	}
+	b = append(append(b, "ld:c:{"...), namespace...)
+	return append(append(append(b, ':'), key...), '}')
+}
+
+func appendTagKey(b []byte, namespace, tag string) []byte {
+	b = append(append(b, "ld:t:{"...), namespace...)
+	return append(append(append(b, ':'), tag...), '}')
+}
+
+func appendClearKey(b []byte, namespace string) []byte {
+	return append(append(append(b, "ld:n:{"...), namespace...), '}')
+}
+
+func appendSessionKey(b []byte, p partition, namespace, id string) []byte {
+	return appendPartitioned(append(b, "ld:s:{p"...), p, namespace, id)
+}
+
+func appendSubjectKey(b []byte, p partition, namespace, subjectHash string) []byte {
+	return appendPartitioned(append(b, "ld:u:{p"...), p, namespace, subjectHash)
+}
+
+func appendPartitioned(b []byte, p partition, namespace, name string) []byte {
+	b = strconv.AppendInt(b, int64(p), 10)
+	b = append(append(b, "}:"...), namespace...)
+	return append(append(b, ':'), name...)
+}
+
 // cacheKeyParts returns what stands before and after the user's key in the keys of a namespace's entries.
 func (s *Store) cacheKeyParts(namespace string) (before, after string) {
 	if namespace == s.options.PlainNamespace {

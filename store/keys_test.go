@@ -125,3 +125,20 @@ func TestKeysHaveDifferentLetters(t *testing.T) {
 		}
 	}
 }
+
+func TestAppendedKeysAreTheSame(t *testing.T) {
+	t.Parallel()
+	s := &Store{options: Options{PlainNamespace: "plain"}}
+	for want, got := range map[string][]byte{
+		s.cacheKey("n", "key"):         s.appendCacheKey(nil, "n", "key"),
+		s.cacheKey("plain", "user:1"):  s.appendCacheKey(nil, "plain", "user:1"),
+		tagKey("n", "tag"):             appendTagKey(nil, "n", "tag"),
+		clearKey("n"):                  appendClearKey(nil, "n"),
+		sessionKey(207, "n", "id"):     appendSessionKey(nil, 207, "n", "id"),
+		subjectKey(0, "n", "00ff00ff"): appendSubjectKey(nil, 0, "n", "00ff00ff"),
+	} {
+		if string(got) != want {
+			t.Errorf("%q is appended as %q", want, got)
+		}
+	}
+}

@@ -122,6 +122,24 @@ func (n *near) get(key string) (any, bool) {
 	return v, ok
 }
 
+// getBytes is get for a key that is not a string yet, and need not become one where there is a value.
+func (n *near) getBytes(key []byte) (any, bool) {
+	if n == nil {
+		return nil, false
+	}
+	s := &n.shards[maphash.Bytes(n.seed, key)%nearShards]
+	s.mu.RLock()
+	e := s.entries[string(key)]
+	s.mu.RUnlock()
+	v, ok := n.use(e)
+	if ok {
+		n.hits.Add(1)
+	} else {
+		n.misses.Add(1)
+	}
+	return v, ok
+}
+
 func (n *near) peek(key string) (any, bool) {
 	if n == nil {
 		return nil, false
@@ -130,6 +148,11 @@ func (n *near) peek(key string) (any, bool) {
 	s.mu.RLock()
 	e := s.entries[key]
 	s.mu.RUnlock()
+	return n.use(e)
+}
+
+// use returns the value of what was found, if it may still be used.
+func (n *near) use(e *nearEntry) (any, bool) {
 	if e == nil || e.generation != n.generation.Load() || !n.fresh(e) {
 		return nil, false
 	}

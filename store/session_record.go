@@ -155,12 +155,12 @@ func (s *Store) parseSession(m rueidis.RedisMessage, record, id string) (*sessio
 // nearSession returns an active session by what the near cache knows, filling it as needed; nil says nothing, since only
 // the primary's word is taken for an end.
 func (s *Store) nearSession(ctx context.Context, p partition, namespace, id string) (*sessionRecord, error) {
-	record := sessionKey(p, namespace, id)
-	v, ok := s.near.get(record)
+	var room [keyRoom]byte
+	v, ok := s.near.getBytes(appendSessionKey(room[:0], p, namespace, id))
 	own := false
 	var err error
 	if !ok {
-		v, _, err = s.near.load(ctx, record, func() (any, int, time.Duration, error) {
+		v, _, err = s.near.load(ctx, sessionKey(p, namespace, id), func() (any, int, time.Duration, error) {
 			own = true
 			r, err := s.readSession(ctx, p, namespace, id, true)
 			if r == nil {
@@ -188,10 +188,11 @@ func (s *Store) subjectEpoch(ctx context.Context, p partition, namespace, hash s
 	if hash == "" {
 		return 0, nil
 	}
-	key := subjectKey(p, namespace, hash)
-	if v, ok := s.near.get(key); ok {
+	var room [keyRoom]byte
+	if v, ok := s.near.getBytes(appendSubjectKey(room[:0], p, namespace, hash)); ok {
 		return v.(int64), nil
 	}
+	key := subjectKey(p, namespace, hash)
 	v, _, err := s.near.load(ctx, key, func() (any, int, time.Duration, error) {
 		epoch, err := trip(ctx, s, "hget", reads, func(ctx context.Context, c *clients) (int64, error) {
 			return c.tracked.Do(ctx, c.tracked.B().Hget().Key(key).Field("ep").Build()).AsInt64()

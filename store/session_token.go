@@ -52,11 +52,13 @@ func parseToken(token string) (c credential, ok bool) {
 	if len(token) != tokenChars || !strings.HasPrefix(token, tokenPrefix) {
 		return c, false
 	}
-	b, err := strict.DecodeString(token[len(tokenPrefix):])
-	if err != nil || len(b) != idBytes+secretBytes {
+	var text [96]byte // neither is worth an allocation on each validation
+	var b [idBytes + secretBytes + 8]byte
+	n, err := strict.Decode(b[:], text[:copy(text[:], token[len(tokenPrefix):])])
+	if err != nil || n != idBytes+secretBytes {
 		return c, false
 	}
-	return credentialOf(b), true
+	return credentialOf(b[:n]), true
 }
 
 // parseSessionID returns the partition of an id.
