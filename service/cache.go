@@ -22,14 +22,15 @@ type Cache struct {
 	policies *Policies
 	limits   *Limits
 	reads    *reads
+	now      func() time.Time // the store's; a method value is made anew each time
 }
 
 // NewCache returns a CacheService over a store.
 func NewCache(st *store.Store, p *Policies) *Cache {
-	return &Cache{store: st, policies: p, limits: &p.limits, reads: newReads()}
+	return &Cache{store: st, policies: p, limits: &p.limits, reads: newReads(), now: st.Now}
 }
 
-func (c *Cache) fields() *fields { return c.policies.fields(c.store.Now) }
+func (c *Cache) fields() *fields { return c.policies.fields(c.now) }
 
 // Get reads one entry.
 func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetResponse, error) {
@@ -55,14 +56,18 @@ func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetRes
 	if found.Entry != nil && maxAge > 0 && !found.AsOf.IsZero() && now.Sub(found.AsOf) > maxAge {
 		found.Stale = true
 	}
-	v := view(found, now)
+	answer := new(struct { // in one piece, for they live and die together
+		times entryTimes
+		resp  cachev1.GetResponse
+	})
+	v := view(found, now, &answer.times)
 	if v.outcome == cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE && !of(r.AllowStale, f.rules.cache.allowStale) {
-		v = view(store.Found{}, now)
+		v = view(store.Found{}, now, nil)
 	}
-	resp := &cachev1.GetResponse{
-		Outcome: cachev1.GetOutcome(v.outcome), Value: v.value, Etag: v.etag, Ttl: v.ttl, StaleTtl: v.staleTTL, Age: v.age,
-		Source: v.source, ContentType: v.contentType, Tags: v.tags,
-	}
+	resp := &answer.resp
+	resp.Outcome, resp.Value, resp.Etag, resp.ContentType = cachev1.GetOutcome(v.outcome), v.value, v.etag, v.contentType
+	resp.Tags = v.tags
+	resp.Ttl, resp.StaleTtl, resp.Age, resp.Source = v.ttl, v.staleTTL, v.age, v.source
 	if resp.Outcome == cachev1.GetOutcome_GET_OUTCOME_HIT && resp.Etag == r.GetIfNoneMatch() {
 		resp.Outcome, resp.Value = cachev1.GetOutcome_GET_OUTCOME_NOT_MODIFIED, nil
 	}
@@ -81,7 +86,17 @@ type entryView struct {
 	tags               []string
 }
 
-func view(found store.Found, now time.Time) entryView {
+// entryTimes is room for the times of an answer.
+type entryTimes struct{ ttl, staleTTL, age durationpb.Duration }
+
+// setDuration is durationpb.New into room that is there.
+func setDuration(d *durationpb.Duration, v time.Duration) *durationpb.Duration {
+	d.Seconds, d.Nanos = int64(v/time.Second), int32(v%time.Second)
+	return d
+}
+
+// view returns an entry as of now, its times in the room that it is given.
+func view(found store.Found, now time.Time, times *entryTimes) entryView {
 	e := found.Entry
 	if e == nil {
 		return entryView{outcome: cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_MISS}
@@ -94,7 +109,7 @@ func view(found store.Found, now time.Time) entryView {
 		v.source = cachev1.Source_SOURCE_NEAR_CACHE
 	}
 	if !e.AsOf.IsZero() {
-		v.age = durationpb.New(max(now.Sub(e.AsOf), 0))
+		v.age = setDuration(&times.age, max(now.Sub(e.AsOf), 0))
 	}
 	if e.Negative {
 		v.outcome = cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_NEGATIVE
@@ -109,13 +124,13 @@ func view(found store.Found, now time.Time) entryView {
 		return v
 	}
 	if fresh := e.Soft.Sub(now); fresh > 0 && !found.Stale {
-		v.ttl = durationpb.New(fresh)
+		v.ttl = setDuration(&times.ttl, fresh)
 		now = e.Soft
 	} else {
 		v.outcome = cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE
 	}
 	if stale := e.Hard.Sub(now); stale > 0 {
-		v.staleTTL = durationpb.New(stale)
+		v.staleTTL = setDuration(&times.staleTTL, stale)
 	}
 	return v
 }
@@ -254,51 +269,19 @@ func (c *Cache) BatchGet(ctx context.Context, r *cachev1.BatchGetRequest) (*cach
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	found, err := c.store.BatchGet(ctx, ns, r.GetKeys(), near && f.rules.cache.near)
+	answer := newBatchAnswer(r.GetKeys(), c.limits.MaxBatchBytes, f.rules.cache.allowStale, c.reads.of(ns))
+	err := c.store.BatchGetEach(ctx, ns, r.GetKeys(), near && f.rules.cache.near, func(first int, found []store.BatchFound) bool {
+		now := c.store.Now()
+		for i := range found {
+			answer.add(first+i, &found[i], now)
+		}
+		return len(answer.resp.Unprocessed) == 0
+	})
 	if err != nil {
 		return nil, err
 	}
-	now := c.store.Now()
-	resp := &cachev1.BatchGetResponse{Results: make([]*cachev1.BatchGetResult, len(found))}
-	size := 0
-	for _, key := range r.GetKeys() {
-		size += 2*len(key) + resultOverhead // a key left out is named twice
-	}
-	reads := c.reads.of(ns)
-	for i, key := range r.GetKeys() {
-		result := &cachev1.BatchGetResult{Key: key}
-		resp.Results[i] = result
-		if err := found[i].Err; err != nil {
-			reads.add(cachev1.ReadOutcome_READ_OUTCOME_FAILED, false)
-			result.Outcome, result.Reason = cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_FAILED, reason(err)
-			continue
-		}
-		v := view(found[i].Found, now)
-		if v.outcome == cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE && !f.rules.cache.allowStale {
-			v = view(store.Found{}, now)
-		}
-		more := len(v.value) + len(v.contentType)
-		for _, tag := range v.tags {
-			more += len(tag) + tagOverhead
-		}
-		if i > 0 && more > 0 && size+more > c.limits.MaxBatchBytes { // the first fits always, so that callers get on
-			result.Outcome = cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_UNPROCESSED
-			resp.Unprocessed = append(resp.Unprocessed, key)
-			continue // a smaller one may still fit
-		}
-		size += more
-		result.Outcome, result.Value, result.Etag, result.Ttl, result.Tags = v.outcome, v.value, v.etag, v.ttl, v.tags
-		result.StaleTtl, result.Age, result.Source, result.ContentType = v.staleTTL, v.age, v.source, v.contentType
-		reads.add(cachev1.ReadOutcome(v.outcome), found[i].Near)
-	}
-	return resp, nil
+	return answer.end(), nil
 }
-
-// resultOverhead is about what a result takes in an answer beside its key, its value and its content type.
-const resultOverhead = 128
-
-// tagOverhead is what a tag takes beside its bytes.
-const tagOverhead = 3
 
 // BatchSet writes several entries.
 func (c *Cache) BatchSet(ctx context.Context, r *cachev1.BatchSetRequest) (*cachev1.BatchSetResponse, error) {

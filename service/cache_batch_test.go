@@ -158,6 +158,39 @@ func TestBatchGetAlwaysGetsOn(t *testing.T) {
 	}
 }
 
+// What does not fit the answer is not read, but for the rest of its portion: 1000 values of the largest size would take a
+// gibibyte.
+func TestBatchGetReadsLittleMoreThanItAnswers(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, Limits{MaxBatchBytes: 256 << 10})
+	var keys []string
+	for i := range 1000 {
+		keys = append(keys, fmt.Sprintf("%04d", i))
+		a.do(t, "SET", "ld:c:{default:"+keys[i]+"}", strings.Repeat("v", 1000))
+	}
+	read := map[string]bool{}
+	for left := keys; len(left) > 0; {
+		a.redis.ResetCommandCalls(t)
+		resp := must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), &cachev1.BatchGetRequest{
+			Keys: left, Consistency: cachev1.Consistency_CONSISTENCY_PRIMARY,
+		}))
+		answered := 0
+		for _, result := range resp.Results {
+			if result.Outcome == cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_HIT {
+				answered++
+				read[result.Key] = true
+			}
+		}
+		if gets := a.redis.CommandCalls(t)["get"]; answered == 0 || gets > int64(answered)+128 {
+			t.Fatalf("%d values were read, %d answered", gets, answered)
+		}
+		left = resp.Unprocessed
+	}
+	if len(read) != len(keys) {
+		t.Errorf("%d of %d were read", len(read), len(keys))
+	}
+}
+
 func TestBatchSet(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, Limits{DefaultTTL: 5 * time.Minute})

@@ -44,7 +44,7 @@ func (c *Cache) GetOrLease(ctx context.Context, r *cachev1.GetOrLeaseRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	v := view(l.Found, c.store.Now())
+	v := view(l.Found, c.store.Now(), new(entryTimes))
 	resp := &cachev1.GetOrLeaseResponse{
 		Value: v.value, Etag: v.etag, Ttl: v.ttl, StaleTtl: v.staleTTL, Age: v.age,
 		Source: v.source, ContentType: v.contentType, Tags: v.tags, LeaseToken: l.Token,

@@ -13,21 +13,43 @@ type BatchFound struct {
 	Err error
 }
 
+// batchPortion is how many entries are read at a time: only as many values are in memory at once, whatever the size of a
+// batch.
+const batchPortion = 128
+
+// BatchGetEach reads entries as BatchGet does, a portion at a time, and hands over what it found, first being the number
+// of the portion's first key. It stops when use wants no more.
+func (s *Store) BatchGetEach(ctx context.Context, namespace string, keys []string, near bool, use func(first int, found []BatchFound) (more bool)) error {
+	for first := 0; first < len(keys); first += batchPortion {
+		found, err := s.BatchGet(ctx, namespace, keys[first:min(first+batchPortion, len(keys))], near)
+		if err != nil || !use(first, found) {
+			return err
+		}
+	}
+	return nil
+}
+
 // BatchGet reads entries one by one, in one round trip for each shard, and another where they depend on marks that the
 // near cache does not know. Results are in the order of keys.
 func (s *Store) BatchGet(ctx context.Context, namespace string, keys []string, near bool) ([]BatchFound, error) {
 	results := make([]BatchFound, len(keys))
 	hits := make([]bool, len(keys))
-	redisKeys := make([]string, len(keys))
-	missing := make([]int, 0, len(keys))
-	tickets := make([]nearTicket, len(keys))
+	var redisKeys []string // of those that are missing
+	var tickets []nearTicket
+	var missing []int
+	var room [keyRoom]byte
 	for i, key := range keys {
-		redisKeys[i] = s.cacheKey(namespace, key)
 		if near {
-			if v, ok := s.near.get(redisKeys[i]); ok {
+			if v, ok := s.near.getBytes(s.appendCacheKey(room[:0], namespace, key)); ok {
 				results[i].Entry, hits[i] = v.(*Entry), true
 				continue
 			}
+		}
+		if missing == nil {
+			redisKeys, tickets, missing = make([]string, len(keys)), make([]nearTicket, len(keys)), make([]int, 0, len(keys)-i)
+		}
+		redisKeys[i] = s.cacheKey(namespace, key)
+		if near {
 			tickets[i] = s.near.begin(redisKeys[i])
 		}
 		missing = append(missing, i)
