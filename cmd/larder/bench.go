@@ -15,7 +15,7 @@ import (
 // answers the same bytes from memory. The two take turns in short rounds, so that whatever else the machine does slows
 // both alike, and what counts is how they compare.
 type benchCommand struct {
-	Workload     []string      `enum:"near-get,redis-get,set,mixed,batchget,validate" default:"near-get,redis-get,set,mixed,batchget,validate" placeholder:"NAME" help:"What to measure: ${enum}; all by default."`
+	Workload     []string      `enum:"near-get,redis-get,set,mixed,batchget,stampede,validate" default:"near-get,redis-get,set,mixed,batchget,stampede,validate" placeholder:"NAME" help:"What to measure: ${enum}; all by default."`
 	Connections  int           `default:"4" help:"Connections to each server."`
 	InFlight     int           `default:"64" help:"Callers, each with one call in flight."`
 	ValueSize    Bytes         `default:"1KiB" help:"Size of each value."`

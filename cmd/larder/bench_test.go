@@ -72,8 +72,14 @@ func TestBenchOnTheEmbeddedStore(t *testing.T) {
 	if code != 0 || stderr != "" {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
-	if r := checkReport(t, stdout, names()); r.Redis != "embedded" {
+	r := checkReport(t, stdout, names())
+	if r.Redis != "embedded" {
 		t.Errorf("redis is %q", r.Redis)
+	}
+	for _, w := range r.Workloads {
+		if w.Name == "stampede" && (w.Larder.LoadsPerKey == nil || *w.Larder.LoadsPerKey != 1 || *w.Floor.LoadsPerKey <= 1) {
+			t.Errorf("stampede: %+v beside %+v", w.Larder, w.Floor)
+		}
 	}
 }
 

@@ -45,6 +45,7 @@ var benchWorkloads = []benchWorkload{
 	{name: "set", about: "Set, unconditional", needs: benchData{entries: true}, call: set},
 	{name: "mixed", about: "nine Gets, near-cached, to one Set", needs: benchData{entries: true}, call: mixed, warm: getNear},
 	{name: "batchget", about: "BatchGet of 100 keys, near-cached", needs: benchData{entries: true}, call: batchGet, warm: getNear, beside: getNear, besideGoal: 10},
+	{name: "stampede", about: "GetOrLease by all callers at once of a key that takes 50ms to load; the floor has no leases", call: stampede, bare: stampedeWithoutLeases, waves: true},
 	{name: "validate", about: "ValidateSession, near-cached", goal: 0.90, needs: benchData{sessions: true}, call: validate, warm: validate},
 }
 
