@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -148,6 +149,10 @@ func (b *benchCommand) startLarder(ctx context.Context, s *benchSide) error {
 			s.children = append(s.children, redis)
 			url = started
 		}
+	}
+	// A server without a password; with one, or with several servers, what they execute is not counted.
+	if addr, plain := strings.CutPrefix(url, "redis://"); plain && isAddr(addr) {
+		s.redisAddr = addr
 	}
 	var env []string
 	if url != "" {

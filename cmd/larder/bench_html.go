@@ -38,9 +38,10 @@ type benchRow struct {
 
 // benchCells are the cells of one line of the table.
 type benchCells struct {
-	Rate, Ratio          string
-	Latency              []string
-	CPU, CPURatio, Redis string
+	Rate, Ratio   string
+	Latency       []string
+	CPU, CPURatio string
+	Trips, Redis  string
 }
 
 func (w *benchResult) row() benchRow {
@@ -195,6 +196,6 @@ func (f *benchFigures) cells() benchCells {
 	for _, us := range f.Latency.all() {
 		c.Latency = append(c.Latency, micros(us))
 	}
-	c.CPU, c.Redis = f.perCall()
+	c.CPU, c.Trips, c.Redis = f.perCall()
 	return c
 }

@@ -34,8 +34,10 @@ type benchSide struct {
 	pid      int           // of the server; 0 if it is not ours
 	metrics  string        // URL of its metrics; empty for none
 	redis    string        // what it says of its Redis
-	holds    benchData
-	tokens   []string // of the sessions that it holds
+	// redisAddr is where Redis tells what it has executed; empty for nowhere.
+	redisAddr string
+	holds     benchData
+	tokens    []string // of the sessions that it holds
 	// throwaway says that what it holds goes with it.
 	throwaway bool
 }

@@ -80,6 +80,10 @@ type benchFigures struct {
 	// RedisPerCall counts round trips to Redis, RedisCommands by command; absent if they are not known.
 	RedisPerCall  *float64           `json:"redis_per_call,omitempty"`
 	RedisCommands map[string]float64 `json:"redis_commands_per_call,omitempty"`
+	// ExecutedPerCall counts the commands that Redis executed, those inside scripts included, Executed by command; absent
+	// if they are not known.
+	ExecutedPerCall *float64           `json:"redis_executed_per_call,omitempty"`
+	Executed        map[string]float64 `json:"redis_executed,omitempty"`
 	// LoadsPerKey is how often a key was loaded in a stampede.
 	LoadsPerKey *float64 `json:"loads_per_key,omitempty"`
 
@@ -170,8 +174,8 @@ func (g *benchLeg) figures() benchFigures {
 	}
 	var cpu time.Duration
 	waves := 0
-	redis := make(map[string]float64)
-	cpuKnown, redisKnown := true, true
+	redis, executed := make(map[string]float64), make(map[string]float64)
+	cpuKnown, redisKnown, executedKnown := true, true, true
 	for _, t := range g.turns {
 		f.Calls += t.calls
 		f.CallRates = append(f.CallRates, float64(t.calls)/t.took.Seconds())
@@ -179,9 +183,9 @@ func (g *benchLeg) figures() benchFigures {
 		cpu += t.spent.cpu
 		cpuKnown = cpuKnown && t.spent.cpu >= 0
 		redisKnown = redisKnown && t.spent.redis != nil
-		for command, n := range t.spent.redis {
-			redis[command] += n
-		}
+		executedKnown = executedKnown && t.spent.executed != nil
+		add(redis, t.spent.redis)
+		add(executed, t.spent.executed)
 	}
 	f.CallsPerSecond, f.ItemsPerSecond = median(f.CallRates), median(g.itemRates())
 	quantile := func(q float64) float64 { return float64(f.latencies.ValueAtQuantile(q)) / 1000 }
@@ -194,20 +198,33 @@ func (g *benchLeg) figures() benchFigures {
 		f.CPUPerCall = new(float64(cpu.Nanoseconds()) / 1000 / calls)
 	}
 	if redisKnown {
-		f.RedisCommands = make(map[string]float64)
-		sum := 0.0
-		for command, n := range redis {
-			if n > 0 {
-				f.RedisCommands[command] = n / calls
-				sum += n
-			}
-		}
-		f.RedisPerCall = new(sum / calls)
+		f.RedisPerCall, f.RedisCommands = perCall(redis, calls)
+	}
+	if executedKnown {
+		f.ExecutedPerCall, f.Executed = perCall(executed, calls)
 	}
 	if g.waves && waves > 0 {
 		f.LoadsPerKey = new(float64(g.loads.Load()) / float64(waves))
 	}
 	return f
+}
+
+func add(sum, counts map[string]float64) {
+	for command, n := range counts {
+		sum[command] += n
+	}
+}
+
+// perCall returns what was counted for each call, together and by command.
+func perCall(counts map[string]float64, calls float64) (*float64, map[string]float64) {
+	each, sum := make(map[string]float64), 0.0
+	for command, n := range counts {
+		if n > 0 {
+			each[command] = n / calls
+			sum += n
+		}
+	}
+	return new(sum / calls), each
 }
 
 // errors counts the calls that failed.
@@ -246,7 +263,7 @@ func (r *benchReport) text(out io.Writer) error {
 	fmt.Fprintf(out, "Larder %s beside the floor, a bare grpc-go handler that answers from memory\n%s\n\n", r.Version, r.Setting())
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	line := func(cells ...string) { fmt.Fprintf(table, "%s\t\n", strings.Join(cells, "\t")) }
-	line("", "calls/s", "ratio", "min-max", "p50", "p90", "p99", "p99.9", "max", "CPU/call", "ratio", "Redis/call")
+	line("", "calls/s", "ratio", "min-max", "p50", "p90", "p99", "p99.9", "max", "CPU/call", "ratio", "trips/call", "Redis/call")
 	for _, w := range r.Workloads {
 		ratio, cpuRatio := fmt.Sprintf("%.2f", w.Ratio.Median), ""
 		if w.CPURatio > 0 {
@@ -266,23 +283,26 @@ func (r *benchReport) text(out io.Writer) error {
 }
 
 func (f *benchFigures) line(line func(...string), name, ratio, span, cpuRatio string) {
-	cells := append(make([]string, 0, 12), name, humanize.Comma(int64(f.CallsPerSecond)), ratio, span)
+	cells := append(make([]string, 0, 13), name, humanize.Comma(int64(f.CallsPerSecond)), ratio, span)
 	for _, us := range f.Latency.all() {
 		cells = append(cells, micros(us))
 	}
-	cpu, redis := f.perCall()
-	line(append(cells, cpu, cpuRatio, redis)...)
+	cpu, trips, redis := f.perCall()
+	line(append(cells, cpu, cpuRatio, trips, redis)...)
 }
 
-// perCall shows what a call costs, empty where that is not known.
-func (f *benchFigures) perCall() (cpu, redis string) {
+// perCall shows what a call costs, empty where that is not known: CPU time, round trips to Redis, and commands there.
+func (f *benchFigures) perCall() (cpu, trips, redis string) {
 	if f.CPUPerCall != nil {
 		cpu = micros(*f.CPUPerCall)
 	}
 	if f.RedisPerCall != nil {
-		redis = fmt.Sprintf("%.2f", *f.RedisPerCall)
+		trips = fmt.Sprintf("%.2f", *f.RedisPerCall)
 	}
-	return cpu, redis
+	if f.ExecutedPerCall != nil {
+		redis = fmt.Sprintf("%.2f", *f.ExecutedPerCall)
+	}
+	return cpu, trips, redis
 }
 
 func (l *benchLatency) all() []float64 { return []float64{l.P50, l.P90, l.P99, l.P999, l.Max} }

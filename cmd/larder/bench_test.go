@@ -101,6 +101,10 @@ func TestBenchOnRedis(t *testing.T) {
 	if primary.Larder.RedisPerCall == nil || math.Abs(*primary.Larder.RedisPerCall-1) > 0.01 || primary.Larder.RedisCommands["get"] == 0 {
 		t.Errorf("redis-get: %+v", primary.Larder)
 	}
+	// The entry and the mark of its namespace.
+	if primary.Larder.ExecutedPerCall == nil || math.Abs(primary.Larder.Executed["get"]-2) > 0.05 || *near.Larder.ExecutedPerCall > 1 {
+		t.Errorf("redis executed %v for redis-get, %v for near-get", primary.Larder.Executed, near.Larder.Executed)
+	}
 	if batch.KeysRatio == nil || batch.KeysRatio.Median <= 0 || batch.Larder.ItemsPerSecond < 10*batch.Larder.CallsPerSecond {
 		t.Errorf("batchget: %+v", batch)
 	}

@@ -17,6 +17,8 @@ type benchUsage struct {
 	cpu time.Duration
 	// redis counts its round trips to Redis by command; nil if that is not known.
 	redis map[string]float64
+	// executed counts what Redis has executed; nil if that is not known.
+	executed map[string]float64
 }
 
 const (
@@ -26,12 +28,18 @@ const (
 
 // meter begins to count; what it returns ends that.
 func (s *benchSide) meter(ctx context.Context) (stop func() benchUsage) {
-	before := s.scrape(ctx)
+	before, executedBefore := s.scrape(ctx), executed(ctx, s.redisAddr)
 	used, known := processCPU(s.pid) // last, because to be asked for metrics costs time, too
 	return func() benchUsage {
 		u := benchUsage{cpu: -1}
 		if now, ok := processCPU(s.pid); ok && known {
 			u.cpu = now - used
+		}
+		if after := executed(ctx, s.redisAddr); executedBefore != nil && after != nil {
+			for command, n := range executedBefore {
+				after[command] -= n
+			}
+			u.executed = after
 		}
 		after := s.scrape(ctx)
 		if before == nil || after == nil {
