@@ -32,8 +32,7 @@ func (s *Store) confirm(ctx context.Context, tracked rueidis.Client, primaries m
 	answers := make(chan answer)
 	for addr, node := range nodes {
 		go func() {
-			// One that is a replica by now hears of writes late, if at all, and pushes no sooner.
-			primary, err := isPrimary(ctx, node)
+			primary, err := s.vouches(ctx, node)
 			answers <- answer{addr, primary, err}
 		}()
 	}
@@ -53,6 +52,15 @@ func (s *Store) confirm(ctx context.Context, tracked rueidis.Client, primaries m
 	slices.Sort(sources)
 	s.near.confirm(ticket, strings.Join(sources, " "))
 	return nil
+}
+
+// vouches asks a node whether what it has pushed can be relied on. One that is a replica by now hears of writes late, if at
+// all, and pushes no sooner; a standalone server is all there is, whatever it is.
+func (s *Store) vouches(ctx context.Context, node rueidis.Client) (bool, error) {
+	if s.options.Mode == Standalone {
+		return true, node.Do(ctx, node.B().Ping().Build()).Error()
+	}
+	return isPrimary(ctx, node)
 }
 
 // leastConfirm bounds how often the store confirms by itself.
