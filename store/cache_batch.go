@@ -69,7 +69,7 @@ func (s *Store) BatchGet(ctx context.Context, namespace string, keys []string, n
 	if err != nil {
 		return nil, err
 	}
-	now := s.Now()
+	now, cleared := s.Now(), known[clearKey(namespace)]
 	for i := range results {
 		e := results[i].Entry
 		results[i].Found = Found{Near: hits[i]}
@@ -78,7 +78,7 @@ func (s *Store) BatchGet(ctx context.Context, namespace string, keys []string, n
 		}
 		verdict := entryValid
 		if !e.AsOf.IsZero() {
-			worst := known[clearKey(namespace)]
+			worst := cleared
 			for _, t := range e.Tags {
 				worst = worst.or(known[tagKey(namespace, t)])
 			}
@@ -145,11 +145,16 @@ func (s *Store) batchMarks(ctx context.Context, namespace string, results []Batc
 		}
 		missing = append(missing, key)
 	}
-	for _, r := range results {
+	lookedAtClear := false
+	for i := range results {
+		r := &results[i]
 		if r.Entry == nil || r.AsOf.IsZero() {
 			continue
 		}
-		look(clearKey(namespace))
+		if !lookedAtClear {
+			lookedAtClear = true
+			look(clearKey(namespace))
+		}
 		for _, t := range r.Tags {
 			look(tagKey(namespace, t))
 		}
