@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strconv"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -28,11 +29,14 @@ var (
 	ErrPageToken error = &kind{text: "larder: invalid page token", reasons: []string{"PAGE_TOKEN_INVALID"}}
 	// ErrVersionMismatch means that the session has another version than the expected one; nothing was written.
 	ErrVersionMismatch error = &kind{text: "larder: session version mismatch", reasons: []string{"SESSION_VERSION_MISMATCH"}}
+	// ErrSubjectEpochChanged means that sessions of the subject were revoked since its epoch was asked for; there is no new
+	// session.
+	ErrSubjectEpochChanged error = &kind{text: "larder: subject epoch changed", reasons: []string{"SUBJECT_EPOCH_CHANGED"}}
 	// ErrTooManyAttributes means that the session would exceed its limits; nothing was written. It is an ErrInvalid too.
 	ErrTooManyAttributes error = &kind{text: "larder: too many session attributes", reasons: []string{"TOO_MANY_ATTRIBUTES"}}
 	// ErrWrongType means that the Redis key holds something else than a string; nothing was written.
 	ErrWrongType error = &kind{text: "larder: wrong type", reasons: []string{"WRONG_TYPE"}}
-	// ErrNotCounter means that the key holds something else than an integer; nothing was written.
+	// ErrNotCounter means that the key or the attribute holds something else than an integer; nothing was written.
 	ErrNotCounter error = &kind{text: "larder: not a counter", reasons: []string{"NOT_A_COUNTER"}}
 	// ErrOverflow means that the counter would leave the range of 64 bits; nothing was written.
 	ErrOverflow error = &kind{text: "larder: counter overflow", reasons: []string{"COUNTER_OVERFLOW"}}
@@ -88,6 +92,8 @@ type Error struct {
 	Violations []Violation
 	// RetryAfter is how long the server asks to wait before the same call is made again; zero means that it does not say.
 	RetryAfter time.Duration
+	// CurrentVersion is the version that the session has, where the error is ErrVersionMismatch.
+	CurrentVersion int64
 
 	status *status.Status
 }
@@ -158,6 +164,7 @@ func newError(err error) *Error {
 		case *errdetails.ErrorInfo:
 			if d.GetDomain() == "larder" {
 				e.Reason = d.GetReason()
+				e.CurrentVersion, _ = strconv.ParseInt(d.GetMetadata()["current_version"], 10, 64) // zero if it is not told
 			}
 		case *errdetails.BadRequest:
 			for _, v := range d.GetFieldViolations() {

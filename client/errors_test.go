@@ -19,28 +19,29 @@ import (
 )
 
 var kinds = map[string]error{
-	"ErrUnavailable":       client.ErrUnavailable,
-	"ErrOutcomeUnknown":    client.ErrOutcomeUnknown,
-	"ErrOverloaded":        client.ErrOverloaded,
-	"ErrInvalid":           client.ErrInvalid,
-	"ErrPageToken":         client.ErrPageToken,
-	"ErrVersionMismatch":   client.ErrVersionMismatch,
-	"ErrTooManyAttributes": client.ErrTooManyAttributes,
-	"ErrWrongType":         client.ErrWrongType,
-	"ErrNotCounter":        client.ErrNotCounter,
-	"ErrOverflow":          client.ErrOverflow,
-	"ErrTagged":            client.ErrTagged,
-	"ErrCorrupt":           client.ErrCorrupt,
-	"ErrRefused":           client.ErrRefused,
-	"ErrInternal":          client.ErrInternal,
-	"context.Canceled":     context.Canceled,
-	"DeadlineExceeded":     context.DeadlineExceeded,
-	"ErrInactive":          client.ErrInactive,
-	"ErrStepUpRequired":    client.ErrStepUpRequired,
-	"ErrReauthRequired":    client.ErrReauthRequired,
-	"ErrNotAnonymous":      client.ErrNotAnonymous,
-	"ErrAnonymous":         client.ErrAnonymous,
-	"ErrUnprocessed":       client.ErrUnprocessed,
+	"ErrUnavailable":         client.ErrUnavailable,
+	"ErrOutcomeUnknown":      client.ErrOutcomeUnknown,
+	"ErrOverloaded":          client.ErrOverloaded,
+	"ErrInvalid":             client.ErrInvalid,
+	"ErrPageToken":           client.ErrPageToken,
+	"ErrVersionMismatch":     client.ErrVersionMismatch,
+	"ErrTooManyAttributes":   client.ErrTooManyAttributes,
+	"ErrWrongType":           client.ErrWrongType,
+	"ErrNotCounter":          client.ErrNotCounter,
+	"ErrOverflow":            client.ErrOverflow,
+	"ErrTagged":              client.ErrTagged,
+	"ErrCorrupt":             client.ErrCorrupt,
+	"ErrRefused":             client.ErrRefused,
+	"ErrInternal":            client.ErrInternal,
+	"context.Canceled":       context.Canceled,
+	"DeadlineExceeded":       context.DeadlineExceeded,
+	"ErrInactive":            client.ErrInactive,
+	"ErrStepUpRequired":      client.ErrStepUpRequired,
+	"ErrReauthRequired":      client.ErrReauthRequired,
+	"ErrNotAnonymous":        client.ErrNotAnonymous,
+	"ErrAnonymous":           client.ErrAnonymous,
+	"ErrUnprocessed":         client.ErrUnprocessed,
+	"ErrSubjectEpochChanged": client.ErrSubjectEpochChanged,
 }
 
 func TestErrorsAreOfTheirKindAndNoOther(t *testing.T) {
@@ -58,6 +59,7 @@ func TestErrorsAreOfTheirKindAndNoOther(t *testing.T) {
 		{codes.InvalidArgument, "INVALID_FIELD", []string{"ErrInvalid"}},
 		{codes.InvalidArgument, "PAGE_TOKEN_INVALID", []string{"ErrInvalid", "ErrPageToken"}},
 		{codes.Aborted, "SESSION_VERSION_MISMATCH", []string{"ErrVersionMismatch"}},
+		{codes.Aborted, "SUBJECT_EPOCH_CHANGED", []string{"ErrSubjectEpochChanged"}},
 		{codes.InvalidArgument, "TOO_MANY_ATTRIBUTES", []string{"ErrInvalid", "ErrTooManyAttributes"}},
 		{codes.FailedPrecondition, "WRONG_TYPE", []string{"ErrWrongType"}},
 		{codes.FailedPrecondition, "NOT_A_COUNTER", []string{"ErrNotCounter"}},
@@ -136,6 +138,22 @@ func TestDetailsComeBack(t *testing.T) {
 	}
 	if diff := cmp.Diff(status.Convert(sent).Proto(), status.Convert(err).Proto(), protocmp.Transform()); diff != "" {
 		t.Errorf("a handler that returns it would send (-server's +client's):\n%s", diff)
+	}
+}
+
+func TestVersionMismatchTellsTheVersion(t *testing.T) {
+	t.Parallel()
+	st, err := status.New(codes.Aborted, "no").WithDetails(&errdetails.ErrorInfo{
+		Domain: "larder", Reason: "SESSION_VERSION_MISMATCH", Metadata: map[string]string{"current_version": "7"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := connect(t, client.Options{Target: serve(t, fail(st.Err())).addr})
+	_, err = c.Sessions.Update(t.Context(), client.ByID("s1"), client.UpdateOptions{ExpectedVersion: 3})
+	var e *client.Error
+	if !errors.As(err, &e) || e.CurrentVersion != 7 || !errors.Is(err, client.ErrVersionMismatch) {
+		t.Errorf("error %+v", err)
 	}
 }
 

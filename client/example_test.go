@@ -118,18 +118,18 @@ func ExampleSessions() {
 	}
 	fmt.Println(session.Subject, session.Attributes["cart"])
 
-	version, err := larder.Sessions.Update(ctx, client.ByToken(token), client.UpdateOptions{
+	updated, err := larder.Sessions.Update(ctx, client.ByToken(token), client.UpdateOptions{
 		Set:             map[string]string{"cart": "4 books"},
 		ExpectedVersion: session.Version,
 	})
-	fmt.Println(version, err)
+	fmt.Println(updated.Version, err)
 	_, err = larder.Sessions.Update(ctx, client.ByToken(token), client.UpdateOptions{
 		Set:             map[string]string{"cart": "empty"},
 		ExpectedVersion: session.Version,
 	})
 	fmt.Println(errors.Is(err, client.ErrVersionMismatch))
 
-	for s, err := range larder.Sessions.ListSubject(ctx, "ann", client.ListSubjectOptions{CurrentID: session.ID}) {
+	for s, err := range larder.Sessions.ListSubject(ctx, "ann", client.ListSubjectOptions{Current: client.ByID(session.ID)}) {
 		fmt.Println(s.Device.Label, s.Current, err)
 	}
 

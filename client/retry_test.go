@@ -76,6 +76,7 @@ var safe = map[string]call{
 	"RevokeSubjectSessions": func(ctx context.Context, c *client.Client) error {
 		return second(c.Sessions.RevokeSubject(ctx, "ann", client.RevokeSubjectOptions{}))
 	},
+	"GetSubject": func(ctx context.Context, c *client.Client) error { return second(c.Sessions.SubjectEpoch(ctx, "ann")) },
 	"ListSubjectSessions": func(ctx context.Context, c *client.Client) error {
 		return end(c.Sessions.ListSubject(ctx, "ann", client.ListSubjectOptions{}))
 	},

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"iter"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -69,6 +68,9 @@ type Device struct {
 	UserAgent string
 	// Label is a name for people, such as "Ann's phone", at most 128 bytes.
 	Label string
+	// Class is the kind of device, such as "mobile", by which sessions are limited, listed and revoked: at most 32
+	// characters of a-z, 0-9, underscore and dash, out of few for one subject.
+	Class string
 }
 
 // CreateOptions say what a session begins with. The zero value has no data and the server's timeouts.
@@ -83,10 +85,19 @@ type CreateOptions struct {
 	Device Device
 	// Assurance says how the subject was authenticated. It must be left out of an anonymous session.
 	Assurance Assurance
+	// IfSubjectEpoch, unless nil, is what SubjectEpoch returned before: if the subject's sessions, or those of the device's
+	// class, have been revoked since, Create fails with ErrSubjectEpochChanged.
+	IfSubjectEpoch *int64
+	// MaxSessions is how many sessions the subject may have with this one, MaxClassSessions how many of them with the
+	// device's class. Zero means the server's limit, which they may only lower.
+	MaxSessions, MaxClassSessions int32
+	// OnEvicted, unless nil, is told of the sessions that were ended to make room, at most 200 of them.
+	OnEvicted func([]SessionSummary)
 }
 
 // Create starts a session of a subject, or an anonymous one if subject is empty. The token is the secret to hand to the
-// client; it cannot be had again. Create is never retried.
+// client; it cannot be had again. Where the subject has as many sessions as it may, the server ends others to make room,
+// or Create fails with a *LimitError, as the server is configured. Create is never retried.
 func (s *Sessions) Create(ctx context.Context, subject string, o CreateOptions) (token string, session *Session, err error) {
 	req := &sessionv1.CreateSessionRequest{
 		Namespace:       s.namespace,
@@ -95,13 +106,21 @@ func (s *Sessions) Create(ctx context.Context, subject string, o CreateOptions) 
 		IdleTimeout:     duration(o.IdleTimeout),
 		AbsoluteTimeout: duration(o.AbsoluteTimeout),
 		Assurance:       o.Assurance.message(),
+
+		IfSubjectEpoch: o.IfSubjectEpoch, MaxSessions: o.MaxSessions, MaxClassSessions: o.MaxClassSessions,
 	}
 	if o.Device != (Device{}) {
-		req.Device = &sessionv1.Device{Ip: o.Device.IP, UserAgent: o.Device.UserAgent, Label: o.Device.Label}
+		req.Device = &sessionv1.Device{Ip: o.Device.IP, UserAgent: o.Device.UserAgent, Label: o.Device.Label, Class: o.Device.Class}
 	}
 	r, err := s.rpc.CreateSession(ctx, req)
 	if err != nil {
 		return "", nil, err
+	}
+	if r.GetOutcome() != sessionv1.CreateSessionOutcome_CREATE_SESSION_OUTCOME_CREATED {
+		return "", nil, &LimitError{Existing: summaries(r.GetExistingSessions())}
+	}
+	if len(r.GetEvictedSessions()) > 0 && o.OnEvicted != nil {
+		o.OnEvicted(summaries(r.GetEvictedSessions()))
 	}
 	return r.GetSessionToken(), newSession(r.GetSession()), nil
 }
@@ -189,42 +208,6 @@ func (t Target) String() string {
 // GoString returns the same as String, so that no format shows the secret.
 func (t Target) GoString() string { return t.String() }
 
-// UpdateOptions say what to change: something to Set or to Delete.
-type UpdateOptions struct {
-	// Set are attributes to write, the others being left alone.
-	Set map[string]string
-	// Delete are names of attributes to remove.
-	Delete []string
-	// ExpectedVersion is the version that the session must have, else the call fails with ErrVersionMismatch. Zero means
-	// any.
-	ExpectedVersion int64
-}
-
-// Update changes attributes of an active session, each by itself, and returns the session's new version, or ErrInactive.
-// It is never retried.
-func (s *Sessions) Update(ctx context.Context, target Target, o UpdateOptions) (version int64, err error) {
-	req := &sessionv1.UpdateSessionRequest{
-		Namespace:        s.namespace,
-		SetAttributes:    o.Set,
-		DeleteAttributes: o.Delete,
-		ExpectedVersion:  o.ExpectedVersion,
-	}
-	switch {
-	case target.token != "":
-		req.Target = &sessionv1.UpdateSessionRequest_SessionToken{SessionToken: target.token}
-	case target.id != "":
-		req.Target = &sessionv1.UpdateSessionRequest_SessionId{SessionId: target.id}
-	}
-	r, err := s.rpc.UpdateSession(ctx, req)
-	if err != nil {
-		return 0, err
-	}
-	if r.GetOutcome() != sessionv1.UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_UPDATED {
-		return 0, ErrInactive
-	}
-	return r.GetVersion(), nil
-}
-
 // Revoke ends a session and reports whether it was active; that it was not is no error, since it is ended either way.
 // When Revoke has returned, no validation with Primary succeeds anywhere.
 func (s *Sessions) Revoke(ctx context.Context, target Target) (revoked bool, err error) {
@@ -239,50 +222,6 @@ func (s *Sessions) Revoke(ctx context.Context, target Target) (revoked bool, err
 	return r.GetOutcome() == sessionv1.RevokeSessionOutcome_REVOKE_SESSION_OUTCOME_REVOKED, err
 }
 
-// RevokeSubjectOptions say which sessions to spare.
-type RevokeSubjectOptions struct {
-	// ExceptID is one session to keep, usually the caller's own. Empty means none.
-	ExceptID string
-}
-
-// RevokeSubject ends every session of a subject, at a cost that does not depend on their number, and returns how many
-// were ended.
-func (s *Sessions) RevokeSubject(ctx context.Context, subject string, o RevokeSubjectOptions) (int64, error) {
-	r, err := s.rpc.RevokeSubjectSessions(ctx, &sessionv1.RevokeSubjectSessionsRequest{
-		Namespace:       s.namespace,
-		Subject:         subject,
-		ExceptSessionId: o.ExceptID,
-	})
-	return r.GetRevokedCount(), err
-}
-
-// ListSubjectOptions say how to list sessions.
-type ListSubjectOptions struct {
-	// PageSize is at most how many sessions to ask for at a time, at most 200. Zero means 50.
-	PageSize int32
-	// CurrentID is the caller's own session, to be marked as Current. Empty means none.
-	CurrentID string
-}
-
-// ListSubject walks the active sessions of a subject, those that end soonest first. A session whose idle timeout slides
-// meanwhile may come twice. An error comes last.
-func (s *Sessions) ListSubject(ctx context.Context, subject string, o ListSubjectOptions) iter.Seq2[*Session, error] {
-	return pages(func(token string) ([]*Session, string, error) {
-		r, err := s.rpc.ListSubjectSessions(ctx, &sessionv1.ListSubjectSessionsRequest{
-			Namespace:        s.namespace,
-			Subject:          subject,
-			PageSize:         o.PageSize,
-			PageToken:        token,
-			CurrentSessionId: o.CurrentID,
-		})
-		sessions := make([]*Session, len(r.GetSessions()))
-		for i, m := range r.GetSessions() {
-			sessions[i] = newSession(m)
-		}
-		return sessions, r.GetNextPageToken(), err
-	})
-}
-
 // active is the session of an answer, only if both the outcome and the data say that there is one.
 func active(ok bool, m *sessionv1.Session) (*Session, error) {
 	if !ok || m == nil {
@@ -292,13 +231,12 @@ func active(ok bool, m *sessionv1.Session) (*Session, error) {
 }
 
 func newSession(m *sessionv1.Session) *Session {
-	d := m.GetDevice()
 	return &Session{
 		ID:                m.GetSessionId(),
 		Subject:           m.GetSubject(),
 		Attributes:        m.GetAttributes(),
 		Version:           m.GetVersion(),
-		Device:            Device{IP: d.GetIp(), UserAgent: d.GetUserAgent(), Label: d.GetLabel()},
+		Device:            newDevice(m.GetDevice()),
 		CreatedAt:         at(m.GetCreatedAt()),
 		LastActiveAt:      at(m.GetLastActiveAt()),
 		IdleExpiresAt:     at(m.GetIdleExpiresAt()),

@@ -95,14 +95,17 @@ func (s *Sessions) Rotate(ctx context.Context, token string) (next string, sessi
 	return replaced(r.GetOutcome() == sessionv1.RotateSessionOutcome_ROTATE_SESSION_OUTCOME_ROTATED, r)
 }
 
-// PromoteOptions say how the subject was authenticated.
+// PromoteOptions are what a promotion may be told beside the subject.
 type PromoteOptions struct {
 	// Assurance says how the subject was authenticated.
 	Assurance Assurance
+	// OnEvicted, unless nil, is told of the sessions that were ended to make room, at most 200 of them.
+	OnEvicted func([]SessionSummary)
 }
 
 // Promote makes a session of subject of the anonymous one with this token, as on a login, and returns the new token, which
-// is for another session, with the same attributes; or ErrInactive or ErrNotAnonymous. The old token is dead at once.
+// is for another session, with the same attributes; or ErrInactive, ErrNotAnonymous or a
+// *LimitError. The old token is dead at once.
 func (s *Sessions) Promote(ctx context.Context, token, subject string, o PromoteOptions) (next string, session *Session, err error) {
 	r, err := s.rpc.PromoteSession(ctx, &sessionv1.PromoteSessionRequest{
 		Namespace: s.namespace, SessionToken: token, Subject: subject, Assurance: o.Assurance.message(),
@@ -110,8 +113,14 @@ func (s *Sessions) Promote(ctx context.Context, token, subject string, o Promote
 	if err != nil {
 		return "", nil, err
 	}
-	if r.GetOutcome() == sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS {
+	switch r.GetOutcome() {
+	case sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS:
 		return "", nil, ErrNotAnonymous
+	case sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_LIMIT_REACHED:
+		return "", nil, &LimitError{Existing: summaries(r.GetExistingSessions())}
+	}
+	if o.OnEvicted != nil && len(r.GetEvictedSessions()) > 0 {
+		o.OnEvicted(summaries(r.GetEvictedSessions()))
 	}
 	return replaced(r.GetOutcome() == sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_PROMOTED, r)
 }

@@ -23,7 +23,7 @@ var (
 		Subject:           "ann",
 		Attributes:        map[string]string{"role": "admin"},
 		Version:           3,
-		Device:            &sessionv1.Device{Ip: "192.0.2.1", UserAgent: "curl", Label: "Ann's phone"},
+		Device:            &sessionv1.Device{Ip: "192.0.2.1", UserAgent: "curl", Label: "Ann's phone", Class: "mobile"},
 		CreatedAt:         timestamppb.New(noon),
 		LastActiveAt:      timestamppb.New(noon.Add(1 * time.Minute)),
 		IdleExpiresAt:     timestamppb.New(noon.Add(2 * time.Minute)),
@@ -37,7 +37,7 @@ var (
 		Subject:           "ann",
 		Attributes:        map[string]string{"role": "admin"},
 		Version:           3,
-		Device:            client.Device{IP: "192.0.2.1", UserAgent: "curl", Label: "Ann's phone"},
+		Device:            client.Device{IP: "192.0.2.1", UserAgent: "curl", Label: "Ann's phone", Class: "mobile"},
 		CreatedAt:         noon,
 		LastActiveAt:      noon.Add(1 * time.Minute),
 		IdleExpiresAt:     noon.Add(2 * time.Minute),
@@ -45,6 +45,17 @@ var (
 		ExpiresAt:         noon.Add(4 * time.Minute),
 		Current:           true,
 		Assurance:         client.Assurance{AAL: 2, AMR: []string{"pwd", "otp"}, AuthenticatedAt: noon},
+	}
+)
+
+const createdOutcome = sessionv1.CreateSessionOutcome_CREATE_SESSION_OUTCOME_CREATED
+
+var (
+	wireSummary = &sessionv1.SessionSummary{
+		SessionId: "s1", Device: wireSession.Device, CreatedAt: wireSession.CreatedAt, LastActiveAt: wireSession.LastActiveAt, ExpiresAt: wireSession.ExpiresAt,
+	}
+	summary = client.SessionSummary{
+		ID: "s1", Device: session.Device, CreatedAt: session.CreatedAt, LastActiveAt: session.LastActiveAt, ExpiresAt: session.ExpiresAt,
 	}
 )
 
@@ -59,16 +70,41 @@ func TestCreate(t *testing.T) {
 			return s, err
 		}
 	}
-	asks(t, "Full", &sessionv1.CreateSessionResponse{SessionToken: "ls1_secret", Session: wireSession}, create("ann", client.CreateOptions{
+	epoch := int64(0)
+	var evicted []client.SessionSummary
+	asks(t, "Full", &sessionv1.CreateSessionResponse{
+		Outcome: createdOutcome, SessionToken: "ls1_secret", Session: wireSession, EvictedSessions: []*sessionv1.SessionSummary{wireSummary},
+	}, create("ann", client.CreateOptions{
 		Attributes: map[string]string{"role": "admin"}, IdleTimeout: time.Minute, AbsoluteTimeout: time.Hour, Device: session.Device,
-		Assurance: session.Assurance,
+		Assurance:      session.Assurance,
+		IfSubjectEpoch: &epoch, MaxSessions: 2, MaxClassSessions: 1, OnEvicted: func(s []client.SessionSummary) { evicted = s },
 	}), &sessionv1.CreateSessionRequest{
 		Namespace: "shop", Subject: "ann", Attributes: map[string]string{"role": "admin"},
 		IdleTimeout: durationpb.New(time.Minute), AbsoluteTimeout: durationpb.New(time.Hour), Device: wireSession.Device,
-		Assurance: wireSession.Assurance,
+		Assurance: wireSession.Assurance, IfSubjectEpoch: &epoch, MaxSessions: 2, MaxClassSessions: 1,
 	}, session)
-	asks(t, "Anonymous", &sessionv1.CreateSessionResponse{SessionToken: "ls1_secret", Session: &sessionv1.Session{SessionId: "s2"}},
+	asks(t, "Anonymous", &sessionv1.CreateSessionResponse{Outcome: createdOutcome, SessionToken: "ls1_secret", Session: &sessionv1.Session{SessionId: "s2"}},
 		create("", client.CreateOptions{}), &sessionv1.CreateSessionRequest{Namespace: "shop"}, &client.Session{ID: "s2"})
+	t.Cleanup(func() { // after the parallel subtests
+		if diff := cmp.Diff([]client.SessionSummary{summary}, evicted); diff != "" {
+			t.Errorf("evicted (-want +got):\n%s", diff)
+		}
+	})
+	t.Run("LimitReached", func(t *testing.T) {
+		t.Parallel()
+		c := connect(t, client.Options{Target: serve(t, always(&sessionv1.CreateSessionResponse{
+			Outcome:          sessionv1.CreateSessionOutcome_CREATE_SESSION_OUTCOME_LIMIT_REACHED,
+			ExistingSessions: []*sessionv1.SessionSummary{wireSummary}, SessionToken: "ls1_secret", Session: wireSession,
+		})).addr})
+		token, s, err := c.Sessions.Create(t.Context(), "ann", client.CreateOptions{})
+		var limit *client.LimitError
+		if token != "" || s != nil || !errors.As(err, &limit) {
+			t.Fatalf("%v, %v", s, err)
+		}
+		if diff := cmp.Diff([]client.SessionSummary{summary}, limit.Existing); diff != "" {
+			t.Errorf("existing (-want +got):\n%s", diff)
+		}
+	})
 }
 
 func TestValidate(t *testing.T) {
@@ -123,20 +159,26 @@ func TestOnlyAnActiveSessionIsReturned(t *testing.T) {
 
 func TestUpdate(t *testing.T) {
 	t.Parallel()
-	resp := &sessionv1.UpdateSessionResponse{Outcome: sessionv1.UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_UPDATED, Version: 4}
-	asks(t, "ByID", resp, func(c *client.Client) (int64, error) {
+	resp := &sessionv1.UpdateSessionResponse{
+		Outcome: sessionv1.UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_UPDATED, Version: 4,
+		IncrementedAttributes: map[string]int64{"n": 7}, AttributesSetIfAbsent: []string{"c"},
+	}
+	want := client.Updated{Version: 4, Incremented: map[string]int64{"n": 7}, SetIfAbsent: []string{"c"}}
+	asks(t, "ByID", resp, func(c *client.Client) (client.Updated, error) {
 		return c.Sessions.Update(t.Context(), client.ByID("s1"), client.UpdateOptions{
-			Set: map[string]string{"a": "1"}, Delete: []string{"b"}, ExpectedVersion: 3,
+			Set: map[string]string{"a": "1"}, SetIfAbsent: map[string]string{"c": "2"}, Increment: map[string]int64{"n": 1},
+			Delete: []string{"b"}, ExpectedVersion: 3,
 		})
 	}, &sessionv1.UpdateSessionRequest{
 		Namespace: "shop", Target: &sessionv1.UpdateSessionRequest_SessionId{SessionId: "s1"},
-		SetAttributes: map[string]string{"a": "1"}, DeleteAttributes: []string{"b"}, ExpectedVersion: 3,
-	}, 4)
-	asks(t, "ByToken", resp, func(c *client.Client) (int64, error) {
+		SetAttributes: map[string]string{"a": "1"}, SetAttributesIfAbsent: map[string]string{"c": "2"},
+		IncrementAttributes: map[string]int64{"n": 1}, DeleteAttributes: []string{"b"}, ExpectedVersion: 3,
+	}, want)
+	asks(t, "ByToken", resp, func(c *client.Client) (client.Updated, error) {
 		return c.Sessions.Update(t.Context(), client.ByToken("ls1_secret"), client.UpdateOptions{})
 	}, &sessionv1.UpdateSessionRequest{
 		Namespace: "shop", Target: &sessionv1.UpdateSessionRequest_SessionToken{SessionToken: "ls1_secret"},
-	}, 4)
+	}, want)
 	t.Run("Inactive", func(t *testing.T) {
 		t.Parallel()
 		b := serve(t, always(&sessionv1.UpdateSessionResponse{Outcome: sessionv1.UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_INACTIVE}))
@@ -156,8 +198,11 @@ func TestRevoke(t *testing.T) {
 		return c.Sessions.Revoke(t.Context(), client.ByToken("ls1_secret"))
 	}, &sessionv1.RevokeSessionRequest{Namespace: "shop", Target: &sessionv1.RevokeSessionRequest_SessionToken{SessionToken: "ls1_secret"}}, false)
 	asks(t, "Subject", &sessionv1.RevokeSubjectSessionsResponse{RevokedCount: 5}, func(c *client.Client) (int64, error) {
-		return c.Sessions.RevokeSubject(t.Context(), "ann", client.RevokeSubjectOptions{ExceptID: "s1"})
-	}, &sessionv1.RevokeSubjectSessionsRequest{Namespace: "shop", Subject: "ann", ExceptSessionId: "s1"}, 5)
+		return c.Sessions.RevokeSubject(t.Context(), "ann", client.RevokeSubjectOptions{ExceptID: "s1", DeviceClass: "mobile"})
+	}, &sessionv1.RevokeSubjectSessionsRequest{Namespace: "shop", Subject: "ann", ExceptSessionId: "s1", DeviceClass: "mobile"}, 5)
+	asks(t, "SubjectEpoch", &sessionv1.GetSubjectResponse{SubjectEpoch: 9}, func(c *client.Client) (int64, error) {
+		return c.Sessions.SubjectEpoch(t.Context(), "ann")
+	}, &sessionv1.GetSubjectRequest{Namespace: "shop", Subject: "ann"}, 9)
 }
 
 func TestListSubject(t *testing.T) {
@@ -170,7 +215,7 @@ func TestListSubject(t *testing.T) {
 	})
 	c := connect(t, client.Options{Target: b.addr, Namespace: "shop"})
 	var got []*client.Session
-	for s, err := range c.Sessions.ListSubject(t.Context(), "ann", client.ListSubjectOptions{PageSize: 1, CurrentID: "s1"}) {
+	for s, err := range c.Sessions.ListSubject(t.Context(), "ann", client.ListSubjectOptions{PageSize: 1, Current: client.ByID("s1"), DeviceClass: "mobile"}) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -179,7 +224,7 @@ func TestListSubject(t *testing.T) {
 	if diff := cmp.Diff([]*client.Session{session, {ID: "s2"}}, got); diff != "" {
 		t.Errorf("sessions (-want +got):\n%s", diff)
 	}
-	wantRequest := &sessionv1.ListSubjectSessionsRequest{Namespace: "shop", Subject: "ann", PageSize: 1, PageToken: "2", CurrentSessionId: "s1"}
+	wantRequest := &sessionv1.ListSubjectSessionsRequest{Namespace: "shop", Subject: "ann", PageSize: 1, PageToken: "2", CurrentSessionId: "s1", DeviceClass: "mobile"}
 	if diff := cmp.Diff(wantRequest, b.last(t), protocmp.Transform()); diff != "" {
 		t.Errorf("last request (-want +got):\n%s", diff)
 	}

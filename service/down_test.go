@@ -46,6 +46,7 @@ var requests = map[string]string{
 	"UpdateSession":         `session_token: "$TOKEN" set_attributes {key: "canary" value: "canary-v"}`,
 	"RevokeSession":         `session_id: "$OTHER"`,
 	"RevokeSubjectSessions": `subject: "canary-bob"`,
+	"GetSubject":            `subject: "canary-ann"`,
 	"ListSubjectSessions":   `subject: "canary-ann"`,
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,6 +55,7 @@ var errorTable = []errorRow{
 	{err: store.ErrNotCounter, code: codes.FailedPrecondition, reason: "NOT_A_COUNTER"},
 	{err: store.ErrOverflow, code: codes.OutOfRange, reason: "COUNTER_OVERFLOW"},
 	{err: store.ErrVersionMismatch, code: codes.Aborted, reason: "SESSION_VERSION_MISMATCH"},
+	{err: store.ErrSubjectEpochChanged, code: codes.Aborted, reason: "SUBJECT_EPOCH_CHANGED"},
 	{err: store.ErrTooManyAttributes, code: codes.InvalidArgument, reason: "TOO_MANY_ATTRIBUTES"},
 	{err: store.ErrPageToken, code: codes.InvalidArgument, reason: "PAGE_TOKEN_INVALID"},
 	{err: store.ErrTagged, code: codes.FailedPrecondition, reason: "TAGGED_ENTRY_MUST_EXPIRE"},
@@ -143,7 +145,11 @@ func fail(err error) *failure {
 		return passed(made.GRPCStatus(), err)
 	}
 	message := row.err.Error()
-	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Domain: errorDomain, Reason: row.reason}}
+	info := &errdetails.ErrorInfo{Domain: errorDomain, Reason: row.reason}
+	if mismatch := (*store.VersionMismatchError)(nil); errors.As(err, &mismatch) {
+		info.Metadata = map[string]string{"current_version": strconv.FormatInt(mismatch.Version, 10)}
+	}
+	details := []protoadapt.MessageV1{info}
 	if row.retryAfter > 0 {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(row.retryAfter)})
 	}

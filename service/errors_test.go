@@ -38,6 +38,7 @@ func TestErrors(t *testing.T) {
 		{"NotCounter", store.ErrNotCounter, answer{codes.FailedPrecondition, "NOT_A_COUNTER", false}},
 		{"Overflow", store.ErrOverflow, answer{codes.OutOfRange, "COUNTER_OVERFLOW", false}},
 		{"VersionMismatch", store.ErrVersionMismatch, answer{codes.Aborted, "SESSION_VERSION_MISMATCH", false}},
+		{"SubjectEpochChanged", store.ErrSubjectEpochChanged, answer{codes.Aborted, "SUBJECT_EPOCH_CHANGED", false}},
 		{"TooManyAttributes", store.ErrTooManyAttributes, answer{codes.InvalidArgument, "TOO_MANY_ATTRIBUTES", false}},
 		{"Tagged", store.ErrTagged, answer{codes.FailedPrecondition, "TAGGED_ENTRY_MUST_EXPIRE", false}},
 		{"PageToken", store.ErrPageToken, answer{codes.InvalidArgument, "PAGE_TOKEN_INVALID", false}},

@@ -248,6 +248,7 @@ func startReplica(t testing.TB, so store.Options, number int) *replica {
 	o := Options{Logger: slog.New(slog.DiscardHandler)}
 	s := newServer(st.Ping, m, o)
 	a := &attempts{lost: make(map[string]int)}
+	s.grpc.Stop() // in its place comes one that counts
 	s.grpc = grpc.NewServer(append(s.grpcOptions(), grpc.ChainUnaryInterceptor(a.unary))...)
 	cachev1.RegisterCacheServiceServer(s.grpc, NewCache(st, s.policies))
 	sessionv1.RegisterSessionServiceServer(s.grpc, NewSession(st, s.policies))

@@ -1,6 +1,10 @@
 package service
 
-import "time"
+import (
+	"time"
+
+	"github.com/berthcare/larder/store"
+)
 
 // Limits bound what requests may ask for, and say what they get when they do not.
 type Limits struct {
@@ -24,6 +28,13 @@ type Limits struct {
 	SessionCacheFor time.Duration
 	// Keyring says that the store has a keyring, without which no policy can ask for encryption.
 	Keyring bool
+	// SessionsPerSubject is how many sessions a subject may have at once; zero means any number. A creation looks at no more
+	// than 1000 sessions of each device class, those that end soonest, and ends no others to make room.
+	SessionsPerSubject int
+	// SessionsPerClass is how many of them may have the same device class; zero means any number.
+	SessionsPerClass int
+	// SessionLimitPolicy says what happens beyond; empty means store.EvictLeastRecentlyUsed.
+	SessionLimitPolicy store.SessionLimitPolicy
 	// PlainNamespace is the namespace whose keys are Redis keys as they are; empty means none.
 	PlainNamespace string
 }
@@ -53,6 +64,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.SessionCacheFor == 0 {
 		l.SessionCacheFor = 5 * time.Second
+	}
+	if l.SessionLimitPolicy == "" {
+		l.SessionLimitPolicy = store.EvictLeastRecentlyUsed
 	}
 	return l
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/berthcare/larder/store"
 )
 
 // Policy says what holds in which namespace. It refines the Limits and never widens them. The zero value changes nothing.
@@ -64,8 +66,10 @@ type SessionPolicy struct {
 	RotationGrace *time.Duration `yaml:"rotation_grace"`
 	// MaxSessionsPerSubject bounds the sessions that a subject has at once; 0 means any number.
 	MaxSessionsPerSubject *int `yaml:"max_sessions_per_subject"`
-	// LimitPolicy says what becomes of one session too many; empty means that the one used least recently ends.
-	LimitPolicy LimitPolicy `yaml:"limit_policy"`
+	// MaxSessionsPerClass bounds those with the same device class; 0 means any number.
+	MaxSessionsPerClass *int `yaml:"max_sessions_per_class"`
+	// LimitPolicy says what becomes of one session too many.
+	LimitPolicy store.SessionLimitPolicy `yaml:"limit_policy"`
 	// TouchInterval is how often activity is recorded at most: at least 1 s, at most IdleTimeout.
 	TouchInterval *time.Duration `yaml:"touch_interval"`
 }
@@ -91,20 +95,7 @@ var presets = map[SessionPreset]struct{ absolute, idle time.Duration }{
 	AAL3: {12 * time.Hour, 15 * time.Minute},
 }
 
-// LimitPolicy says what becomes of one session too many.
-type LimitPolicy string
-
-// The limit policies.
-const (
-	// EvictLeastRecentlyUsed ends the session that was active longest ago.
-	EvictLeastRecentlyUsed LimitPolicy = "evict_least_recently_used"
-	// EvictOldest ends the session that was created first.
-	EvictOldest LimitPolicy = "evict_oldest"
-	// RejectNew refuses the new one.
-	RejectNew LimitPolicy = "reject"
-)
-
-var limitPolicies = []LimitPolicy{"", EvictLeastRecentlyUsed, EvictOldest, RejectNew}
+var limitPolicies = []store.SessionLimitPolicy{"", store.EvictLeastRecentlyUsed, store.EvictOldest, store.RejectSession}
 
 // Percent is a part in hundred.
 type Percent float64
@@ -144,6 +135,7 @@ func (p SessionPolicy) over(d SessionPolicy) SessionPolicy {
 		Preset: cmp.Or(p.Preset, d.Preset), IdleTimeout: cmp.Or(p.IdleTimeout, d.IdleTimeout),
 		AbsoluteTimeout: cmp.Or(p.AbsoluteTimeout, d.AbsoluteTimeout), RotationGrace: cmp.Or(p.RotationGrace, d.RotationGrace),
 		MaxSessionsPerSubject: cmp.Or(p.MaxSessionsPerSubject, d.MaxSessionsPerSubject),
+		MaxSessionsPerClass:   cmp.Or(p.MaxSessionsPerClass, d.MaxSessionsPerClass),
 		LimitPolicy:           cmp.Or(p.LimitPolicy, d.LimitPolicy), TouchInterval: cmp.Or(p.TouchInterval, d.TouchInterval),
 	}
 }
@@ -165,6 +157,7 @@ type sessionRules struct {
 	idle, absolute time.Duration
 	grace          time.Duration
 	touch          time.Duration // 0 means what the idle timeout makes of it
+	limits         store.SessionLimits
 }
 
 func (l *Limits) cacheRules(p CachePolicy) cacheRules {
@@ -182,7 +175,20 @@ func (l *Limits) sessionRules(p SessionPolicy) sessionRules {
 	return sessionRules{
 		absolute: absolute, idle: min(of(p.IdleTimeout, most.idle), most.idle, absolute),
 		grace: max(min(of(p.RotationGrace, l.SessionRotationGrace), l.SessionRotationGrace), 0), touch: of(p.TouchInterval, 0),
+		limits: store.SessionLimits{
+			PerSubject: tighter(of(p.MaxSessionsPerSubject, 0), l.SessionsPerSubject),
+			PerClass:   tighter(of(p.MaxSessionsPerClass, 0), l.SessionsPerClass),
+			Policy:     cmp.Or(p.LimitPolicy, l.SessionLimitPolicy),
+		},
 	}
+}
+
+// tighter returns the lesser of two numbers of sessions, of which zero means any number.
+func tighter(a, b int) int {
+	if a == 0 || b == 0 {
+		return max(a, b)
+	}
+	return min(a, b)
 }
 
 // sessionBounds are the longest timeouts under a preset.

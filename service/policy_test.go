@@ -336,7 +336,7 @@ func TestPolicyCheck(t *testing.T) {
 		},
 		Sessions: PolicySection[SessionPolicy]{
 			Defaults:   SessionPolicy{IdleTimeout: new(20 * time.Minute), AbsoluteTimeout: new(2 * time.Hour)},
-			Namespaces: map[string]SessionPolicy{"n": {Preset: AAL3, MaxSessionsPerSubject: new(0), RotationGrace: new(time.Duration(0)), LimitPolicy: RejectNew}, "m": {AbsoluteTimeout: new(time.Second)}},
+			Namespaces: map[string]SessionPolicy{"n": {Preset: AAL3, MaxSessionsPerSubject: new(0), RotationGrace: new(time.Duration(0)), LimitPolicy: store.RejectSession}, "m": {AbsoluteTimeout: new(time.Second)}},
 		},
 	}
 	for _, policy := range []*Policy{{}, good} {

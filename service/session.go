@@ -38,6 +38,9 @@ func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionR
 		Absolute:   f.timeout("absolute_timeout", r.GetAbsoluteTimeout(), f.rules.session.absolute),
 		Device:     f.device(r.GetDevice()),
 		Assurance:  f.assurance("assurance", r.GetAssurance()),
+		Limits:     f.sessionLimits(r),
+
+		IfSubjectEpoch: f.ifSubjectEpoch(r),
 	}
 	if n.Subject == "" && r.GetAssurance() != nil {
 		f.add("assurance", "must be unset for an anonymous session")
@@ -45,11 +48,11 @@ func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionR
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	token, session, err := s.store.CreateSession(ctx, ns, n)
+	created, err := s.store.CreateSession(ctx, ns, n)
 	if err != nil {
 		return nil, err
 	}
-	return &sessionv1.CreateSessionResponse{SessionToken: token, Session: sessionView(session)}, nil
+	return createdView(&created), nil
 }
 
 // GetSession reads a session by its id.
@@ -81,15 +84,18 @@ func (s *Session) UpdateSession(ctx context.Context, r *sessionv1.UpdateSessionR
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	version, err := s.store.UpdateSession(ctx, ns, target, update)
+	updated, err := s.store.UpdateSession(ctx, ns, target, update)
 	if err != nil {
 		return nil, err
 	}
 	outcome := sessionv1.UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_INACTIVE
-	if version > 0 {
+	if updated.Version > 0 {
 		outcome = sessionv1.UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_UPDATED
 	}
-	return &sessionv1.UpdateSessionResponse{Outcome: outcome, Version: version}, nil
+	return &sessionv1.UpdateSessionResponse{
+		Outcome: outcome, Version: updated.Version,
+		IncrementedAttributes: updated.Incremented, AttributesSetIfAbsent: updated.SetIfAbsent,
+	}, nil
 }
 
 // RevokeSession ends one session.
@@ -111,46 +117,6 @@ func (s *Session) RevokeSession(ctx context.Context, r *sessionv1.RevokeSessionR
 	return &sessionv1.RevokeSessionResponse{Outcome: outcome}, nil
 }
 
-// RevokeSubjectSessions ends a subject's sessions.
-func (s *Session) RevokeSubjectSessions(ctx context.Context, r *sessionv1.RevokeSubjectSessionsRequest) (*sessionv1.RevokeSubjectSessionsResponse, error) {
-	f := s.fields()
-	ns := f.namespace(r.GetNamespace())
-	subject := f.subject(r.GetSubject(), 1)
-	if r.GetExceptSessionId() != "" {
-		f.sessionID("except_session_id", r.GetExceptSessionId())
-	}
-	if err := f.err(); err != nil {
-		return nil, err
-	}
-	n, err := s.store.RevokeSubjectSessions(ctx, ns, subject, r.GetExceptSessionId(), s.limits.SessionAbsoluteTimeout)
-	if err != nil {
-		return nil, err
-	}
-	return &sessionv1.RevokeSubjectSessionsResponse{RevokedCount: n}, nil
-}
-
-// ListSubjectSessions lists a subject's sessions.
-func (s *Session) ListSubjectSessions(ctx context.Context, r *sessionv1.ListSubjectSessionsRequest) (*sessionv1.ListSubjectSessionsResponse, error) {
-	f := s.fields()
-	ns := f.namespace(r.GetNamespace())
-	subject := f.subject(r.GetSubject(), 1)
-	size := f.pageSize(r.GetPageSize(), 50, 200)
-	if err := f.err(); err != nil {
-		return nil, err
-	}
-	sessions, next, err := s.store.ListSubjectSessions(ctx, ns, subject, r.GetPageToken(), size)
-	if err != nil {
-		return nil, err
-	}
-	resp := &sessionv1.ListSubjectSessionsResponse{NextPageToken: next}
-	for _, session := range sessions {
-		v := sessionView(session)
-		v.Current = session.ID == r.GetCurrentSessionId()
-		resp.Sessions = append(resp.Sessions, v)
-	}
-	return resp, nil
-}
-
 // sessionView is a session as answers show it.
 func sessionView(s *store.Session) *sessionv1.Session {
 	v := &sessionv1.Session{
@@ -160,13 +126,11 @@ func sessionView(s *store.Session) *sessionv1.Session {
 		AbsoluteExpiresAt: timestamppb.New(s.AbsoluteExpiresAt),
 		ExpiresAt:         timestamppb.New(s.ExpiresAt()),
 	}
-	if s.Device != (store.Device{}) {
-		v.Device = &sessionv1.Device{Ip: s.Device.IP, UserAgent: s.Device.UserAgent, Label: s.Device.Label}
-	}
 	if a := s.Assurance; !a.AuthenticatedAt.IsZero() {
 		v.Assurance = &sessionv1.Assurance{
 			Aal: int32(a.AAL), Amr: a.AMR, AuthenticatedAt: timestamppb.New(a.AuthenticatedAt), //nolint:gosec // 0 to 3
 		}
 	}
+	v.Device = deviceView(s.Device)
 	return v
 }

@@ -32,7 +32,7 @@ func (s *Session) PromoteSession(ctx context.Context, r *sessionv1.PromoteSessio
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
 	token := f.token(r.GetSessionToken())
-	p := store.Promotion{Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance())}
+	p := store.Promotion{Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance()), Limits: f.rules.session.limits}
 	if err := f.err(); err != nil {
 		return nil, err
 	}
@@ -43,11 +43,16 @@ func (s *Session) PromoteSession(ctx context.Context, r *sessionv1.PromoteSessio
 	switch {
 	case got.NotAnonymous:
 		return &sessionv1.PromoteSessionResponse{Outcome: sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS}, nil
+	case got.Existing != nil:
+		return &sessionv1.PromoteSessionResponse{
+			Outcome: sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_LIMIT_REACHED, ExistingSessions: summaries(got.Existing),
+		}, nil
 	case got.Session == nil:
 		return &sessionv1.PromoteSessionResponse{Outcome: sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_INACTIVE}, nil
 	}
 	return &sessionv1.PromoteSessionResponse{
 		Outcome: sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_PROMOTED, SessionToken: got.Token, Session: sessionView(got.Session),
+		EvictedSessions: summaries(got.Evicted), EvictedCount: int64(len(got.Evicted)),
 	}, nil
 }
 

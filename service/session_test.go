@@ -19,6 +19,7 @@ import (
 const (
 	activeSession   = sessionv1.ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_ACTIVE
 	inactiveSession = sessionv1.ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_INACTIVE
+	createdSession  = sessionv1.CreateSessionOutcome_CREATE_SESSION_OUTCOME_CREATED
 )
 
 func (a *api) create(t testing.TB, r *sessionv1.CreateSessionRequest) *sessionv1.CreateSessionResponse {
@@ -60,7 +61,7 @@ func TestCreateSession(t *testing.T) {
 	a := newAPI(t, Limits{SessionIdleTimeout: 20 * time.Minute, SessionAbsoluteTimeout: 2 * time.Hour})
 	attributes := map[string]string{"role": "nurse", "empty": "", "größe": "\x00\n"}
 	authenticated := timestamppb.New(time.UnixMilli(1700000000123))
-	device := &sessionv1.Device{Ip: "2001:db8::1", UserAgent: "app/1.2", Label: "Ann's phone"}
+	device := &sessionv1.Device{Ip: "2001:db8::1", UserAgent: "app/1.2", Label: "Ann's phone", Class: "mobile"}
 
 	for _, tt := range []struct {
 		name           string
@@ -80,6 +81,9 @@ func TestCreateSession(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			got := a.create(t, tt.request)
+			if got.Outcome != createdSession {
+				t.Errorf("outcome is %v", got.Outcome)
+			}
 			if !strings.HasPrefix(got.SessionToken, "ls1_") || len(got.SessionToken) != 4+66 {
 				t.Errorf("the token has %d characters", len(got.SessionToken))
 			}
@@ -293,6 +297,9 @@ func TestUpdateSession(t *testing.T) {
 
 	_, err := a.session.UpdateSession(t.Context(), &request{Target: byID, SetAttributes: map[string]string{"x": ""}, ExpectedVersion: 4})
 	wantAnswer(t, err, answer{Code: codes.Aborted, Reason: "SESSION_VERSION_MISMATCH"})
+	if got := metadataOf(t, err); got["current_version"] != "5" || len(got) != 1 {
+		t.Errorf("the metadata is %v", got)
+	}
 	most := map[string]string{}
 	for i := range 64 {
 		most[fmt.Sprint(i)] = ""

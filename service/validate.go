@@ -25,6 +25,7 @@ const (
 	maxIPBytes            = 64
 	maxUserAgentBytes     = 512
 	maxLabelBytes         = 128
+	maxClassBytes         = 32
 	minSessionTimeout     = time.Second
 	maxAAL                = 3
 	maxMethodBytes        = 32

@@ -3,6 +3,8 @@ package service
 import (
 	"slices"
 	"time"
+
+	"github.com/berthcare/larder/store"
 )
 
 // cachePolicy checks what was written of a policy; r is what comes of it.
@@ -26,11 +28,20 @@ func (f *fields) sessionPolicy(p SessionPolicy, r, most sessionRules) {
 	between(f, "absolute_timeout", p.AbsoluteTimeout, minSessionTimeout, most.absolute)
 	between(f, "idle_timeout", p.IdleTimeout, minSessionTimeout, min(most.idle, r.absolute))
 	between(f, "rotation_grace", p.RotationGrace, 0, max(f.limits.SessionRotationGrace, 0))
-	between(f, "max_sessions_per_subject", p.MaxSessionsPerSubject, 0, 1<<20)
+	between(f, "max_sessions_per_subject", p.MaxSessionsPerSubject, 0, mostSessions(f.limits.SessionsPerSubject))
+	between(f, "max_sessions_per_class", p.MaxSessionsPerClass, 0, mostSessions(f.limits.SessionsPerClass))
 	if !slices.Contains(limitPolicies, p.LimitPolicy) {
-		f.add("limit_policy", "must be %s, %s or %s", EvictLeastRecentlyUsed, EvictOldest, RejectNew)
+		f.add("limit_policy", "must be %s, %s or %s", store.EvictLeastRecentlyUsed, store.EvictOldest, store.RejectSession)
 	}
 	between(f, "touch_interval", p.TouchInterval, minSessionTimeout, r.idle)
+}
+
+// mostSessions is the greatest number that a policy may write beside that of the server, of which zero means any.
+func mostSessions(limit int) int {
+	if limit == 0 {
+		return 1 << 20
+	}
+	return limit
 }
 
 // between checks the bounds of a number that may be unset.

@@ -57,33 +57,62 @@ func (f *fields) device(d *sessionv1.Device) store.Device {
 	f.text("device.ip", d.GetIp(), 0, maxIPBytes)
 	f.text("device.user_agent", d.GetUserAgent(), 0, maxUserAgentBytes)
 	f.text("device.label", d.GetLabel(), 0, maxLabelBytes)
-	return store.Device{IP: d.GetIp(), UserAgent: d.GetUserAgent(), Label: d.GetLabel()}
+	return store.Device{
+		IP: d.GetIp(), UserAgent: d.GetUserAgent(), Label: d.GetLabel(), Class: f.deviceClass("device.class", d.GetClass()),
+	}
 }
 
-func (f *fields) update(r *sessionv1.UpdateSessionRequest) store.SessionUpdate {
-	u := store.SessionUpdate{
-		Set:    f.attributes("set_attributes", r.GetSetAttributes()),
-		Delete: r.GetDeleteAttributes(), ExpectedVersion: r.GetExpectedVersion(),
+func (f *fields) deviceClass(field, class string) string {
+	ok := len(class) <= maxClassBytes
+	for i := 0; ok && i < len(class); i++ {
+		c := class[i]
+		ok = 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '_' || c == '-'
 	}
-	if len(r.GetSetAttributes())+len(u.Delete) == 0 {
-		f.add("set_attributes", "must hold something, or delete_attributes")
+	if !ok {
+		f.add(field, "must be at most %d characters of a-z, 0-9, underscore and dash", maxClassBytes)
 	}
-	if len(u.Delete) > store.MaxAttributes {
-		f.add("delete_attributes", "must be at most %d", store.MaxAttributes)
-	}
-	for i, name := range u.Delete {
-		field := "delete_attributes[" + strconv.Itoa(i) + "]"
-		if !isAttributeName(name) {
-			f.add(field, "must be 1 to %d bytes long", maxAttributeNameBytes)
+	return class
+}
+
+// sessionLimits returns a subject's limits, which a request may only lower.
+func (f *fields) sessionLimits(r *sessionv1.CreateSessionRequest) store.SessionLimits {
+	lower := func(field string, n int32, most int) int {
+		switch {
+		case n == 0:
+			return most
+		case n < 0 || most > 0 && int(n) > most:
+			f.add(field, "must be above zero and may only lower the server's limit")
 		}
-		if _, set := u.Set[name]; set {
-			f.add(field, "must not be set as well")
-		}
+		return int(n)
 	}
-	if u.ExpectedVersion < 0 {
-		f.add("expected_version", "must not be negative")
+	limits := f.rules.session.limits
+	return store.SessionLimits{
+		PerSubject: lower("max_sessions", r.GetMaxSessions(), limits.PerSubject),
+		PerClass:   lower("max_class_sessions", r.GetMaxClassSessions(), limits.PerClass),
+		Policy:     limits.Policy,
 	}
-	return u
+}
+
+func (f *fields) ifSubjectEpoch(r *sessionv1.CreateSessionRequest) *int64 {
+	switch {
+	case r.IfSubjectEpoch == nil:
+	case r.GetSubject() == "":
+		f.add("if_subject_epoch", "must be unset where subject is empty")
+	case r.GetIfSubjectEpoch() < 0:
+		f.add("if_subject_epoch", "must not be negative")
+	}
+	return r.IfSubjectEpoch
+}
+
+// current returns the id of the caller's own session; empty for none.
+func (f *fields) current(r *sessionv1.ListSubjectSessionsRequest) string {
+	if r.GetCurrentSessionToken() == "" {
+		return r.GetCurrentSessionId()
+	}
+	if r.GetCurrentSessionId() != "" {
+		f.add("current_session_token", "must be empty where current_session_id is set")
+	}
+	return store.SessionIDOf(r.GetCurrentSessionToken())
 }
 
 // target is the oneof of that name.

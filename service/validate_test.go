@@ -23,12 +23,14 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/store"
 )
 
 // strictLimits are limits that small requests reach.
 var strictLimits = Limits{
 	MaxValueBytes: 64, DefaultTTL: 10 * time.Minute, MaxTTL: time.Hour,
 	SessionIdleTimeout: 10 * time.Minute, SessionAbsoluteTimeout: time.Hour, PlainNamespace: "plain",
+	SessionsPerSubject: 3, SessionsPerClass: 2,
 }
 
 // violations are the fields that are named in an answer, in its order.
@@ -384,6 +386,16 @@ func edges() (bad, good [][3]string) {
 		{"CreateSession", `device {ip: "127.0.0.1\000"}`, "device.ip"},
 		{"CreateSession", `device {user_agent: "agent\000"}`, "device.user_agent"},
 		{"CreateSession", `device {label: "label\000"}`, "device.label"},
+		{"CreateSession", `device {class: ` + quoted(33) + "}", "device.class"},
+		{"CreateSession", `device {class: "Mobile"}`, "device.class"},
+		{"CreateSession", `device {class: "a.b"}`, "device.class"},
+		{"CreateSession", `device {class: "größe"}`, "device.class"},
+		{"CreateSession", `subject: "ann" if_subject_epoch: -1`, "if_subject_epoch"},
+		{"CreateSession", `if_subject_epoch: 0`, "if_subject_epoch"},
+		{"CreateSession", `subject: "ann" max_sessions: -1`, "max_sessions"},
+		{"CreateSession", `subject: "ann" max_sessions: 4`, "max_sessions"},
+		{"CreateSession", `subject: "ann" max_class_sessions: -2147483648`, "max_class_sessions"},
+		{"CreateSession", `subject: "ann" max_class_sessions: 3`, "max_class_sessions"},
 		{"ValidateSession", "", "session_token"},
 		{"ValidateSession", `session_token: "$TOKEN" touch: 4`, "touch"},
 		{"ValidateSession", `session_token: "$TOKEN" touch: -1`, "touch"},
@@ -426,6 +438,17 @@ func edges() (bad, good [][3]string) {
 		{"UpdateSession", `session_id: "$ID" delete_attributes: ` + quoted(129), "delete_attributes[0]"},
 		{"UpdateSession", `session_id: "$ID" set_attributes {key: "color"} delete_attributes: "b" delete_attributes: "color"`, "delete_attributes[1]"},
 		{"UpdateSession", `session_id: "$ID" set_attributes {key: "a"} expected_version: -1`, "expected_version"},
+		{"UpdateSession", `session_id: "$ID" ` + numbered(65, `set_attributes_if_absent {key: "name%d"}`), "set_attributes_if_absent"},
+		{"UpdateSession", `session_id: "$ID" set_attributes_if_absent {key: ""}`, "set_attributes_if_absent"},
+		{"UpdateSession", `session_id: "$ID" set_attributes_if_absent {key: "name" value: ` + quoted(64<<10-3) + "}", "set_attributes_if_absent"},
+		{"UpdateSession", `session_id: "$ID" ` + numbered(65, `increment_attributes {key: "name%d" value: 1}`), "increment_attributes"},
+		{"UpdateSession", `session_id: "$ID" increment_attributes {key: "" value: 1}`, "increment_attributes"},
+		{"UpdateSession", `session_id: "$ID" increment_attributes {key: ` + quoted(129) + " value: 1}", "increment_attributes"},
+		{"UpdateSession", `session_id: "$ID" set_attributes {key: "x"} set_attributes_if_absent {key: "x"}`, "set_attributes_if_absent"},
+		{"UpdateSession", `session_id: "$ID" set_attributes {key: "x"} increment_attributes {key: "x" value: 1}`, "increment_attributes"},
+		{"UpdateSession", `session_id: "$ID" set_attributes_if_absent {key: "x"} increment_attributes {key: "x" value: 1}`, "increment_attributes"},
+		{"UpdateSession", `session_id: "$ID" set_attributes_if_absent {key: "x"} delete_attributes: "x"`, "delete_attributes[0]"},
+		{"UpdateSession", `session_id: "$ID" increment_attributes {key: "x" value: 1} delete_attributes: "x"`, "delete_attributes[0]"},
 		{"RevokeSession", "", "target"},
 		{"RevokeSession", `session_id: ""`, "target"},
 		{"RevokeSession", `session_token: ""`, "target"},
@@ -434,6 +457,13 @@ func edges() (bad, good [][3]string) {
 		{"RevokeSubjectSessions", `subject: "ann\000"`, "subject"},
 		{"RevokeSubjectSessions", `subject: "ann" except_session_id: "malformed"`, "except_session_id"},
 		{"RevokeSubjectSessions", `subject: "ann" except_session_id: "$TOKEN"`, "except_session_id"},
+		{"RevokeSubjectSessions", `subject: "ann" device_class: "Mobile"`, "device_class"},
+		{"RevokeSubjectSessions", `subject: "ann" device_class: ` + quoted(33), "device_class"},
+		{"GetSubject", "", "subject"},
+		{"GetSubject", "subject: " + quoted(257), "subject"},
+		{"GetSubject", `subject: "ann\000"`, "subject"},
+		{"ListSubjectSessions", `subject: "ann" device_class: "Mobile"`, "device_class"},
+		{"ListSubjectSessions", `subject: "ann" current_session_id: "$ID" current_session_token: "$TOKEN"`, "current_session_token"},
 		{"ListSubjectSessions", "", "subject"},
 		{"ListSubjectSessions", "subject: " + quoted(257), "subject"},
 		{"ListSubjectSessions", `subject: "ann\000"`, "subject"},
@@ -459,6 +489,13 @@ func edges() (bad, good [][3]string) {
 		{"CreateSession", `attributes {key: ` + quoted(128) + "}"},
 		{"CreateSession", `attributes {key: "name" value: ` + quoted(64<<10-4) + "}"},
 		{"CreateSession", "device {ip: " + quoted(64) + " user_agent: " + quoted(512) + " label: " + quoted(128) + "}"},
+		{"CreateSession", `subject: "ann" if_subject_epoch: 9223372036854775807 max_sessions: 3 max_class_sessions: 2 device {class: ` + quoted(32) + "}"},
+		{"CreateSession", `subject: "ann" device {class: "a-z_09"} max_sessions: 1 max_class_sessions: 1`},
+		{"GetSubject", "subject: " + quoted(256)},
+		{"UpdateSession", `session_id: "malformed" ` + numbered(64, `increment_attributes {key: "name%d" value: -9223372036854775808}`)},
+		{"UpdateSession", `session_id: "malformed" ` + numbered(64, `set_attributes_if_absent {key: "name%d"}`)},
+		{"ListSubjectSessions", `subject: "ann" device_class: "mobile" current_session_token: "malformed"`},
+		{"RevokeSubjectSessions", `subject: "ann" device_class: ` + quoted(32)},
 		{"ValidateSession", `session_token: "malformed" touch: TOUCH_FORCE consistency: CONSISTENCY_PRIMARY`},
 		{"ValidateSession", `session_token: "malformed" require {}`},
 		{"ValidateSession", `session_token: "malformed" require {min_aal: 3 max_auth_age {seconds: 9223372036}}`},
@@ -628,6 +665,7 @@ func TestDefaultLimits(t *testing.T) {
 		MaxValueBytes: 1 << 20, MaxBatchBytes: 3670016, DefaultTTL: time.Hour, MaxTTL: 720 * time.Hour,
 		SessionIdleTimeout: 30 * time.Minute, SessionAbsoluteTimeout: 12 * time.Hour,
 		SessionRotationGrace: 30 * time.Second, SessionCacheFor: 5 * time.Second,
+		SessionLimitPolicy: store.EvictLeastRecentlyUsed,
 	}
 	if diff := cmp.Diff(want, Limits{}.withDefaults()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -19,12 +19,17 @@ var (
 	ErrOverloaded = errors.New("the store is overloaded")
 	// ErrWrongType means that the key holds something else than a string; nothing was written.
 	ErrWrongType = errors.New("the key holds a value of another type")
-	// ErrNotCounter means that the key holds something else than a plain 64-bit integer; nothing was written.
-	ErrNotCounter = errors.New("the key does not hold a counter")
+	// ErrNotCounter means that the key or the attribute holds something else than a plain 64-bit integer; nothing was
+	// written.
+	ErrNotCounter = errors.New("the key or the attribute does not hold a counter")
 	// ErrOverflow means that the sum does not fit 64 bits; nothing was written.
 	ErrOverflow = errors.New("the counter would leave the range of 64 bits")
-	// ErrVersionMismatch means that the session has another version than the expected one; nothing was written.
+	// ErrVersionMismatch means that the session has another version than the expected one; nothing was written. The error
+	// is a *VersionMismatchError, which tells it.
 	ErrVersionMismatch = errors.New("the session has another version")
+	// ErrSubjectEpochChanged means that the subject's sessions, or those of the device class, were revoked since the
+	// caller had asked for the subject's epoch; nothing was written.
+	ErrSubjectEpochChanged = errors.New("the subject's sessions were revoked meanwhile")
 	// ErrTooManyAttributes means that the session would exceed its limits with this update; nothing was written.
 	ErrTooManyAttributes = errors.New("the session would exceed its limit of attributes")
 	// ErrTagged means that an entry with tags would never expire, and so outlive what is remembered of invalidations;
@@ -53,6 +58,18 @@ type opError struct {
 func (e *opError) Error() string { return e.kind.Error() }
 
 func (e *opError) Unwrap() error { return e.kind }
+
+// A VersionMismatchError is an ErrVersionMismatch.
+type VersionMismatchError struct {
+	// Version is the session's version.
+	Version int64
+}
+
+// Error returns the text of ErrVersionMismatch.
+func (e *VersionMismatchError) Error() string { return ErrVersionMismatch.Error() }
+
+// Unwrap returns ErrVersionMismatch.
+func (e *VersionMismatchError) Unwrap() error { return ErrVersionMismatch }
 
 // Cause returns what made an operation fail, for the log of the server and never for a caller. It may name Redis
 // addresses; it holds no keys, values or secrets.
@@ -107,7 +124,7 @@ var refusals = []struct {
 	{"The user executing the script", ErrRefused},
 	{"LARDER_NOT_COUNTER", ErrNotCounter},
 	{"LARDER_OVERFLOW", ErrOverflow},
-	{"LARDER_VERSION_MISMATCH", ErrVersionMismatch},
+	{"LARDER_SUBJECT_EPOCH_CHANGED", ErrSubjectEpochChanged},
 	{"LARDER_TOO_MANY_ATTRIBUTES", ErrTooManyAttributes},
 	{"LARDER_TAGGED", ErrTagged},
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -254,6 +255,66 @@ func TestNothingIsStoredWithoutTheKeyringItNeeds(t *testing.T) {
 			if s.Command(t, "EXISTS", "ld:c:{"+namespace+":"+key+"}") != int64(0) {
 				t.Errorf("%s was written", key)
 			}
+		}
+	})
+}
+
+// What Redis cannot read is added to all the same, and nothing is lost.
+func TestParallelIncrementsOfEncryptedAttributesAddUp(t *testing.T) {
+	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		o := options(s.Mode())
+		o.Keyring = keyring(t, "a", map[string][]byte{"a": newKey()})
+		a := open(t, o)
+		stores := []*store.Store{a, a}
+		if s.Mode() != store.Embedded {
+			stores[1] = open(t, o)
+		}
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"text": "canary", "full": strings.Repeat("x", store.MaxAttributeBytes-100)}
+		token, session := createSession(t, a, namespace, n)
+		var adders []func()
+		for _, s := range stores {
+			adders = append(adders, func() {
+				for range 10 {
+					if _, err := s.UpdateSession(t.Context(), namespace, byToken(token), store.SessionUpdate{Increment: map[string]int64{"n": 2}}); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		atOnce(adders...)
+		got, err := a.UpdateSession(t.Context(), namespace, byID(session), store.SessionUpdate{
+			Increment: map[string]int64{"n": -1, "new": 7}, SetIfAbsent: map[string]string{"text": "other", "absent": "1"}, ExpectedVersion: 21,
+		})
+		want := store.UpdatedSession{Version: 22, Incremented: map[string]int64{"n": 39, "new": 7}, SetIfAbsent: []string{"absent"}}
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("%v (-want +got):\n%s", err, diff)
+		}
+		stored := fmt.Sprint(a.Command(t, "HGETALL", sessionKeysOf(t, namespace, session).attributes))
+		if strings.Contains(stored, "39") && strings.Contains(stored, "n:39") || strings.Contains(stored, "canary") {
+			t.Errorf("stored as %q", stored)
+		}
+		for what, c := range map[string]struct {
+			u   store.SessionUpdate
+			err error
+		}{
+			"text":          {store.SessionUpdate{Increment: map[string]int64{"text": 1}}, store.ErrNotCounter},
+			"overflow":      {store.SessionUpdate{Increment: map[string]int64{"n": math.MaxInt64}}, store.ErrOverflow},
+			"other version": {store.SessionUpdate{Increment: map[string]int64{"n": 1}, ExpectedVersion: 21}, store.ErrVersionMismatch},
+			"too long":      {store.SessionUpdate{Set: map[string]string{"long": strings.Repeat("x", 100)}}, store.ErrTooManyAttributes},
+		} {
+			if got, err := a.UpdateSession(t.Context(), namespace, byToken(token), c.u); !errors.Is(err, c.err) || got.Version != 0 {
+				t.Errorf("%s: %+v, %v", what, got, err)
+			}
+		}
+		other, _ := createSession(t, a, namespace, sessionOf("ann"))
+		if got, err := a.UpdateSession(t.Context(), namespace, byToken(wrongSecret(t, token, other)), store.SessionUpdate{Increment: map[string]int64{"text": 1}}); got.Version != 0 || err != nil {
+			t.Errorf("with a wrong secret: %+v, %v", got, err)
+		}
+		// The limit is one of what was given, not of what is stored.
+		room := 100 - len("text"+"canary"+"full"+"n"+"39"+"new"+"7"+"absent"+"1"+"long")
+		if got := updateSession(t, a, namespace, byToken(token), store.SessionUpdate{Set: map[string]string{"long": strings.Repeat("x", room)}}); got != 23 {
+			t.Errorf("version %v with exactly as many bytes as there may be", got)
 		}
 	})
 }

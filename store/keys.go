@@ -125,12 +125,31 @@ func attributesKey(p partition, namespace, id string) string {
 	return "ld:d:" + p.tag() + ":" + namespace + ":" + id
 }
 
-// indexKey is the sorted set of a subject's session ids, scored by when they end.
+// sumKey is where an attribute is added to, within one script.
+func sumKey(p partition, namespace, id string) string {
+	return attributesKey(p, namespace, id) + ":sum"
+}
+
+// indexKey is the sorted set of a subject's session ids, scored by when they end. Those with a device class are in one of
+// their own, see classIndex.
 func indexKey(p partition, namespace, subjectHash string) string {
 	return "ld:i:" + p.tag() + ":" + namespace + ":" + subjectHash
 }
 
-// subjectKey is the hash of what is known of a subject: its epoch.
+// classIndex is the index of a subject's sessions of a device class, empty for none; scripts make it alike.
+func classIndex(index, class string) string {
+	if class == "" {
+		return index
+	}
+	return index + ":" + class
+}
+
+// classesKey is the set of the device classes of a subject's sessions.
+func classesKey(p partition, namespace, subjectHash string) string {
+	return "ld:k:" + p.tag() + ":" + namespace + ":" + subjectHash
+}
+
+// subjectKey is the hash of what is known of a subject: its epoch, and those of its device classes.
 func subjectKey(p partition, namespace, subjectHash string) string {
 	return "ld:u:" + p.tag() + ":" + namespace + ":" + subjectHash
 }
@@ -142,6 +161,9 @@ func promotionKey(p partition, namespace, id string) string {
 
 // eventsKey is the stream of what happened to the sessions of a partition.
 func eventsKey(p partition) string { return "ld:e:" + p.tag() }
+
+// markKey is the highest epoch that was given out in a partition. It is kept for ever.
+func markKey(p partition) string { return "ld:m:" + p.tag() }
 
 // endsKey is the sorted set of a partition's sessions, as "<namespace>:<session id>", scored by when they end.
 func endsKey(p partition) string { return "ld:x:" + p.tag() }

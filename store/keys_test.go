@@ -117,6 +117,7 @@ func TestKeysHaveDifferentLetters(t *testing.T) {
 	seen := map[string]bool{}
 	for _, k := range []string{
 		new(Store).cacheKey("a", "b"), sessionKey(p, "a", hash), attributesKey(p, "a", hash), indexKey(p, "a", hash), subjectKey(p, "a", hash),
+		classesKey(p, "a", hash), markKey(p), eventsKey(p), endsKey(p),
 	} {
 		if letter := k[:len("ld:x:")]; seen[letter] || !strings.HasPrefix(letter, keyPrefix) || letter[4] != ':' {
 			t.Errorf("%q", k)

@@ -38,7 +38,7 @@ func TestNearKeptWhileRedisAnswers(t *testing.T) {
 			for _, k := range keys {
 				set(t, s, "n", k, store.Write{Value: []byte("value"), Fresh: time.Hour, Tags: []string{"tag"}})
 			}
-			token, _, err := s.CreateSession(t.Context(), "n", store.NewSession{Subject: "ann", Idle: time.Hour, Absolute: time.Hour})
+			created, err := s.CreateSession(t.Context(), "n", store.NewSession{Subject: "ann", Idle: time.Hour, Absolute: time.Hour})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -48,7 +48,7 @@ func TestNearKeptWhileRedisAnswers(t *testing.T) {
 					f := get(t, s, "n", k, true)
 					near = near && f.Near && f.Entry != nil
 				}
-				if session, err := s.ValidateSession(t.Context(), "n", token, true, store.TouchNever); session == nil || err != nil {
+				if session, err := s.ValidateSession(t.Context(), "n", created.Token, true, store.TouchNever); session == nil || err != nil {
 					t.Fatalf("%v, %v", session, err)
 				}
 				return near

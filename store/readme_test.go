@@ -54,17 +54,27 @@ func TestREADMERights(t *testing.T) {
 	_, _, err = s.Delete(ctx, "n", "key", nil)
 	ok("delete", err)
 
-	token, session, err := s.CreateSession(ctx, "n", store.NewSession{
-		Subject: "ann", Attributes: map[string]string{"a": "1"}, Idle: time.Minute, Absolute: time.Hour,
-	})
-	ok("create a session", err)
+	var created store.CreatedSession
+	for range 2 { // the second takes the room of the first
+		created, err = s.CreateSession(ctx, "n", store.NewSession{
+			Subject: "ann", Attributes: map[string]string{"a": "1"}, Idle: time.Minute, Absolute: time.Hour,
+			Device: store.Device{Class: "mobile"}, Limits: store.SessionLimits{PerSubject: 1, PerClass: 1},
+		})
+		ok("create a session", err)
+	}
+	if t.Failed() {
+		return
+	}
+	token, session := created.Token, created.Session
 	for range 2 {
 		_, err = s.ValidateSession(ctx, "n", token, true, store.TouchForce)
 		ok("validate", err)
 	}
-	_, err = s.UpdateSession(ctx, "n", store.SessionTarget{ID: session.ID}, store.SessionUpdate{Set: map[string]string{"b": "2"}, Delete: []string{"a"}})
+	_, err = s.UpdateSession(ctx, "n", store.SessionTarget{ID: session.ID}, store.SessionUpdate{
+		Set: map[string]string{"b": "2"}, Increment: map[string]int64{"n": 1}, Delete: []string{"a"},
+	})
 	ok("update", err)
-	_, _, err = s.ListSubjectSessions(ctx, "n", "ann", "", 10)
+	_, _, err = s.ListSubjectSessions(ctx, "n", "ann", store.SubjectList{Count: 10})
 	ok("list sessions", err)
 	_, err = s.ValidateAll(ctx, "n", []store.Validation{{Token: token, Near: true}, {Token: token, Touch: store.TouchForce}})
 	ok("validate in a batch", err)
@@ -72,11 +82,15 @@ func TestREADMERights(t *testing.T) {
 	ok("rotate", err)
 	_, _, err = s.ReauthenticateSession(ctx, "n", token, store.Reauthentication{AAL: 2, ResetTimeouts: true})
 	ok("reauthenticate", err)
-	anonymous, _, err := s.CreateSession(ctx, "n", store.NewSession{Idle: time.Minute, Absolute: time.Hour})
+	anonymous, err := s.CreateSession(ctx, "n", store.NewSession{Idle: time.Minute, Absolute: time.Hour})
 	ok("create an anonymous session", err)
-	_, err = s.PromoteSession(ctx, "n", anonymous, store.Promotion{Subject: "ann"})
+	_, err = s.PromoteSession(ctx, "n", anonymous.Token, store.Promotion{Subject: "ann"})
 	ok("promote", err)
-	_, err = s.RevokeSubjectSessions(ctx, "n", "ann", session.ID, time.Hour)
+	_, err = s.SubjectEpoch(ctx, "n", "ann")
+	ok("subject", err)
+	_, err = s.RevokeSubjectSessions(ctx, "n", "ann", store.SubjectRevocation{Class: "mobile", Except: session.ID, Longest: time.Hour})
+	ok("revoke a class of a subject's sessions", err)
+	_, err = s.RevokeSubjectSessions(ctx, "n", "ann", store.SubjectRevocation{Except: session.ID, Longest: time.Hour})
 	ok("revoke a subject's sessions", err)
 	_, err = s.RevokeSession(ctx, "n", store.SessionTarget{ID: session.ID})
 	ok("revoke", err)

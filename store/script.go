@@ -20,10 +20,15 @@ type script struct {
 	lua  *rueidis.Lua
 }
 
-// newScript reads lua/<name>.lua with the functions of its feature, lua/<feature>.lua, before it.
-func newScript(name string, load func(string, ...rueidis.LuaOption) *rueidis.Lua) *script {
+// newScript reads lua/<name>.lua with the functions of its feature, lua/<feature>.lua, before it, and after those any that
+// only some scripts of the feature need.
+func newScript(name string, load func(string, ...rueidis.LuaOption) *rueidis.Lua, functions ...string) *script {
 	feature, _, _ := strings.Cut(name, "_")
-	text := luaFile(feature) + luaFile(name)
+	text := luaFile(feature)
+	for _, f := range functions {
+		text += luaFile(f)
+	}
+	text += luaFile(name)
 	sum := sha1.Sum([]byte(text)) //nolint:gosec // it is how Redis names scripts
 	return &script{name: name, text: text, sha: hex.EncodeToString(sum[:]), lua: load(text)}
 }
@@ -46,8 +51,9 @@ var (
 	cacheFill       = newScript("cache_fill", rueidis.NewLuaScript)
 	cacheRelease    = newScript("cache_release", rueidis.NewLuaScript)
 
-	sessionCreate        = newScript("session_create", rueidis.NewLuaScript)
+	sessionCreate        = newScript("session_create", rueidis.NewLuaScript, "session_limit")
 	sessionRead          = newScript("session_read", rueidis.NewLuaScriptReadOnly)
+	sessionList          = newScript("session_list", rueidis.NewLuaScriptReadOnly)
 	sessionTouch         = newScript("session_touch", rueidis.NewLuaScript)
 	sessionUpdate        = newScript("session_update", rueidis.NewLuaScript)
 	sessionRotate        = newScript("session_rotate", rueidis.NewLuaScript)

@@ -17,11 +17,9 @@ const (
 	MaxAttributeBytes = 64 << 10
 )
 
-// epochMemory is how much longer a subject's epoch is kept than any session can live.
-const epochMemory = time.Hour
-
-// Device is what a client said of itself.
-type Device struct{ IP, UserAgent, Label string }
+// Device is what a client said of itself. Class is the kind of device, such as "mobile", by which sessions can be limited
+// and revoked.
+type Device struct{ IP, UserAgent, Label, Class string }
 
 // NewSession is what a session is created with.
 type NewSession struct {
@@ -35,6 +33,11 @@ type NewSession struct {
 	Device Device
 	// Assurance says how the subject was authenticated; a zero AuthenticatedAt means now. An anonymous session has none.
 	Assurance Assurance
+	// Limits are those of the subject.
+	Limits SessionLimits
+	// IfSubjectEpoch, unless nil, is the subject's epoch as it was known before: if the subject's sessions or those of the
+	// device class have been revoked since, there will be no session.
+	IfSubjectEpoch *int64
 }
 
 // Assurance says how well it is known that a session's subject is who it says.
@@ -50,38 +53,47 @@ type Assurance struct {
 // MaxMethods is how many methods of authentication a session keeps: those that came last.
 const MaxMethods = 16
 
-// CreateSession writes a session and returns its token, which is not stored anywhere.
-func (s *Store) CreateSession(ctx context.Context, namespace string, n NewSession) (token string, session *Session, err error) {
+// CreateSession writes a session and returns its token, which is not stored anywhere. It fails with
+// ErrSubjectEpochChanged.
+func (s *Store) CreateSession(ctx context.Context, namespace string, n NewSession) (CreatedSession, error) {
 	p := randomPartition()
 	if n.Subject != "" {
 		p, _ = subjectHash(namespace, n.Subject)
 	}
 	token, cred := newCredential(p)
-	session, err = s.createSession(ctx, namespace, n, cred, "", once)
-	if err == nil && session == nil { // 128 random bits do not meet twice
+	created, err := s.createSession(ctx, namespace, n, cred, "", once)
+	if err == nil && created.existed { // 128 random bits do not meet twice
 		err = errInternal
 	}
 	if err != nil {
-		return "", nil, err
+		return CreatedSession{}, err
 	}
-	return token, session, nil
+	if created.Session != nil {
+		created.Token = token
+	}
+	return created, nil
 }
 
-// createSession writes a session with the id and the secret of a credential; nil means that it was written before. From is
-// the id of the anonymous session in whose place it comes, empty for none.
-func (s *Store) createSession(ctx context.Context, namespace string, n NewSession, cred credential, from string, eff effect) (*Session, error) {
+// createSession writes a session with the id and the secret of a credential. From is the id of the anonymous session in
+// whose place it comes, empty for none.
+func (s *Store) createSession(ctx context.Context, namespace string, n NewSession, cred credential, from string, eff effect) (CreatedSession, error) {
 	p := cred.partition
 	keys, args := changing(p, namespace, cred.id)
-	hash, authenticated := "", ""
+	hash, authenticated, ifEpoch := "", "", int64(-1)
 	if n.Subject != "" {
 		_, hash = subjectHash(namespace, n.Subject)
-		keys = append(keys, subjectKey(p, namespace, hash), indexKey(p, namespace, hash), promotionKey(p, namespace, cred.id))
+		keys = append(keys, subjectKey(p, namespace, hash), indexKey(p, namespace, hash), classesKey(p, namespace, hash), markKey(p),
+			promotionKey(p, namespace, cred.id))
 		if at := n.Assurance.AuthenticatedAt; !at.IsZero() {
 			authenticated = strconv.FormatInt(at.UnixMilli(), 10)
 		}
 	}
+	if n.IfSubjectEpoch != nil {
+		ifEpoch = *n.IfSubjectEpoch
+	}
 	args = append(args, n.Subject, hash, string(cred.hash[:]),
-		millis(n.Idle), millis(n.Absolute), n.Device.IP, n.Device.UserAgent, n.Device.Label,
+		millis(n.Idle), millis(n.Absolute), n.Device.IP, n.Device.UserAgent, n.Device.Label, n.Device.Class,
+		strconv.FormatInt(ifEpoch, 10), strconv.Itoa(n.Limits.PerSubject), strconv.Itoa(n.Limits.PerClass), string(n.Limits.Policy),
 		strconv.Itoa(n.Assurance.AAL), strings.Join(n.Assurance.AMR, " "), authenticated, from, millis(2*promotionWindow))
 	for name, value := range s.sealAttributes(keys[0], n.Attributes) {
 		args = append(args, name, value)
@@ -89,28 +101,27 @@ func (s *Store) createSession(ctx context.Context, namespace string, n NewSessio
 	defer s.forget(keys[0])
 	m, err := s.script(ctx, sessionCreate, eff, keys, args...)
 	if err != nil {
-		return nil, err
+		return CreatedSession{}, err
 	}
-	created, err := m.AsInt64()
-	if err != nil {
-		return nil, errInternal
+	created, err := parseCreated(m)
+	if err != nil || created.at.IsZero() {
+		return created, err
 	}
-	if created == 0 {
-		return nil, nil //nolint:nilnil // not written is no error
+	for _, o := range created.Evicted {
+		s.forget(sessionKey(p, namespace, o.ID))
 	}
-	at := time.UnixMilli(created)
-	session := &Session{
+	created.Session = &Session{
 		ID: cred.id, Subject: n.Subject, Attributes: n.Attributes, Version: 1, Device: n.Device,
-		CreatedAt: at, LastActiveAt: at, Idle: ceil(n.Idle), AbsoluteExpiresAt: at.Add(ceil(n.Absolute)),
+		CreatedAt: created.at, LastActiveAt: created.at, Idle: ceil(n.Idle), AbsoluteExpiresAt: created.at.Add(ceil(n.Absolute)),
 	}
 	if n.Subject != "" {
-		session.Assurance = n.Assurance
-		session.Assurance.AuthenticatedAt = at
+		created.Session.Assurance = n.Assurance
+		created.Session.Assurance.AuthenticatedAt = created.at
 		if authenticated != "" {
-			session.Assurance.AuthenticatedAt = n.Assurance.AuthenticatedAt.Truncate(time.Millisecond)
+			created.Session.Assurance.AuthenticatedAt = n.Assurance.AuthenticatedAt.Truncate(time.Millisecond)
 		}
 	}
-	return session, nil
+	return created, nil
 }
 
 // changing returns the keys and arguments with which every script that changes one session begins.
@@ -147,37 +158,6 @@ func (t SessionTarget) resolve() (p partition, id, hash string, ok bool) {
 	return p, t.ID, "", ok
 }
 
-// SessionUpdate is a change of attributes.
-type SessionUpdate struct {
-	// Set are attributes to write, Delete names of attributes to remove; the others stay.
-	Set    map[string]string
-	Delete []string
-	// ExpectedVersion is what the version must be; zero means any.
-	ExpectedVersion int64
-}
-
-// UpdateSession changes attributes of an active session and returns its new version; zero means that there is none. It
-// fails with ErrVersionMismatch and ErrTooManyAttributes.
-func (s *Store) UpdateSession(ctx context.Context, namespace string, t SessionTarget, u SessionUpdate) (version int64, err error) {
-	p, id, hash, ok := t.resolve()
-	if !ok {
-		return 0, nil
-	}
-	keys, args := changing(p, namespace, id)
-	args = append(args, hash, strconv.FormatInt(u.ExpectedVersion, 10),
-		strconv.Itoa(MaxAttributes), strconv.Itoa(MaxAttributeBytes), strconv.Itoa(len(u.Set)))
-	for name, value := range s.sealAttributes(keys[0], u.Set) {
-		args = append(args, name, value)
-	}
-	args = append(args, u.Delete...)
-	defer s.forget(keys[0])
-	m, err := s.script(ctx, sessionUpdate, once, keys, args...)
-	if err != nil {
-		return 0, err
-	}
-	return m.AsInt64()
-}
-
 // RevokeSession ends a session and returns whether it was active.
 func (s *Store) RevokeSession(ctx context.Context, namespace string, t SessionTarget) (revoked bool, err error) {
 	p, id, hash, ok := t.resolve()
@@ -192,29 +172,6 @@ func (s *Store) RevokeSession(ctx context.Context, namespace string, t SessionTa
 	}
 	n, err := m.AsInt64()
 	return n == 1, err
-}
-
-// RevokeSubjectSessions ends every session of a subject but the one with the id except, empty for none, and returns how
-// many it ended. Longest is the longest that any session can live.
-func (s *Store) RevokeSubjectSessions(ctx context.Context, namespace, subject, except string, longest time.Duration) (int64, error) {
-	p, hash := subjectHash(namespace, subject)
-	subjectAt := subjectKey(p, namespace, hash)
-	keys := []string{subjectAt, indexKey(p, namespace, hash), eventsKey(p)}
-	forget := []string{subjectAt}
-	// A session of another partition is not this subject's.
-	if q, ok := parseSessionID(except); ok && q == p {
-		keys = append(keys, sessionKey(p, namespace, except))
-		forget = append(forget, keys[3])
-	} else {
-		except = ""
-	}
-	defer s.forget(forget...)
-	m, err := s.script(ctx, sessionRevokeSubject, writes, keys,
-		namespace, except, subjectKey(p, namespace, ""), subject, millis(longest+epochMemory))
-	if err != nil {
-		return 0, err
-	}
-	return m.AsInt64()
 }
 
 // readSession reads a session at one moment; nil means that there is no active one.

@@ -3,95 +3,109 @@ package store
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"strconv"
 	"strings"
 
 	"github.com/redis/rueidis"
 )
 
-// ListSubjectSessions returns up to count active sessions of a subject, those that end soonest first, and the token of
-// the next page, empty after the last. A session that is touched during the walk moves ahead of it and is met again.
-func (s *Store) ListSubjectSessions(ctx context.Context, namespace, subject, token string, count int) (sessions []*Session, next string, err error) {
+// SubjectList says which sessions of a subject to list.
+type SubjectList struct {
+	// Class is the device class of those to list; empty means all.
+	Class string
+	// Token asks for the page after the one that came with it; empty means the first.
+	Token string
+	// Count is at most how many to return.
+	Count int
+}
+
+// ListSubjectSessions returns active sessions of a subject, those that end soonest first, and the token of the next page,
+// empty after the last. A session that is touched during the walk moves ahead of it and is met again.
+func (s *Store) ListSubjectSessions(ctx context.Context, namespace, subject string, l SubjectList) (sessions []*Session, next string, err error) {
 	p, hash := subjectHash(namespace, subject)
-	at, ok := parseListed(token, hash)
+	bound := hash
+	if l.Class != "" {
+		bound += "." + l.Class
+	}
+	at, ok := parseListed(l.Token, bound)
 	if !ok {
 		return nil, "", ErrPageToken
 	}
-	listed, more, err := s.index(ctx, indexKey(p, namespace, hash), at, count)
-	if err != nil || len(listed) == 0 {
+	index := indexKey(p, namespace, hash)
+	keys := []string{classesKey(p, namespace, hash)}
+	args := []string{
+		index, l.Class, strconv.FormatInt(at.score, 10), at.id, strconv.Itoa(l.Count), strconv.FormatInt(s.Now().UnixMilli(), 10),
+		sessionKey(p, namespace, ""), attributesKey(p, namespace, ""), subjectKey(p, namespace, ""),
+	}
+	page, err := trip(ctx, s, sessionList.name, reads, func(ctx context.Context, c *clients) ([]rueidis.RedisMessage, error) {
+		return sessionList.lua.Exec(ctx, c.primary, keys, args).ToArray()
+	})
+	if err != nil {
 		return nil, "", err
 	}
-	results := make([]rueidis.RedisMessage, len(listed))
-	var failed error
-	err = s.batch(ctx, sessionRead.name, reads, false, all(len(listed)), func(b rueidis.Builder, i int) rueidis.Completed {
-		id := listed[i].id
-		return b.EvalRo().Script(sessionRead.text).Numkeys(2).
-			Key(sessionKey(p, namespace, id), attributesKey(p, namespace, id)).Arg(subjectKey(p, namespace, "")).Build()
-	}, func(i int, r rueidis.RedisResult) (err error) {
-		results[i], err = r.ToMessage()
-		return err
-	}, func(_ int, err error) { failed = err })
-	if err = errors.Join(err, failed); err != nil {
-		return nil, "", err
+	if len(page) == 0 {
+		return nil, "", errInternal
 	}
-	for i, m := range results {
-		r, err := s.parseSession(m, sessionKey(p, namespace, listed[i].id), listed[i].id)
+	gone := map[string][]string{} // by index
+	for _, m := range page[1:] {
+		var class string
+		if at, class, m, err = parsePlace(m); err != nil {
+			return nil, "", err
+		}
+		r, err := s.parseSession(m, sessionKey(p, namespace, at.id), at.id)
 		if err != nil {
 			return nil, "", err
 		}
-		if r != nil && r.active(r.readEpoch, r.readAt) {
+		if r == nil {
+			gone[classIndex(index, class)] = append(gone[classIndex(index, class)], at.id)
+		} else if r.active(r.readEpoch, r.readAt) {
 			sessions = append(sessions, &r.session)
 		}
 	}
-	if more {
-		next = listed[len(listed)-1].token(hash)
+	for key, ids := range gone {
+		s.unlistLater(key, ids)
+	}
+	if more, err := page[0].AsInt64(); err != nil || more == 1 {
+		next = at.token(bound)
 	}
 	return sessions, next, nil
 }
 
-// listed is one place in a subject's index: sessions are ordered by when they end, then by id.
+// unlistLater takes ids whose records are gone out of their index, without anybody waiting for it. No id comes back.
+func (s *Store) unlistLater(index string, ids []string) {
+	done, ok := s.touches.start(index)
+	if !ok {
+		return
+	}
+	go func() {
+		defer done()
+		ctx, cancel := context.WithTimeout(s.lifetime, s.options.CommandTimeout)
+		defer cancel()
+		_, _ = trip(ctx, s, "zrem", writes, func(ctx context.Context, c *clients) (int64, error) {
+			return c.primary.Do(ctx, c.primary.B().Zrem().Key(index).Member(ids...).Build()).AsInt64()
+		})
+	}()
+}
+
+// listed is one place among a subject's sessions, which are ordered by when they end, then by id.
 type listed struct {
 	score int64
 	id    string
 }
 
-// index returns up to count places after at that have not ended, and whether there are more.
-func (s *Store) index(ctx context.Context, key string, at listed, count int) (places []listed, more bool, err error) {
-	// First the rest of those that end when the last one of the page before does, which ids alone tell apart, then those
-	// that end later. A session moves to a later end only, so one that moves in between is met twice and none is left
-	// out, as neighbours would be if places were counted.
-	const ties, later = 0, 1
-	score := strconv.FormatInt(at.score, 10)
-	commands, after := []int{ties, later}, "("+score
-	if now := s.Now().UnixMilli(); at.score <= now {
-		commands, after = []int{later}, "("+strconv.FormatInt(now, 10)
+// parsePlace reads a session in the answer of session_list.lua: its place, its device class and what was read of it.
+func parsePlace(m rueidis.RedisMessage) (at listed, class string, session rueidis.RedisMessage, err error) {
+	parts, err := m.ToArray()
+	if err != nil || len(parts) != 4 {
+		return at, "", m, errInternal
 	}
-	var answers [2][]rueidis.ZScore
-	var failed error
-	err = s.batch(ctx, "zrangebyscore", reads, false, commands, func(b rueidis.Builder, i int) rueidis.Completed {
-		if i == ties {
-			return b.Zrangebyscore().Key(key).Min(score).Max(score).Withscores().Build()
-		}
-		return b.Zrangebyscore().Key(key).Min(after).Max("+inf").Withscores().Limit(0, int64(count)+1).Build()
-	}, func(i int, r rueidis.RedisResult) (err error) {
-		answers[i], err = r.AsZScores()
-		return err
-	}, func(_ int, err error) { failed = err })
-	if err = errors.Join(err, failed); err != nil {
-		return nil, false, err
+	id, err1 := parts[0].ToString()
+	score, err2 := parts[1].AsInt64()
+	class, err3 := parts[2].ToString()
+	if err1 != nil || err2 != nil || err3 != nil {
+		return at, "", m, errInternal
 	}
-	for i, scores := range answers {
-		for _, z := range scores {
-			if i == later || z.Member > at.id {
-				places = append(places, listed{int64(z.Score), z.Member})
-			}
-		}
-	}
-	if len(places) > count {
-		return places[:count], true, nil
-	}
-	return places, false, nil
+	return listed{score, id}, class, parts[3], nil
 }
 
 // token binds a place to its subject, which it names by hash alone.

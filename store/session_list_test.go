@@ -22,10 +22,11 @@ func createMany(tb testing.TB, s *store.Store, namespace string, n store.NewSess
 	for worker := range 32 {
 		wg.Go(func() {
 			for i := worker; i < count; i += 32 {
-				var err error
-				if tokens[i], sessions[i], err = s.CreateSession(tb.Context(), namespace, n); err != nil {
+				created, err := s.CreateSession(tb.Context(), namespace, n)
+				if err != nil {
 					tb.Error(err)
 				}
+				tokens[i], sessions[i] = created.Token, created.Session
 			}
 		})
 	}
@@ -48,7 +49,7 @@ func ids(sessions []*store.Session) []string {
 func walk(tb testing.TB, s *store.Store, namespace, subject string, size int, between func()) (sessions []*store.Session) {
 	tb.Helper()
 	for token := ""; ; {
-		page, next, err := s.ListSubjectSessions(tb.Context(), namespace, subject, token, size)
+		page, next, err := s.ListSubjectSessions(tb.Context(), namespace, subject, store.SubjectList{Token: token, Count: size})
 		if err != nil {
 			tb.Fatalf("list: %v: %s", err, store.Cause(err))
 		}
@@ -120,7 +121,7 @@ func TestListSessionsLeavesNoneOutThatIsTouchedMeanwhile(t *testing.T) {
 	raced(t, func(t *testing.T, s *store.Store, namespace string) {
 		const count = 60
 		var touches []string
-		hook := &afterCommand{name: "zrangebyscore", do: func() {
+		hook := &afterCommand{name: "session_list", do: func() {
 			if len(touches) > 0 {
 				touch(t, s, namespace, touches[0], primary, store.TouchForce)
 				touches = touches[1:]
@@ -181,14 +182,14 @@ func TestListSessionsTakesNoPageTokenOfAnotherList(t *testing.T) {
 			createSession(t, s, namespace, sessionOf("ann"))
 			createSession(t, s, namespace, sessionOf("bob"))
 		}
-		_, anns, err := s.ListSubjectSessions(t.Context(), namespace, "ann", "", 2)
+		_, anns, err := s.ListSubjectSessions(t.Context(), namespace, "ann", store.SubjectList{Count: 2})
 		if err != nil || anns == "" {
 			t.Fatalf("token %q, %v", anns, err)
 		}
 		if b, err := base64.RawURLEncoding.DecodeString(anns); err != nil || slices.Contains(b, 0) || len(b) > 100 {
 			t.Errorf("token of %d bytes, %v", len(b), err)
 		}
-		if page, _, err := s.ListSubjectSessions(t.Context(), namespace, "ann", anns, 2); err != nil || len(page) != 1 {
+		if page, _, err := s.ListSubjectSessions(t.Context(), namespace, "ann", store.SubjectList{Token: anns, Count: 2}); err != nil || len(page) != 1 {
 			t.Errorf("next page of %d, %v", len(page), err)
 		}
 		for what, list := range map[string]struct{ namespace, subject, token string }{
@@ -197,7 +198,7 @@ func TestListSessionsTakesNoPageTokenOfAnotherList(t *testing.T) {
 			"made up":              {namespace, "ann", "made up"},
 			"cut short":            {namespace, "ann", anns[:len(anns)-3]},
 		} {
-			page, next, err := s.ListSubjectSessions(t.Context(), list.namespace, list.subject, list.token, 2)
+			page, next, err := s.ListSubjectSessions(t.Context(), list.namespace, list.subject, store.SubjectList{Token: list.token, Count: 2})
 			if !errors.Is(err, store.ErrPageToken) || page != nil || next != "" {
 				t.Errorf("token %s: %d sessions, %q, %v", what, len(page), next, err)
 			}

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/berthcare/larder/store"
@@ -93,6 +94,7 @@ func (m *sessionModel) reauthenticate(t *rapid.T) {
 	s := m.pick(t)
 	presented := m.token(t, s)
 	reset := rapid.Bool().Draw(t, "reset")
+	m.later()
 	next, got := reauthenticate(m.t, m.store(t), m.namespace, presented.token, store.Reauthentication{AAL: 2, AMR: []string{"otp"}, ResetTimeouts: reset})
 	switch {
 	case !s.active() || !presented.usable:
@@ -112,6 +114,8 @@ func (m *sessionModel) reauthenticate(t *rapid.T) {
 		s.token = next
 		if reset {
 			s.idleLeft, s.absoluteLeft = s.idle, s.absolute
+			m.clock++
+			s.used = m.clock
 		}
 		seen(m.t, m.store(t), m.namespace, next, s.session)
 	}
@@ -121,6 +125,7 @@ func (m *sessionModel) promote(t *rapid.T) {
 	s := m.pick(t)
 	subject := rapid.SampledFrom(modelSubjects[1:]).Draw(t, "subject")
 	presented := m.token(t, s)
+	m.later()
 	got := promote(m.t, m.store(t), m.namespace, presented.token, subject)
 	switch {
 	case s.promoted != nil:
@@ -131,12 +136,12 @@ func (m *sessionModel) promote(t *rapid.T) {
 			t.Fatalf("promoted again: %+v, want it %t", got, again)
 		}
 	case !s.active() || !presented.usable:
-		if got != (store.Promoted{}) {
+		if diff := cmp.Diff(store.Promoted{}, got); diff != "" {
 			t.Fatalf("promoted by a token that is no good: %+v", got)
 		}
 		s.revoked = s.revoked || presented.theft
 	case s.subject != "":
-		if got != (store.Promoted{NotAnonymous: true}) {
+		if diff := cmp.Diff(store.Promoted{NotAnonymous: true}, got); diff != "" {
 			t.Fatalf("promoted a subject's session: %+v", got)
 		}
 	default:
@@ -144,8 +149,9 @@ func (m *sessionModel) promote(t *rapid.T) {
 			t.Fatal("not promoted")
 		}
 		s.revoked = true
+		m.clock++
 		s.promoted = &modelSession{
-			subject: subject, token: got.Token, first: got.Token, session: got.Session, attributes: maps.Clone(s.attributes), version: 1,
+			subject: subject, class: s.class, created: m.clock, used: m.clock, token: got.Token, first: got.Token, session: got.Session, attributes: maps.Clone(s.attributes), version: 1,
 			idle: s.idle, idleLeft: s.idle, absolute: s.absolute, absoluteLeft: s.absolute,
 		}
 		m.sessions = append(m.sessions, s.promoted)

@@ -19,6 +19,7 @@ import (
 // in between.
 type modelSession struct {
 	subject    string
+	class      string
 	token      string
 	session    *store.Session
 	attributes map[string]string
@@ -32,6 +33,8 @@ type modelSession struct {
 	// promoted is the session that took the place of this one, first the token that it began with.
 	promoted *modelSession
 	first    string
+	// created and used order the sessions by their creation and their last recorded activity.
+	created, used int
 }
 
 func (m *modelSession) active() bool { return !m.revoked && m.idleLeft > 0 && m.absoluteLeft > 0 }
@@ -42,11 +45,16 @@ type sessionModel struct {
 	stores    []*store.Store
 	namespace string
 	sessions  []*modelSession
+	clock     int
 }
 
 const step = 10 * time.Minute
 
-var modelSubjects = []string{"", "ann", "bob"}
+var (
+	modelSubjects = []string{"", "ann", "bob"}
+	modelClasses  = []string{"", "mobile", "web"}
+	modelPolicies = []store.SessionLimitPolicy{store.EvictLeastRecentlyUsed, store.EvictOldest, store.RejectSession}
+)
 
 func (m *sessionModel) store(t *rapid.T) *store.Store {
 	return rapid.SampledFrom(m.stores).Draw(t, "replica")
@@ -74,6 +82,13 @@ func (m *sessionModel) heard() {
 	}
 }
 
+// later lets time pass that Redis, which counts in milliseconds, tells from the time before.
+func (m *sessionModel) later() {
+	for until := time.Now().Add(2 * time.Millisecond); time.Now().Before(until); {
+		m.heard()
+	}
+}
+
 func (m *sessionModel) create(t *rapid.T) {
 	if len(m.sessions) >= 8 {
 		t.Skip("enough")
@@ -85,11 +100,70 @@ func (m *sessionModel) create(t *rapid.T) {
 		Subject: rapid.SampledFrom(modelSubjects).Draw(t, "subject"), Idle: steps("idle"), Absolute: steps("absolute"),
 		Attributes: map[string]string{"made": "1"},
 	}
-	token, session := createSession(m.t, m.store(t), m.namespace, n)
+	n.Device.Class = rapid.SampledFrom(modelClasses).Draw(t, "class")
+	n.Limits = store.SessionLimits{
+		PerSubject: rapid.IntRange(0, 4).Draw(t, "per subject"), PerClass: rapid.IntRange(0, 2).Draw(t, "per class"),
+		Policy: rapid.SampledFrom(modelPolicies).Draw(t, "policy"),
+	}
+	m.later()
+	evicted, existing := m.makeRoom(n)
+	created := createLimited(m.t, m.store(t), m.namespace, n)
+	if diff := cmp.Diff(evicted, summaryIDs(created.Evicted)); diff != "" {
+		t.Fatalf("evicted (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(existing, summaryIDs(created.Existing)); diff != "" || (existing != nil) != (created.Session == nil) {
+		t.Fatalf("existing (-want +got):\n%s", diff)
+	}
+	if created.Session == nil {
+		return
+	}
+	m.clock++
 	m.sessions = append(m.sessions, &modelSession{
-		subject: n.Subject, token: token, session: session, attributes: maps.Clone(n.Attributes), version: 1,
-		idle: n.Idle, idleLeft: n.Idle, absolute: n.Absolute, absoluteLeft: n.Absolute,
+		subject: n.Subject, class: n.Device.Class, token: created.Token, session: created.Session, attributes: maps.Clone(n.Attributes), version: 1,
+		idle: n.Idle, idleLeft: n.Idle, absolute: n.Absolute, absoluteLeft: n.Absolute, created: m.clock, used: m.clock,
 	})
+}
+
+// makeRoom says which sessions must end for a new one, or which stand in its way.
+func (m *sessionModel) makeRoom(n store.NewSession) (evicted, existing []string) {
+	if n.Subject == "" {
+		return nil, nil
+	}
+	for _, l := range []struct {
+		limit   int
+		applies bool
+		counts  func(*modelSession) bool
+	}{
+		{n.Limits.PerClass, n.Device.Class != "", func(s *modelSession) bool { return s.class == n.Device.Class }},
+		{n.Limits.PerSubject, true, func(*modelSession) bool { return true }},
+	} {
+		var counted []*modelSession
+		for _, s := range m.sessions {
+			if s.subject == n.Subject && s.active() && l.counts(s) {
+				counted = append(counted, s)
+			}
+		}
+		if l.limit == 0 || !l.applies || len(counted) < l.limit {
+			continue
+		}
+		slices.SortFunc(counted, func(a, b *modelSession) int {
+			if n.Limits.Policy == store.EvictOldest {
+				return a.created - b.created
+			}
+			return a.used - b.used
+		})
+		if n.Limits.Policy == store.RejectSession {
+			for _, s := range counted {
+				existing = append(existing, s.session.ID)
+			}
+			return nil, existing
+		}
+		for _, s := range counted[:len(counted)-l.limit+1] {
+			s.revoked = true
+			evicted = append(evicted, s.session.ID)
+		}
+	}
+	return evicted, nil
 }
 
 func (m *sessionModel) update(t *rapid.T) {
@@ -101,7 +175,8 @@ func (m *sessionModel) update(t *rapid.T) {
 	} else {
 		u.Set = map[string]string{name.Draw(t, "name"): rapid.SampledFrom([]string{"1", "2", ""}).Draw(t, "value")}
 	}
-	version, err := m.store(t).UpdateSession(m.t.Context(), m.namespace, m.target(t, s), u)
+	updated, err := m.store(t).UpdateSession(m.t.Context(), m.namespace, m.target(t, s), u)
+	version := updated.Version
 	switch {
 	case !s.active():
 		if version != 0 || err != nil {
@@ -112,10 +187,13 @@ func (m *sessionModel) update(t *rapid.T) {
 			t.Fatalf("update expecting %d of version %d: %d, %v", u.ExpectedVersion, s.version, version, err)
 		}
 	default:
-		s.version++
+		before := maps.Clone(s.attributes)
 		maps.Copy(s.attributes, u.Set)
 		for _, name := range u.Delete {
 			delete(s.attributes, name)
+		}
+		if !maps.Equal(before, s.attributes) {
+			s.version++
 		}
 		if version != s.version || err != nil {
 			t.Fatalf("version %d, want %d; %v", version, s.version, err)
@@ -125,12 +203,15 @@ func (m *sessionModel) update(t *rapid.T) {
 
 func (m *sessionModel) touch(t *rapid.T) {
 	s := m.pick(t)
+	m.later()
 	got := touch(m.t, m.store(t), m.namespace, s.token, primary, store.TouchForce)
 	if (got != nil) != s.active() {
 		t.Fatalf("touched %v, active %t", got, s.active())
 	}
 	if s.active() {
 		s.idleLeft = s.idle
+		m.clock++
+		s.used = m.clock
 	}
 }
 
@@ -150,16 +231,17 @@ func (m *sessionModel) revokeSubject(t *rapid.T) {
 		kept = m.pick(t)
 		except = kept.session.ID
 	}
+	class := rapid.SampledFrom(modelClasses).Draw(t, "class")
 	want := int64(0)
 	for _, s := range m.sessions {
-		if s.subject == subject && s != kept {
+		if s.subject == subject && s != kept && (class == "" || class == s.class) {
 			if s.active() {
 				want++
 			}
 			s.revoked = true
 		}
 	}
-	if n := revokeSubject(m.t, m.store(t), m.namespace, subject, except); n != want {
+	if n := revokeClass(m.t, m.store(t), m.namespace, subject, class, except).Count; n != want {
 		t.Fatalf("ended %d, want %d", n, want)
 	}
 }

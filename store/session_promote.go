@@ -21,15 +21,20 @@ type Promotion struct {
 	Subject string
 	// Assurance says how the subject was authenticated.
 	Assurance Assurance
+	// Limits are those of the subject.
+	Limits SessionLimits
 }
 
-// Promoted is what became of a promotion. Of Session and NotAnonymous neither is set where the session is not active.
+// Promoted is what became of a promotion. Where the session is not active nothing of it is set.
 type Promoted struct {
 	// Token is that of Session, which took the place of the anonymous one.
 	Token   string
 	Session *Session
 	// NotAnonymous says that the session has a subject already and was left alone.
 	NotAnonymous bool
+	// Evicted are sessions that were ended to make room. Existing are those in the way where the limit has been reached; the
+	// session stays an anonymous one then.
+	Evicted, Existing []SessionSummary
 }
 
 // PromoteSession makes the session of a subject of an anonymous one, with the attributes, the device and the timeouts of
@@ -57,17 +62,19 @@ func (s *Store) PromoteSession(ctx context.Context, namespace, token string, pr 
 		return Promoted{}, &opError{kind: ErrCorrupt}
 	}
 	next, fresh := credential{partition: p, id: r.promotion.to}.withSecret(derive(secret, r.promotion.salt))
-	session, err := s.createSession(ctx, namespace, NewSession{
+	created, err := s.createSession(ctx, namespace, NewSession{
 		Subject: pr.Subject, Attributes: r.session.Attributes, Idle: r.session.Idle, Absolute: r.absolute,
-		Device: r.session.Device, Assurance: pr.Assurance,
+		Device: r.session.Device, Assurance: pr.Assurance, Limits: pr.Limits,
 	}, fresh, cred.id, writes)
+	if err != nil && refused(err) || created.Existing != nil {
+		s.endPromotion(namespace, cred, fresh.id, 0)
+		return Promoted{Existing: created.Existing}, err
+	}
 	if err != nil {
-		if refused(err) {
-			s.endPromotion(namespace, cred, fresh.id, 0)
-		}
 		return Promoted{}, err
 	}
 	s.endPromotion(namespace, cred, fresh.id, promotionWindow)
+	session := created.Session
 	if session == nil { // it was made when this promotion was begun before, and may have ended since
 		made, err := s.readSession(ctx, fresh.partition, namespace, fresh.id, false)
 		if err != nil || made == nil {
@@ -79,7 +86,7 @@ func (s *Store) PromoteSession(ctx context.Context, namespace, token string, pr 
 		}
 		session = &made.session
 	}
-	return Promoted{Token: next, Session: session}, nil
+	return Promoted{Token: next, Session: session, Evicted: created.Evicted}, nil
 }
 
 // beginPromotion reads an anonymous session and, in the same moment, ends it in favour of another one; nil means that it

@@ -72,11 +72,11 @@ func TestLogoutVersusSlowSave(t *testing.T) {
 			save := func(s *store.Store, target store.SessionTarget) func() {
 				return func() {
 					for range 3 {
-						version, err := s.UpdateSession(t.Context(), namespace, target, store.SessionUpdate{Set: map[string]string{"cart": "full"}})
+						updated, err := s.UpdateSession(t.Context(), namespace, target, store.SessionUpdate{Set: map[string]string{"cart": "full"}})
 						if err != nil {
 							t.Error(err)
 						}
-						if version > 0 && round%2 == 0 {
+						if updated.Version > 0 && round%2 == 0 {
 							saved++
 						}
 					}
@@ -187,13 +187,13 @@ func TestRevokeAllVersusCreate(t *testing.T) {
 				return func() {
 					for range 4 {
 						began := time.Now()
-						token, session, err := s.CreateSession(t.Context(), namespace, sessionOf(subject))
+						created, err := s.CreateSession(t.Context(), namespace, sessionOf(subject))
 						if err != nil {
 							t.Error(err)
 							return
 						}
 						mu.Lock()
-						logins = append(logins, login{token: token, id: session.ID, began: began, ended: time.Now()})
+						logins = append(logins, login{token: created.Token, id: created.Session.ID, began: began, ended: time.Now()})
 						mu.Unlock()
 					}
 				}
@@ -201,11 +201,11 @@ func TestRevokeAllVersusCreate(t *testing.T) {
 			create(b)()
 			atOnce(create(a), create(b), create(a), func() {
 				revoking = time.Now()
-				n, err := b.RevokeSubjectSessions(t.Context(), namespace, subject, "", longest)
+				r, err := b.RevokeSubjectSessions(t.Context(), namespace, subject, store.SubjectRevocation{Longest: longest})
 				if err != nil {
 					t.Error(err)
 				}
-				revoked, count = time.Now(), n
+				revoked, count = time.Now(), r.Count
 			})
 			create(a)()
 
@@ -245,14 +245,17 @@ func TestRevokeReachesOtherReplica(t *testing.T) {
 		b := another(t, a)
 		const bound = 5 * time.Second // Options.NearCacheTTL
 		var took []time.Duration
-		for round := range 300 {
+		for round := range 450 {
 			subject := fmt.Sprint("s", round)
-			token, session := createSession(t, a, namespace, sessionOf(subject))
+			token, session := createSession(t, a, namespace, ofClass(subject, "mobile"))
 			wantActive(t, b, namespace, token)
-			if round%2 == 0 {
+			switch round % 3 {
+			case 0:
 				revokeSession(t, a, namespace, byID(session))
-			} else {
+			case 1:
 				revokeSubject(t, a, namespace, subject, "")
+			case 2:
+				revokeClass(t, a, namespace, subject, "mobile", "")
 			}
 			revoked := time.Now()
 			if round%4 < 2 && validate(t, b, namespace, token, primary) != nil {
@@ -280,21 +283,24 @@ func TestRevokedWhilePartitioned(t *testing.T) {
 	const bound = 600 * time.Millisecond
 	server := redistest.Start(t, redistest.Options{})
 	a := beside(t, server)
-	for _, how := range []string{"session", "subject"} {
+	for _, how := range []string{"session", "subject", "class"} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
 			proxy := redistest.StartProxy(t, server.Addr)
 			b := open(t, store.Options{
 				Addrs: []string{proxy.Addr}, NearCacheBytes: 1 << 20, NearCacheTTL: bound, CommandTimeout: 100 * time.Millisecond,
 			})
-			token, session := createSession(t, a, how, sessionOf("ann"))
+			token, session := createSession(t, a, how, ofClass("ann", "mobile"))
 			wantActive(t, b, how, token)
 
 			proxy.Blackhole(true)
-			if how == "session" {
+			switch how {
+			case "session":
 				revokeSession(t, a, how, byID(session))
-			} else {
+			case "subject":
 				revokeSubject(t, a, how, "ann", "")
+			case "class":
+				revokeClass(t, a, how, "ann", "mobile", "")
 			}
 			revoked := time.Now()
 			believed := 0
@@ -349,18 +355,20 @@ func TestReadYourRevoke(t *testing.T) {
 		defer cancel()
 		for round := range 3000 {
 			subject := fmt.Sprint("s", round)
-			token, session := createSession(t, s, namespace, sessionOf(subject))
+			token, session := createSession(t, s, namespace, ofClass(subject, "mobile"))
 			current.Store(&token)
 			if round%2 == 0 && validate(t, s, namespace, token, cached) == nil {
 				t.Fatalf("round %d: inactive before its end", round)
 			}
-			switch round % 3 {
+			switch round % 4 {
 			case 0:
 				revokeSession(t, s, namespace, byID(session))
 			case 1:
 				revokeSession(t, s, namespace, byToken(token))
 			case 2:
 				revokeSubject(t, s, namespace, subject, "")
+			case 3:
+				revokeClass(t, s, namespace, subject, "mobile", "")
 			}
 			if validate(t, s, namespace, token, cached) != nil {
 				t.Fatalf("round %d: active after its end", round)

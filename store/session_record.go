@@ -58,6 +58,17 @@ type sessionRecord struct {
 	size   int
 }
 
+// numbers reads numbers from the fields of a record; ok says that all were some.
+type numbers struct{ ok bool }
+
+func (n *numbers) int64(text string) int64 {
+	v, err := strconv.ParseInt(text, 10, 64)
+	n.ok = n.ok && err == nil
+	return v
+}
+
+func (n *numbers) time(text string) time.Time { return time.UnixMilli(n.int64(text)) }
+
 // active decides by the times and epochs alone; that a key still exists means nothing.
 func (r *sessionRecord) active(subjectEpoch int64, now time.Time) bool {
 	return now.Before(r.session.ExpiresAt()) && r.epoch >= subjectEpoch && r.promotion.to == ""
@@ -91,26 +102,21 @@ func (s *Store) parseSession(m rueidis.RedisMessage, record, id string) (*sessio
 	if err != nil {
 		return nil, errInternal
 	}
-	ok := true
-	number := func(text string) int64 {
-		n, err := strconv.ParseInt(text, 10, 64)
-		ok = ok && err == nil
-		return n
-	}
+	n := numbers{ok: true}
 	optional := func(name string) int64 {
 		if fields[name] == "" {
 			return 0
 		}
-		return number(fields[name])
+		return n.int64(fields[name])
 	}
 	r := &sessionRecord{
 		session: Session{
-			ID: id, Subject: fields["sub"], Attributes: attributes, Version: number(fields["v"]),
-			Device:            Device{fields["ip"], fields["ua"], fields["label"]},
-			CreatedAt:         time.UnixMilli(number(fields["ct"])),
-			LastActiveAt:      time.UnixMilli(number(fields["la"])),
-			Idle:              time.Duration(number(fields["idle"])) * time.Millisecond,
-			AbsoluteExpiresAt: time.UnixMilli(number(fields["abs"])),
+			ID: id, Subject: fields["sub"], Attributes: attributes, Version: n.int64(fields["v"]),
+			Device:            Device{fields["ip"], fields["ua"], fields["label"], fields["cl"]},
+			CreatedAt:         n.time(fields["ct"]),
+			LastActiveAt:      n.time(fields["la"]),
+			Idle:              time.Duration(n.int64(fields["idle"])) * time.Millisecond,
+			AbsoluteExpiresAt: n.time(fields["abs"]),
 		},
 		secrets: secrets{
 			hash: []byte(fields["h"]), salt: []byte(fields["salt"]), unseen: fields["seen"] == "0",
@@ -119,13 +125,13 @@ func (s *Store) parseSession(m rueidis.RedisMessage, record, id string) (*sessio
 		},
 		promotion:   promotion{to: fields["to"], salt: []byte(fields["to_salt"])},
 		subjectHash: fields["sh"],
-		epoch:       number(fields["ep"]),
-		readEpoch:   number(epoch),
-		readAt:      time.UnixMilli(number(now)),
+		epoch:       n.int64(fields["ep"]),
+		readEpoch:   n.int64(epoch),
+		readAt:      n.time(now),
 	}
 	began := r.session.CreatedAt
 	if fields["ab"] != "" {
-		began = time.UnixMilli(number(fields["ab"]))
+		began = n.time(fields["ab"])
 	}
 	r.absolute = r.session.AbsoluteExpiresAt.Sub(began)
 	if r.subjectHash != "" {
@@ -134,13 +140,13 @@ func (s *Store) parseSession(m rueidis.RedisMessage, record, id string) (*sessio
 			r.session.Assurance.AMR = strings.Fields(fields["amr"])
 		}
 		if fields["at"] != "" {
-			r.session.Assurance.AuthenticatedAt = time.UnixMilli(number(fields["at"]))
+			r.session.Assurance.AuthenticatedAt = n.time(fields["at"])
 		}
 	}
 	if now == "0" {
 		r.readAt = s.Now()
 	}
-	if !ok || len(r.secrets.hash) == 0 {
+	if !n.ok || len(r.secrets.hash) == 0 {
 		return nil, &opError{kind: ErrCorrupt}
 	}
 	for name, value := range fields {
@@ -175,30 +181,9 @@ func (s *Store) nearSession(ctx context.Context, p partition, namespace, id stri
 	}
 	// The read of another caller may have begun before the subject's sessions were ended: that spoils the ticket of
 	// the subject's key and not that of the record's.
-	epoch, err := s.subjectEpoch(ctx, p, namespace, r.subjectHash)
+	epoch, err := s.subjectEpoch(ctx, p, namespace, r.subjectHash, r.session.Device.Class)
 	if err != nil || !r.active(epoch, s.Now()) {
 		return nil, err
 	}
 	return r, nil
-}
-
-// subjectEpoch returns the epoch of a subject; zero means that its sessions were never revoked together. A record that
-// its caller has read was compared with the epoch of that moment; any other needs the epoch beside it.
-func (s *Store) subjectEpoch(ctx context.Context, p partition, namespace, hash string) (int64, error) {
-	if hash == "" {
-		return 0, nil
-	}
-	var room [keyRoom]byte
-	if v, ok := s.near.getBytes(appendSubjectKey(room[:0], p, namespace, hash)); ok {
-		return v.(int64), nil
-	}
-	key := subjectKey(p, namespace, hash)
-	v, _, err := s.near.load(ctx, key, func() (any, int, time.Duration, error) {
-		epoch, err := trip(ctx, s, "hget", reads, func(ctx context.Context, c *clients) (int64, error) {
-			return c.tracked.Do(ctx, c.tracked.B().Hget().Key(key).Field("ep").Build()).AsInt64()
-		})
-		return epoch, 8, nearLongest, err
-	})
-	epoch, _ := v.(int64)
-	return epoch, err
 }

@@ -208,7 +208,7 @@ func TestRevokeSubjectRemembersAsLongAsAnySessionLives(t *testing.T) {
 		_, session := createSession(t, s, namespace, n)
 		key := sessionKeysOf(t, namespace, session).subject
 		for range 2 { // the second time there is no index left
-			if _, err := s.RevokeSubjectSessions(t.Context(), namespace, "ann", "", time.Hour); err != nil {
+			if _, err := s.RevokeSubjectSessions(t.Context(), namespace, "ann", store.SubjectRevocation{Longest: time.Hour}); err != nil {
 				t.Fatal(err)
 			}
 			if ttl := timeToLive(t, s, key); ttl < month {

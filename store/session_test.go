@@ -35,11 +35,14 @@ func sessionOf(subject string) store.NewSession {
 
 func createSession(tb testing.TB, s *store.Store, namespace string, n store.NewSession) (token string, session *store.Session) {
 	tb.Helper()
-	token, session, err := s.CreateSession(tb.Context(), namespace, n)
+	created, err := s.CreateSession(tb.Context(), namespace, n)
 	if err != nil {
 		tb.Fatalf("create: %v: %s", err, store.Cause(err))
 	}
-	return token, session
+	if created.Session == nil {
+		tb.Fatal("create: the limit is reached")
+	}
+	return created.Token, created.Session
 }
 
 // validate returns the session of a token, without touching it.
@@ -82,11 +85,11 @@ func getSession(tb testing.TB, s *store.Store, namespace, id string) *store.Sess
 
 func updateSession(tb testing.TB, s *store.Store, namespace string, target store.SessionTarget, u store.SessionUpdate) int64 {
 	tb.Helper()
-	version, err := s.UpdateSession(tb.Context(), namespace, target, u)
+	updated, err := s.UpdateSession(tb.Context(), namespace, target, u)
 	if err != nil {
 		tb.Fatalf("update: %v: %s", err, store.Cause(err))
 	}
-	return version
+	return updated.Version
 }
 
 func revokeSession(tb testing.TB, s *store.Store, namespace string, target store.SessionTarget) bool {
@@ -100,11 +103,11 @@ func revokeSession(tb testing.TB, s *store.Store, namespace string, target store
 
 func revokeSubject(tb testing.TB, s *store.Store, namespace, subject, except string) int64 {
 	tb.Helper()
-	n, err := s.RevokeSubjectSessions(tb.Context(), namespace, subject, except, longest)
+	revoked, err := s.RevokeSubjectSessions(tb.Context(), namespace, subject, store.SubjectRevocation{Except: except, Longest: longest})
 	if err != nil {
 		tb.Fatalf("revoke subject: %v: %s", err, store.Cause(err))
 	}
-	return n
+	return revoked.Count
 }
 
 func byID(session *store.Session) store.SessionTarget { return store.SessionTarget{ID: session.ID} }
@@ -138,7 +141,11 @@ func sessionKeysOf(tb testing.TB, namespace string, session *store.Session) sess
 	}
 	at := fmt.Sprintf(":{p%d}:%s:", b[0], namespace)
 	_, hash := subjectPartition(namespace, session.Subject)
-	return sessionKeys{"ld:s" + at + session.ID, "ld:d" + at + session.ID, "ld:u" + at + hash, "ld:i" + at + hash}
+	index := "ld:i" + at + hash
+	if class := session.Device.Class; class != "" {
+		index += ":" + class
+	}
+	return sessionKeys{"ld:s" + at + session.ID, "ld:d" + at + session.ID, "ld:u" + at + hash, index}
 }
 
 // subjectPartition returns the partition of a subject and its name in keys.
@@ -192,7 +199,7 @@ func TestCreatedSessionReadsBackAsItWasMade(t *testing.T) {
 			Idle:              time.Hour + time.Millisecond, // what Redis cannot hold is rounded up
 			AbsoluteExpiresAt: created.CreatedAt.Add(longest), Assurance: n.Assurance,
 		}
-		listed, _, err := s.ListSubjectSessions(t.Context(), namespace, "ann", "", 10)
+		listed, _, err := s.ListSubjectSessions(t.Context(), namespace, "ann", store.SubjectList{Count: 10})
 		if err != nil || len(listed) != 1 {
 			t.Fatalf("listed %d sessions, %v", len(listed), err)
 		}
@@ -222,7 +229,7 @@ func TestAnonymousSessionHasNoSubject(t *testing.T) {
 			t.Errorf("all in %d of 64 groups of partitions, want them spread", len(partitions))
 		}
 		token, session := createSession(t, s, namespace, sessionOf(""))
-		if listed, _, err := s.ListSubjectSessions(t.Context(), namespace, "", "", 10); err != nil || len(listed) != 0 {
+		if listed, _, err := s.ListSubjectSessions(t.Context(), namespace, "", store.SubjectList{Count: 10}); err != nil || len(listed) != 0 {
 			t.Errorf("listed %d anonymous sessions, %v", len(listed), err)
 		}
 		if n := revokeSubject(t, s, namespace, "", session.ID); n != 0 {
@@ -259,7 +266,7 @@ func TestSessionIsVisibleInItsNamespaceAlone(t *testing.T) {
 		if n := revokeSubject(t, s, other, "ann", session.ID); n != 0 {
 			t.Errorf("ended %d sessions of another namespace", n)
 		}
-		if listed, _, err := s.ListSubjectSessions(t.Context(), other, "ann", "", 10); err != nil || len(listed) != 0 {
+		if listed, _, err := s.ListSubjectSessions(t.Context(), other, "ann", store.SubjectList{Count: 10}); err != nil || len(listed) != 0 {
 			t.Errorf("listed %d sessions of another namespace, %v", len(listed), err)
 		}
 		wantActive(t, s, namespace, token)
@@ -418,8 +425,8 @@ func TestWrongSecretChangesNothing(t *testing.T) {
 		}
 		// Without the secret one does not even learn the version.
 		u := store.SessionUpdate{Set: map[string]string{"a": "b"}, ExpectedVersion: 7}
-		if v, err := s.UpdateSession(t.Context(), namespace, byToken(forged), u); v != 0 || err != nil {
-			t.Errorf("updated to version %d, %v", v, err)
+		if v, err := s.UpdateSession(t.Context(), namespace, byToken(forged), u); v.Version != 0 || err != nil {
+			t.Errorf("updated to version %d, %v", v.Version, err)
 		}
 		if revokeSession(t, s, namespace, byToken(forged)) {
 			t.Error("revoked")
@@ -462,7 +469,7 @@ func TestRevokeSessionEndsItOnce(t *testing.T) {
 			wantInactive(t, s, namespace, token)
 		}
 		wantActive(t, s, namespace, bystander)
-		if listed, _, err := s.ListSubjectSessions(t.Context(), namespace, "ann", "", 10); err != nil || len(listed) != 1 {
+		if listed, _, err := s.ListSubjectSessions(t.Context(), namespace, "ann", store.SubjectList{Count: 10}); err != nil || len(listed) != 1 {
 			t.Errorf("listed %d, %v; want the bystander", len(listed), err)
 		}
 	})

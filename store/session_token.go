@@ -85,3 +85,9 @@ func ValidSessionID(id string) bool {
 	_, ok := parseSessionID(id)
 	return ok
 }
+
+// SessionIDOf returns the id that a token names, without looking whether there is such a session; empty if it is malformed.
+func SessionIDOf(token string) string {
+	c, _ := parseToken(token)
+	return c.id
+}

@@ -154,7 +154,7 @@ func FuzzSessionToken(f *testing.F) {
 		if next, session, err := s.RotateSession(t.Context(), "n", token, grace); next != "" || session != nil || (err != nil) != isToken(token) {
 			t.Errorf("%q: rotate: %v", token, err)
 		}
-		if got, err := s.PromoteSession(t.Context(), "n", token, store.Promotion{Subject: "ann"}); got != (store.Promoted{}) || (err != nil) != isToken(token) {
+		if got, err := s.PromoteSession(t.Context(), "n", token, store.Promotion{Subject: "ann"}); !nothing(got) || (err != nil) != isToken(token) {
 			t.Errorf("%q: promote: %v", token, err)
 		}
 		if _, session, err := s.ReauthenticateSession(t.Context(), "n", token, store.Reauthentication{}); session != nil || (err != nil) != isToken(token) {
@@ -201,7 +201,7 @@ func FuzzSessionPageToken(f *testing.F) {
 				want = err == nil
 			}
 		}
-		_, _, err := s.ListSubjectSessions(t.Context(), "n", "ann", token, 10)
+		_, _, err := s.ListSubjectSessions(t.Context(), "n", "ann", store.SubjectList{Token: token, Count: 10})
 		if taken := errors.Is(err, store.ErrUnavailable); taken != want && (token != "" || !taken) || !taken && !errors.Is(err, store.ErrPageToken) {
 			t.Errorf("%q: %v", token, err)
 		}
@@ -236,7 +236,7 @@ func TestRedisHoldsNoSessionSecret(t *testing.T) {
 	seen := map[string][]byte{"slow log": fmt.Append(nil, server.Do(t, "SLOWLOG", "GET", "-1"))}
 	for _, key := range server.Do(t, "KEYS", "*").([]any) {
 		kind := server.Do(t, "TYPE", key.(string)).(string)
-		read := map[string][]string{"hash": {"HGETALL", key.(string)}, "zset": {"ZRANGE", key.(string), "0", "-1"}, "stream": {"XRANGE", key.(string), "-", "+"}, "string": {"GET", key.(string)}}[kind]
+		read := map[string][]string{"hash": {"HGETALL", key.(string)}, "zset": {"ZRANGE", key.(string), "0", "-1"}, "set": {"SMEMBERS", key.(string)}, "string": {"GET", key.(string)}, "stream": {"XRANGE", key.(string), "-", "+"}}[kind]
 		seen[key.(string)] = fmt.Append([]byte(key.(string)), server.Do(t, read...))
 	}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

@@ -73,14 +73,16 @@ func (s *Store) decideNear(namespace string, item *validating, result *BatchVerd
 		return false
 	}
 	r := v.(*sessionRecord)
-	var epoch any = int64(0)
+	epoch := int64(0)
 	if r.subjectHash != "" {
-		if epoch, ok = s.near.get(subjectKey(item.cred.partition, namespace, r.subjectHash)); !ok {
+		v, ok := s.near.get(subjectKey(item.cred.partition, namespace, r.subjectHash))
+		if !ok {
 			item.near = r
 			return false
 		}
+		epoch = v.(*subjectEpochs).of(r.session.Device.Class)
 	}
-	return item.decide(r, epoch.(int64), s.Now(), result)
+	return item.decide(r, epoch, s.Now(), result)
 }
 
 // decide gives a good verdict by a record of the near cache and the epoch of its subject, if it is one.
@@ -120,7 +122,7 @@ func (b *validationBatch) read(ctx context.Context, missing, epochs []int) error
 			if b.items[i].near == nil {
 				return rueidis.Completed{}, false
 			}
-			return c.Hget().Key(b.epochKey(i)).Field("ep").Build(), true
+			return c.Hgetall().Key(b.epochKey(i)).Build(), true
 		},
 		call: func(i int) (keys, args []string) {
 			p, id := b.items[i].cred.partition, b.items[i].cred.id
@@ -141,13 +143,17 @@ func (b *validationBatch) epochKey(i int) string {
 }
 
 func (b *validationBatch) readEpoch(i int, answer rueidis.RedisResult) error {
-	epoch, err := answer.AsInt64()
-	if err != nil && !rueidis.IsRedisNil(err) {
+	fields, err := answer.AsStrMap()
+	if err != nil {
+		return err
+	}
+	e, err := parseSubjectEpochs(fields)
+	if err != nil {
 		return err
 	}
 	item := &b.items[i]
-	b.near.put(b.epochKey(i), item.ticket, epoch, 8, b.options.NearCacheTTL)
-	item.decide(item.near, epoch, b.Now(), &b.results[i])
+	b.near.put(b.epochKey(i), item.ticket, &e, e.size(), nearLongest)
+	item.decide(item.near, e.of(item.near.session.Device.Class), b.Now(), &b.results[i])
 	return nil
 }
 
@@ -166,7 +172,7 @@ func (b *validationBatch) readRecord(i int, answer rueidis.RedisResult, tracked 
 		return nil
 	}
 	if tracked && item.Near {
-		b.near.put(item.record, item.ticket, r, r.size, min(b.options.NearCacheTTL, r.session.ExpiresAt().Sub(r.readAt)))
+		b.near.put(item.record, item.ticket, r, r.size, min(nearLongest, r.session.ExpiresAt().Sub(r.readAt)))
 	}
 	b.results[i].Verdict, item.as = r.weigh(item.cred, item.Validation, r.readAt)
 	item.read = r

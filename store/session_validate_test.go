@@ -135,7 +135,7 @@ func TestBatchValidateCosts(t *testing.T) {
 	}{
 		{"malformed", 0, map[string]int64{}, []store.Validation{malformed, malformed}},
 		{"first", 1, map[string]int64{"evalsha_ro": 20}, vs},
-		{"the subjects' epochs", 1, map[string]int64{"hget": 14}, vs},
+		{"the subjects' epochs", 1, map[string]int64{"hgetall": 14}, vs},
 		{"near-cached", 0, map[string]int64{}, vs},
 		{"near-cached but one", 1, map[string]int64{"evalsha_ro": 1}, mixed},
 		{"on the primary", 1, map[string]int64{"evalsha_ro": 20}, onPrimary},

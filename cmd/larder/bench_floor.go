@@ -113,7 +113,9 @@ func (s *floorSession) CreateSession(_ context.Context, r *sessionv1.CreateSessi
 	s.sessions.Store(token, &sessionv1.ValidateSessionResponse{
 		Outcome: sessionv1.ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_ACTIVE, Session: session,
 	})
-	return &sessionv1.CreateSessionResponse{SessionToken: token, Session: session}, nil
+	return &sessionv1.CreateSessionResponse{
+		Outcome: sessionv1.CreateSessionOutcome_CREATE_SESSION_OUTCOME_CREATED, SessionToken: token, Session: session,
+	}, nil
 }
 
 var floorInactive = &sessionv1.ValidateSessionResponse{Outcome: sessionv1.ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_INACTIVE}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
@@ -67,6 +68,9 @@ type sessionSettings struct {
 	AbsoluteTimeout time.Duration `env:"LARDER_SESSION_ABSOLUTE_TIMEOUT" default:"12h" help:"End of a session whatever its activity; a session may be given less."`
 	RotationGrace   time.Duration `env:"LARDER_SESSION_ROTATION_GRACE" default:"30s" help:"How long a rotated token stays good, at most 5m, so that lost answers and calls under way do no harm; 0 ends it at once."`
 	CacheFor        time.Duration `env:"LARDER_SESSION_CACHE_FOR" default:"5s" help:"Longest that callers may believe a verdict on a session without asking again; 0 means not at all."`
+	PerSubject      int           `env:"LARDER_SESSIONS_PER_SUBJECT" default:"0" help:"Most sessions that a subject may have at once; 0 is any number."`
+	PerClass        int           `env:"LARDER_SESSIONS_PER_CLASS" default:"0" help:"Most of them with the same class of device; 0 is any number."`
+	LimitPolicy     string        `env:"LARDER_SESSION_LIMIT_POLICY" default:"evict_least_recently_used" help:"What happens at these limits: evict_least_recently_used, evict_oldest or reject."`
 }
 
 type secrecySettings struct {
@@ -119,6 +123,9 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 			SessionAbsoluteTimeout: c.Sessions.AbsoluteTimeout,
 			SessionRotationGrace:   orNone(c.Sessions.RotationGrace),
 			SessionCacheFor:        orNone(c.Sessions.CacheFor),
+			SessionsPerSubject:     c.Sessions.PerSubject,
+			SessionsPerClass:       c.Sessions.PerClass,
+			SessionLimitPolicy:     store.SessionLimitPolicy(c.Sessions.LimitPolicy),
 			PlainNamespace:         c.Cache.PlainNamespace,
 			Keyring:                keyring != nil,
 		},
@@ -152,6 +159,9 @@ func (c *Config) broken() []error {
 		{c.Sessions.IdleTimeout <= c.Sessions.AbsoluteTimeout, "LARDER_SESSION_IDLE_TIMEOUT: must not be above LARDER_SESSION_ABSOLUTE_TIMEOUT"},
 		{c.Sessions.RotationGrace >= 0 && c.Sessions.RotationGrace <= 5*time.Minute, "LARDER_SESSION_ROTATION_GRACE: must be between 0 and 5m"},
 		{c.Sessions.CacheFor >= 0, "LARDER_SESSION_CACHE_FOR: must not be below zero"},
+		{c.Sessions.PerSubject >= 0, "LARDER_SESSIONS_PER_SUBJECT: must not be below zero"},
+		{c.Sessions.PerClass >= 0, "LARDER_SESSIONS_PER_CLASS: must not be below zero"},
+		{isLimitPolicy(c.Sessions.LimitPolicy), "LARDER_SESSION_LIMIT_POLICY: must be evict_least_recently_used, evict_oldest or reject"},
 		{isAddr(c.Serving.GRPCAddr), "LARDER_GRPC_ADDR: must be host:port or :port"},
 		{isAddr(c.Serving.AdminAddr), "LARDER_ADMIN_ADDR: must be host:port or :port"},
 		{c.Serving.MaxDeadline > 0, "LARDER_MAX_DEADLINE: must be above zero"},
@@ -183,4 +193,8 @@ func isAddr(addr string) bool {
 	_, port, err := net.SplitHostPort(addr)
 	_, notNumber := strconv.ParseUint(port, 10, 16)
 	return err == nil && notNumber == nil
+}
+
+func isLimitPolicy(policy string) bool {
+	return slices.Contains([]store.SessionLimitPolicy{store.EvictLeastRecentlyUsed, store.EvictOldest, store.RejectSession}, store.SessionLimitPolicy(policy))
 }

@@ -67,6 +67,7 @@ func TestDefaults(t *testing.T) {
 			SessionAbsoluteTimeout: 12 * time.Hour,
 			SessionRotationGrace:   30 * time.Second,
 			SessionCacheFor:        5 * time.Second,
+			SessionLimitPolicy:     store.EvictLeastRecentlyUsed,
 		},
 		SlowCall:             100 * time.Millisecond,
 		MaxDeadline:          30 * time.Second,
@@ -89,7 +90,8 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 		"LARDER_SESSION_IDLE_TIMEOUT": "8s", "LARDER_SESSION_ABSOLUTE_TIMEOUT": "9s", "LARDER_MAX_DEADLINE": "10s",
 		"LARDER_MAX_IN_FLIGHT": "11", "LARDER_MAX_CONCURRENT_STREAMS": "12", "LARDER_DRAIN_DELAY": "13s", "LARDER_STOP_TIMEOUT": "14s",
 		"LARDER_SLOW_CALL": "15s", "LARDER_COMPRESS_ABOVE": "16", "LARDER_REFLECTION": "false", "LARDER_SESSION_ROTATION_GRACE": "17s",
-		"LARDER_SESSION_CACHE_FOR": "0",
+		"LARDER_SESSION_CACHE_FOR":    "0",
+		"LARDER_SESSIONS_PER_SUBJECT": "17", "LARDER_SESSIONS_PER_CLASS": "18", "LARDER_SESSION_LIMIT_POLICY": "reject",
 	}).Options()
 	if err != nil {
 		t.Fatal(err)
@@ -107,6 +109,7 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 			MaxValueBytes: 4, DefaultTTL: 5 * time.Second, MaxTTL: 6 * time.Second, PlainNamespace: "seven",
 			SessionIdleTimeout: 8 * time.Second, SessionAbsoluteTimeout: 9 * time.Second,
 			SessionRotationGrace: 17 * time.Second, SessionCacheFor: -1,
+			SessionsPerSubject: 17, SessionsPerClass: 18, SessionLimitPolicy: store.RejectSession,
 		},
 		MaxDeadline: 10 * time.Second, MaxInFlight: 11, MaxConcurrentStreams: 12,
 		DrainDelay: 13 * time.Second, StopTimeout: 14 * time.Second, SlowCall: 15 * time.Second,
@@ -263,6 +266,8 @@ func TestFaults(t *testing.T) {
 		{"RotationGrace", environ{"LARDER_SESSION_ROTATION_GRACE": "301s"}, []string{"LARDER_SESSION_ROTATION_GRACE: must be between"}},
 		{"NegativeRotationGrace", environ{"LARDER_SESSION_ROTATION_GRACE": "-1s"}, []string{"LARDER_SESSION_ROTATION_GRACE: must be between"}},
 		{"NegativeCacheFor", environ{"LARDER_SESSION_CACHE_FOR": "-1s"}, []string{"LARDER_SESSION_CACHE_FOR: must not"}},
+		{"SessionLimits", environ{"LARDER_SESSIONS_PER_SUBJECT": "-1", "LARDER_SESSIONS_PER_CLASS": "-1"}, []string{"LARDER_SESSIONS_PER_SUBJECT: must not", "LARDER_SESSIONS_PER_CLASS: must not"}},
+		{"SessionLimitPolicy", environ{"LARDER_SESSION_LIMIT_POLICY": "EVICT"}, []string{"LARDER_SESSION_LIMIT_POLICY: must be"}},
 		{"ValueSize", environ{"LARDER_MAX_VALUE_BYTES": "513MiB"}, []string{"LARDER_MAX_VALUE_BYTES: must be between"}},
 		{"HugeSize", environ{"LARDER_NEAR_CACHE_BYTES": "9EiB"}, []string{"LARDER_NEAR_CACHE_BYTES: expected a size"}},
 		{"NegativeSize", environ{"LARDER_NEAR_CACHE_BYTES": "-1"}, []string{"LARDER_NEAR_CACHE_BYTES: expected a size"}},

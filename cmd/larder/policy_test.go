@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/service"
+	"github.com/berthcare/larder/store"
 )
 
 // Each fault is one line that says where it is and what should be there.
@@ -301,17 +303,21 @@ func TestREADMEsPolicy(t *testing.T) {
 	}
 	// The example shows every field there is.
 	for _, field := range []string{
-		"default_ttl", "max_ttl", "jitter", "max_value_bytes", "near_cache", "default_stale_ttl", "allow_stale",
-		"preset", "idle_timeout", "absolute_timeout", "rotation_grace", "max_sessions_per_subject", "limit_policy", "touch_interval",
+		"default_ttl", "max_ttl", "jitter", "max_value_bytes", "near_cache", "default_stale_ttl", "allow_stale", "encrypt",
+		"preset", "idle_timeout", "absolute_timeout", "rotation_grace", "max_sessions_per_subject", "max_sessions_per_class", "limit_policy", "touch_interval",
 	} {
 		if !strings.Contains(text, field+":") {
 			t.Errorf("the example does not show %s", field)
 		}
 	}
-	if err := service.NewPolicies(service.Limits{}).Set(policy); err != nil {
+	if err := service.NewPolicies(service.Limits{Keyring: true}).Set(policy); err != nil {
 		t.Error(err)
 	}
-	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_POLICY_FILE": writePolicy(t, t.TempDir(), text)})
+	keys := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(keys, []byte("a "+base64.StdEncoding.EncodeToString(make([]byte, store.KeyBytes))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_KEYRING_FILE": keys, "LARDER_POLICY_FILE": writePolicy(t, t.TempDir(), text)})
 	p.log.await(t, "connected to redis")
 	cache := cachev1.NewCacheServiceClient(p.dial(t))
 	if _, err := cache.Set(t.Context(), &cachev1.SetRequest{Namespace: "prices", Key: "k"}); err != nil {

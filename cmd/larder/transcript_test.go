@@ -19,6 +19,7 @@ var varying = []struct {
 }{
 	{regexp.MustCompile(`ls1_[A-Za-z0-9_-]{66}`), "TOKEN"},
 	{regexp.MustCompile(`"sessionId": "[A-Za-z0-9_-]{23}"`), `"sessionId": "ID"`},
+	{regexp.MustCompile(`"subjectEpoch": "\d+"`), `"subjectEpoch": "EPOCH"`},
 	{regexp.MustCompile(`"leaseToken": "[A-Za-z0-9_-]+"`), `"leaseToken": "LEASE"`},
 	{regexp.MustCompile(`"[0-9a-f]{16}"`), `"ETAG"`},
 	{regexp.MustCompile(`"\d{4}-\d\d-\d\dT[0-9:.]+Z"`), `"TIME"`},

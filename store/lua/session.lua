@@ -2,7 +2,7 @@
 --
 -- A record names its subject by a hash alone, so a script that is given a session_id learns only from the record which
 -- subject key and which index belong to it. It makes their names from the prefixes that it is given: they carry the
--- record's hash tag and are in its slot.
+-- record's hash tag and are in its slot. A session is in one index: that of its subject's sessions of its device class.
 --
 -- Scripts that change one session begin with the same keys and arguments:
 -- KEYS: 1 the record, 2 the attributes, 3 the events of the partition, 4 the ends of the partition's sessions
@@ -30,10 +30,27 @@ local function expires_at(s)
   return math.min(s.absolute, s.last_active + s.idle)
 end
 
+-- subject_epoch returns the epoch below which sessions of a subject and a device class ('': none) have ended.
+local function subject_epoch(subject_key, class)
+  local epochs = redis.call('HMGET', subject_key, 'ep', 'ep.' .. class)
+  return math.max(tonumber(epochs[1] or '0'), tonumber(epochs[2] or '0'))
+end
+
+-- highest_epoch returns the highest epoch that was given out in a partition, or the time if that is later. It does not
+-- follow a clock that is set back, so that a revocation also reaches what was created before that.
+local function highest_epoch(mark, now)
+  return math.max(now, tonumber(redis.call('GET', mark) or '0'))
+end
+
+-- index_of returns the name of the index in which a session of a device class ('': none) is, from that of its subject.
+local function index_of(index, class)
+  return class == '' and index or index .. ':' .. class
+end
+
 -- load returns what a record says, or nothing if there is none.
 local function load(record)
   local f = redis.call('HMGET', record, 'sh', 'la', 'idle', 'abs', 'ep', 'v', 'h', 'sub',
-    'hp', 'pu', 'pr', 'seen', 'old', 'oldr', 'to')
+    'hp', 'pu', 'pr', 'seen', 'old', 'oldr', 'to', 'cl', 'ct')
   if not f[2] then
     return nil
   end
@@ -42,6 +59,7 @@ local function load(record)
     epoch = tonumber(f[5]), version = tonumber(f[6]), secret_hash = f[7], subject = f[8],
     previous = f[9] or '', usable_until = tonumber(f[10] or '0'), reuse_from = tonumber(f[11] or '0'),
     seen = f[12] ~= '0', older = f[13] or '', older_reuse_from = tonumber(f[14] or '0'), promoted_to = f[15] or '',
+    class = f[16] or '', created = tonumber(f[17]),
   }
 end
 
@@ -52,13 +70,27 @@ local function active(record, subject_prefix, now)
   if not s or s.promoted_to ~= '' or now >= expires_at(s) then
     return nil
   end
-  if s.subject_hash ~= '' then
-    local epoch = redis.call('HGET', subject_prefix .. s.subject_hash, 'ep')
-    if epoch and s.epoch < tonumber(epoch) then
-      return nil
-    end
+  if s.subject_hash ~= '' and s.epoch < subject_epoch(subject_prefix .. s.subject_hash, s.class) then
+    return nil
   end
   return s
+end
+
+-- snapshot returns what session_read.lua does.
+local function snapshot(record, attributes, subject_prefix)
+  local fields = redis.call('HGETALL', record)
+  if #fields == 0 then
+    return {fields, {}, '0', '0'}
+  end
+  local epoch = 0
+  local f = redis.call('HMGET', record, 'sh', 'cl')
+  if f[1] and f[1] ~= '' then
+    epoch = subject_epoch(subject_prefix .. f[1], f[2] or '')
+  end
+  -- The embedded store refuses TIME to scripts that only read; there the caller's clock is the same.
+  local time = redis.pcall('TIME')
+  local now = time.err and '0' or ms(time[1] * 1000 + math.floor(time[2] / 1000))
+  return {fields, redis.call('HGETALL', attributes), ms(epoch), now}
 end
 
 -- emit appends an event to the stream of a partition, in the same moment as the change that it tells of, and lets go of
@@ -71,12 +103,36 @@ local function emit(events, now, type, namespace, id, subject, more)
   redis.call('XADD', events, 'MINID', '~', ms(now - EVENT_RETENTION), '*', unpack(fields))
 end
 
--- ends_at records when a session ends by time, for its subject's index and for the sweeper.
+-- ends_at records when a session ends by time, for the index that it is in and for the sweeper.
 local function ends_at(ends, namespace, id, index, expires)
   redis.call('ZADD', ends, ms(expires), namespace .. ':' .. id)
   if index then
     redis.call('ZADD', index, 'XX', ms(expires), id)
   end
+end
+
+-- add_to_index puts a session into its index, and the class among those of its subject. The index must live as long as
+-- the longest of its sessions.
+local function add_to_index(index, classes, class, id, expires, absolute, now)
+  local keys = {index_of(index, class)}
+  redis.call('ZREMRANGEBYSCORE', keys[1], '-inf', ms(now))
+  redis.call('ZADD', keys[1], ms(expires), id)
+  if class ~= '' then
+    redis.call('SADD', classes, class)
+    keys[2] = classes
+  end
+  for _, key in ipairs(keys) do
+    if redis.call('PTTL', key) < absolute + RETAIN - now then
+      redis.call('PEXPIREAT', key, ms(absolute + RETAIN))
+    end
+  end
+end
+
+-- classes_of returns the device classes of a subject's sessions, with '' for none.
+local function classes_of(classes)
+  local found = redis.call('SMEMBERS', classes)
+  found[#found + 1] = ''
+  return found
 end
 
 -- presented says what a secret with this hash is to a session: 'current'; 'previous', superseded and still good; 'reused',
@@ -104,7 +160,7 @@ local function remove(s)
   redis.call('DEL', KEYS[1], KEYS[2])
   redis.call('ZREM', KEYS[4], ARGV[1] .. ':' .. ARGV[2])
   if s.subject_hash ~= '' then
-    redis.call('ZREM', ARGV[4] .. s.subject_hash, ARGV[2])
+    redis.call('ZREM', index_of(ARGV[4] .. s.subject_hash, s.class), ARGV[2])
   end
 end
 
@@ -135,11 +191,6 @@ local function supersede(record, s, hash, salt, now, grace, reuse_after)
   end
   redis.call('HSET', record, 'h', hash, 'salt', salt, 'seen', '0', 'hp', s.secret_hash,
     'pu', grace > 0 and ms(now + grace) or '0', 'pr', ms(now + reuse_after), 'old', older, 'oldr', ms(older_reuse_from))
-end
-
--- snapshot returns what session_read.lua does, of a session that a script has found active.
-local function snapshot(record, attributes, now)
-  return {redis.call('HGETALL', record), redis.call('HGETALL', attributes), '0', ms(now)}
 end
 
 -- NOTHING is the snapshot of a session that is not active.

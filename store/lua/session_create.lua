@@ -1,40 +1,73 @@
--- Writes a new session.
--- KEYS: 1-4 see session.lua, and unless it is anonymous 5 the subject, 6 the subject's index, 7 the mark of a promotion
+-- Writes a new session, after making room for it where its subject has limits.
+-- KEYS: 1-4 see session.lua, and unless it is anonymous 5 the subject, 6 the subject's index, 7 its device classes, 8 the
+--       highest epoch of the partition, 9 the mark of a promotion
 -- ARGV: 1-4 see session.lua, 5 subject, 6 subject hash ('': anonymous), 7 hash of the secret, 8 idle timeout and
---       9 absolute timeout in milliseconds, 10 ip, 11 user agent, 12 label, 13 level of assurance, 14 methods of
---       authentication, 15 when that was in milliseconds ('': now), 16 id of the anonymous session that is promoted
---       ('': none), 17 how long to remember that in milliseconds, then name and value of each attribute
--- RETURNS: the time of creation in milliseconds, or 0 if the record exists or its promotion was done before
+--       9 absolute timeout in milliseconds, 10 ip, 11 user agent, 12 label, 13 device class, 14 highest epoch that the
+--       subject may have (-1: any), 15 most sessions of the subject and 16 of its device class (0: any number), 17 what
+--       happens at the limit (evict_least_recently_used, evict_oldest, reject), 18 level of assurance, 19 methods of
+--       authentication, 20 when that was in milliseconds ('': now), 21 id of the anonymous session that is promoted
+--       ('': none), 22 how long to remember that in milliseconds, then name and value of each attribute
+-- RETURNS: {1, the time of creation in milliseconds, the sessions that were ended to make room},
+--          {2, 0, the sessions that are in the way}, or {0} if the record exists or its promotion was done before.
+--          Each of those sessions is {id, ip, user agent, label, device class, created, last active, ends}
 
 local record, attributes, events, ends, subject_key, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local namespace, id = ARGV[1], ARGV[2]
+local classes, mark = KEYS[7], KEYS[8]
+local namespace, id, subject_prefix = ARGV[1], ARGV[2], ARGV[3]
 local subject, subject_hash, secret_hash = ARGV[5], ARGV[6], ARGV[7]
 local idle, absolute_timeout, ip, user_agent, label = tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], ARGV[11], ARGV[12]
-local aal, methods, authenticated, from, window = ARGV[13], ARGV[14], ARGV[15], ARGV[16], ARGV[17]
-local promotion = KEYS[7]
-local first_attribute = 18
+local class, if_epoch = ARGV[13], tonumber(ARGV[14])
+local most, most_of_class, policy = tonumber(ARGV[15]), tonumber(ARGV[16]), ARGV[17]
+local aal, methods, authenticated, from, window = ARGV[18], ARGV[19], ARGV[20], ARGV[21], ARGV[22]
+local promotion = KEYS[9]
+local first_attribute = 23
 
 if redis.call('EXISTS', record) == 1 then
-  return 0
+  return {0}
 end
 -- A session that was made by a promotion and ended since is not made again by a late retry.
-if from ~= '' and not redis.call('SET', promotion, '', 'NX', 'PX', window) then
-  return 0
+if from ~= '' and redis.call('EXISTS', promotion) == 1 then
+  return {0}
 end
 local now = now_ms()
 local absolute = now + absolute_timeout
+local expires = math.min(absolute, now + idle)
 local epoch = now
+local evicted = {}
 if subject_hash ~= '' then
-  epoch = math.max(epoch, tonumber(redis.call('HGET', subject_key, 'ep') or '0'))
+  local ended_below = subject_epoch(subject_key, class)
+  if if_epoch >= 0 and ended_below > if_epoch then
+    return redis.error_reply('LARDER_SUBJECT_EPOCH_CHANGED revoked meanwhile')
+  end
+  local room = {
+    now = now, namespace = namespace, events = events, ends = ends, subject_prefix = subject_prefix, policy = policy,
+    record_prefix = string.sub(record, 1, -#id - 1), attributes_prefix = string.sub(attributes, 1, -#id - 1),
+  }
+  -- The class first: what ends for it need not end for the subject as well.
+  local refused = class ~= '' and make_room({index_of(index, class)}, most_of_class, room, evicted)
+  if not refused then
+    local indexes = {}
+    for i, c in ipairs(classes_of(classes)) do
+      indexes[i] = index_of(index, c)
+    end
+    refused = make_room(indexes, most, room, evicted)
+  end
+  if refused then
+    return {2, 0, refused}
+  end
+  epoch = math.max(highest_epoch(mark, now), ended_below)
+  redis.call('SET', mark, ms(epoch))
 end
 
 redis.call('HSET', record, 'sub', subject, 'sh', subject_hash, 'h', secret_hash,
   'ct', ms(now), 'la', ms(now), 'idle', ms(idle), 'abs', ms(absolute), 'ep', ms(epoch), 'v', '1',
   'ip', ip, 'ua', user_agent, 'label', label)
+if class ~= '' then
+  redis.call('HSET', record, 'cl', class)
+end
 if subject_hash ~= '' then
   redis.call('HSET', record, 'aal', aal, 'amr', methods, 'at', authenticated == '' and ms(now) or authenticated)
 end
-local expires = math.min(absolute, now + idle)
 redis.call('PEXPIREAT', record, ms(expires + RETAIN))
 if #ARGV >= first_attribute then
   for i = first_attribute, #ARGV, 2 do
@@ -43,16 +76,13 @@ if #ARGV >= first_attribute then
   redis.call('PEXPIREAT', attributes, ms(absolute + RETAIN))
 end
 if subject_hash ~= '' then
-  redis.call('ZREMRANGEBYSCORE', index, '-inf', ms(now))
-  redis.call('ZADD', index, ms(expires), id)
-  if redis.call('PTTL', index) < absolute + RETAIN - now then
-    redis.call('PEXPIREAT', index, ms(absolute + RETAIN))
-  end
+  add_to_index(index, classes, class, id, expires, absolute, now)
 end
 ends_at(ends, namespace, id, nil, expires)
 if from == '' then
   emit(events, now, 'created', namespace, id, subject)
 else
+  redis.call('SET', promotion, '', 'PX', window)
   emit(events, now, 'promoted', namespace, id, subject, {'from', from})
 end
-return now
+return {1, now, evicted}

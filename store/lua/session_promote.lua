@@ -18,7 +18,7 @@ if s and s.promoted_to ~= '' then
   if f[1] ~= subject_hash or now - f[2] >= window or (as ~= 'current' and as ~= 'previous') then
     return NOTHING
   end
-  return snapshot(record, attributes, now)
+  return snapshot(record, attributes, subject_prefix)
 end
 s = active(record, subject_prefix, now)
 if not s or not authorized(s, secret_hash, now) then
@@ -27,4 +27,4 @@ end
 if s.subject_hash == '' then
   redis.call('HSET', record, 'to', to, 'to_salt', salt, 'to_sh', subject_hash, 'to_at', ms(now))
 end
-return snapshot(record, attributes, now)
+return snapshot(record, attributes, subject_prefix)

@@ -3,13 +3,14 @@
 -- KEYS: 1-4 see session.lua
 -- ARGV: 1-4 see session.lua, 5 hash of the presented secret, 6 hash of the new one, 7 after how long the presented one is a
 --       sign of theft in milliseconds, 8 level of assurance, 9 '1' to begin the timeouts anew, 10 most methods to keep,
---       then methods
+--       11 prefix of the sets of device classes, then methods
 -- RETURNS: the session as session_read.lua does, nothing of it if it is not active
 
 local record, attributes, events, ends = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local namespace, id, subject_prefix, index_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local secret_hash, new_hash, reuse_after, aal = ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
-local anew, most, first_method = ARGV[9] == '1', tonumber(ARGV[10]), 11
+local class_prefix = ARGV[11]
+local anew, most, first_method = ARGV[9] == '1', tonumber(ARGV[10]), 12
 
 local now = now_ms()
 local s = active(record, subject_prefix, now)
@@ -17,7 +18,7 @@ if not s or not authorized(s, secret_hash, now) then
   return NOTHING
 end
 if s.subject_hash == '' then
-  return snapshot(record, attributes, now)
+  return snapshot(record, attributes, subject_prefix)
 end
 
 local f = redis.call('HMGET', record, 'aal', 'amr', 'ct', 'ab')
@@ -45,10 +46,8 @@ if anew then
   local expires, index = expires_at(s), index_prefix .. s.subject_hash
   redis.call('PEXPIREAT', record, ms(expires + RETAIN))
   redis.call('PEXPIREAT', attributes, ms(s.absolute + RETAIN))
-  ends_at(ends, namespace, id, index, expires)
-  if redis.call('PTTL', index) < s.absolute + RETAIN - now then
-    redis.call('PEXPIREAT', index, ms(s.absolute + RETAIN))
-  end
+  ends_at(ends, namespace, id, nil, expires)
+  add_to_index(index, class_prefix .. s.subject_hash, s.class, id, expires, s.absolute, now)
 end
 emit(events, now, 'reauthenticated', namespace, id, s.subject, {'aal', ms(aal)})
-return snapshot(record, attributes, now)
+return snapshot(record, attributes, subject_prefix)

@@ -1,39 +1,52 @@
--- Ends every session of a subject by raising its epoch above that of each, whatever the index says. The epoch is the
--- larger of the clock and one more than before, so that it rises even if the clock does not and needs no memory older
--- than the oldest session. Records are left to their expiry: nothing reads them as active any more.
--- KEYS: 1 the subject, 2 the index, 3 the events of the partition, and if one session is kept 4 its record
+-- Ends every session of a subject, or those of one device class, by raising its epoch above that of each, whatever the
+-- indexes say. The epoch is above every one that was given out before, so that it rises even if the clock does not and
+-- needs no memory older than the oldest session. Records are left to their expiry: nothing reads them as active any more.
+-- KEYS: 1 the subject, 2 its index, 3 the events of the partition, 4 the subject's device classes, 5 the highest epoch of
+--       the partition, and if one session is kept 6 its record
 -- ARGV: 1 namespace, 2 id of the session to keep ('': none), 3 prefix of subject keys, 4 subject, 5 how long the epoch is
---       kept at least in milliseconds
--- RETURNS: the number of sessions that were ended
+--       kept at least in milliseconds, 6 device class ('': all)
+-- RETURNS: {the number of sessions that were ended, the new epoch as text}
 
-local subject_key, index, events, kept = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local subject_key, index, events, classes, mark, kept = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local namespace, kept_id, subject_prefix, subject, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local class = ARGV[6]
 
 local now = now_ms()
 local s
 if kept_id ~= '' then
   s = active(kept, subject_prefix, now)
-  if s and subject_prefix .. s.subject_hash ~= subject_key then
-    s = nil -- somebody else's
+  if s and (subject_prefix .. s.subject_hash ~= subject_key or class ~= '' and class ~= s.class) then
+    s = nil -- somebody else's, or of another class
   end
 end
-local epoch = math.max(now, tonumber(redis.call('HGET', subject_key, 'ep') or '0')) + 1
--- Sessions made under longer timeouts than today's would come back if the epoch were forgotten before they end. The index
--- lives as long as the longest of them, and what was promised to those ended before still holds.
-keep = math.max(keep, redis.call('PTTL', index), redis.call('PTTL', subject_key))
-redis.call('HSET', subject_key, 'ep', ms(epoch))
-redis.call('PEXPIRE', subject_key, ms(keep))
+local epoch = math.max(highest_epoch(mark, now), subject_epoch(subject_key, class)) + 1
+redis.call('SET', mark, ms(epoch))
 
-local ended = redis.call('ZCOUNT', index, '(' .. ms(now), '+inf')
-local score = s and redis.call('ZSCORE', index, kept_id)
-redis.call('UNLINK', index)
-if s then
-  redis.call('HSET', kept, 'ep', ms(epoch))
-  redis.call('ZADD', index, ms(expires_at(s)), kept_id)
-  redis.call('PEXPIREAT', index, ms(s.absolute + RETAIN))
-  if score then
+local ended, ending = 0, class == '' and classes_of(classes) or {class}
+-- Sessions made under longer timeouts than today's would come back if the epoch were forgotten before they end. The
+-- indexes live as long as the longest of them, and what was promised to those ended before still holds.
+keep = math.max(keep, redis.call('PTTL', subject_key))
+for _, c in ipairs(ending) do
+  local key = index_of(index, c)
+  keep = math.max(keep, redis.call('PTTL', key))
+  ended = ended + redis.call('ZCOUNT', key, '(' .. ms(now), '+inf')
+  if s and s.class == c and redis.call('ZSCORE', key, kept_id) then
     ended = ended - 1
   end
+  redis.call('UNLINK', key)
 end
-emit(events, now, 'revoked', namespace, '', subject, {'reason', 'subject', 'except', s and kept_id or ''})
-return ended
+if class == '' then
+  redis.call('UNLINK', classes)
+  redis.call('DEL', subject_key) -- the epochs of classes, which are lower than this one
+  redis.call('HSET', subject_key, 'ep', ms(epoch))
+else
+  redis.call('SREM', classes, class)
+  redis.call('HSET', subject_key, 'ep.' .. class, ms(epoch))
+end
+redis.call('PEXPIRE', subject_key, ms(keep))
+if s then
+  redis.call('HSET', kept, 'ep', ms(epoch))
+  add_to_index(index, classes, s.class, kept_id, expires_at(s), s.absolute, now)
+end
+emit(events, now, 'revoked', namespace, '', subject, {'reason', 'subject', 'class', class, 'except', s and kept_id or ''})
+return {ended, ms(epoch)}

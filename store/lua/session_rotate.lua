@@ -20,4 +20,4 @@ if as == 'current' then
   supersede(record, s, successor_hash, salt, now, grace, reuse_after)
   emit(events, now, 'rotated', namespace, id, s.subject)
 end
-return snapshot(record, attributes, now)
+return snapshot(record, attributes, subject_prefix)

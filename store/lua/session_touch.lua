@@ -24,5 +24,5 @@ s.last_active = now
 redis.call('HSET', record, 'la', ms(now))
 local expires = expires_at(s)
 redis.call('PEXPIREAT', record, ms(expires + RETAIN))
-ends_at(ends, namespace, id, s.subject_hash ~= '' and index_prefix .. s.subject_hash, expires)
+ends_at(ends, namespace, id, s.subject_hash ~= '' and index_of(index_prefix .. s.subject_hash, s.class), expires)
 return now

@@ -1,49 +1,109 @@
--- Changes attributes of an active session, each by itself.
--- KEYS: 1-4 see session.lua
+-- Changes attributes of an active session, each by itself, or none if one of the changes cannot be made. What is already
+-- as it should be is no change.
+-- KEYS: 1-4 see session.lua, 5 a key for sums, which is gone afterwards
 -- ARGV: 1-4 see session.lua, 5 hash of the presented secret ('': by id), 6 expected version (0: any), 7 most attributes
---       and 8 most bytes of names and values allowed afterwards, 9 number of attributes to set, then name and value of
---       each, then names to delete
--- RETURNS: the new version, or 0 if the session has ended
+--       and 8 most bytes of names and values allowed afterwards, 9 number of attributes to set, 10 to set if they are
+--       absent, 11 to add to, then name and value of each, then names to delete
+-- RETURNS: {1 done, 0 the session has ended, 2 it has another version; its version afterwards; the sums; 1 for each that
+--          was set because it was absent, else 0}
 
-local record, attributes, events = KEYS[1], KEYS[2], KEYS[3]
+local record, attributes, events, scratch = KEYS[1], KEYS[2], KEYS[3], KEYS[5]
 local namespace, id, subject_prefix, secret_hash, expected = ARGV[1], ARGV[2], ARGV[3], ARGV[5], tonumber(ARGV[6])
-local most, most_bytes, sets = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local first_set, first_delete = 10, 10 + 2 * sets
+local most, most_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
+local first_set = 12
+local first_absent = first_set + 2 * tonumber(ARGV[9])
+local first_sum = first_absent + 2 * tonumber(ARGV[10])
+local first_delete = first_sum + 2 * tonumber(ARGV[11])
 
 local now = now_ms()
 local s = active(record, subject_prefix, now)
 if not s or not authorized(s, secret_hash, now) then
-  return 0
+  return {0, 0, {}, {}}
 end
 if expected ~= 0 and expected ~= s.version then
-  return redis.error_reply('LARDER_VERSION_MISMATCH another version')
+  return {2, s.version, {}, {}}
 end
 
-local after, count, bytes = {}, 0, 0
+-- add sums as Redis does, exactly up to 64 bits, which Lua's numbers are not. It returns an error as a table.
+local function add(value, delta)
+  if not (string.match(value, '^%-?[1-9]%d*$') or value == '0') then
+    return redis.error_reply('LARDER_NOT_COUNTER not an integer')
+  end
+  redis.call('SET', scratch, value)
+  local added = redis.pcall('INCRBY', scratch, delta)
+  local sum = redis.call('GET', scratch)
+  redis.call('DEL', scratch)
+  if type(added) ~= 'table' then
+    return sum
+  end
+  if string.find(added.err, 'overflow') then
+    return redis.error_reply('LARDER_OVERFLOW beyond 64 bits')
+  end
+  return redis.error_reply('LARDER_NOT_COUNTER not an integer of 64 bits')
+end
+
+local before, after = {}, {}
 local stored = redis.call('HGETALL', attributes)
 for i = 1, #stored, 2 do
-  after[stored[i]] = stored[i + 1]
+  before[stored[i]], after[stored[i]] = stored[i + 1], stored[i + 1]
 end
-for i = first_set, first_delete - 1, 2 do
+local sums, applied = {}, {}
+for i = first_set, first_absent - 1, 2 do
   after[ARGV[i]] = ARGV[i + 1]
+end
+for i = first_absent, first_sum - 1, 2 do
+  local absent = before[ARGV[i]] == nil
+  if absent then
+    after[ARGV[i]] = ARGV[i + 1]
+  end
+  applied[#applied + 1] = absent and 1 or 0
+end
+for i = first_sum, first_delete - 1, 2 do
+  local sum = add(before[ARGV[i]] or '0', ARGV[i + 1])
+  if type(sum) == 'table' then
+    return sum
+  end
+  after[ARGV[i]] = sum
+  sums[#sums + 1] = sum
 end
 for i = first_delete, #ARGV do
   after[ARGV[i]] = nil
 end
+
+-- size returns how long a value is, or what it holds if it is encrypted (ARCHITECTURE.md shows how).
+local function size(value)
+  if string.sub(value, 1, 4) == '\193LE\1' then
+    return #value - 33 - string.byte(value, 5)
+  end
+  return #value
+end
+
+local count, bytes, set, delete = 0, 0, {}, {}
 for name, value in pairs(after) do
-  count, bytes = count + 1, bytes + #name + #value
+  count, bytes = count + 1, bytes + #name + size(value)
+  if value ~= before[name] then
+    set[#set + 1], set[#set + 2] = name, value
+  end
+end
+for name in pairs(before) do
+  if after[name] == nil then
+    delete[#delete + 1] = name
+  end
 end
 if count > most or bytes > most_bytes then
   return redis.error_reply('LARDER_TOO_MANY_ATTRIBUTES over the limit')
 end
-
-for i = first_set, first_delete - 1, 2 do
-  redis.call('HSET', attributes, ARGV[i], ARGV[i + 1])
+if #set + #delete == 0 then
+  return {1, s.version, sums, applied}
 end
-for i = first_delete, #ARGV do
-  redis.call('HDEL', attributes, ARGV[i])
+
+if #set > 0 then
+  redis.call('HSET', attributes, unpack(set))
+end
+if #delete > 0 then
+  redis.call('HDEL', attributes, unpack(delete))
 end
 redis.call('PEXPIREAT', attributes, ms(s.absolute + RETAIN))
 redis.call('HSET', record, 'v', ms(s.version + 1))
 emit(events, now, 'attributes_changed', namespace, id, s.subject)
-return s.version + 1
+return {1, s.version + 1, sums, applied}

@@ -80,6 +80,60 @@ func (Consistency) EnumDescriptor() ([]byte, []int) {
 	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{0}
 }
 
+// CreateSessionOutcome is what became of a creation.
+type CreateSessionOutcome int32
+
+const (
+	// CREATE_SESSION_OUTCOME_UNSPECIFIED is never sent.
+	CreateSessionOutcome_CREATE_SESSION_OUTCOME_UNSPECIFIED CreateSessionOutcome = 0
+	// CREATE_SESSION_OUTCOME_CREATED means that there is a new session.
+	CreateSessionOutcome_CREATE_SESSION_OUTCOME_CREATED CreateSessionOutcome = 1
+	// CREATE_SESSION_OUTCOME_LIMIT_REACHED means that there is none, because the subject has as many sessions as it may and
+	// the server is configured not to end others.
+	CreateSessionOutcome_CREATE_SESSION_OUTCOME_LIMIT_REACHED CreateSessionOutcome = 2
+)
+
+// Enum value maps for CreateSessionOutcome.
+var (
+	CreateSessionOutcome_name = map[int32]string{
+		0: "CREATE_SESSION_OUTCOME_UNSPECIFIED",
+		1: "CREATE_SESSION_OUTCOME_CREATED",
+		2: "CREATE_SESSION_OUTCOME_LIMIT_REACHED",
+	}
+	CreateSessionOutcome_value = map[string]int32{
+		"CREATE_SESSION_OUTCOME_UNSPECIFIED":   0,
+		"CREATE_SESSION_OUTCOME_CREATED":       1,
+		"CREATE_SESSION_OUTCOME_LIMIT_REACHED": 2,
+	}
+)
+
+func (x CreateSessionOutcome) Enum() *CreateSessionOutcome {
+	p := new(CreateSessionOutcome)
+	*p = x
+	return p
+}
+
+func (x CreateSessionOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CreateSessionOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_larder_session_v1_session_proto_enumTypes[1].Descriptor()
+}
+
+func (CreateSessionOutcome) Type() protoreflect.EnumType {
+	return &file_larder_session_v1_session_proto_enumTypes[1]
+}
+
+func (x CreateSessionOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CreateSessionOutcome.Descriptor instead.
+func (CreateSessionOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{1}
+}
+
 // Touch says whether a validation counts as activity.
 type Touch int32
 
@@ -121,11 +175,11 @@ func (x Touch) String() string {
 }
 
 func (Touch) Descriptor() protoreflect.EnumDescriptor {
-	return file_larder_session_v1_session_proto_enumTypes[1].Descriptor()
+	return file_larder_session_v1_session_proto_enumTypes[2].Descriptor()
 }
 
 func (Touch) Type() protoreflect.EnumType {
-	return &file_larder_session_v1_session_proto_enumTypes[1]
+	return &file_larder_session_v1_session_proto_enumTypes[2]
 }
 
 func (x Touch) Number() protoreflect.EnumNumber {
@@ -134,7 +188,7 @@ func (x Touch) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Touch.Descriptor instead.
 func (Touch) EnumDescriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{1}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{2}
 }
 
 // ValidateSessionOutcome is the verdict on a token.
@@ -183,11 +237,11 @@ func (x ValidateSessionOutcome) String() string {
 }
 
 func (ValidateSessionOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_larder_session_v1_session_proto_enumTypes[2].Descriptor()
+	return file_larder_session_v1_session_proto_enumTypes[3].Descriptor()
 }
 
 func (ValidateSessionOutcome) Type() protoreflect.EnumType {
-	return &file_larder_session_v1_session_proto_enumTypes[2]
+	return &file_larder_session_v1_session_proto_enumTypes[3]
 }
 
 func (x ValidateSessionOutcome) Number() protoreflect.EnumNumber {
@@ -196,7 +250,7 @@ func (x ValidateSessionOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ValidateSessionOutcome.Descriptor instead.
 func (ValidateSessionOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{2}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{3}
 }
 
 // BatchValidateSessionsOutcome is the verdict on one token of a batch.
@@ -254,11 +308,11 @@ func (x BatchValidateSessionsOutcome) String() string {
 }
 
 func (BatchValidateSessionsOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_larder_session_v1_session_proto_enumTypes[3].Descriptor()
+	return file_larder_session_v1_session_proto_enumTypes[4].Descriptor()
 }
 
 func (BatchValidateSessionsOutcome) Type() protoreflect.EnumType {
-	return &file_larder_session_v1_session_proto_enumTypes[3]
+	return &file_larder_session_v1_session_proto_enumTypes[4]
 }
 
 func (x BatchValidateSessionsOutcome) Number() protoreflect.EnumNumber {
@@ -267,7 +321,7 @@ func (x BatchValidateSessionsOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use BatchValidateSessionsOutcome.Descriptor instead.
 func (BatchValidateSessionsOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{3}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{4}
 }
 
 // RotateSessionOutcome is what became of a rotation.
@@ -307,11 +361,11 @@ func (x RotateSessionOutcome) String() string {
 }
 
 func (RotateSessionOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_larder_session_v1_session_proto_enumTypes[4].Descriptor()
+	return file_larder_session_v1_session_proto_enumTypes[5].Descriptor()
 }
 
 func (RotateSessionOutcome) Type() protoreflect.EnumType {
-	return &file_larder_session_v1_session_proto_enumTypes[4]
+	return &file_larder_session_v1_session_proto_enumTypes[5]
 }
 
 func (x RotateSessionOutcome) Number() protoreflect.EnumNumber {
@@ -320,7 +374,7 @@ func (x RotateSessionOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RotateSessionOutcome.Descriptor instead.
 func (RotateSessionOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{4}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{5}
 }
 
 // PromoteSessionOutcome is what became of a promotion.
@@ -336,6 +390,9 @@ const (
 	PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_INACTIVE PromoteSessionOutcome = 2
 	// PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS means that the session has a subject already; it was left alone.
 	PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS PromoteSessionOutcome = 3
+	// PROMOTE_SESSION_OUTCOME_LIMIT_REACHED means that the subject has as many sessions as it may and the server is configured
+	// not to end others; the anonymous session was left alone.
+	PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_LIMIT_REACHED PromoteSessionOutcome = 4
 )
 
 // Enum value maps for PromoteSessionOutcome.
@@ -345,12 +402,14 @@ var (
 		1: "PROMOTE_SESSION_OUTCOME_PROMOTED",
 		2: "PROMOTE_SESSION_OUTCOME_INACTIVE",
 		3: "PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS",
+		4: "PROMOTE_SESSION_OUTCOME_LIMIT_REACHED",
 	}
 	PromoteSessionOutcome_value = map[string]int32{
 		"PROMOTE_SESSION_OUTCOME_UNSPECIFIED":   0,
 		"PROMOTE_SESSION_OUTCOME_PROMOTED":      1,
 		"PROMOTE_SESSION_OUTCOME_INACTIVE":      2,
 		"PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS": 3,
+		"PROMOTE_SESSION_OUTCOME_LIMIT_REACHED": 4,
 	}
 )
 
@@ -365,11 +424,11 @@ func (x PromoteSessionOutcome) String() string {
 }
 
 func (PromoteSessionOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_larder_session_v1_session_proto_enumTypes[5].Descriptor()
+	return file_larder_session_v1_session_proto_enumTypes[6].Descriptor()
 }
 
 func (PromoteSessionOutcome) Type() protoreflect.EnumType {
-	return &file_larder_session_v1_session_proto_enumTypes[5]
+	return &file_larder_session_v1_session_proto_enumTypes[6]
 }
 
 func (x PromoteSessionOutcome) Number() protoreflect.EnumNumber {
@@ -378,7 +437,7 @@ func (x PromoteSessionOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PromoteSessionOutcome.Descriptor instead.
 func (PromoteSessionOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{5}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{6}
 }
 
 // ReauthenticateSessionOutcome is what became of a reauthentication.
@@ -423,11 +482,11 @@ func (x ReauthenticateSessionOutcome) String() string {
 }
 
 func (ReauthenticateSessionOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_larder_session_v1_session_proto_enumTypes[6].Descriptor()
+	return file_larder_session_v1_session_proto_enumTypes[7].Descriptor()
 }
 
 func (ReauthenticateSessionOutcome) Type() protoreflect.EnumType {
-	return &file_larder_session_v1_session_proto_enumTypes[6]
+	return &file_larder_session_v1_session_proto_enumTypes[7]
 }
 
 func (x ReauthenticateSessionOutcome) Number() protoreflect.EnumNumber {
@@ -436,7 +495,7 @@ func (x ReauthenticateSessionOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReauthenticateSessionOutcome.Descriptor instead.
 func (ReauthenticateSessionOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{6}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{7}
 }
 
 // GetSessionOutcome is what was found under a session_id.
@@ -476,11 +535,11 @@ func (x GetSessionOutcome) String() string {
 }
 
 func (GetSessionOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_larder_session_v1_session_proto_enumTypes[7].Descriptor()
+	return file_larder_session_v1_session_proto_enumTypes[8].Descriptor()
 }
 
 func (GetSessionOutcome) Type() protoreflect.EnumType {
-	return &file_larder_session_v1_session_proto_enumTypes[7]
+	return &file_larder_session_v1_session_proto_enumTypes[8]
 }
 
 func (x GetSessionOutcome) Number() protoreflect.EnumNumber {
@@ -489,7 +548,7 @@ func (x GetSessionOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use GetSessionOutcome.Descriptor instead.
 func (GetSessionOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{7}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{8}
 }
 
 // UpdateSessionOutcome is what became of an update.
@@ -498,7 +557,7 @@ type UpdateSessionOutcome int32
 const (
 	// UPDATE_SESSION_OUTCOME_UNSPECIFIED is never sent.
 	UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_UNSPECIFIED UpdateSessionOutcome = 0
-	// UPDATE_SESSION_OUTCOME_UPDATED means that the attributes were changed.
+	// UPDATE_SESSION_OUTCOME_UPDATED means that the attributes are as the request would have them.
 	UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_UPDATED UpdateSessionOutcome = 1
 	// UPDATE_SESSION_OUTCOME_INACTIVE means that there is no active session, and that nothing was written.
 	UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_INACTIVE UpdateSessionOutcome = 2
@@ -529,11 +588,11 @@ func (x UpdateSessionOutcome) String() string {
 }
 
 func (UpdateSessionOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_larder_session_v1_session_proto_enumTypes[8].Descriptor()
+	return file_larder_session_v1_session_proto_enumTypes[9].Descriptor()
 }
 
 func (UpdateSessionOutcome) Type() protoreflect.EnumType {
-	return &file_larder_session_v1_session_proto_enumTypes[8]
+	return &file_larder_session_v1_session_proto_enumTypes[9]
 }
 
 func (x UpdateSessionOutcome) Number() protoreflect.EnumNumber {
@@ -542,7 +601,7 @@ func (x UpdateSessionOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpdateSessionOutcome.Descriptor instead.
 func (UpdateSessionOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{8}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{9}
 }
 
 // RevokeSessionOutcome is what became of a revocation.
@@ -582,11 +641,11 @@ func (x RevokeSessionOutcome) String() string {
 }
 
 func (RevokeSessionOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_larder_session_v1_session_proto_enumTypes[9].Descriptor()
+	return file_larder_session_v1_session_proto_enumTypes[10].Descriptor()
 }
 
 func (RevokeSessionOutcome) Type() protoreflect.EnumType {
-	return &file_larder_session_v1_session_proto_enumTypes[9]
+	return &file_larder_session_v1_session_proto_enumTypes[10]
 }
 
 func (x RevokeSessionOutcome) Number() protoreflect.EnumNumber {
@@ -595,7 +654,7 @@ func (x RevokeSessionOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RevokeSessionOutcome.Descriptor instead.
 func (RevokeSessionOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 // Device is what a client said of itself when its session was created.
@@ -606,7 +665,10 @@ type Device struct {
 	// user_agent is the client's own name, at most 512 bytes; empty means unknown.
 	UserAgent string `protobuf:"bytes,2,opt,name=user_agent,json=userAgent,proto3" json:"user_agent,omitempty"`
 	// label is a name for people, such as "Ann's phone", at most 128 bytes; empty means none.
-	Label         string `protobuf:"bytes,3,opt,name=label,proto3" json:"label,omitempty"`
+	Label string `protobuf:"bytes,3,opt,name=label,proto3" json:"label,omitempty"`
+	// class is the kind of device, such as "mobile", by which sessions are limited, listed and revoked: at most 32 characters
+	// of a-z, 0-9, underscore and dash, out of few for one subject; empty means none.
+	Class         string `protobuf:"bytes,4,opt,name=class,proto3" json:"class,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -658,6 +720,13 @@ func (x *Device) GetUserAgent() string {
 func (x *Device) GetLabel() string {
 	if x != nil {
 		return x.Label
+	}
+	return ""
+}
+
+func (x *Device) GetClass() string {
+	if x != nil {
+		return x.Class
 	}
 	return ""
 }
@@ -891,6 +960,16 @@ type CreateSessionRequest struct {
 	AbsoluteTimeout *durationpb.Duration `protobuf:"bytes,5,opt,name=absolute_timeout,json=absoluteTimeout,proto3" json:"absolute_timeout,omitempty"`
 	// device is what the client said of itself; unset means nothing.
 	Device *Device `protobuf:"bytes,6,opt,name=device,proto3" json:"device,omitempty"`
+	// if_subject_epoch is the subject_epoch of a GetSubject that came before. If the subject's sessions, or those of the
+	// device's class, have been revoked since, the call is ABORTED with the reason SUBJECT_EPOCH_CHANGED. Unset means that it
+	// does not matter; it must be unset for an anonymous session.
+	IfSubjectEpoch *int64 `protobuf:"varint,7,opt,name=if_subject_epoch,json=ifSubjectEpoch,proto3,oneof" json:"if_subject_epoch,omitempty"`
+	// max_sessions is how many sessions the subject may have with this one: at least 1; zero means the server's limit, which
+	// it may only lower.
+	MaxSessions int32 `protobuf:"varint,8,opt,name=max_sessions,json=maxSessions,proto3" json:"max_sessions,omitempty"`
+	// max_class_sessions is how many of them may have the device's class: at least 1; zero means the server's limit, which it
+	// may only lower. It says nothing of a session whose device has no class.
+	MaxClassSessions int32 `protobuf:"varint,9,opt,name=max_class_sessions,json=maxClassSessions,proto3" json:"max_class_sessions,omitempty"`
 	// assurance says how the subject was authenticated; unset means by unknown methods, now. It must be unset for an
 	// anonymous session.
 	Assurance     *Assurance `protobuf:"bytes,10,opt,name=assurance,proto3" json:"assurance,omitempty"`
@@ -970,6 +1049,27 @@ func (x *CreateSessionRequest) GetDevice() *Device {
 	return nil
 }
 
+func (x *CreateSessionRequest) GetIfSubjectEpoch() int64 {
+	if x != nil && x.IfSubjectEpoch != nil {
+		return *x.IfSubjectEpoch
+	}
+	return 0
+}
+
+func (x *CreateSessionRequest) GetMaxSessions() int32 {
+	if x != nil {
+		return x.MaxSessions
+	}
+	return 0
+}
+
+func (x *CreateSessionRequest) GetMaxClassSessions() int32 {
+	if x != nil {
+		return x.MaxClassSessions
+	}
+	return 0
+}
+
 func (x *CreateSessionRequest) GetAssurance() *Assurance {
 	if x != nil {
 		return x.Assurance
@@ -977,20 +1077,112 @@ func (x *CreateSessionRequest) GetAssurance() *Assurance {
 	return nil
 }
 
-// CreateSessionResponse is the new session.
-type CreateSessionResponse struct {
+// SessionSummary tells a session from the others of its subject.
+type SessionSummary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// session_token is the secret to hand to the client, ls1_ and 66 more characters; it cannot be had again.
-	SessionToken string `protobuf:"bytes,1,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
-	// session is the new session.
-	Session       *Session `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	// session_id is the public handle.
+	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// device is what the client said of itself; unset means nothing.
+	Device *Device `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	// created_at is when the session was created.
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// last_active_at is when the session was last active, as far as it is recorded.
+	LastActiveAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_active_at,json=lastActiveAt,proto3" json:"last_active_at,omitempty"`
+	// expires_at is when the session ends, or would have ended, without further activity.
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
+func (x *SessionSummary) Reset() {
+	*x = SessionSummary{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionSummary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionSummary) ProtoMessage() {}
+
+func (x *SessionSummary) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionSummary.ProtoReflect.Descriptor instead.
+func (*SessionSummary) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SessionSummary) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *SessionSummary) GetDevice() *Device {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *SessionSummary) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *SessionSummary) GetLastActiveAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastActiveAt
+	}
+	return nil
+}
+
+func (x *SessionSummary) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+// CreateSessionResponse is the new session.
+type CreateSessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// session_token is the secret to hand to the client, ls1_ and 66 more characters; it cannot be had again. It is set when
+	// outcome is CREATED and only then.
+	SessionToken string `protobuf:"bytes,1,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	// session is the new session. It is set when outcome is CREATED and only then.
+	Session *Session `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	// outcome says whether there is a new session.
+	Outcome CreateSessionOutcome `protobuf:"varint,3,opt,name=outcome,proto3,enum=larder.session.v1.CreateSessionOutcome" json:"outcome,omitempty"`
+	// evicted_sessions are sessions of the subject that were ended to make room, at most 200 of them.
+	EvictedSessions []*SessionSummary `protobuf:"bytes,4,rep,name=evicted_sessions,json=evictedSessions,proto3" json:"evicted_sessions,omitempty"`
+	// evicted_count is how many sessions of the subject were ended to make room.
+	EvictedCount int64 `protobuf:"varint,5,opt,name=evicted_count,json=evictedCount,proto3" json:"evicted_count,omitempty"`
+	// existing_sessions are, when outcome is LIMIT_REACHED, those that count against the limit, at most 200 of them and those
+	// that were active longest ago first: for the user to choose one to revoke.
+	ExistingSessions []*SessionSummary `protobuf:"bytes,6,rep,name=existing_sessions,json=existingSessions,proto3" json:"existing_sessions,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[4]
+	mi := &file_larder_session_v1_session_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +1194,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[4]
+	mi := &file_larder_session_v1_session_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +1207,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{4}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CreateSessionResponse) GetSessionToken() string {
@@ -1028,6 +1220,34 @@ func (x *CreateSessionResponse) GetSessionToken() string {
 func (x *CreateSessionResponse) GetSession() *Session {
 	if x != nil {
 		return x.Session
+	}
+	return nil
+}
+
+func (x *CreateSessionResponse) GetOutcome() CreateSessionOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return CreateSessionOutcome_CREATE_SESSION_OUTCOME_UNSPECIFIED
+}
+
+func (x *CreateSessionResponse) GetEvictedSessions() []*SessionSummary {
+	if x != nil {
+		return x.EvictedSessions
+	}
+	return nil
+}
+
+func (x *CreateSessionResponse) GetEvictedCount() int64 {
+	if x != nil {
+		return x.EvictedCount
+	}
+	return 0
+}
+
+func (x *CreateSessionResponse) GetExistingSessions() []*SessionSummary {
+	if x != nil {
+		return x.ExistingSessions
 	}
 	return nil
 }
@@ -1045,7 +1265,7 @@ type Requirement struct {
 
 func (x *Requirement) Reset() {
 	*x = Requirement{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[5]
+	mi := &file_larder_session_v1_session_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1277,7 @@ func (x *Requirement) String() string {
 func (*Requirement) ProtoMessage() {}
 
 func (x *Requirement) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[5]
+	mi := &file_larder_session_v1_session_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1290,7 @@ func (x *Requirement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requirement.ProtoReflect.Descriptor instead.
 func (*Requirement) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{5}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Requirement) GetMinAal() int32 {
@@ -1107,7 +1327,7 @@ type ValidateSessionRequest struct {
 
 func (x *ValidateSessionRequest) Reset() {
 	*x = ValidateSessionRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[6]
+	mi := &file_larder_session_v1_session_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1339,7 @@ func (x *ValidateSessionRequest) String() string {
 func (*ValidateSessionRequest) ProtoMessage() {}
 
 func (x *ValidateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[6]
+	mi := &file_larder_session_v1_session_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1352,7 @@ func (x *ValidateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidateSessionRequest.ProtoReflect.Descriptor instead.
 func (*ValidateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{6}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ValidateSessionRequest) GetNamespace() string {
@@ -1187,7 +1407,7 @@ type ValidateSessionResponse struct {
 
 func (x *ValidateSessionResponse) Reset() {
 	*x = ValidateSessionResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[7]
+	mi := &file_larder_session_v1_session_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1199,7 +1419,7 @@ func (x *ValidateSessionResponse) String() string {
 func (*ValidateSessionResponse) ProtoMessage() {}
 
 func (x *ValidateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[7]
+	mi := &file_larder_session_v1_session_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1212,7 +1432,7 @@ func (x *ValidateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidateSessionResponse.ProtoReflect.Descriptor instead.
 func (*ValidateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{7}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ValidateSessionResponse) GetOutcome() ValidateSessionOutcome {
@@ -1253,7 +1473,7 @@ type BatchValidateSessionsItem struct {
 
 func (x *BatchValidateSessionsItem) Reset() {
 	*x = BatchValidateSessionsItem{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[8]
+	mi := &file_larder_session_v1_session_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1485,7 @@ func (x *BatchValidateSessionsItem) String() string {
 func (*BatchValidateSessionsItem) ProtoMessage() {}
 
 func (x *BatchValidateSessionsItem) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[8]
+	mi := &file_larder_session_v1_session_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1498,7 @@ func (x *BatchValidateSessionsItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchValidateSessionsItem.ProtoReflect.Descriptor instead.
 func (*BatchValidateSessionsItem) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{8}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *BatchValidateSessionsItem) GetSessionToken() string {
@@ -1322,7 +1542,7 @@ type BatchValidateSessionsRequest struct {
 
 func (x *BatchValidateSessionsRequest) Reset() {
 	*x = BatchValidateSessionsRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[9]
+	mi := &file_larder_session_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1554,7 @@ func (x *BatchValidateSessionsRequest) String() string {
 func (*BatchValidateSessionsRequest) ProtoMessage() {}
 
 func (x *BatchValidateSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[9]
+	mi := &file_larder_session_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1567,7 @@ func (x *BatchValidateSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchValidateSessionsRequest.ProtoReflect.Descriptor instead.
 func (*BatchValidateSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BatchValidateSessionsRequest) GetNamespace() string {
@@ -1381,7 +1601,7 @@ type BatchValidateSessionsResult struct {
 
 func (x *BatchValidateSessionsResult) Reset() {
 	*x = BatchValidateSessionsResult{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[10]
+	mi := &file_larder_session_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1613,7 @@ func (x *BatchValidateSessionsResult) String() string {
 func (*BatchValidateSessionsResult) ProtoMessage() {}
 
 func (x *BatchValidateSessionsResult) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[10]
+	mi := &file_larder_session_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1626,7 @@ func (x *BatchValidateSessionsResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchValidateSessionsResult.ProtoReflect.Descriptor instead.
 func (*BatchValidateSessionsResult) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *BatchValidateSessionsResult) GetOutcome() BatchValidateSessionsOutcome {
@@ -1449,7 +1669,7 @@ type BatchValidateSessionsResponse struct {
 
 func (x *BatchValidateSessionsResponse) Reset() {
 	*x = BatchValidateSessionsResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[11]
+	mi := &file_larder_session_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1681,7 @@ func (x *BatchValidateSessionsResponse) String() string {
 func (*BatchValidateSessionsResponse) ProtoMessage() {}
 
 func (x *BatchValidateSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[11]
+	mi := &file_larder_session_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1694,7 @@ func (x *BatchValidateSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchValidateSessionsResponse.ProtoReflect.Descriptor instead.
 func (*BatchValidateSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BatchValidateSessionsResponse) GetResults() []*BatchValidateSessionsResult {
@@ -1497,7 +1717,7 @@ type RotateSessionRequest struct {
 
 func (x *RotateSessionRequest) Reset() {
 	*x = RotateSessionRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[12]
+	mi := &file_larder_session_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +1729,7 @@ func (x *RotateSessionRequest) String() string {
 func (*RotateSessionRequest) ProtoMessage() {}
 
 func (x *RotateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[12]
+	mi := &file_larder_session_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +1742,7 @@ func (x *RotateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSessionRequest.ProtoReflect.Descriptor instead.
 func (*RotateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RotateSessionRequest) GetNamespace() string {
@@ -1554,7 +1774,7 @@ type RotateSessionResponse struct {
 
 func (x *RotateSessionResponse) Reset() {
 	*x = RotateSessionResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[13]
+	mi := &file_larder_session_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1786,7 @@ func (x *RotateSessionResponse) String() string {
 func (*RotateSessionResponse) ProtoMessage() {}
 
 func (x *RotateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[13]
+	mi := &file_larder_session_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1799,7 @@ func (x *RotateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSessionResponse.ProtoReflect.Descriptor instead.
 func (*RotateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RotateSessionResponse) GetOutcome() RotateSessionOutcome {
@@ -1620,7 +1840,7 @@ type PromoteSessionRequest struct {
 
 func (x *PromoteSessionRequest) Reset() {
 	*x = PromoteSessionRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[14]
+	mi := &file_larder_session_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1852,7 @@ func (x *PromoteSessionRequest) String() string {
 func (*PromoteSessionRequest) ProtoMessage() {}
 
 func (x *PromoteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[14]
+	mi := &file_larder_session_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1865,7 @@ func (x *PromoteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteSessionRequest.ProtoReflect.Descriptor instead.
 func (*PromoteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PromoteSessionRequest) GetNamespace() string {
@@ -1684,14 +1904,21 @@ type PromoteSessionResponse struct {
 	// session_token is the secret to hand to the client in place of the old one; empty unless outcome is PROMOTED.
 	SessionToken string `protobuf:"bytes,2,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
 	// session is set when outcome is PROMOTED and only then.
-	Session       *Session `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Session *Session `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
+	// evicted_sessions are sessions of the subject that were ended to make room, at most 200 of them.
+	EvictedSessions []*SessionSummary `protobuf:"bytes,4,rep,name=evicted_sessions,json=evictedSessions,proto3" json:"evicted_sessions,omitempty"`
+	// evicted_count is how many sessions of the subject were ended to make room.
+	EvictedCount int64 `protobuf:"varint,5,opt,name=evicted_count,json=evictedCount,proto3" json:"evicted_count,omitempty"`
+	// existing_sessions are, when outcome is LIMIT_REACHED, those that count against the limit, at most 200 of them and those
+	// that were active longest ago first: for the user to choose one to revoke.
+	ExistingSessions []*SessionSummary `protobuf:"bytes,6,rep,name=existing_sessions,json=existingSessions,proto3" json:"existing_sessions,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *PromoteSessionResponse) Reset() {
 	*x = PromoteSessionResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[15]
+	mi := &file_larder_session_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +1930,7 @@ func (x *PromoteSessionResponse) String() string {
 func (*PromoteSessionResponse) ProtoMessage() {}
 
 func (x *PromoteSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[15]
+	mi := &file_larder_session_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +1943,7 @@ func (x *PromoteSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteSessionResponse.ProtoReflect.Descriptor instead.
 func (*PromoteSessionResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PromoteSessionResponse) GetOutcome() PromoteSessionOutcome {
@@ -1736,6 +1963,27 @@ func (x *PromoteSessionResponse) GetSessionToken() string {
 func (x *PromoteSessionResponse) GetSession() *Session {
 	if x != nil {
 		return x.Session
+	}
+	return nil
+}
+
+func (x *PromoteSessionResponse) GetEvictedSessions() []*SessionSummary {
+	if x != nil {
+		return x.EvictedSessions
+	}
+	return nil
+}
+
+func (x *PromoteSessionResponse) GetEvictedCount() int64 {
+	if x != nil {
+		return x.EvictedCount
+	}
+	return 0
+}
+
+func (x *PromoteSessionResponse) GetExistingSessions() []*SessionSummary {
+	if x != nil {
+		return x.ExistingSessions
 	}
 	return nil
 }
@@ -1760,7 +2008,7 @@ type ReauthenticateSessionRequest struct {
 
 func (x *ReauthenticateSessionRequest) Reset() {
 	*x = ReauthenticateSessionRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[16]
+	mi := &file_larder_session_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +2020,7 @@ func (x *ReauthenticateSessionRequest) String() string {
 func (*ReauthenticateSessionRequest) ProtoMessage() {}
 
 func (x *ReauthenticateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[16]
+	mi := &file_larder_session_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +2033,7 @@ func (x *ReauthenticateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReauthenticateSessionRequest.ProtoReflect.Descriptor instead.
 func (*ReauthenticateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReauthenticateSessionRequest) GetNamespace() string {
@@ -1838,7 +2086,7 @@ type ReauthenticateSessionResponse struct {
 
 func (x *ReauthenticateSessionResponse) Reset() {
 	*x = ReauthenticateSessionResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[17]
+	mi := &file_larder_session_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1850,7 +2098,7 @@ func (x *ReauthenticateSessionResponse) String() string {
 func (*ReauthenticateSessionResponse) ProtoMessage() {}
 
 func (x *ReauthenticateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[17]
+	mi := &file_larder_session_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1863,7 +2111,7 @@ func (x *ReauthenticateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReauthenticateSessionResponse.ProtoReflect.Descriptor instead.
 func (*ReauthenticateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReauthenticateSessionResponse) GetOutcome() ReauthenticateSessionOutcome {
@@ -1900,7 +2148,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[18]
+	mi := &file_larder_session_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +2160,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[18]
+	mi := &file_larder_session_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +2173,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetSessionRequest) GetNamespace() string {
@@ -1955,7 +2203,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[19]
+	mi := &file_larder_session_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2215,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[19]
+	mi := &file_larder_session_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2228,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetSessionResponse) GetOutcome() GetSessionOutcome {
@@ -1997,7 +2245,7 @@ func (x *GetSessionResponse) GetSession() *Session {
 	return nil
 }
 
-// UpdateSessionRequest asks to change attributes.
+// UpdateSessionRequest asks to change attributes. It must name at least one, and none twice.
 type UpdateSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// namespace is the session's namespace; empty means "default".
@@ -2011,18 +2259,24 @@ type UpdateSessionRequest struct {
 	Target isUpdateSessionRequest_Target `protobuf_oneof:"target"`
 	// set_attributes are attributes to write, the others being left alone.
 	SetAttributes map[string]string `protobuf:"bytes,4,rep,name=set_attributes,json=setAttributes,proto3" json:"set_attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// delete_attributes are names of attributes to remove; absent ones are passed over. None may also be set.
+	// delete_attributes are names of attributes to remove; absent ones are passed over.
 	DeleteAttributes []string `protobuf:"bytes,5,rep,name=delete_attributes,json=deleteAttributes,proto3" json:"delete_attributes,omitempty"`
 	// expected_version is the version that the session must have, else the call is ABORTED with the reason
-	// SESSION_VERSION_MISMATCH; zero means any.
+	// SESSION_VERSION_MISMATCH, and the version that it has as current_version in the metadata; zero means any.
 	ExpectedVersion int64 `protobuf:"varint,6,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// set_attributes_if_absent are attributes to write where the session has none of that name.
+	SetAttributesIfAbsent map[string]string `protobuf:"bytes,7,rep,name=set_attributes_if_absent,json=setAttributesIfAbsent,proto3" json:"set_attributes_if_absent,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// increment_attributes are numbers of 64 bits to add to attributes, of which an absent one counts from zero. One that is
+	// not such a number in decimal is FAILED_PRECONDITION with the reason NOT_A_COUNTER, a sum beyond 64 bits OUT_OF_RANGE
+	// with the reason COUNTER_OVERFLOW.
+	IncrementAttributes map[string]int64 `protobuf:"bytes,8,rep,name=increment_attributes,json=incrementAttributes,proto3" json:"increment_attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *UpdateSessionRequest) Reset() {
 	*x = UpdateSessionRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[20]
+	mi := &file_larder_session_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2034,7 +2288,7 @@ func (x *UpdateSessionRequest) String() string {
 func (*UpdateSessionRequest) ProtoMessage() {}
 
 func (x *UpdateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[20]
+	mi := &file_larder_session_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2047,7 +2301,7 @@ func (x *UpdateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSessionRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UpdateSessionRequest) GetNamespace() string {
@@ -2103,6 +2357,20 @@ func (x *UpdateSessionRequest) GetExpectedVersion() int64 {
 	return 0
 }
 
+func (x *UpdateSessionRequest) GetSetAttributesIfAbsent() map[string]string {
+	if x != nil {
+		return x.SetAttributesIfAbsent
+	}
+	return nil
+}
+
+func (x *UpdateSessionRequest) GetIncrementAttributes() map[string]int64 {
+	if x != nil {
+		return x.IncrementAttributes
+	}
+	return nil
+}
+
 type isUpdateSessionRequest_Target interface {
 	isUpdateSessionRequest_Target()
 }
@@ -2124,17 +2392,22 @@ func (*UpdateSessionRequest_SessionToken) isUpdateSessionRequest_Target() {}
 // UpdateSessionResponse tells what became of the update.
 type UpdateSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// outcome says whether the attributes were changed.
+	// outcome says whether there was a session to update.
 	Outcome UpdateSessionOutcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=larder.session.v1.UpdateSessionOutcome" json:"outcome,omitempty"`
-	// version is the session's version after the update; zero when INACTIVE.
-	Version       int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// version is the session's version after the update, the same as before if that changed nothing; zero when INACTIVE.
+	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// incremented_attributes are the new values of the attributes in increment_attributes.
+	IncrementedAttributes map[string]int64 `protobuf:"bytes,3,rep,name=incremented_attributes,json=incrementedAttributes,proto3" json:"incremented_attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// attributes_set_if_absent are the names of those in set_attributes_if_absent that were absent and were written, in
+	// order.
+	AttributesSetIfAbsent []string `protobuf:"bytes,4,rep,name=attributes_set_if_absent,json=attributesSetIfAbsent,proto3" json:"attributes_set_if_absent,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *UpdateSessionResponse) Reset() {
 	*x = UpdateSessionResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[21]
+	mi := &file_larder_session_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2146,7 +2419,7 @@ func (x *UpdateSessionResponse) String() string {
 func (*UpdateSessionResponse) ProtoMessage() {}
 
 func (x *UpdateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[21]
+	mi := &file_larder_session_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2159,7 +2432,7 @@ func (x *UpdateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSessionResponse.ProtoReflect.Descriptor instead.
 func (*UpdateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UpdateSessionResponse) GetOutcome() UpdateSessionOutcome {
@@ -2174,6 +2447,20 @@ func (x *UpdateSessionResponse) GetVersion() int64 {
 		return x.Version
 	}
 	return 0
+}
+
+func (x *UpdateSessionResponse) GetIncrementedAttributes() map[string]int64 {
+	if x != nil {
+		return x.IncrementedAttributes
+	}
+	return nil
+}
+
+func (x *UpdateSessionResponse) GetAttributesSetIfAbsent() []string {
+	if x != nil {
+		return x.AttributesSetIfAbsent
+	}
+	return nil
 }
 
 // RevokeSessionRequest asks to end one session.
@@ -2194,7 +2481,7 @@ type RevokeSessionRequest struct {
 
 func (x *RevokeSessionRequest) Reset() {
 	*x = RevokeSessionRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[22]
+	mi := &file_larder_session_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2493,7 @@ func (x *RevokeSessionRequest) String() string {
 func (*RevokeSessionRequest) ProtoMessage() {}
 
 func (x *RevokeSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[22]
+	mi := &file_larder_session_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2506,7 @@ func (x *RevokeSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSessionRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RevokeSessionRequest) GetNamespace() string {
@@ -2283,7 +2570,7 @@ type RevokeSessionResponse struct {
 
 func (x *RevokeSessionResponse) Reset() {
 	*x = RevokeSessionResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[23]
+	mi := &file_larder_session_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2295,7 +2582,7 @@ func (x *RevokeSessionResponse) String() string {
 func (*RevokeSessionResponse) ProtoMessage() {}
 
 func (x *RevokeSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[23]
+	mi := &file_larder_session_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2308,7 +2595,7 @@ func (x *RevokeSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSessionResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSessionResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RevokeSessionResponse) GetOutcome() RevokeSessionOutcome {
@@ -2327,13 +2614,15 @@ type RevokeSubjectSessionsRequest struct {
 	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
 	// except_session_id is one session to keep, usually the caller's own; empty means none.
 	ExceptSessionId string `protobuf:"bytes,3,opt,name=except_session_id,json=exceptSessionId,proto3" json:"except_session_id,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// device_class is the class of device whose sessions to end; empty means all sessions.
+	DeviceClass   string `protobuf:"bytes,4,opt,name=device_class,json=deviceClass,proto3" json:"device_class,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RevokeSubjectSessionsRequest) Reset() {
 	*x = RevokeSubjectSessionsRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[24]
+	mi := &file_larder_session_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2634,7 @@ func (x *RevokeSubjectSessionsRequest) String() string {
 func (*RevokeSubjectSessionsRequest) ProtoMessage() {}
 
 func (x *RevokeSubjectSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[24]
+	mi := &file_larder_session_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2647,7 @@ func (x *RevokeSubjectSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSubjectSessionsRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSubjectSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RevokeSubjectSessionsRequest) GetNamespace() string {
@@ -2382,18 +2671,27 @@ func (x *RevokeSubjectSessionsRequest) GetExceptSessionId() string {
 	return ""
 }
 
+func (x *RevokeSubjectSessionsRequest) GetDeviceClass() string {
+	if x != nil {
+		return x.DeviceClass
+	}
+	return ""
+}
+
 // RevokeSubjectSessionsResponse tells what was ended.
 type RevokeSubjectSessionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// revoked_count is how many sessions were ended, as far as the subject's index knows.
-	RevokedCount  int64 `protobuf:"varint,1,opt,name=revoked_count,json=revokedCount,proto3" json:"revoked_count,omitempty"`
+	RevokedCount int64 `protobuf:"varint,1,opt,name=revoked_count,json=revokedCount,proto3" json:"revoked_count,omitempty"`
+	// subject_epoch is the subject's epoch from now on, for if_subject_epoch in CreateSession.
+	SubjectEpoch  int64 `protobuf:"varint,2,opt,name=subject_epoch,json=subjectEpoch,proto3" json:"subject_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RevokeSubjectSessionsResponse) Reset() {
 	*x = RevokeSubjectSessionsResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[25]
+	mi := &file_larder_session_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2703,7 @@ func (x *RevokeSubjectSessionsResponse) String() string {
 func (*RevokeSubjectSessionsResponse) ProtoMessage() {}
 
 func (x *RevokeSubjectSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[25]
+	mi := &file_larder_session_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,12 +2716,121 @@ func (x *RevokeSubjectSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSubjectSessionsResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSubjectSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RevokeSubjectSessionsResponse) GetRevokedCount() int64 {
 	if x != nil {
 		return x.RevokedCount
+	}
+	return 0
+}
+
+func (x *RevokeSubjectSessionsResponse) GetSubjectEpoch() int64 {
+	if x != nil {
+		return x.SubjectEpoch
+	}
+	return 0
+}
+
+// GetSubjectRequest asks for a subject.
+type GetSubjectRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is the subject's namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// subject is who is meant, 1 to 256 bytes.
+	Subject       string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSubjectRequest) Reset() {
+	*x = GetSubjectRequest{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSubjectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSubjectRequest) ProtoMessage() {}
+
+func (x *GetSubjectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSubjectRequest.ProtoReflect.Descriptor instead.
+func (*GetSubjectRequest) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *GetSubjectRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *GetSubjectRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+// GetSubjectResponse is what is known of a subject.
+type GetSubjectResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// subject_epoch rises whenever sessions of the subject are revoked together; zero means that none were within the
+	// longest life of a session.
+	SubjectEpoch  int64 `protobuf:"varint,1,opt,name=subject_epoch,json=subjectEpoch,proto3" json:"subject_epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSubjectResponse) Reset() {
+	*x = GetSubjectResponse{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSubjectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSubjectResponse) ProtoMessage() {}
+
+func (x *GetSubjectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSubjectResponse.ProtoReflect.Descriptor instead.
+func (*GetSubjectResponse) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *GetSubjectResponse) GetSubjectEpoch() int64 {
+	if x != nil {
+		return x.SubjectEpoch
 	}
 	return 0
 }
@@ -2442,13 +2849,18 @@ type ListSubjectSessionsRequest struct {
 	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// current_session_id is the caller's own session, to be marked in the list; empty means none.
 	CurrentSessionId string `protobuf:"bytes,5,opt,name=current_session_id,json=currentSessionId,proto3" json:"current_session_id,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// current_session_token is the caller's own session by its secret, instead of current_session_id; empty means none, and
+	// so does a malformed one.
+	CurrentSessionToken string `protobuf:"bytes,6,opt,name=current_session_token,json=currentSessionToken,proto3" json:"current_session_token,omitempty"`
+	// device_class is the class of device whose sessions to list; empty means all sessions.
+	DeviceClass   string `protobuf:"bytes,7,opt,name=device_class,json=deviceClass,proto3" json:"device_class,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListSubjectSessionsRequest) Reset() {
 	*x = ListSubjectSessionsRequest{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[26]
+	mi := &file_larder_session_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2460,7 +2872,7 @@ func (x *ListSubjectSessionsRequest) String() string {
 func (*ListSubjectSessionsRequest) ProtoMessage() {}
 
 func (x *ListSubjectSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[26]
+	mi := &file_larder_session_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2473,7 +2885,7 @@ func (x *ListSubjectSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubjectSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSubjectSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListSubjectSessionsRequest) GetNamespace() string {
@@ -2511,6 +2923,20 @@ func (x *ListSubjectSessionsRequest) GetCurrentSessionId() string {
 	return ""
 }
 
+func (x *ListSubjectSessionsRequest) GetCurrentSessionToken() string {
+	if x != nil {
+		return x.CurrentSessionToken
+	}
+	return ""
+}
+
+func (x *ListSubjectSessionsRequest) GetDeviceClass() string {
+	if x != nil {
+		return x.DeviceClass
+	}
+	return ""
+}
+
 // ListSubjectSessionsResponse is a page of sessions.
 type ListSubjectSessionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2524,7 +2950,7 @@ type ListSubjectSessionsResponse struct {
 
 func (x *ListSubjectSessionsResponse) Reset() {
 	*x = ListSubjectSessionsResponse{}
-	mi := &file_larder_session_v1_session_proto_msgTypes[27]
+	mi := &file_larder_session_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2536,7 +2962,7 @@ func (x *ListSubjectSessionsResponse) String() string {
 func (*ListSubjectSessionsResponse) ProtoMessage() {}
 
 func (x *ListSubjectSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_session_v1_session_proto_msgTypes[27]
+	mi := &file_larder_session_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2549,7 +2975,7 @@ func (x *ListSubjectSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubjectSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSubjectSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListSubjectSessionsResponse) GetSessions() []*Session {
@@ -2570,12 +2996,13 @@ var File_larder_session_v1_session_proto protoreflect.FileDescriptor
 
 const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x1flarder/session/v1/session.proto\x12\x11larder.session.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"M\n" +
+	"\x1flarder/session/v1/session.proto\x12\x11larder.session.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"c\n" +
 	"\x06Device\x12\x0e\n" +
 	"\x02ip\x18\x01 \x01(\tR\x02ip\x12\x1d\n" +
 	"\n" +
 	"user_agent\x18\x02 \x01(\tR\tuserAgent\x12\x14\n" +
-	"\x05label\x18\x03 \x01(\tR\x05label\"v\n" +
+	"\x05label\x18\x03 \x01(\tR\x05label\x12\x14\n" +
+	"\x05class\x18\x04 \x01(\tR\x05class\"v\n" +
 	"\tAssurance\x12\x10\n" +
 	"\x03aal\x18\x01 \x01(\x05R\x03aal\x12\x10\n" +
 	"\x03amr\x18\x02 \x03(\tR\x03amr\x12E\n" +
@@ -2601,7 +3028,7 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\tassurance\x18\f \x01(\v2\x1c.larder.session.v1.AssuranceR\tassurance\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd9\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xee\x04\n" +
 	"\x14CreateSessionRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12W\n" +
@@ -2610,15 +3037,32 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"attributes\x12<\n" +
 	"\fidle_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\x12D\n" +
 	"\x10absolute_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0fabsoluteTimeout\x121\n" +
-	"\x06device\x18\x06 \x01(\v2\x19.larder.session.v1.DeviceR\x06device\x12:\n" +
+	"\x06device\x18\x06 \x01(\v2\x19.larder.session.v1.DeviceR\x06device\x12-\n" +
+	"\x10if_subject_epoch\x18\a \x01(\x03H\x00R\x0eifSubjectEpoch\x88\x01\x01\x12!\n" +
+	"\fmax_sessions\x18\b \x01(\x05R\vmaxSessions\x12,\n" +
+	"\x12max_class_sessions\x18\t \x01(\x05R\x10maxClassSessions\x12:\n" +
 	"\tassurance\x18\n" +
 	" \x01(\v2\x1c.larder.session.v1.AssuranceR\tassurance\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"w\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x13\n" +
+	"\x11_if_subject_epoch\"\x9a\x02\n" +
+	"\x0eSessionSummary\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\tR\tsessionId\x121\n" +
+	"\x06device\x18\x02 \x01(\v2\x19.larder.session.v1.DeviceR\x06device\x129\n" +
+	"\n" +
+	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12@\n" +
+	"\x0elast_active_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\flastActiveAt\x129\n" +
+	"\n" +
+	"expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\xfd\x02\n" +
 	"\x15CreateSessionResponse\x12(\n" +
 	"\rsession_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\fsessionToken\x124\n" +
-	"\asession\x18\x02 \x01(\v2\x1a.larder.session.v1.SessionR\asession\"c\n" +
+	"\asession\x18\x02 \x01(\v2\x1a.larder.session.v1.SessionR\asession\x12A\n" +
+	"\aoutcome\x18\x03 \x01(\x0e2'.larder.session.v1.CreateSessionOutcomeR\aoutcome\x12L\n" +
+	"\x10evicted_sessions\x18\x04 \x03(\v2!.larder.session.v1.SessionSummaryR\x0fevictedSessions\x12#\n" +
+	"\revicted_count\x18\x05 \x01(\x03R\fevictedCount\x12N\n" +
+	"\x11existing_sessions\x18\x06 \x03(\v2!.larder.session.v1.SessionSummaryR\x10existingSessions\"c\n" +
 	"\vRequirement\x12\x17\n" +
 	"\amin_aal\x18\x01 \x01(\x05R\x06minAal\x12;\n" +
 	"\fmax_auth_age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
@@ -2659,11 +3103,14 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12(\n" +
 	"\rsession_token\x18\x02 \x01(\tB\x03\x80\x01\x01R\fsessionToken\x12\x18\n" +
 	"\asubject\x18\x03 \x01(\tR\asubject\x12:\n" +
-	"\tassurance\x18\x04 \x01(\v2\x1c.larder.session.v1.AssuranceR\tassurance\"\xbc\x01\n" +
+	"\tassurance\x18\x04 \x01(\v2\x1c.larder.session.v1.AssuranceR\tassurance\"\xff\x02\n" +
 	"\x16PromoteSessionResponse\x12B\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2(.larder.session.v1.PromoteSessionOutcomeR\aoutcome\x12(\n" +
 	"\rsession_token\x18\x02 \x01(\tB\x03\x80\x01\x01R\fsessionToken\x124\n" +
-	"\asession\x18\x03 \x01(\v2\x1a.larder.session.v1.SessionR\asession\"\xb1\x01\n" +
+	"\asession\x18\x03 \x01(\v2\x1a.larder.session.v1.SessionR\asession\x12L\n" +
+	"\x10evicted_sessions\x18\x04 \x03(\v2!.larder.session.v1.SessionSummaryR\x0fevictedSessions\x12#\n" +
+	"\revicted_count\x18\x05 \x01(\x03R\fevictedCount\x12N\n" +
+	"\x11existing_sessions\x18\x06 \x03(\v2!.larder.session.v1.SessionSummaryR\x10existingSessions\"\xb1\x01\n" +
 	"\x1cReauthenticateSessionRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12(\n" +
 	"\rsession_token\x18\x02 \x01(\tB\x03\x80\x01\x01R\fsessionToken\x12\x10\n" +
@@ -2680,7 +3127,7 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"session_id\x18\x02 \x01(\tR\tsessionId\"\x8a\x01\n" +
 	"\x12GetSessionResponse\x12>\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2$.larder.session.v1.GetSessionOutcomeR\aoutcome\x124\n" +
-	"\asession\x18\x02 \x01(\v2\x1a.larder.session.v1.SessionR\asession\"\x88\x03\n" +
+	"\asession\x18\x02 \x01(\v2\x1a.larder.session.v1.SessionR\asession\"\x8c\x06\n" +
 	"\x14UpdateSessionRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1f\n" +
 	"\n" +
@@ -2688,14 +3135,27 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\rsession_token\x18\x03 \x01(\tB\x03\x80\x01\x01H\x00R\fsessionToken\x12a\n" +
 	"\x0eset_attributes\x18\x04 \x03(\v2:.larder.session.v1.UpdateSessionRequest.SetAttributesEntryR\rsetAttributes\x12+\n" +
 	"\x11delete_attributes\x18\x05 \x03(\tR\x10deleteAttributes\x12)\n" +
-	"\x10expected_version\x18\x06 \x01(\x03R\x0fexpectedVersion\x1a@\n" +
+	"\x10expected_version\x18\x06 \x01(\x03R\x0fexpectedVersion\x12{\n" +
+	"\x18set_attributes_if_absent\x18\a \x03(\v2B.larder.session.v1.UpdateSessionRequest.SetAttributesIfAbsentEntryR\x15setAttributesIfAbsent\x12s\n" +
+	"\x14increment_attributes\x18\b \x03(\v2@.larder.session.v1.UpdateSessionRequest.IncrementAttributesEntryR\x13incrementAttributes\x1a@\n" +
 	"\x12SetAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
-	"\x06target\"t\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aH\n" +
+	"\x1aSetAttributesIfAbsentEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aF\n" +
+	"\x18IncrementAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01B\b\n" +
+	"\x06target\"\xf3\x02\n" +
 	"\x15UpdateSessionResponse\x12A\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2'.larder.session.v1.UpdateSessionOutcomeR\aoutcome\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\x03R\aversion\"\x8b\x01\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12z\n" +
+	"\x16incremented_attributes\x18\x03 \x03(\v2C.larder.session.v1.UpdateSessionResponse.IncrementedAttributesEntryR\x15incrementedAttributes\x127\n" +
+	"\x18attributes_set_if_absent\x18\x04 \x03(\tR\x15attributesSetIfAbsent\x1aH\n" +
+	"\x1aIncrementedAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x8b\x01\n" +
 	"\x14RevokeSessionRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1f\n" +
 	"\n" +
@@ -2703,27 +3163,40 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\rsession_token\x18\x03 \x01(\tB\x03\x80\x01\x01H\x00R\fsessionTokenB\b\n" +
 	"\x06target\"Z\n" +
 	"\x15RevokeSessionResponse\x12A\n" +
-	"\aoutcome\x18\x01 \x01(\x0e2'.larder.session.v1.RevokeSessionOutcomeR\aoutcome\"\x82\x01\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2'.larder.session.v1.RevokeSessionOutcomeR\aoutcome\"\xa5\x01\n" +
 	"\x1cRevokeSubjectSessionsRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12*\n" +
-	"\x11except_session_id\x18\x03 \x01(\tR\x0fexceptSessionId\"D\n" +
+	"\x11except_session_id\x18\x03 \x01(\tR\x0fexceptSessionId\x12!\n" +
+	"\fdevice_class\x18\x04 \x01(\tR\vdeviceClass\"i\n" +
 	"\x1dRevokeSubjectSessionsResponse\x12#\n" +
-	"\rrevoked_count\x18\x01 \x01(\x03R\frevokedCount\"\xbe\x01\n" +
+	"\rrevoked_count\x18\x01 \x01(\x03R\frevokedCount\x12#\n" +
+	"\rsubject_epoch\x18\x02 \x01(\x03R\fsubjectEpoch\"K\n" +
+	"\x11GetSubjectRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\"9\n" +
+	"\x12GetSubjectResponse\x12#\n" +
+	"\rsubject_epoch\x18\x01 \x01(\x03R\fsubjectEpoch\"\x9a\x02\n" +
 	"\x1aListSubjectSessionsRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x1b\n" +
 	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x04 \x01(\tR\tpageToken\x12,\n" +
-	"\x12current_session_id\x18\x05 \x01(\tR\x10currentSessionId\"}\n" +
+	"\x12current_session_id\x18\x05 \x01(\tR\x10currentSessionId\x127\n" +
+	"\x15current_session_token\x18\x06 \x01(\tB\x03\x80\x01\x01R\x13currentSessionToken\x12!\n" +
+	"\fdevice_class\x18\a \x01(\tR\vdeviceClass\"}\n" +
 	"\x1bListSubjectSessionsResponse\x126\n" +
 	"\bsessions\x18\x01 \x03(\v2\x1a.larder.session.v1.SessionR\bsessions\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*[\n" +
 	"\vConsistency\x12\x1b\n" +
 	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12CONSISTENCY_CACHED\x10\x01\x12\x17\n" +
-	"\x13CONSISTENCY_PRIMARY\x10\x02*P\n" +
+	"\x13CONSISTENCY_PRIMARY\x10\x02*\x8c\x01\n" +
+	"\x14CreateSessionOutcome\x12&\n" +
+	"\"CREATE_SESSION_OUTCOME_UNSPECIFIED\x10\x00\x12\"\n" +
+	"\x1eCREATE_SESSION_OUTCOME_CREATED\x10\x01\x12(\n" +
+	"$CREATE_SESSION_OUTCOME_LIMIT_REACHED\x10\x02*P\n" +
 	"\x05Touch\x12\x15\n" +
 	"\x11TOUCH_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -2747,12 +3220,13 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\x14RotateSessionOutcome\x12&\n" +
 	"\"ROTATE_SESSION_OUTCOME_UNSPECIFIED\x10\x00\x12\"\n" +
 	"\x1eROTATE_SESSION_OUTCOME_ROTATED\x10\x01\x12#\n" +
-	"\x1fROTATE_SESSION_OUTCOME_INACTIVE\x10\x02*\xb7\x01\n" +
+	"\x1fROTATE_SESSION_OUTCOME_INACTIVE\x10\x02*\xe2\x01\n" +
 	"\x15PromoteSessionOutcome\x12'\n" +
 	"#PROMOTE_SESSION_OUTCOME_UNSPECIFIED\x10\x00\x12$\n" +
 	" PROMOTE_SESSION_OUTCOME_PROMOTED\x10\x01\x12$\n" +
 	" PROMOTE_SESSION_OUTCOME_INACTIVE\x10\x02\x12)\n" +
-	"%PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS\x10\x03*\xdd\x01\n" +
+	"%PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS\x10\x03\x12)\n" +
+	"%PROMOTE_SESSION_OUTCOME_LIMIT_REACHED\x10\x04*\xdd\x01\n" +
 	"\x1cReauthenticateSessionOutcome\x12.\n" +
 	"*REAUTHENTICATE_SESSION_OUTCOME_UNSPECIFIED\x10\x00\x122\n" +
 	".REAUTHENTICATE_SESSION_OUTCOME_REAUTHENTICATED\x10\x01\x12+\n" +
@@ -2769,7 +3243,8 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\x14RevokeSessionOutcome\x12&\n" +
 	"\"REVOKE_SESSION_OUTCOME_UNSPECIFIED\x10\x00\x12\"\n" +
 	"\x1eREVOKE_SESSION_OUTCOME_REVOKED\x10\x01\x12#\n" +
-	"\x1fREVOKE_SESSION_OUTCOME_INACTIVE\x10\x022\xed\t\n" +
+	"\x1fREVOKE_SESSION_OUTCOME_INACTIVE\x10\x022\xcd\n" +
+	"\n" +
 	"\x0eSessionService\x12g\n" +
 	"\rCreateSession\x12'.larder.session.v1.CreateSessionRequest\x1a(.larder.session.v1.CreateSessionResponse\"\x03\x90\x02\x00\x12m\n" +
 	"\x0fValidateSession\x12).larder.session.v1.ValidateSessionRequest\x1a*.larder.session.v1.ValidateSessionResponse\"\x03\x90\x02\x02\x12\x7f\n" +
@@ -2781,7 +3256,9 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"GetSession\x12$.larder.session.v1.GetSessionRequest\x1a%.larder.session.v1.GetSessionResponse\"\x03\x90\x02\x01\x12g\n" +
 	"\rUpdateSession\x12'.larder.session.v1.UpdateSessionRequest\x1a(.larder.session.v1.UpdateSessionResponse\"\x03\x90\x02\x00\x12g\n" +
 	"\rRevokeSession\x12'.larder.session.v1.RevokeSessionRequest\x1a(.larder.session.v1.RevokeSessionResponse\"\x03\x90\x02\x02\x12\x7f\n" +
-	"\x15RevokeSubjectSessions\x12/.larder.session.v1.RevokeSubjectSessionsRequest\x1a0.larder.session.v1.RevokeSubjectSessionsResponse\"\x03\x90\x02\x02\x12y\n" +
+	"\x15RevokeSubjectSessions\x12/.larder.session.v1.RevokeSubjectSessionsRequest\x1a0.larder.session.v1.RevokeSubjectSessionsResponse\"\x03\x90\x02\x02\x12^\n" +
+	"\n" +
+	"GetSubject\x12$.larder.session.v1.GetSubjectRequest\x1a%.larder.session.v1.GetSubjectResponse\"\x03\x90\x02\x01\x12y\n" +
 	"\x13ListSubjectSessions\x12-.larder.session.v1.ListSubjectSessionsRequest\x1a..larder.session.v1.ListSubjectSessionsResponse\"\x03\x90\x02\x01B=Z;github.com/berthcare/larder/gen/larder/session/v1;sessionv1b\x06proto3"
 
 var (
@@ -2796,124 +3273,145 @@ func file_larder_session_v1_session_proto_rawDescGZIP() []byte {
 	return file_larder_session_v1_session_proto_rawDescData
 }
 
-var file_larder_session_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_larder_session_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_larder_session_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
+var file_larder_session_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_larder_session_v1_session_proto_goTypes = []any{
 	(Consistency)(0),                      // 0: larder.session.v1.Consistency
-	(Touch)(0),                            // 1: larder.session.v1.Touch
-	(ValidateSessionOutcome)(0),           // 2: larder.session.v1.ValidateSessionOutcome
-	(BatchValidateSessionsOutcome)(0),     // 3: larder.session.v1.BatchValidateSessionsOutcome
-	(RotateSessionOutcome)(0),             // 4: larder.session.v1.RotateSessionOutcome
-	(PromoteSessionOutcome)(0),            // 5: larder.session.v1.PromoteSessionOutcome
-	(ReauthenticateSessionOutcome)(0),     // 6: larder.session.v1.ReauthenticateSessionOutcome
-	(GetSessionOutcome)(0),                // 7: larder.session.v1.GetSessionOutcome
-	(UpdateSessionOutcome)(0),             // 8: larder.session.v1.UpdateSessionOutcome
-	(RevokeSessionOutcome)(0),             // 9: larder.session.v1.RevokeSessionOutcome
-	(*Device)(nil),                        // 10: larder.session.v1.Device
-	(*Assurance)(nil),                     // 11: larder.session.v1.Assurance
-	(*Session)(nil),                       // 12: larder.session.v1.Session
-	(*CreateSessionRequest)(nil),          // 13: larder.session.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil),         // 14: larder.session.v1.CreateSessionResponse
-	(*Requirement)(nil),                   // 15: larder.session.v1.Requirement
-	(*ValidateSessionRequest)(nil),        // 16: larder.session.v1.ValidateSessionRequest
-	(*ValidateSessionResponse)(nil),       // 17: larder.session.v1.ValidateSessionResponse
-	(*BatchValidateSessionsItem)(nil),     // 18: larder.session.v1.BatchValidateSessionsItem
-	(*BatchValidateSessionsRequest)(nil),  // 19: larder.session.v1.BatchValidateSessionsRequest
-	(*BatchValidateSessionsResult)(nil),   // 20: larder.session.v1.BatchValidateSessionsResult
-	(*BatchValidateSessionsResponse)(nil), // 21: larder.session.v1.BatchValidateSessionsResponse
-	(*RotateSessionRequest)(nil),          // 22: larder.session.v1.RotateSessionRequest
-	(*RotateSessionResponse)(nil),         // 23: larder.session.v1.RotateSessionResponse
-	(*PromoteSessionRequest)(nil),         // 24: larder.session.v1.PromoteSessionRequest
-	(*PromoteSessionResponse)(nil),        // 25: larder.session.v1.PromoteSessionResponse
-	(*ReauthenticateSessionRequest)(nil),  // 26: larder.session.v1.ReauthenticateSessionRequest
-	(*ReauthenticateSessionResponse)(nil), // 27: larder.session.v1.ReauthenticateSessionResponse
-	(*GetSessionRequest)(nil),             // 28: larder.session.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),            // 29: larder.session.v1.GetSessionResponse
-	(*UpdateSessionRequest)(nil),          // 30: larder.session.v1.UpdateSessionRequest
-	(*UpdateSessionResponse)(nil),         // 31: larder.session.v1.UpdateSessionResponse
-	(*RevokeSessionRequest)(nil),          // 32: larder.session.v1.RevokeSessionRequest
-	(*RevokeSessionResponse)(nil),         // 33: larder.session.v1.RevokeSessionResponse
-	(*RevokeSubjectSessionsRequest)(nil),  // 34: larder.session.v1.RevokeSubjectSessionsRequest
-	(*RevokeSubjectSessionsResponse)(nil), // 35: larder.session.v1.RevokeSubjectSessionsResponse
-	(*ListSubjectSessionsRequest)(nil),    // 36: larder.session.v1.ListSubjectSessionsRequest
-	(*ListSubjectSessionsResponse)(nil),   // 37: larder.session.v1.ListSubjectSessionsResponse
-	nil,                                   // 38: larder.session.v1.Session.AttributesEntry
-	nil,                                   // 39: larder.session.v1.CreateSessionRequest.AttributesEntry
-	nil,                                   // 40: larder.session.v1.UpdateSessionRequest.SetAttributesEntry
-	(*timestamppb.Timestamp)(nil),         // 41: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),           // 42: google.protobuf.Duration
+	(CreateSessionOutcome)(0),             // 1: larder.session.v1.CreateSessionOutcome
+	(Touch)(0),                            // 2: larder.session.v1.Touch
+	(ValidateSessionOutcome)(0),           // 3: larder.session.v1.ValidateSessionOutcome
+	(BatchValidateSessionsOutcome)(0),     // 4: larder.session.v1.BatchValidateSessionsOutcome
+	(RotateSessionOutcome)(0),             // 5: larder.session.v1.RotateSessionOutcome
+	(PromoteSessionOutcome)(0),            // 6: larder.session.v1.PromoteSessionOutcome
+	(ReauthenticateSessionOutcome)(0),     // 7: larder.session.v1.ReauthenticateSessionOutcome
+	(GetSessionOutcome)(0),                // 8: larder.session.v1.GetSessionOutcome
+	(UpdateSessionOutcome)(0),             // 9: larder.session.v1.UpdateSessionOutcome
+	(RevokeSessionOutcome)(0),             // 10: larder.session.v1.RevokeSessionOutcome
+	(*Device)(nil),                        // 11: larder.session.v1.Device
+	(*Assurance)(nil),                     // 12: larder.session.v1.Assurance
+	(*Session)(nil),                       // 13: larder.session.v1.Session
+	(*CreateSessionRequest)(nil),          // 14: larder.session.v1.CreateSessionRequest
+	(*SessionSummary)(nil),                // 15: larder.session.v1.SessionSummary
+	(*CreateSessionResponse)(nil),         // 16: larder.session.v1.CreateSessionResponse
+	(*Requirement)(nil),                   // 17: larder.session.v1.Requirement
+	(*ValidateSessionRequest)(nil),        // 18: larder.session.v1.ValidateSessionRequest
+	(*ValidateSessionResponse)(nil),       // 19: larder.session.v1.ValidateSessionResponse
+	(*BatchValidateSessionsItem)(nil),     // 20: larder.session.v1.BatchValidateSessionsItem
+	(*BatchValidateSessionsRequest)(nil),  // 21: larder.session.v1.BatchValidateSessionsRequest
+	(*BatchValidateSessionsResult)(nil),   // 22: larder.session.v1.BatchValidateSessionsResult
+	(*BatchValidateSessionsResponse)(nil), // 23: larder.session.v1.BatchValidateSessionsResponse
+	(*RotateSessionRequest)(nil),          // 24: larder.session.v1.RotateSessionRequest
+	(*RotateSessionResponse)(nil),         // 25: larder.session.v1.RotateSessionResponse
+	(*PromoteSessionRequest)(nil),         // 26: larder.session.v1.PromoteSessionRequest
+	(*PromoteSessionResponse)(nil),        // 27: larder.session.v1.PromoteSessionResponse
+	(*ReauthenticateSessionRequest)(nil),  // 28: larder.session.v1.ReauthenticateSessionRequest
+	(*ReauthenticateSessionResponse)(nil), // 29: larder.session.v1.ReauthenticateSessionResponse
+	(*GetSessionRequest)(nil),             // 30: larder.session.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),            // 31: larder.session.v1.GetSessionResponse
+	(*UpdateSessionRequest)(nil),          // 32: larder.session.v1.UpdateSessionRequest
+	(*UpdateSessionResponse)(nil),         // 33: larder.session.v1.UpdateSessionResponse
+	(*RevokeSessionRequest)(nil),          // 34: larder.session.v1.RevokeSessionRequest
+	(*RevokeSessionResponse)(nil),         // 35: larder.session.v1.RevokeSessionResponse
+	(*RevokeSubjectSessionsRequest)(nil),  // 36: larder.session.v1.RevokeSubjectSessionsRequest
+	(*RevokeSubjectSessionsResponse)(nil), // 37: larder.session.v1.RevokeSubjectSessionsResponse
+	(*GetSubjectRequest)(nil),             // 38: larder.session.v1.GetSubjectRequest
+	(*GetSubjectResponse)(nil),            // 39: larder.session.v1.GetSubjectResponse
+	(*ListSubjectSessionsRequest)(nil),    // 40: larder.session.v1.ListSubjectSessionsRequest
+	(*ListSubjectSessionsResponse)(nil),   // 41: larder.session.v1.ListSubjectSessionsResponse
+	nil,                                   // 42: larder.session.v1.Session.AttributesEntry
+	nil,                                   // 43: larder.session.v1.CreateSessionRequest.AttributesEntry
+	nil,                                   // 44: larder.session.v1.UpdateSessionRequest.SetAttributesEntry
+	nil,                                   // 45: larder.session.v1.UpdateSessionRequest.SetAttributesIfAbsentEntry
+	nil,                                   // 46: larder.session.v1.UpdateSessionRequest.IncrementAttributesEntry
+	nil,                                   // 47: larder.session.v1.UpdateSessionResponse.IncrementedAttributesEntry
+	(*timestamppb.Timestamp)(nil),         // 48: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),           // 49: google.protobuf.Duration
 }
 var file_larder_session_v1_session_proto_depIdxs = []int32{
-	41, // 0: larder.session.v1.Assurance.authenticated_at:type_name -> google.protobuf.Timestamp
-	38, // 1: larder.session.v1.Session.attributes:type_name -> larder.session.v1.Session.AttributesEntry
-	10, // 2: larder.session.v1.Session.device:type_name -> larder.session.v1.Device
-	41, // 3: larder.session.v1.Session.created_at:type_name -> google.protobuf.Timestamp
-	41, // 4: larder.session.v1.Session.last_active_at:type_name -> google.protobuf.Timestamp
-	41, // 5: larder.session.v1.Session.idle_expires_at:type_name -> google.protobuf.Timestamp
-	41, // 6: larder.session.v1.Session.absolute_expires_at:type_name -> google.protobuf.Timestamp
-	41, // 7: larder.session.v1.Session.expires_at:type_name -> google.protobuf.Timestamp
-	11, // 8: larder.session.v1.Session.assurance:type_name -> larder.session.v1.Assurance
-	39, // 9: larder.session.v1.CreateSessionRequest.attributes:type_name -> larder.session.v1.CreateSessionRequest.AttributesEntry
-	42, // 10: larder.session.v1.CreateSessionRequest.idle_timeout:type_name -> google.protobuf.Duration
-	42, // 11: larder.session.v1.CreateSessionRequest.absolute_timeout:type_name -> google.protobuf.Duration
-	10, // 12: larder.session.v1.CreateSessionRequest.device:type_name -> larder.session.v1.Device
-	11, // 13: larder.session.v1.CreateSessionRequest.assurance:type_name -> larder.session.v1.Assurance
-	12, // 14: larder.session.v1.CreateSessionResponse.session:type_name -> larder.session.v1.Session
-	42, // 15: larder.session.v1.Requirement.max_auth_age:type_name -> google.protobuf.Duration
-	1,  // 16: larder.session.v1.ValidateSessionRequest.touch:type_name -> larder.session.v1.Touch
-	0,  // 17: larder.session.v1.ValidateSessionRequest.consistency:type_name -> larder.session.v1.Consistency
-	15, // 18: larder.session.v1.ValidateSessionRequest.require:type_name -> larder.session.v1.Requirement
-	2,  // 19: larder.session.v1.ValidateSessionResponse.outcome:type_name -> larder.session.v1.ValidateSessionOutcome
-	12, // 20: larder.session.v1.ValidateSessionResponse.session:type_name -> larder.session.v1.Session
-	42, // 21: larder.session.v1.ValidateSessionResponse.cache_for:type_name -> google.protobuf.Duration
-	1,  // 22: larder.session.v1.BatchValidateSessionsItem.touch:type_name -> larder.session.v1.Touch
-	0,  // 23: larder.session.v1.BatchValidateSessionsItem.consistency:type_name -> larder.session.v1.Consistency
-	15, // 24: larder.session.v1.BatchValidateSessionsItem.require:type_name -> larder.session.v1.Requirement
-	18, // 25: larder.session.v1.BatchValidateSessionsRequest.items:type_name -> larder.session.v1.BatchValidateSessionsItem
-	3,  // 26: larder.session.v1.BatchValidateSessionsResult.outcome:type_name -> larder.session.v1.BatchValidateSessionsOutcome
-	12, // 27: larder.session.v1.BatchValidateSessionsResult.session:type_name -> larder.session.v1.Session
-	42, // 28: larder.session.v1.BatchValidateSessionsResult.cache_for:type_name -> google.protobuf.Duration
-	20, // 29: larder.session.v1.BatchValidateSessionsResponse.results:type_name -> larder.session.v1.BatchValidateSessionsResult
-	4,  // 30: larder.session.v1.RotateSessionResponse.outcome:type_name -> larder.session.v1.RotateSessionOutcome
-	12, // 31: larder.session.v1.RotateSessionResponse.session:type_name -> larder.session.v1.Session
-	11, // 32: larder.session.v1.PromoteSessionRequest.assurance:type_name -> larder.session.v1.Assurance
-	5,  // 33: larder.session.v1.PromoteSessionResponse.outcome:type_name -> larder.session.v1.PromoteSessionOutcome
-	12, // 34: larder.session.v1.PromoteSessionResponse.session:type_name -> larder.session.v1.Session
-	6,  // 35: larder.session.v1.ReauthenticateSessionResponse.outcome:type_name -> larder.session.v1.ReauthenticateSessionOutcome
-	12, // 36: larder.session.v1.ReauthenticateSessionResponse.session:type_name -> larder.session.v1.Session
-	7,  // 37: larder.session.v1.GetSessionResponse.outcome:type_name -> larder.session.v1.GetSessionOutcome
-	12, // 38: larder.session.v1.GetSessionResponse.session:type_name -> larder.session.v1.Session
-	40, // 39: larder.session.v1.UpdateSessionRequest.set_attributes:type_name -> larder.session.v1.UpdateSessionRequest.SetAttributesEntry
-	8,  // 40: larder.session.v1.UpdateSessionResponse.outcome:type_name -> larder.session.v1.UpdateSessionOutcome
-	9,  // 41: larder.session.v1.RevokeSessionResponse.outcome:type_name -> larder.session.v1.RevokeSessionOutcome
-	12, // 42: larder.session.v1.ListSubjectSessionsResponse.sessions:type_name -> larder.session.v1.Session
-	13, // 43: larder.session.v1.SessionService.CreateSession:input_type -> larder.session.v1.CreateSessionRequest
-	16, // 44: larder.session.v1.SessionService.ValidateSession:input_type -> larder.session.v1.ValidateSessionRequest
-	19, // 45: larder.session.v1.SessionService.BatchValidateSessions:input_type -> larder.session.v1.BatchValidateSessionsRequest
-	22, // 46: larder.session.v1.SessionService.RotateSession:input_type -> larder.session.v1.RotateSessionRequest
-	24, // 47: larder.session.v1.SessionService.PromoteSession:input_type -> larder.session.v1.PromoteSessionRequest
-	26, // 48: larder.session.v1.SessionService.ReauthenticateSession:input_type -> larder.session.v1.ReauthenticateSessionRequest
-	28, // 49: larder.session.v1.SessionService.GetSession:input_type -> larder.session.v1.GetSessionRequest
-	30, // 50: larder.session.v1.SessionService.UpdateSession:input_type -> larder.session.v1.UpdateSessionRequest
-	32, // 51: larder.session.v1.SessionService.RevokeSession:input_type -> larder.session.v1.RevokeSessionRequest
-	34, // 52: larder.session.v1.SessionService.RevokeSubjectSessions:input_type -> larder.session.v1.RevokeSubjectSessionsRequest
-	36, // 53: larder.session.v1.SessionService.ListSubjectSessions:input_type -> larder.session.v1.ListSubjectSessionsRequest
-	14, // 54: larder.session.v1.SessionService.CreateSession:output_type -> larder.session.v1.CreateSessionResponse
-	17, // 55: larder.session.v1.SessionService.ValidateSession:output_type -> larder.session.v1.ValidateSessionResponse
-	21, // 56: larder.session.v1.SessionService.BatchValidateSessions:output_type -> larder.session.v1.BatchValidateSessionsResponse
-	23, // 57: larder.session.v1.SessionService.RotateSession:output_type -> larder.session.v1.RotateSessionResponse
-	25, // 58: larder.session.v1.SessionService.PromoteSession:output_type -> larder.session.v1.PromoteSessionResponse
-	27, // 59: larder.session.v1.SessionService.ReauthenticateSession:output_type -> larder.session.v1.ReauthenticateSessionResponse
-	29, // 60: larder.session.v1.SessionService.GetSession:output_type -> larder.session.v1.GetSessionResponse
-	31, // 61: larder.session.v1.SessionService.UpdateSession:output_type -> larder.session.v1.UpdateSessionResponse
-	33, // 62: larder.session.v1.SessionService.RevokeSession:output_type -> larder.session.v1.RevokeSessionResponse
-	35, // 63: larder.session.v1.SessionService.RevokeSubjectSessions:output_type -> larder.session.v1.RevokeSubjectSessionsResponse
-	37, // 64: larder.session.v1.SessionService.ListSubjectSessions:output_type -> larder.session.v1.ListSubjectSessionsResponse
-	54, // [54:65] is the sub-list for method output_type
-	43, // [43:54] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	48, // 0: larder.session.v1.Assurance.authenticated_at:type_name -> google.protobuf.Timestamp
+	42, // 1: larder.session.v1.Session.attributes:type_name -> larder.session.v1.Session.AttributesEntry
+	11, // 2: larder.session.v1.Session.device:type_name -> larder.session.v1.Device
+	48, // 3: larder.session.v1.Session.created_at:type_name -> google.protobuf.Timestamp
+	48, // 4: larder.session.v1.Session.last_active_at:type_name -> google.protobuf.Timestamp
+	48, // 5: larder.session.v1.Session.idle_expires_at:type_name -> google.protobuf.Timestamp
+	48, // 6: larder.session.v1.Session.absolute_expires_at:type_name -> google.protobuf.Timestamp
+	48, // 7: larder.session.v1.Session.expires_at:type_name -> google.protobuf.Timestamp
+	12, // 8: larder.session.v1.Session.assurance:type_name -> larder.session.v1.Assurance
+	43, // 9: larder.session.v1.CreateSessionRequest.attributes:type_name -> larder.session.v1.CreateSessionRequest.AttributesEntry
+	49, // 10: larder.session.v1.CreateSessionRequest.idle_timeout:type_name -> google.protobuf.Duration
+	49, // 11: larder.session.v1.CreateSessionRequest.absolute_timeout:type_name -> google.protobuf.Duration
+	11, // 12: larder.session.v1.CreateSessionRequest.device:type_name -> larder.session.v1.Device
+	12, // 13: larder.session.v1.CreateSessionRequest.assurance:type_name -> larder.session.v1.Assurance
+	11, // 14: larder.session.v1.SessionSummary.device:type_name -> larder.session.v1.Device
+	48, // 15: larder.session.v1.SessionSummary.created_at:type_name -> google.protobuf.Timestamp
+	48, // 16: larder.session.v1.SessionSummary.last_active_at:type_name -> google.protobuf.Timestamp
+	48, // 17: larder.session.v1.SessionSummary.expires_at:type_name -> google.protobuf.Timestamp
+	13, // 18: larder.session.v1.CreateSessionResponse.session:type_name -> larder.session.v1.Session
+	1,  // 19: larder.session.v1.CreateSessionResponse.outcome:type_name -> larder.session.v1.CreateSessionOutcome
+	15, // 20: larder.session.v1.CreateSessionResponse.evicted_sessions:type_name -> larder.session.v1.SessionSummary
+	15, // 21: larder.session.v1.CreateSessionResponse.existing_sessions:type_name -> larder.session.v1.SessionSummary
+	49, // 22: larder.session.v1.Requirement.max_auth_age:type_name -> google.protobuf.Duration
+	2,  // 23: larder.session.v1.ValidateSessionRequest.touch:type_name -> larder.session.v1.Touch
+	0,  // 24: larder.session.v1.ValidateSessionRequest.consistency:type_name -> larder.session.v1.Consistency
+	17, // 25: larder.session.v1.ValidateSessionRequest.require:type_name -> larder.session.v1.Requirement
+	3,  // 26: larder.session.v1.ValidateSessionResponse.outcome:type_name -> larder.session.v1.ValidateSessionOutcome
+	13, // 27: larder.session.v1.ValidateSessionResponse.session:type_name -> larder.session.v1.Session
+	49, // 28: larder.session.v1.ValidateSessionResponse.cache_for:type_name -> google.protobuf.Duration
+	2,  // 29: larder.session.v1.BatchValidateSessionsItem.touch:type_name -> larder.session.v1.Touch
+	0,  // 30: larder.session.v1.BatchValidateSessionsItem.consistency:type_name -> larder.session.v1.Consistency
+	17, // 31: larder.session.v1.BatchValidateSessionsItem.require:type_name -> larder.session.v1.Requirement
+	20, // 32: larder.session.v1.BatchValidateSessionsRequest.items:type_name -> larder.session.v1.BatchValidateSessionsItem
+	4,  // 33: larder.session.v1.BatchValidateSessionsResult.outcome:type_name -> larder.session.v1.BatchValidateSessionsOutcome
+	13, // 34: larder.session.v1.BatchValidateSessionsResult.session:type_name -> larder.session.v1.Session
+	49, // 35: larder.session.v1.BatchValidateSessionsResult.cache_for:type_name -> google.protobuf.Duration
+	22, // 36: larder.session.v1.BatchValidateSessionsResponse.results:type_name -> larder.session.v1.BatchValidateSessionsResult
+	5,  // 37: larder.session.v1.RotateSessionResponse.outcome:type_name -> larder.session.v1.RotateSessionOutcome
+	13, // 38: larder.session.v1.RotateSessionResponse.session:type_name -> larder.session.v1.Session
+	12, // 39: larder.session.v1.PromoteSessionRequest.assurance:type_name -> larder.session.v1.Assurance
+	6,  // 40: larder.session.v1.PromoteSessionResponse.outcome:type_name -> larder.session.v1.PromoteSessionOutcome
+	13, // 41: larder.session.v1.PromoteSessionResponse.session:type_name -> larder.session.v1.Session
+	15, // 42: larder.session.v1.PromoteSessionResponse.evicted_sessions:type_name -> larder.session.v1.SessionSummary
+	15, // 43: larder.session.v1.PromoteSessionResponse.existing_sessions:type_name -> larder.session.v1.SessionSummary
+	7,  // 44: larder.session.v1.ReauthenticateSessionResponse.outcome:type_name -> larder.session.v1.ReauthenticateSessionOutcome
+	13, // 45: larder.session.v1.ReauthenticateSessionResponse.session:type_name -> larder.session.v1.Session
+	8,  // 46: larder.session.v1.GetSessionResponse.outcome:type_name -> larder.session.v1.GetSessionOutcome
+	13, // 47: larder.session.v1.GetSessionResponse.session:type_name -> larder.session.v1.Session
+	44, // 48: larder.session.v1.UpdateSessionRequest.set_attributes:type_name -> larder.session.v1.UpdateSessionRequest.SetAttributesEntry
+	45, // 49: larder.session.v1.UpdateSessionRequest.set_attributes_if_absent:type_name -> larder.session.v1.UpdateSessionRequest.SetAttributesIfAbsentEntry
+	46, // 50: larder.session.v1.UpdateSessionRequest.increment_attributes:type_name -> larder.session.v1.UpdateSessionRequest.IncrementAttributesEntry
+	9,  // 51: larder.session.v1.UpdateSessionResponse.outcome:type_name -> larder.session.v1.UpdateSessionOutcome
+	47, // 52: larder.session.v1.UpdateSessionResponse.incremented_attributes:type_name -> larder.session.v1.UpdateSessionResponse.IncrementedAttributesEntry
+	10, // 53: larder.session.v1.RevokeSessionResponse.outcome:type_name -> larder.session.v1.RevokeSessionOutcome
+	13, // 54: larder.session.v1.ListSubjectSessionsResponse.sessions:type_name -> larder.session.v1.Session
+	14, // 55: larder.session.v1.SessionService.CreateSession:input_type -> larder.session.v1.CreateSessionRequest
+	18, // 56: larder.session.v1.SessionService.ValidateSession:input_type -> larder.session.v1.ValidateSessionRequest
+	21, // 57: larder.session.v1.SessionService.BatchValidateSessions:input_type -> larder.session.v1.BatchValidateSessionsRequest
+	24, // 58: larder.session.v1.SessionService.RotateSession:input_type -> larder.session.v1.RotateSessionRequest
+	26, // 59: larder.session.v1.SessionService.PromoteSession:input_type -> larder.session.v1.PromoteSessionRequest
+	28, // 60: larder.session.v1.SessionService.ReauthenticateSession:input_type -> larder.session.v1.ReauthenticateSessionRequest
+	30, // 61: larder.session.v1.SessionService.GetSession:input_type -> larder.session.v1.GetSessionRequest
+	32, // 62: larder.session.v1.SessionService.UpdateSession:input_type -> larder.session.v1.UpdateSessionRequest
+	34, // 63: larder.session.v1.SessionService.RevokeSession:input_type -> larder.session.v1.RevokeSessionRequest
+	36, // 64: larder.session.v1.SessionService.RevokeSubjectSessions:input_type -> larder.session.v1.RevokeSubjectSessionsRequest
+	38, // 65: larder.session.v1.SessionService.GetSubject:input_type -> larder.session.v1.GetSubjectRequest
+	40, // 66: larder.session.v1.SessionService.ListSubjectSessions:input_type -> larder.session.v1.ListSubjectSessionsRequest
+	16, // 67: larder.session.v1.SessionService.CreateSession:output_type -> larder.session.v1.CreateSessionResponse
+	19, // 68: larder.session.v1.SessionService.ValidateSession:output_type -> larder.session.v1.ValidateSessionResponse
+	23, // 69: larder.session.v1.SessionService.BatchValidateSessions:output_type -> larder.session.v1.BatchValidateSessionsResponse
+	25, // 70: larder.session.v1.SessionService.RotateSession:output_type -> larder.session.v1.RotateSessionResponse
+	27, // 71: larder.session.v1.SessionService.PromoteSession:output_type -> larder.session.v1.PromoteSessionResponse
+	29, // 72: larder.session.v1.SessionService.ReauthenticateSession:output_type -> larder.session.v1.ReauthenticateSessionResponse
+	31, // 73: larder.session.v1.SessionService.GetSession:output_type -> larder.session.v1.GetSessionResponse
+	33, // 74: larder.session.v1.SessionService.UpdateSession:output_type -> larder.session.v1.UpdateSessionResponse
+	35, // 75: larder.session.v1.SessionService.RevokeSession:output_type -> larder.session.v1.RevokeSessionResponse
+	37, // 76: larder.session.v1.SessionService.RevokeSubjectSessions:output_type -> larder.session.v1.RevokeSubjectSessionsResponse
+	39, // 77: larder.session.v1.SessionService.GetSubject:output_type -> larder.session.v1.GetSubjectResponse
+	41, // 78: larder.session.v1.SessionService.ListSubjectSessions:output_type -> larder.session.v1.ListSubjectSessionsResponse
+	67, // [67:79] is the sub-list for method output_type
+	55, // [55:67] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_larder_session_v1_session_proto_init() }
@@ -2921,11 +3419,12 @@ func file_larder_session_v1_session_proto_init() {
 	if File_larder_session_v1_session_proto != nil {
 		return
 	}
-	file_larder_session_v1_session_proto_msgTypes[20].OneofWrappers = []any{
+	file_larder_session_v1_session_proto_msgTypes[3].OneofWrappers = []any{}
+	file_larder_session_v1_session_proto_msgTypes[21].OneofWrappers = []any{
 		(*UpdateSessionRequest_SessionId)(nil),
 		(*UpdateSessionRequest_SessionToken)(nil),
 	}
-	file_larder_session_v1_session_proto_msgTypes[22].OneofWrappers = []any{
+	file_larder_session_v1_session_proto_msgTypes[23].OneofWrappers = []any{
 		(*RevokeSessionRequest_SessionId)(nil),
 		(*RevokeSessionRequest_SessionToken)(nil),
 	}
@@ -2934,8 +3433,8 @@ func file_larder_session_v1_session_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_larder_session_v1_session_proto_rawDesc), len(file_larder_session_v1_session_proto_rawDesc)),
-			NumEnums:      10,
-			NumMessages:   31,
+			NumEnums:      11,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

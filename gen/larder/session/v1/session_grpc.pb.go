@@ -31,6 +31,7 @@ const (
 	SessionService_UpdateSession_FullMethodName         = "/larder.session.v1.SessionService/UpdateSession"
 	SessionService_RevokeSession_FullMethodName         = "/larder.session.v1.SessionService/RevokeSession"
 	SessionService_RevokeSubjectSessions_FullMethodName = "/larder.session.v1.SessionService/RevokeSubjectSessions"
+	SessionService_GetSubject_FullMethodName            = "/larder.session.v1.SessionService/GetSubject"
 	SessionService_ListSubjectSessions_FullMethodName   = "/larder.session.v1.SessionService/ListSubjectSessions"
 )
 
@@ -48,7 +49,8 @@ const (
 // An inactive session is an outcome of an OK answer, and it makes no difference whether it never existed, has expired or
 // was revoked. Errors mean misuse or failure, as in larder.cache.v1.CacheService.
 type SessionServiceClient interface {
-	// CreateSession starts a session and returns its token, which cannot be had again.
+	// CreateSession starts a session and returns its token, which cannot be had again. Where the subject has as many
+	// sessions as it may, it ends others to make room, or starts none, as the server is configured.
 	CreateSession(ctx context.Context, in *CreateSessionRequest, opts ...grpc.CallOption) (*CreateSessionResponse, error)
 	// ValidateSession checks a token and returns its session when that is active. A near-cached answer costs no Redis
 	// command. It slides the idle timeout as touch says.
@@ -74,12 +76,16 @@ type SessionServiceClient interface {
 	// GetSession reads a session by its public handle, from the Redis primary, without sliding its idle timeout.
 	GetSession(ctx context.Context, in *GetSessionRequest, opts ...grpc.CallOption) (*GetSessionResponse, error)
 	// UpdateSession changes attributes of an active session, each by itself, so that concurrent updates of different
-	// attributes are both kept. It never brings an ended session back.
+	// attributes are both kept. It makes all of the changes or none, and never brings an ended session back.
 	UpdateSession(ctx context.Context, in *UpdateSessionRequest, opts ...grpc.CallOption) (*UpdateSessionResponse, error)
 	// RevokeSession ends one session. When it has returned, no validation at PRIMARY consistency succeeds anywhere.
 	RevokeSession(ctx context.Context, in *RevokeSessionRequest, opts ...grpc.CallOption) (*RevokeSessionResponse, error)
-	// RevokeSubjectSessions ends every session of a subject, at a cost that does not depend on their number.
+	// RevokeSubjectSessions ends every session of a subject, or those of one device class, at a cost that does not depend on
+	// their number.
 	RevokeSubjectSessions(ctx context.Context, in *RevokeSubjectSessionsRequest, opts ...grpc.CallOption) (*RevokeSubjectSessionsResponse, error)
+	// GetSubject reads what is known of a subject, from the Redis primary. A login asks for the epoch before it checks the
+	// password and gives it to CreateSession.
+	GetSubject(ctx context.Context, in *GetSubjectRequest, opts ...grpc.CallOption) (*GetSubjectResponse, error)
 	// ListSubjectSessions lists the active sessions of a subject page by page, those that end soonest first. A session
 	// whose idle timeout slides during the walk may be listed twice, and none that stays active is left out.
 	ListSubjectSessions(ctx context.Context, in *ListSubjectSessionsRequest, opts ...grpc.CallOption) (*ListSubjectSessionsResponse, error)
@@ -193,6 +199,16 @@ func (c *sessionServiceClient) RevokeSubjectSessions(ctx context.Context, in *Re
 	return out, nil
 }
 
+func (c *sessionServiceClient) GetSubject(ctx context.Context, in *GetSubjectRequest, opts ...grpc.CallOption) (*GetSubjectResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetSubjectResponse)
+	err := c.cc.Invoke(ctx, SessionService_GetSubject_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sessionServiceClient) ListSubjectSessions(ctx context.Context, in *ListSubjectSessionsRequest, opts ...grpc.CallOption) (*ListSubjectSessionsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListSubjectSessionsResponse)
@@ -217,7 +233,8 @@ func (c *sessionServiceClient) ListSubjectSessions(ctx context.Context, in *List
 // An inactive session is an outcome of an OK answer, and it makes no difference whether it never existed, has expired or
 // was revoked. Errors mean misuse or failure, as in larder.cache.v1.CacheService.
 type SessionServiceServer interface {
-	// CreateSession starts a session and returns its token, which cannot be had again.
+	// CreateSession starts a session and returns its token, which cannot be had again. Where the subject has as many
+	// sessions as it may, it ends others to make room, or starts none, as the server is configured.
 	CreateSession(context.Context, *CreateSessionRequest) (*CreateSessionResponse, error)
 	// ValidateSession checks a token and returns its session when that is active. A near-cached answer costs no Redis
 	// command. It slides the idle timeout as touch says.
@@ -243,12 +260,16 @@ type SessionServiceServer interface {
 	// GetSession reads a session by its public handle, from the Redis primary, without sliding its idle timeout.
 	GetSession(context.Context, *GetSessionRequest) (*GetSessionResponse, error)
 	// UpdateSession changes attributes of an active session, each by itself, so that concurrent updates of different
-	// attributes are both kept. It never brings an ended session back.
+	// attributes are both kept. It makes all of the changes or none, and never brings an ended session back.
 	UpdateSession(context.Context, *UpdateSessionRequest) (*UpdateSessionResponse, error)
 	// RevokeSession ends one session. When it has returned, no validation at PRIMARY consistency succeeds anywhere.
 	RevokeSession(context.Context, *RevokeSessionRequest) (*RevokeSessionResponse, error)
-	// RevokeSubjectSessions ends every session of a subject, at a cost that does not depend on their number.
+	// RevokeSubjectSessions ends every session of a subject, or those of one device class, at a cost that does not depend on
+	// their number.
 	RevokeSubjectSessions(context.Context, *RevokeSubjectSessionsRequest) (*RevokeSubjectSessionsResponse, error)
+	// GetSubject reads what is known of a subject, from the Redis primary. A login asks for the epoch before it checks the
+	// password and gives it to CreateSession.
+	GetSubject(context.Context, *GetSubjectRequest) (*GetSubjectResponse, error)
 	// ListSubjectSessions lists the active sessions of a subject page by page, those that end soonest first. A session
 	// whose idle timeout slides during the walk may be listed twice, and none that stays active is left out.
 	ListSubjectSessions(context.Context, *ListSubjectSessionsRequest) (*ListSubjectSessionsResponse, error)
@@ -291,6 +312,9 @@ func (UnimplementedSessionServiceServer) RevokeSession(context.Context, *RevokeS
 }
 func (UnimplementedSessionServiceServer) RevokeSubjectSessions(context.Context, *RevokeSubjectSessionsRequest) (*RevokeSubjectSessionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeSubjectSessions not implemented")
+}
+func (UnimplementedSessionServiceServer) GetSubject(context.Context, *GetSubjectRequest) (*GetSubjectResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetSubject not implemented")
 }
 func (UnimplementedSessionServiceServer) ListSubjectSessions(context.Context, *ListSubjectSessionsRequest) (*ListSubjectSessionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSubjectSessions not implemented")
@@ -496,6 +520,24 @@ func _SessionService_RevokeSubjectSessions_Handler(srv interface{}, ctx context.
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SessionService_GetSubject_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetSubjectRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).GetSubject(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_GetSubject_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).GetSubject(ctx, req.(*GetSubjectRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _SessionService_ListSubjectSessions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListSubjectSessionsRequest)
 	if err := dec(in); err != nil {
@@ -560,6 +602,10 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RevokeSubjectSessions",
 			Handler:    _SessionService_RevokeSubjectSessions_Handler,
+		},
+		{
+			MethodName: "GetSubject",
+			Handler:    _SessionService_GetSubject_Handler,
 		},
 		{
 			MethodName: "ListSubjectSessions",
