@@ -44,6 +44,9 @@ var (
 	ErrTagged error = &kind{text: "larder: tagged entry must expire", reasons: []string{"TAGGED_ENTRY_MUST_EXPIRE"}}
 	// ErrCorrupt means that the stored bytes cannot be read; deleting or overwriting the entry mends it.
 	ErrCorrupt error = &kind{text: "larder: corrupt entry", reasons: []string{"ENTRY_CORRUPT"}}
+	// ErrEventsTrimmed means that events which a watch has not told are gone: begin a new one without a token, and look at
+	// what you hold.
+	ErrEventsTrimmed error = &kind{text: "larder: events trimmed", reasons: []string{"EVENTS_TRIMMED"}}
 	// ErrRefused means that Redis refused Larder's credentials or a command, or does not run in the mode that Larder was
 	// told. Larder's operator has to mend that.
 	ErrRefused error = &kind{text: "larder: redis refused", reasons: []string{"REDIS_REFUSED", "REDIS_WRONG_MODE"}}

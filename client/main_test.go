@@ -38,6 +38,7 @@ type backend struct {
 	answer func(ctx context.Context, req any) (any, error)
 	walk   func(grpc.ServerStreamingServer[cachev1.DeleteMatchingResponse]) error // DeleteMatching; nil means as answer fails
 	watch  func(grpc.ServerStreamingServer[cachev1.WatchResponse]) error          // Watch, likewise
+	events func(*sessionv1.WatchSessionEventsRequest, grpc.ServerStreamingServer[sessionv1.WatchSessionEventsResponse]) error
 
 	mu       sync.Mutex
 	requests []proto.Message
@@ -59,6 +60,15 @@ func (b *backend) Watch(req *cachev1.WatchRequest, stream grpc.ServerStreamingSe
 		return err
 	}
 	return b.watch(stream)
+}
+
+func (b *backend) WatchSessionEvents(req *sessionv1.WatchSessionEventsRequest, stream grpc.ServerStreamingServer[sessionv1.WatchSessionEventsResponse]) error {
+	b.record(req)
+	if b.events == nil {
+		_, err := b.answer(stream.Context(), req)
+		return err
+	}
+	return b.events(req, stream)
 }
 
 func (b *backend) record(req proto.Message) {

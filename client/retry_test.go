@@ -55,6 +55,9 @@ var safe = map[string]call{
 	},
 	"ClearNamespace": func(ctx context.Context, c *client.Client) error { return c.Cache.Clear(ctx, client.Remove) },
 	"Watch":          func(ctx context.Context, c *client.Client) error { return end(c.Cache.Watch(ctx)) },
+	"WatchSessionEvents": func(ctx context.Context, c *client.Client) error {
+		return end(c.Sessions.WatchEvents(ctx, client.WatchSessionsOptions{}))
+	},
 	"ValidateSession": func(ctx context.Context, c *client.Client) error {
 		return second(c.Sessions.Validate(ctx, "t", client.ValidateOptions{}))
 	},

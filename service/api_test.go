@@ -132,7 +132,7 @@ func (a *api) call(ctx context.Context, t testing.TB, m protoreflect.MethodDescr
 			return resp, err
 		}
 		resp = next
-		if m.Name() == "Watch" {
+		if m.Name() == "Watch" || m.Name() == "WatchSessionEvents" {
 			return resp, nil
 		}
 	}

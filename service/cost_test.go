@@ -72,6 +72,7 @@ var costCases = []struct {
 	{"RotateSession", "", (*costs).signIn, `session_token: "$TOKEN"`},
 	{"PromoteSession", "", (*costs).anonymous, `session_token: "$TOKEN" subject: "ann"`},
 	{"ReauthenticateSession", "", (*costs).signIn, `session_token: "$TOKEN" aal: 2 amr: "otp"`},
+	{"WatchSessionEvents", "beginning", nil, `subject: "$NEW"`},
 	{"GetSubject", "", (*costs).signIn, `subject: "ann"`},
 	{"GetSession", "", (*costs).signIn, `session_id: "$ID"`},
 	{"UpdateSession", "", (*costs).signIn, `session_token: "$TOKEN" set_attributes {key: "a" value: "b"}`},

@@ -48,6 +48,7 @@ var requests = map[string]string{
 	"RevokeSubjectSessions": `subject: "canary-bob"`,
 	"GetSubject":            `subject: "canary-ann"`,
 	"ListSubjectSessions":   `subject: "canary-ann"`,
+	"WatchSessionEvents":    `subject: "canary-ann"`,
 }
 
 // eachMethod calls every method at once, each with the time that a careful caller gives, and hands over how it ended.

@@ -58,6 +58,7 @@ var errorTable = []errorRow{
 	{err: store.ErrSubjectEpochChanged, code: codes.Aborted, reason: "SUBJECT_EPOCH_CHANGED"},
 	{err: store.ErrTooManyAttributes, code: codes.InvalidArgument, reason: "TOO_MANY_ATTRIBUTES"},
 	{err: store.ErrPageToken, code: codes.InvalidArgument, reason: "PAGE_TOKEN_INVALID"},
+	{err: store.ErrEventsTrimmed, code: codes.OutOfRange, reason: "EVENTS_TRIMMED"},
 	{err: store.ErrTagged, code: codes.FailedPrecondition, reason: "TAGGED_ENTRY_MUST_EXPIRE"},
 	{err: store.ErrCorrupt, code: codes.DataLoss, reason: "ENTRY_CORRUPT"},
 	{err: store.ErrKeyUnknown, code: codes.DataLoss, reason: "KEY_UNKNOWN"},

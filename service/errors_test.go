@@ -42,6 +42,7 @@ func TestErrors(t *testing.T) {
 		{"TooManyAttributes", store.ErrTooManyAttributes, answer{codes.InvalidArgument, "TOO_MANY_ATTRIBUTES", false}},
 		{"Tagged", store.ErrTagged, answer{codes.FailedPrecondition, "TAGGED_ENTRY_MUST_EXPIRE", false}},
 		{"PageToken", store.ErrPageToken, answer{codes.InvalidArgument, "PAGE_TOKEN_INVALID", false}},
+		{"EventsTrimmed", store.ErrEventsTrimmed, answer{codes.OutOfRange, "EVENTS_TRIMMED", false}},
 		{"Corrupt", store.ErrCorrupt, answer{codes.DataLoss, "ENTRY_CORRUPT", false}},
 		{"KeyUnknown", store.ErrKeyUnknown, answer{codes.DataLoss, "KEY_UNKNOWN", false}},
 		{"Refused", store.ErrRefused, answer{codes.Internal, "REDIS_REFUSED", false}},

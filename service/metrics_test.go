@@ -66,7 +66,7 @@ func TestMetrics(t *testing.T) {
 	t.Parallel()
 	s := run(t, failing(nil), Options{Version: "v1.2.3"})
 	s.metrics.watch(func() store.Stats {
-		return store.Stats{NearEntries: 1, NearBytes: 2, NearHits: 3, NearMisses: 4, NearEvictions: 5, NearInvalidations: 6, NearFlushes: 7, InFlight: 8}
+		return store.Stats{NearEntries: 1, NearBytes: 2, NearHits: 3, NearMisses: 4, NearEvictions: 5, NearInvalidations: 6, NearFlushes: 7, InFlight: 8, ExpiredIdle: 9, ExpiredAbsolute: 10, RemovedSessions: 11, SweepLate: 12 * time.Second}
 	}, s.options)
 	s.metrics.Command("GET", time.Millisecond, nil)
 	s.metrics.Command("GET", time.Millisecond, fmt.Errorf("10.1.2.3: %w", store.ErrUnavailable))
@@ -89,6 +89,10 @@ func TestMetrics(t *testing.T) {
 		{"larder_near_cache_invalidations_total", nil, 6},
 		{"larder_near_cache_flushes_total", nil, 7},
 		{"larder_redis_in_flight", nil, 8},
+		{"larder_sessions_expired_total", []string{"timeout", "idle"}, 9},
+		{"larder_sessions_expired_total", []string{"timeout", "absolute"}, 10},
+		{"larder_sessions_removed_total", nil, 11},
+		{"larder_session_sweep_lag_seconds", nil, 12},
 		{"larder_redis_up", nil, 1},
 		{"larder_redis_command_duration_seconds", []string{"command", "GET"}, 2},
 		{"larder_redis_command_errors_total", []string{"command", "GET", "kind", "REDIS_UNAVAILABLE"}, 1},

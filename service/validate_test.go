@@ -468,6 +468,13 @@ func edges() (bad, good [][3]string) {
 		{"ListSubjectSessions", "subject: " + quoted(257), "subject"},
 		{"ListSubjectSessions", `subject: "ann\000"`, "subject"},
 		{"ListSubjectSessions", `subject: "ann" page_size: -1`, "page_size"},
+		{"WatchSessionEvents", "subject: " + quoted(257), "subject"},
+		{"WatchSessionEvents", `subject: "ann\000"`, "subject"},
+		{"WatchSessionEvents", "types: SESSION_EVENT_TYPE_UNSPECIFIED", "types[0]"},
+		{"WatchSessionEvents", "types: SESSION_EVENT_TYPE_CREATED types: 99", "types[1]"},
+		{"WatchSessionEvents", strings.Repeat("types: 1 ", 17), "types"},
+		{"WatchSessionEvents", `resume_token: "forged"`, "resume_token"},
+		{"WatchSessionEvents", "resume_token: " + quoted(1<<16), "resume_token"},
 	}...)
 	good = append(good, [][3]string{
 		{"Get", `key: "k" consistency: CONSISTENCY_PRIMARY if_none_match: "0123456789abcdef"`},
@@ -510,6 +517,8 @@ func edges() (bad, good [][3]string) {
 		{"RevokeSession", `session_id: "malformed"`},
 		{"RevokeSubjectSessions", "subject: " + quoted(256)},
 		{"ListSubjectSessions", `subject: "ann" page_size: 2147483647 current_session_id: "malformed"`},
+		{"WatchSessionEvents", ""},
+		{"WatchSessionEvents", "subject: " + quoted(256) + " " + strings.Repeat("types: 9 ", 16)},
 	}...)
 	for rpc, before := range map[string]string{"CreateSession": `subject: "ann"`, "PromoteSession": `session_token: "$TOKEN" subject: "ann"`} {
 		for text, field := range map[string]string{

@@ -64,3 +64,25 @@ func (f *fields) once(u store.SessionUpdate) {
 		}
 	}
 }
+
+// maxEventTypes is more than there are.
+const maxEventTypes = 16
+
+// eventFilter checks which events are asked for, and from where on.
+func (f *fields) eventFilter(namespace string, r *sessionv1.WatchSessionEventsRequest) store.SessionEventFilter {
+	filter := store.SessionEventFilter{Subject: f.subject(r.GetSubject(), 0)}
+	if len(r.GetTypes()) > maxEventTypes {
+		f.add("types", "must be at most %d", maxEventTypes)
+	}
+	for i, t := range r.GetTypes()[:min(len(r.GetTypes()), maxEventTypes)] {
+		field := "types[" + strconv.Itoa(i) + "]"
+		if t == sessionv1.SessionEventType_SESSION_EVENT_TYPE_UNSPECIFIED {
+			f.add(field, "must be set")
+		}
+		filter.Types = append(filter.Types, eventWord(enum(f, field, t, sessionv1.SessionEventType_name)))
+	}
+	if !store.ValidResumeToken(namespace, filter.Subject, r.GetResumeToken()) {
+		f.add("resume_token", "must be one that a watch of the same namespace and subject has told")
+	}
+	return filter
+}

@@ -41,6 +41,8 @@ var (
 	ErrKeyUnknown = errors.New("the stored data was encrypted with a key that is not in the keyring")
 	// ErrPageToken means that the token of a page or of a walk was not one that this operation had returned.
 	ErrPageToken = errors.New("the token is not one that was returned here")
+	// ErrEventsTrimmed means that events after the place to resume from are gone.
+	ErrEventsTrimmed = errors.New("events to resume from are gone")
 	// ErrRefused means that Redis refused the credentials or a command; it is an operator's mistake.
 	ErrRefused = errors.New("redis refused the credentials or the command")
 	// ErrWrongMode means that Redis is not what the configured mode says; it is an operator's mistake.

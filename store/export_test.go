@@ -60,3 +60,9 @@ func (s *Store) ValidateSession(ctx context.Context, namespace, token string, ne
 	v, err := s.Validate(ctx, namespace, Validation{Token: token, Near: near, Touch: touch})
 	return v.Session, err
 }
+
+// Sweep clears up after sessions, as the sweeper does in its turn.
+func (s *Store) Sweep(ctx context.Context) error { return s.sweepAll(ctx) }
+
+// KeepEvents bounds the events of each partition.
+func (s *Store) KeepEvents(most int64) { s.sweeper.maxEvents = most }

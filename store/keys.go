@@ -116,13 +116,13 @@ func subjectHash(namespace, subject string) (partition, string) {
 
 // sessionKey is the hash of a session's record.
 func sessionKey(p partition, namespace, id string) string {
-	return "ld:s:" + p.tag() + ":" + namespace + ":" + id
+	return sessionPrefix(p) + namespace + ":" + id
 }
 
 // attributesKey is the hash of a session's attributes, apart from its record so that a touch neither writes them nor
 // drops them from near caches.
 func attributesKey(p partition, namespace, id string) string {
-	return "ld:d:" + p.tag() + ":" + namespace + ":" + id
+	return attributesPrefix(p) + namespace + ":" + id
 }
 
 // sumKey is where an attribute is added to, within one script.
@@ -133,7 +133,7 @@ func sumKey(p partition, namespace, id string) string {
 // indexKey is the sorted set of a subject's session ids, scored by when they end. Those with a device class are in one of
 // their own, see classIndex.
 func indexKey(p partition, namespace, subjectHash string) string {
-	return "ld:i:" + p.tag() + ":" + namespace + ":" + subjectHash
+	return indexPrefix(p) + namespace + ":" + subjectHash
 }
 
 // classIndex is the index of a subject's sessions of a device class, empty for none; scripts make it alike.
@@ -151,7 +151,7 @@ func classesKey(p partition, namespace, subjectHash string) string {
 
 // subjectKey is the hash of what is known of a subject: its epoch, and those of its device classes.
 func subjectKey(p partition, namespace, subjectHash string) string {
-	return "ld:u:" + p.tag() + ":" + namespace + ":" + subjectHash
+	return subjectPrefix(p) + namespace + ":" + subjectHash
 }
 
 // promotionKey is the mark of a session that was made by a promotion, so that no retry makes it again.
@@ -167,3 +167,27 @@ func markKey(p partition) string { return "ld:m:" + p.tag() }
 
 // endsKey is the sorted set of a partition's sessions, as "<namespace>:<session id>", scored by when they end.
 func endsKey(p partition) string { return "ld:x:" + p.tag() }
+
+// discardedKey is the list of the indexes of a partition whose sessions were revoked together, by name, and with a colon and
+// a name after it the former index itself.
+func discardedKey(p partition) string { return "ld:g:" + p.tag() }
+
+// sweepKey is held by the replica that clears up after sessions for the time being.
+const sweepKey = "ld:sweep"
+
+// partitionOf returns the partition of a session's key of any kind.
+func partitionOf(key string) (partition, bool) {
+	const before = len(keyPrefix + "s:{p")
+	if len(key) < before || !strings.HasPrefix(key, keyPrefix) || key[before-3:before] != ":{p" {
+		return 0, false
+	}
+	number, _, _ := strings.Cut(key[before:], "}")
+	n, err := strconv.ParseUint(number, 10, 8)
+	return partition(n), err == nil
+}
+
+// What the keys of a partition's sessions begin with, before "<namespace>:" and the rest.
+func sessionPrefix(p partition) string    { return "ld:s:" + p.tag() + ":" }
+func attributesPrefix(p partition) string { return "ld:d:" + p.tag() + ":" }
+func indexPrefix(p partition) string      { return "ld:i:" + p.tag() + ":" }
+func subjectPrefix(p partition) string    { return "ld:u:" + p.tag() + ":" }

@@ -94,4 +94,15 @@ func TestREADMERights(t *testing.T) {
 	ok("revoke a subject's sessions", err)
 	_, err = s.RevokeSession(ctx, "n", store.SessionTarget{ID: session.ID})
 	ok("revoke", err)
+
+	other, err := s.CreateSession(ctx, "n", sessionOf("ann"))
+	ok("create another session", err)
+	ended := other.Session
+	watch := watchEvents(t, s, "n", everybody, "", nil)
+	key, member := endsOf("n", ended)
+	server.Do(t, "HINCRBY", sessionKeysOf(t, "n", ended).record, "abs", "-86400000")
+	server.Do(t, "ZADD", key, "1", member)
+	sweep(t, s)
+	eventually(t, "the end", func() bool { return len(watch.seen()) == 1 })
+	watch.stop(t)
 }

@@ -33,6 +33,12 @@ func newScript(name string, load func(string, ...rueidis.LuaOption) *rueidis.Lua
 	return &script{name: name, text: text, sha: hex.EncodeToString(sum[:]), lua: load(text)}
 }
 
+// readerScript reads lua/<name>.lua alone, for a script that is sent with each call and better short.
+func readerScript(name string) *script {
+	text := luaFile(name)
+	return &script{name: name, text: text, lua: rueidis.NewLuaScriptReadOnly(text)}
+}
+
 func luaFile(name string) string {
 	b, err := luaFiles.ReadFile("lua/" + name + ".lua")
 	if err != nil {
@@ -62,4 +68,6 @@ var (
 	sessionPromoted      = newScript("session_promoted", rueidis.NewLuaScript)
 	sessionRevoke        = newScript("session_revoke", rueidis.NewLuaScript)
 	sessionRevokeSubject = newScript("session_revoke_subject", rueidis.NewLuaScript)
+	sessionEvents        = readerScript("session_events")
+	sessionSweep         = newScript("session_sweep", rueidis.NewLuaScript)
 )

@@ -14,7 +14,7 @@ import (
 
 // calledByScripts are commands that scripts of sessions call in their turn.
 var calledByScripts = []string{
-	"del", "exists", "get", "hdel", "hget", "hgetall", "hmget", "hset", "incrby", "pexpire", "pexpireat", "pttl", "sadd", "set", "smembers",
+	"del", "exists", "get", "hdel", "hget", "hgetall", "hmget", "hset", "incrby", "pexpire", "pexpireat", "pttl", "rename", "rpush", "sadd", "set", "smembers",
 	"srem", "time", "unlink", "xadd", "zadd", "zcard", "zcount", "zrange", "zrangebyscore", "zrem", "zremrangebyscore", "zscore",
 }
 

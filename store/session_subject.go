@@ -134,7 +134,7 @@ func (s *Store) RevokeSubjectSessions(ctx context.Context, namespace, subject st
 	}
 	defer s.forget(forget...)
 	m, err := s.script(ctx, sessionRevokeSubject, writes, keys,
-		namespace, r.Except, subjectKey(p, namespace, ""), subject, millis(r.Longest+epochMemory), r.Class)
+		namespace, r.Except, subjectKey(p, namespace, ""), subject, millis(r.Longest+epochMemory), r.Class, discardedKey(p))
 	if err != nil {
 		return revoked, err
 	}

@@ -64,6 +64,9 @@ type Options struct {
 	// PlainNamespace is a namespace whose keys are Redis keys as they are, so that data written by other clients is
 	// served; empty means none. Keys that begin with "ld:" are Larder's own and not in it.
 	PlainNamespace string
+	// SweepInterval is how often sessions are looked for whose time is over, to tell of their end and remove what they have
+	// left, by one replica at a time; zero means never.
+	SweepInterval time.Duration
 	// Observer is told of commands and connections; nil means nobody is.
 	Observer Observer
 	// Logger is told of connections lost and restored; nil means nothing is logged.
@@ -83,6 +86,7 @@ type Store struct {
 	waiting  waiters
 	leasing  leasing
 	watches  watches
+	sweeper  sweeper
 	embedded *embedded.Server
 	version  atomic.Pointer[string]
 	roles    sync.Map // address of a cluster's node -> whether it was a primary when it last answered
@@ -137,6 +141,11 @@ func New(o Options) (*Store, error) {
 		// The embedded store cannot push invalidations and costs no round trip anyway.
 		s.near = newNear(o.NearCacheBytes, o.NearCacheTTL)
 	}
+	s.sweeper.maxEvents = maxPartitionEvents
+	if o.SweepInterval > 0 {
+		s.sweeper.stopped = make(chan struct{})
+		go s.sweep()
+	}
 	return s, nil
 }
 
@@ -170,11 +179,22 @@ type Stats struct {
 	InFlight int64
 	// KeyUses is how often each key of the keyring has decrypted something.
 	KeyUses map[string]int64
+	// ExpiredIdle and ExpiredAbsolute count sessions that this process has ended, by the timeout that was over.
+	ExpiredIdle, ExpiredAbsolute int64
+	// RemovedSessions counts those of which it has removed what they had left after they were revoked together.
+	RemovedSessions int64
+	// SweepLate is how long before the last sweep of this process the first session that it ended had been over.
+	SweepLate time.Duration
 }
 
 // Stats returns the figures of now.
 func (s *Store) Stats() Stats {
-	st := Stats{InFlight: int64(len(s.slots)), KeyUses: s.options.Keyring.opened()}
+	st := Stats{
+		InFlight: int64(len(s.slots)), KeyUses: s.options.Keyring.opened(),
+		ExpiredIdle: s.sweeper.idle.Load(), ExpiredAbsolute: s.sweeper.absolute.Load(),
+		RemovedSessions: s.sweeper.removed.Load(),
+		SweepLate:       time.Duration(s.sweeper.late.Load()) * time.Millisecond,
+	}
 	if n := s.near; n != nil {
 		st.NearEntries, st.NearBytes = n.usage()
 		st.NearHits, st.NearMisses = n.hits.Load(), n.misses.Load()
@@ -194,6 +214,9 @@ func (s *Store) Close() {
 	go func() {
 		defer close(done)
 		s.touches.close()
+		if s.sweeper.stopped != nil {
+			<-s.sweeper.stopped
+		}
 		if c := s.clients.Load(); c != nil {
 			c.close()
 		}

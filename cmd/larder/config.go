@@ -71,6 +71,7 @@ type sessionSettings struct {
 	PerSubject      int           `env:"LARDER_SESSIONS_PER_SUBJECT" default:"0" help:"Most sessions that a subject may have at once; 0 is any number."`
 	PerClass        int           `env:"LARDER_SESSIONS_PER_CLASS" default:"0" help:"Most of them with the same class of device; 0 is any number."`
 	LimitPolicy     string        `env:"LARDER_SESSION_LIMIT_POLICY" default:"evict_least_recently_used" help:"What happens at these limits: evict_least_recently_used, evict_oldest or reject."`
+	SweepInterval   time.Duration `env:"LARDER_SESSION_SWEEP_INTERVAL" default:"10s" help:"How soon after its end a session is removed and its expiry told to watchers; from 1s to 10m."`
 }
 
 type secrecySettings struct {
@@ -107,6 +108,7 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 	redis.NearCacheBytes = int64(c.Near.Bytes)
 	redis.NearCacheTTL = c.Near.TTL
 	redis.PlainNamespace = c.Cache.PlainNamespace
+	redis.SweepInterval = c.Sessions.SweepInterval
 	redis.CompressAbove = int(c.Cache.CompressAbove)
 	keyring, keyringErr := readKeyring(c.Secrecy.KeyringFile)
 	if keyringErr != nil {
@@ -162,6 +164,7 @@ func (c *Config) broken() []error {
 		{c.Sessions.PerSubject >= 0, "LARDER_SESSIONS_PER_SUBJECT: must not be below zero"},
 		{c.Sessions.PerClass >= 0, "LARDER_SESSIONS_PER_CLASS: must not be below zero"},
 		{isLimitPolicy(c.Sessions.LimitPolicy), "LARDER_SESSION_LIMIT_POLICY: must be evict_least_recently_used, evict_oldest or reject"},
+		{c.Sessions.SweepInterval >= time.Second && c.Sessions.SweepInterval <= 10*time.Minute, "LARDER_SESSION_SWEEP_INTERVAL: must be between 1s and 10m"},
 		{isAddr(c.Serving.GRPCAddr), "LARDER_GRPC_ADDR: must be host:port or :port"},
 		{isAddr(c.Serving.AdminAddr), "LARDER_ADMIN_ADDR: must be host:port or :port"},
 		{c.Serving.MaxDeadline > 0, "LARDER_MAX_DEADLINE: must be above zero"},

@@ -53,6 +53,7 @@ func TestDefaults(t *testing.T) {
 		NearCacheBytes: 64 << 20,
 		NearCacheTTL:   5 * time.Second,
 		CompressAbove:  16 << 10,
+		SweepInterval:  10 * time.Second,
 	}
 	if diff := cmp.Diff(wantRedis, redis); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
@@ -92,6 +93,7 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 		"LARDER_SLOW_CALL": "15s", "LARDER_COMPRESS_ABOVE": "16", "LARDER_REFLECTION": "false", "LARDER_SESSION_ROTATION_GRACE": "17s",
 		"LARDER_SESSION_CACHE_FOR":    "0",
 		"LARDER_SESSIONS_PER_SUBJECT": "17", "LARDER_SESSIONS_PER_CLASS": "18", "LARDER_SESSION_LIMIT_POLICY": "reject",
+		"LARDER_SESSION_SWEEP_INTERVAL": "17s",
 	}).Options()
 	if err != nil {
 		t.Fatal(err)
@@ -99,6 +101,7 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 	wantRedis := store.Options{
 		Mode: store.Standalone, Addrs: []string{"cache:1"}, CommandTimeout: time.Second,
 		NearCacheBytes: 2, NearCacheTTL: 3 * time.Second, PlainNamespace: "seven", CompressAbove: 16,
+		SweepInterval: 17 * time.Second,
 	}
 	if diff := cmp.Diff(wantRedis, redis); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
@@ -182,7 +185,7 @@ func TestRedisSettings(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ignored := cmpopts.IgnoreFields(store.Options{}, "CommandTimeout", "NearCacheBytes", "NearCacheTTL", "CompressAbove")
+			ignored := cmpopts.IgnoreFields(store.Options{}, "CommandTimeout", "NearCacheBytes", "NearCacheTTL", "CompressAbove", "SweepInterval")
 			if diff := cmp.Diff(test.want, got, ignored); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
@@ -262,6 +265,7 @@ func TestFaults(t *testing.T) {
 		{"CAWithoutTLS", environ{"REDIS_TLS_CA_FILE": missing}, []string{"REDIS_TLS_CA_FILE: is set without TLS"}},
 		{"TLSTurnedOffInRediss", environ{"REDIS_URL": "rediss://h", "REDIS_TLS": "false"}, []string{"REDIS_TLS: is false and REDIS_URL is rediss://"}},
 		{"DefaultAboveMaxTTL", environ{"LARDER_DEFAULT_TTL": "2h", "LARDER_MAX_TTL": "1h"}, []string{"LARDER_DEFAULT_TTL: must not be above LARDER_MAX_TTL"}},
+		{"SweepTooSeldom", environ{"LARDER_SESSION_SWEEP_INTERVAL": "11m"}, []string{"LARDER_SESSION_SWEEP_INTERVAL: must be between 1s and 10m"}},
 		{"IdleAboveAbsolute", environ{"LARDER_SESSION_IDLE_TIMEOUT": "2h", "LARDER_SESSION_ABSOLUTE_TIMEOUT": "1h"}, []string{"LARDER_SESSION_IDLE_TIMEOUT: must not be above"}},
 		{"RotationGrace", environ{"LARDER_SESSION_ROTATION_GRACE": "301s"}, []string{"LARDER_SESSION_ROTATION_GRACE: must be between"}},
 		{"NegativeRotationGrace", environ{"LARDER_SESSION_ROTATION_GRACE": "-1s"}, []string{"LARDER_SESSION_ROTATION_GRACE: must be between"}},
@@ -303,6 +307,7 @@ func TestNumbersBelowTheirLeast(t *testing.T) {
 	for _, name := range []string{
 		"LARDER_REDIS_TIMEOUT", "LARDER_NEAR_CACHE_TTL", "LARDER_DEFAULT_TTL", "LARDER_MAX_TTL", "LARDER_SESSION_IDLE_TIMEOUT",
 		"LARDER_SESSION_ABSOLUTE_TIMEOUT", "LARDER_MAX_DEADLINE", "LARDER_STARTUP_TIMEOUT", "LARDER_STOP_TIMEOUT", "LARDER_SLOW_CALL",
+		"LARDER_SESSION_SWEEP_INTERVAL",
 	} {
 		if _, _, err := settings(t, environ{name: "0s"}).Options(); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s=0s: %v", name, err)

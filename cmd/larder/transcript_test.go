@@ -21,6 +21,8 @@ var varying = []struct {
 	{regexp.MustCompile(`"sessionId": "[A-Za-z0-9_-]{23}"`), `"sessionId": "ID"`},
 	{regexp.MustCompile(`"subjectEpoch": "\d+"`), `"subjectEpoch": "EPOCH"`},
 	{regexp.MustCompile(`"leaseToken": "[A-Za-z0-9_-]+"`), `"leaseToken": "LEASE"`},
+	{regexp.MustCompile(`"resumeToken": "[A-Za-z0-9_-]+"`), `"resumeToken": "RESUME"`},
+	{regexp.MustCompile(`"eventId": "[0-9]+-[0-9]+-[0-9]+"`), `"eventId": "EVENT"`},
 	{regexp.MustCompile(`"[0-9a-f]{16}"`), `"ETAG"`},
 	{regexp.MustCompile(`"\d{4}-\d\d-\d\dT[0-9:.]+Z"`), `"TIME"`},
 	{regexp.MustCompile(`": "[0-9.]+s"`), `": "DURATION"`},

@@ -8,12 +8,13 @@
 -- KEYS: 1 the record, 2 the attributes, 3 the events of the partition, 4 the ends of the partition's sessions
 -- ARGV: 1 namespace, 2 session id, 3 prefix of subject keys, 4 prefix of indexes
 
--- How long records outlive their sessions, in milliseconds, so that expiry is decided by the times in them and never by
--- when Redis gets round to removing a key.
-local RETAIN = 60000
-
 -- How long events are kept, in milliseconds.
 local EVENT_RETENTION = 24 * 3600 * 1000
+
+-- How long records outlive their sessions at most, in milliseconds, so that expiry is decided by the times in them and never
+-- by when Redis gets round to removing a key. The sweeper removes them within seconds; where none has run for as long as
+-- events are kept, nobody could still be told how the session ended.
+local RETAIN = EVENT_RETENTION + 3600 * 1000
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -94,11 +95,13 @@ local function snapshot(record, attributes, subject_prefix)
 end
 
 -- emit appends an event to the stream of a partition, in the same moment as the change that it tells of, and lets go of
--- those that are older than anyone may ask for. More are names and values of further fields.
+-- those that are older than anyone may ask for. More are names and values of further fields, empty ones being left out.
 local function emit(events, now, type, namespace, id, subject, more)
   local fields = {'type', type, 'at', ms(now), 'ns', namespace, 'sid', id, 'sub', subject}
-  for i = 1, #(more or {}) do
-    fields[#fields + 1] = more[i]
+  for i = 1, #(more or {}), 2 do
+    if more[i + 1] ~= '' then
+      fields[#fields + 1], fields[#fields + 2] = more[i], more[i + 1]
+    end
   end
   redis.call('XADD', events, 'MINID', '~', ms(now - EVENT_RETENTION), '*', unpack(fields))
 end
@@ -195,3 +198,12 @@ end
 
 -- NOTHING is the snapshot of a session that is not active.
 local NOTHING = {{}, {}, '0', '0'}
+
+-- discard hands a subject's index over to the sweeper, which removes what the sessions in it have left. The name tells it
+-- from what was discarded before.
+local function discard(index, discarded, name)
+  if redis.call('EXISTS', index) == 1 then
+    redis.call('RENAME', index, discarded .. ':' .. name)
+    redis.call('RPUSH', discarded, name)
+  end
+end

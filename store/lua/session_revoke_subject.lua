@@ -1,15 +1,15 @@
 -- Ends every session of a subject, or those of one device class, by raising its epoch above that of each, whatever the
 -- indexes say. The epoch is above every one that was given out before, so that it rises even if the clock does not and
--- needs no memory older than the oldest session. Records are left to their expiry: nothing reads them as active any more.
+-- needs no memory older than the oldest session. Records are left to the sweeper: nothing reads them as active any more.
 -- KEYS: 1 the subject, 2 its index, 3 the events of the partition, 4 the subject's device classes, 5 the highest epoch of
 --       the partition, and if one session is kept 6 its record
 -- ARGV: 1 namespace, 2 id of the session to keep ('': none), 3 prefix of subject keys, 4 subject, 5 how long the epoch is
---       kept at least in milliseconds, 6 device class ('': all)
+--       kept at least in milliseconds, 6 device class ('': all), 7 the list of discarded indexes
 -- RETURNS: {the number of sessions that were ended, the new epoch as text}
 
 local subject_key, index, events, classes, mark, kept = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local namespace, kept_id, subject_prefix, subject, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local class = ARGV[6]
+local class, discarded = ARGV[6], ARGV[7]
 
 local now = now_ms()
 local s
@@ -33,7 +33,7 @@ for _, c in ipairs(ending) do
   if s and s.class == c and redis.call('ZSCORE', key, kept_id) then
     ended = ended - 1
   end
-  redis.call('UNLINK', key)
+  discard(key, discarded, namespace .. ':' .. string.sub(subject_key, #subject_prefix + 1) .. ':' .. c .. ':' .. ms(epoch))
 end
 if class == '' then
   redis.call('UNLINK', classes)

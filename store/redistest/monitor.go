@@ -66,7 +66,7 @@ func (m *Monitor) Stop(tb testing.TB) (sent, scripted map[string]int64) {
 }
 
 // containers are commands whose first argument is a part of their name.
-var containers = map[string]bool{"client": true, "cluster": true, "config": true, "script": true, "acl": true}
+var containers = map[string]bool{"client": true, "cluster": true, "config": true, "script": true, "acl": true, "xinfo": true}
 
 // monitored reads who ran which command from a line such as +1.2 [0 lua] "GET" "k".
 func monitored(line string) (from, name string, ok bool) {

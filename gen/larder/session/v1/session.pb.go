@@ -657,6 +657,87 @@ func (RevokeSessionOutcome) EnumDescriptor() ([]byte, []int) {
 	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
+// SessionEventType says what happened.
+type SessionEventType int32
+
+const (
+	// SESSION_EVENT_TYPE_UNSPECIFIED is an event that this server does not know, written by a later one.
+	SessionEventType_SESSION_EVENT_TYPE_UNSPECIFIED SessionEventType = 0
+	// SESSION_EVENT_TYPE_CREATED means that a session was created.
+	SessionEventType_SESSION_EVENT_TYPE_CREATED SessionEventType = 1
+	// SESSION_EVENT_TYPE_ROTATED means that a session has a new token.
+	SessionEventType_SESSION_EVENT_TYPE_ROTATED SessionEventType = 2
+	// SESSION_EVENT_TYPE_ATTRIBUTES_CHANGED means that attributes of a session were changed.
+	SessionEventType_SESSION_EVENT_TYPE_ATTRIBUTES_CHANGED SessionEventType = 3
+	// SESSION_EVENT_TYPE_PROMOTED means that a session of a subject took the place of an anonymous one.
+	SessionEventType_SESSION_EVENT_TYPE_PROMOTED SessionEventType = 4
+	// SESSION_EVENT_TYPE_REAUTHENTICATED means that the subject has authenticated again in a session.
+	SessionEventType_SESSION_EVENT_TYPE_REAUTHENTICATED SessionEventType = 5
+	// SESSION_EVENT_TYPE_REVOKED means that a session was ended by authority, or all of a subject; reason tells more.
+	SessionEventType_SESSION_EVENT_TYPE_REVOKED SessionEventType = 6
+	// SESSION_EVENT_TYPE_EXPIRED_IDLE means that a session ended by its idle timeout.
+	SessionEventType_SESSION_EVENT_TYPE_EXPIRED_IDLE SessionEventType = 7
+	// SESSION_EVENT_TYPE_EXPIRED_ABSOLUTE means that a session ended by its absolute timeout.
+	SessionEventType_SESSION_EVENT_TYPE_EXPIRED_ABSOLUTE SessionEventType = 8
+	// SESSION_EVENT_TYPE_TOKEN_REUSE means that a token was presented which had long been replaced, as by a thief.
+	SessionEventType_SESSION_EVENT_TYPE_TOKEN_REUSE SessionEventType = 9
+)
+
+// Enum value maps for SessionEventType.
+var (
+	SessionEventType_name = map[int32]string{
+		0: "SESSION_EVENT_TYPE_UNSPECIFIED",
+		1: "SESSION_EVENT_TYPE_CREATED",
+		2: "SESSION_EVENT_TYPE_ROTATED",
+		3: "SESSION_EVENT_TYPE_ATTRIBUTES_CHANGED",
+		4: "SESSION_EVENT_TYPE_PROMOTED",
+		5: "SESSION_EVENT_TYPE_REAUTHENTICATED",
+		6: "SESSION_EVENT_TYPE_REVOKED",
+		7: "SESSION_EVENT_TYPE_EXPIRED_IDLE",
+		8: "SESSION_EVENT_TYPE_EXPIRED_ABSOLUTE",
+		9: "SESSION_EVENT_TYPE_TOKEN_REUSE",
+	}
+	SessionEventType_value = map[string]int32{
+		"SESSION_EVENT_TYPE_UNSPECIFIED":        0,
+		"SESSION_EVENT_TYPE_CREATED":            1,
+		"SESSION_EVENT_TYPE_ROTATED":            2,
+		"SESSION_EVENT_TYPE_ATTRIBUTES_CHANGED": 3,
+		"SESSION_EVENT_TYPE_PROMOTED":           4,
+		"SESSION_EVENT_TYPE_REAUTHENTICATED":    5,
+		"SESSION_EVENT_TYPE_REVOKED":            6,
+		"SESSION_EVENT_TYPE_EXPIRED_IDLE":       7,
+		"SESSION_EVENT_TYPE_EXPIRED_ABSOLUTE":   8,
+		"SESSION_EVENT_TYPE_TOKEN_REUSE":        9,
+	}
+)
+
+func (x SessionEventType) Enum() *SessionEventType {
+	p := new(SessionEventType)
+	*p = x
+	return p
+}
+
+func (x SessionEventType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SessionEventType) Descriptor() protoreflect.EnumDescriptor {
+	return file_larder_session_v1_session_proto_enumTypes[11].Descriptor()
+}
+
+func (SessionEventType) Type() protoreflect.EnumType {
+	return &file_larder_session_v1_session_proto_enumTypes[11]
+}
+
+func (x SessionEventType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SessionEventType.Descriptor instead.
+func (SessionEventType) EnumDescriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{11}
+}
+
 // Device is what a client said of itself when its session was created.
 type Device struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2992,6 +3073,276 @@ func (x *ListSubjectSessionsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// SessionEvent is something that happened to a session, or to all of a subject. It holds no token and no attribute.
+type SessionEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// event_id is unique, and the same whenever the event is told, so that callers can pass over one that they have seen.
+	EventId string `protobuf:"bytes,1,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	// type says what happened.
+	Type SessionEventType `protobuf:"varint,2,opt,name=type,proto3,enum=larder.session.v1.SessionEventType" json:"type,omitempty"`
+	// at is when it happened by the clock of Redis; for an expiry when the session's time was over, up to the server's sweep
+	// interval before it is told.
+	At *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	// namespace is the session's namespace.
+	Namespace string `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// session_id is the session's public handle; empty where all sessions of the subject are meant.
+	SessionId string `protobuf:"bytes,5,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// subject is whose session it is; empty means an anonymous one, or one whose record was lost.
+	Subject string `protobuf:"bytes,6,opt,name=subject,proto3" json:"subject,omitempty"`
+	// reason tells more of REVOKED: REVOKED by RevokeSession, SUBJECT together with the subject's others, LIMIT for a newer
+	// session, PROMOTED in favour of a session of a subject, TOKEN_REUSE, or LOST where Redis has lost its record.
+	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	// except_session_id is the session that was spared where all others of the subject were revoked; empty means none.
+	ExceptSessionId string `protobuf:"bytes,8,opt,name=except_session_id,json=exceptSessionId,proto3" json:"except_session_id,omitempty"`
+	// class is the only class of which the subject's sessions were revoked; empty means all.
+	Class string `protobuf:"bytes,9,opt,name=class,proto3" json:"class,omitempty"`
+	// from_session_id is, of PROMOTED, the anonymous session.
+	FromSessionId string `protobuf:"bytes,10,opt,name=from_session_id,json=fromSessionId,proto3" json:"from_session_id,omitempty"`
+	// to_session_id is, of an anonymous session that was revoked because it was promoted, the new session.
+	ToSessionId   string `protobuf:"bytes,11,opt,name=to_session_id,json=toSessionId,proto3" json:"to_session_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionEvent) Reset() {
+	*x = SessionEvent{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionEvent) ProtoMessage() {}
+
+func (x *SessionEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionEvent.ProtoReflect.Descriptor instead.
+func (*SessionEvent) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SessionEvent) GetEventId() string {
+	if x != nil {
+		return x.EventId
+	}
+	return ""
+}
+
+func (x *SessionEvent) GetType() SessionEventType {
+	if x != nil {
+		return x.Type
+	}
+	return SessionEventType_SESSION_EVENT_TYPE_UNSPECIFIED
+}
+
+func (x *SessionEvent) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *SessionEvent) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *SessionEvent) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *SessionEvent) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *SessionEvent) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SessionEvent) GetExceptSessionId() string {
+	if x != nil {
+		return x.ExceptSessionId
+	}
+	return ""
+}
+
+func (x *SessionEvent) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *SessionEvent) GetFromSessionId() string {
+	if x != nil {
+		return x.FromSessionId
+	}
+	return ""
+}
+
+func (x *SessionEvent) GetToSessionId() string {
+	if x != nil {
+		return x.ToSessionId
+	}
+	return ""
+}
+
+// WatchSessionEventsRequest asks what happens to sessions.
+type WatchSessionEventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace is the sessions' namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// subject is whose sessions to watch, at most 256 bytes; empty means everybody's.
+	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	// types are the types of events to tell, at most 16; empty means all.
+	Types []SessionEventType `protobuf:"varint,3,rep,packed,name=types,proto3,enum=larder.session.v1.SessionEventType" json:"types,omitempty"`
+	// resume_token is the last that an earlier watch of the same namespace and subject has told; empty means to begin now:
+	// every change that begins after the first answer has come is told.
+	ResumeToken   string `protobuf:"bytes,4,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSessionEventsRequest) Reset() {
+	*x = WatchSessionEventsRequest{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSessionEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSessionEventsRequest) ProtoMessage() {}
+
+func (x *WatchSessionEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSessionEventsRequest.ProtoReflect.Descriptor instead.
+func (*WatchSessionEventsRequest) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *WatchSessionEventsRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *WatchSessionEventsRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *WatchSessionEventsRequest) GetTypes() []SessionEventType {
+	if x != nil {
+		return x.Types
+	}
+	return nil
+}
+
+func (x *WatchSessionEventsRequest) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+// WatchSessionEventsResponse is an event, a place to resume from, or both. The first one has no event. One comes at least
+// every 5 s.
+type WatchSessionEventsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// event is what happened; unset means nothing.
+	Event *SessionEvent `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	// resume_token resumes after this answer and all before it. Callers keep the last that was not empty, once they have done
+	// with the events up to it. It comes with each event of a watch of one subject, and else at least every second or 100
+	// events, being up to some 4 KiB long.
+	ResumeToken   string `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSessionEventsResponse) Reset() {
+	*x = WatchSessionEventsResponse{}
+	mi := &file_larder_session_v1_session_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSessionEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSessionEventsResponse) ProtoMessage() {}
+
+func (x *WatchSessionEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_session_v1_session_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSessionEventsResponse.ProtoReflect.Descriptor instead.
+func (*WatchSessionEventsResponse) Descriptor() ([]byte, []int) {
+	return file_larder_session_v1_session_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *WatchSessionEventsResponse) GetEvent() *SessionEvent {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *WatchSessionEventsResponse) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
 var File_larder_session_v1_session_proto protoreflect.FileDescriptor
 
 const file_larder_session_v1_session_proto_rawDesc = "" +
@@ -3188,7 +3539,29 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\fdevice_class\x18\a \x01(\tR\vdeviceClass\"}\n" +
 	"\x1bListSubjectSessionsResponse\x126\n" +
 	"\bsessions\x18\x01 \x03(\v2\x1a.larder.session.v1.SessionR\bsessions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*[\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8b\x03\n" +
+	"\fSessionEvent\x12\x19\n" +
+	"\bevent_id\x18\x01 \x01(\tR\aeventId\x127\n" +
+	"\x04type\x18\x02 \x01(\x0e2#.larder.session.v1.SessionEventTypeR\x04type\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1c\n" +
+	"\tnamespace\x18\x04 \x01(\tR\tnamespace\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x05 \x01(\tR\tsessionId\x12\x18\n" +
+	"\asubject\x18\x06 \x01(\tR\asubject\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12*\n" +
+	"\x11except_session_id\x18\b \x01(\tR\x0fexceptSessionId\x12\x14\n" +
+	"\x05class\x18\t \x01(\tR\x05class\x12&\n" +
+	"\x0ffrom_session_id\x18\n" +
+	" \x01(\tR\rfromSessionId\x12\"\n" +
+	"\rto_session_id\x18\v \x01(\tR\vtoSessionId\"\xb1\x01\n" +
+	"\x19WatchSessionEventsRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x129\n" +
+	"\x05types\x18\x03 \x03(\x0e2#.larder.session.v1.SessionEventTypeR\x05types\x12!\n" +
+	"\fresume_token\x18\x04 \x01(\tR\vresumeToken\"v\n" +
+	"\x1aWatchSessionEventsResponse\x125\n" +
+	"\x05event\x18\x01 \x01(\v2\x1f.larder.session.v1.SessionEventR\x05event\x12!\n" +
+	"\fresume_token\x18\x02 \x01(\tR\vresumeToken*[\n" +
 	"\vConsistency\x12\x1b\n" +
 	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12CONSISTENCY_CACHED\x10\x01\x12\x17\n" +
@@ -3243,8 +3616,18 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\x14RevokeSessionOutcome\x12&\n" +
 	"\"REVOKE_SESSION_OUTCOME_UNSPECIFIED\x10\x00\x12\"\n" +
 	"\x1eREVOKE_SESSION_OUTCOME_REVOKED\x10\x01\x12#\n" +
-	"\x1fREVOKE_SESSION_OUTCOME_INACTIVE\x10\x022\xcd\n" +
-	"\n" +
+	"\x1fREVOKE_SESSION_OUTCOME_INACTIVE\x10\x02*\xfc\x02\n" +
+	"\x10SessionEventType\x12\"\n" +
+	"\x1eSESSION_EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x1e\n" +
+	"\x1aSESSION_EVENT_TYPE_CREATED\x10\x01\x12\x1e\n" +
+	"\x1aSESSION_EVENT_TYPE_ROTATED\x10\x02\x12)\n" +
+	"%SESSION_EVENT_TYPE_ATTRIBUTES_CHANGED\x10\x03\x12\x1f\n" +
+	"\x1bSESSION_EVENT_TYPE_PROMOTED\x10\x04\x12&\n" +
+	"\"SESSION_EVENT_TYPE_REAUTHENTICATED\x10\x05\x12\x1e\n" +
+	"\x1aSESSION_EVENT_TYPE_REVOKED\x10\x06\x12#\n" +
+	"\x1fSESSION_EVENT_TYPE_EXPIRED_IDLE\x10\a\x12'\n" +
+	"#SESSION_EVENT_TYPE_EXPIRED_ABSOLUTE\x10\b\x12\"\n" +
+	"\x1eSESSION_EVENT_TYPE_TOKEN_REUSE\x10\t2\xc7\v\n" +
 	"\x0eSessionService\x12g\n" +
 	"\rCreateSession\x12'.larder.session.v1.CreateSessionRequest\x1a(.larder.session.v1.CreateSessionResponse\"\x03\x90\x02\x00\x12m\n" +
 	"\x0fValidateSession\x12).larder.session.v1.ValidateSessionRequest\x1a*.larder.session.v1.ValidateSessionResponse\"\x03\x90\x02\x02\x12\x7f\n" +
@@ -3259,7 +3642,8 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\x15RevokeSubjectSessions\x12/.larder.session.v1.RevokeSubjectSessionsRequest\x1a0.larder.session.v1.RevokeSubjectSessionsResponse\"\x03\x90\x02\x02\x12^\n" +
 	"\n" +
 	"GetSubject\x12$.larder.session.v1.GetSubjectRequest\x1a%.larder.session.v1.GetSubjectResponse\"\x03\x90\x02\x01\x12y\n" +
-	"\x13ListSubjectSessions\x12-.larder.session.v1.ListSubjectSessionsRequest\x1a..larder.session.v1.ListSubjectSessionsResponse\"\x03\x90\x02\x01B=Z;github.com/berthcare/larder/gen/larder/session/v1;sessionv1b\x06proto3"
+	"\x13ListSubjectSessions\x12-.larder.session.v1.ListSubjectSessionsRequest\x1a..larder.session.v1.ListSubjectSessionsResponse\"\x03\x90\x02\x01\x12x\n" +
+	"\x12WatchSessionEvents\x12,.larder.session.v1.WatchSessionEventsRequest\x1a-.larder.session.v1.WatchSessionEventsResponse\"\x03\x90\x02\x010\x01B=Z;github.com/berthcare/larder/gen/larder/session/v1;sessionv1b\x06proto3"
 
 var (
 	file_larder_session_v1_session_proto_rawDescOnce sync.Once
@@ -3273,8 +3657,8 @@ func file_larder_session_v1_session_proto_rawDescGZIP() []byte {
 	return file_larder_session_v1_session_proto_rawDescData
 }
 
-var file_larder_session_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
-var file_larder_session_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_larder_session_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
+var file_larder_session_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_larder_session_v1_session_proto_goTypes = []any{
 	(Consistency)(0),                      // 0: larder.session.v1.Consistency
 	(CreateSessionOutcome)(0),             // 1: larder.session.v1.CreateSessionOutcome
@@ -3287,131 +3671,141 @@ var file_larder_session_v1_session_proto_goTypes = []any{
 	(GetSessionOutcome)(0),                // 8: larder.session.v1.GetSessionOutcome
 	(UpdateSessionOutcome)(0),             // 9: larder.session.v1.UpdateSessionOutcome
 	(RevokeSessionOutcome)(0),             // 10: larder.session.v1.RevokeSessionOutcome
-	(*Device)(nil),                        // 11: larder.session.v1.Device
-	(*Assurance)(nil),                     // 12: larder.session.v1.Assurance
-	(*Session)(nil),                       // 13: larder.session.v1.Session
-	(*CreateSessionRequest)(nil),          // 14: larder.session.v1.CreateSessionRequest
-	(*SessionSummary)(nil),                // 15: larder.session.v1.SessionSummary
-	(*CreateSessionResponse)(nil),         // 16: larder.session.v1.CreateSessionResponse
-	(*Requirement)(nil),                   // 17: larder.session.v1.Requirement
-	(*ValidateSessionRequest)(nil),        // 18: larder.session.v1.ValidateSessionRequest
-	(*ValidateSessionResponse)(nil),       // 19: larder.session.v1.ValidateSessionResponse
-	(*BatchValidateSessionsItem)(nil),     // 20: larder.session.v1.BatchValidateSessionsItem
-	(*BatchValidateSessionsRequest)(nil),  // 21: larder.session.v1.BatchValidateSessionsRequest
-	(*BatchValidateSessionsResult)(nil),   // 22: larder.session.v1.BatchValidateSessionsResult
-	(*BatchValidateSessionsResponse)(nil), // 23: larder.session.v1.BatchValidateSessionsResponse
-	(*RotateSessionRequest)(nil),          // 24: larder.session.v1.RotateSessionRequest
-	(*RotateSessionResponse)(nil),         // 25: larder.session.v1.RotateSessionResponse
-	(*PromoteSessionRequest)(nil),         // 26: larder.session.v1.PromoteSessionRequest
-	(*PromoteSessionResponse)(nil),        // 27: larder.session.v1.PromoteSessionResponse
-	(*ReauthenticateSessionRequest)(nil),  // 28: larder.session.v1.ReauthenticateSessionRequest
-	(*ReauthenticateSessionResponse)(nil), // 29: larder.session.v1.ReauthenticateSessionResponse
-	(*GetSessionRequest)(nil),             // 30: larder.session.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),            // 31: larder.session.v1.GetSessionResponse
-	(*UpdateSessionRequest)(nil),          // 32: larder.session.v1.UpdateSessionRequest
-	(*UpdateSessionResponse)(nil),         // 33: larder.session.v1.UpdateSessionResponse
-	(*RevokeSessionRequest)(nil),          // 34: larder.session.v1.RevokeSessionRequest
-	(*RevokeSessionResponse)(nil),         // 35: larder.session.v1.RevokeSessionResponse
-	(*RevokeSubjectSessionsRequest)(nil),  // 36: larder.session.v1.RevokeSubjectSessionsRequest
-	(*RevokeSubjectSessionsResponse)(nil), // 37: larder.session.v1.RevokeSubjectSessionsResponse
-	(*GetSubjectRequest)(nil),             // 38: larder.session.v1.GetSubjectRequest
-	(*GetSubjectResponse)(nil),            // 39: larder.session.v1.GetSubjectResponse
-	(*ListSubjectSessionsRequest)(nil),    // 40: larder.session.v1.ListSubjectSessionsRequest
-	(*ListSubjectSessionsResponse)(nil),   // 41: larder.session.v1.ListSubjectSessionsResponse
-	nil,                                   // 42: larder.session.v1.Session.AttributesEntry
-	nil,                                   // 43: larder.session.v1.CreateSessionRequest.AttributesEntry
-	nil,                                   // 44: larder.session.v1.UpdateSessionRequest.SetAttributesEntry
-	nil,                                   // 45: larder.session.v1.UpdateSessionRequest.SetAttributesIfAbsentEntry
-	nil,                                   // 46: larder.session.v1.UpdateSessionRequest.IncrementAttributesEntry
-	nil,                                   // 47: larder.session.v1.UpdateSessionResponse.IncrementedAttributesEntry
-	(*timestamppb.Timestamp)(nil),         // 48: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),           // 49: google.protobuf.Duration
+	(SessionEventType)(0),                 // 11: larder.session.v1.SessionEventType
+	(*Device)(nil),                        // 12: larder.session.v1.Device
+	(*Assurance)(nil),                     // 13: larder.session.v1.Assurance
+	(*Session)(nil),                       // 14: larder.session.v1.Session
+	(*CreateSessionRequest)(nil),          // 15: larder.session.v1.CreateSessionRequest
+	(*SessionSummary)(nil),                // 16: larder.session.v1.SessionSummary
+	(*CreateSessionResponse)(nil),         // 17: larder.session.v1.CreateSessionResponse
+	(*Requirement)(nil),                   // 18: larder.session.v1.Requirement
+	(*ValidateSessionRequest)(nil),        // 19: larder.session.v1.ValidateSessionRequest
+	(*ValidateSessionResponse)(nil),       // 20: larder.session.v1.ValidateSessionResponse
+	(*BatchValidateSessionsItem)(nil),     // 21: larder.session.v1.BatchValidateSessionsItem
+	(*BatchValidateSessionsRequest)(nil),  // 22: larder.session.v1.BatchValidateSessionsRequest
+	(*BatchValidateSessionsResult)(nil),   // 23: larder.session.v1.BatchValidateSessionsResult
+	(*BatchValidateSessionsResponse)(nil), // 24: larder.session.v1.BatchValidateSessionsResponse
+	(*RotateSessionRequest)(nil),          // 25: larder.session.v1.RotateSessionRequest
+	(*RotateSessionResponse)(nil),         // 26: larder.session.v1.RotateSessionResponse
+	(*PromoteSessionRequest)(nil),         // 27: larder.session.v1.PromoteSessionRequest
+	(*PromoteSessionResponse)(nil),        // 28: larder.session.v1.PromoteSessionResponse
+	(*ReauthenticateSessionRequest)(nil),  // 29: larder.session.v1.ReauthenticateSessionRequest
+	(*ReauthenticateSessionResponse)(nil), // 30: larder.session.v1.ReauthenticateSessionResponse
+	(*GetSessionRequest)(nil),             // 31: larder.session.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),            // 32: larder.session.v1.GetSessionResponse
+	(*UpdateSessionRequest)(nil),          // 33: larder.session.v1.UpdateSessionRequest
+	(*UpdateSessionResponse)(nil),         // 34: larder.session.v1.UpdateSessionResponse
+	(*RevokeSessionRequest)(nil),          // 35: larder.session.v1.RevokeSessionRequest
+	(*RevokeSessionResponse)(nil),         // 36: larder.session.v1.RevokeSessionResponse
+	(*RevokeSubjectSessionsRequest)(nil),  // 37: larder.session.v1.RevokeSubjectSessionsRequest
+	(*RevokeSubjectSessionsResponse)(nil), // 38: larder.session.v1.RevokeSubjectSessionsResponse
+	(*GetSubjectRequest)(nil),             // 39: larder.session.v1.GetSubjectRequest
+	(*GetSubjectResponse)(nil),            // 40: larder.session.v1.GetSubjectResponse
+	(*ListSubjectSessionsRequest)(nil),    // 41: larder.session.v1.ListSubjectSessionsRequest
+	(*ListSubjectSessionsResponse)(nil),   // 42: larder.session.v1.ListSubjectSessionsResponse
+	(*SessionEvent)(nil),                  // 43: larder.session.v1.SessionEvent
+	(*WatchSessionEventsRequest)(nil),     // 44: larder.session.v1.WatchSessionEventsRequest
+	(*WatchSessionEventsResponse)(nil),    // 45: larder.session.v1.WatchSessionEventsResponse
+	nil,                                   // 46: larder.session.v1.Session.AttributesEntry
+	nil,                                   // 47: larder.session.v1.CreateSessionRequest.AttributesEntry
+	nil,                                   // 48: larder.session.v1.UpdateSessionRequest.SetAttributesEntry
+	nil,                                   // 49: larder.session.v1.UpdateSessionRequest.SetAttributesIfAbsentEntry
+	nil,                                   // 50: larder.session.v1.UpdateSessionRequest.IncrementAttributesEntry
+	nil,                                   // 51: larder.session.v1.UpdateSessionResponse.IncrementedAttributesEntry
+	(*timestamppb.Timestamp)(nil),         // 52: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),           // 53: google.protobuf.Duration
 }
 var file_larder_session_v1_session_proto_depIdxs = []int32{
-	48, // 0: larder.session.v1.Assurance.authenticated_at:type_name -> google.protobuf.Timestamp
-	42, // 1: larder.session.v1.Session.attributes:type_name -> larder.session.v1.Session.AttributesEntry
-	11, // 2: larder.session.v1.Session.device:type_name -> larder.session.v1.Device
-	48, // 3: larder.session.v1.Session.created_at:type_name -> google.protobuf.Timestamp
-	48, // 4: larder.session.v1.Session.last_active_at:type_name -> google.protobuf.Timestamp
-	48, // 5: larder.session.v1.Session.idle_expires_at:type_name -> google.protobuf.Timestamp
-	48, // 6: larder.session.v1.Session.absolute_expires_at:type_name -> google.protobuf.Timestamp
-	48, // 7: larder.session.v1.Session.expires_at:type_name -> google.protobuf.Timestamp
-	12, // 8: larder.session.v1.Session.assurance:type_name -> larder.session.v1.Assurance
-	43, // 9: larder.session.v1.CreateSessionRequest.attributes:type_name -> larder.session.v1.CreateSessionRequest.AttributesEntry
-	49, // 10: larder.session.v1.CreateSessionRequest.idle_timeout:type_name -> google.protobuf.Duration
-	49, // 11: larder.session.v1.CreateSessionRequest.absolute_timeout:type_name -> google.protobuf.Duration
-	11, // 12: larder.session.v1.CreateSessionRequest.device:type_name -> larder.session.v1.Device
-	12, // 13: larder.session.v1.CreateSessionRequest.assurance:type_name -> larder.session.v1.Assurance
-	11, // 14: larder.session.v1.SessionSummary.device:type_name -> larder.session.v1.Device
-	48, // 15: larder.session.v1.SessionSummary.created_at:type_name -> google.protobuf.Timestamp
-	48, // 16: larder.session.v1.SessionSummary.last_active_at:type_name -> google.protobuf.Timestamp
-	48, // 17: larder.session.v1.SessionSummary.expires_at:type_name -> google.protobuf.Timestamp
-	13, // 18: larder.session.v1.CreateSessionResponse.session:type_name -> larder.session.v1.Session
+	52, // 0: larder.session.v1.Assurance.authenticated_at:type_name -> google.protobuf.Timestamp
+	46, // 1: larder.session.v1.Session.attributes:type_name -> larder.session.v1.Session.AttributesEntry
+	12, // 2: larder.session.v1.Session.device:type_name -> larder.session.v1.Device
+	52, // 3: larder.session.v1.Session.created_at:type_name -> google.protobuf.Timestamp
+	52, // 4: larder.session.v1.Session.last_active_at:type_name -> google.protobuf.Timestamp
+	52, // 5: larder.session.v1.Session.idle_expires_at:type_name -> google.protobuf.Timestamp
+	52, // 6: larder.session.v1.Session.absolute_expires_at:type_name -> google.protobuf.Timestamp
+	52, // 7: larder.session.v1.Session.expires_at:type_name -> google.protobuf.Timestamp
+	13, // 8: larder.session.v1.Session.assurance:type_name -> larder.session.v1.Assurance
+	47, // 9: larder.session.v1.CreateSessionRequest.attributes:type_name -> larder.session.v1.CreateSessionRequest.AttributesEntry
+	53, // 10: larder.session.v1.CreateSessionRequest.idle_timeout:type_name -> google.protobuf.Duration
+	53, // 11: larder.session.v1.CreateSessionRequest.absolute_timeout:type_name -> google.protobuf.Duration
+	12, // 12: larder.session.v1.CreateSessionRequest.device:type_name -> larder.session.v1.Device
+	13, // 13: larder.session.v1.CreateSessionRequest.assurance:type_name -> larder.session.v1.Assurance
+	12, // 14: larder.session.v1.SessionSummary.device:type_name -> larder.session.v1.Device
+	52, // 15: larder.session.v1.SessionSummary.created_at:type_name -> google.protobuf.Timestamp
+	52, // 16: larder.session.v1.SessionSummary.last_active_at:type_name -> google.protobuf.Timestamp
+	52, // 17: larder.session.v1.SessionSummary.expires_at:type_name -> google.protobuf.Timestamp
+	14, // 18: larder.session.v1.CreateSessionResponse.session:type_name -> larder.session.v1.Session
 	1,  // 19: larder.session.v1.CreateSessionResponse.outcome:type_name -> larder.session.v1.CreateSessionOutcome
-	15, // 20: larder.session.v1.CreateSessionResponse.evicted_sessions:type_name -> larder.session.v1.SessionSummary
-	15, // 21: larder.session.v1.CreateSessionResponse.existing_sessions:type_name -> larder.session.v1.SessionSummary
-	49, // 22: larder.session.v1.Requirement.max_auth_age:type_name -> google.protobuf.Duration
+	16, // 20: larder.session.v1.CreateSessionResponse.evicted_sessions:type_name -> larder.session.v1.SessionSummary
+	16, // 21: larder.session.v1.CreateSessionResponse.existing_sessions:type_name -> larder.session.v1.SessionSummary
+	53, // 22: larder.session.v1.Requirement.max_auth_age:type_name -> google.protobuf.Duration
 	2,  // 23: larder.session.v1.ValidateSessionRequest.touch:type_name -> larder.session.v1.Touch
 	0,  // 24: larder.session.v1.ValidateSessionRequest.consistency:type_name -> larder.session.v1.Consistency
-	17, // 25: larder.session.v1.ValidateSessionRequest.require:type_name -> larder.session.v1.Requirement
+	18, // 25: larder.session.v1.ValidateSessionRequest.require:type_name -> larder.session.v1.Requirement
 	3,  // 26: larder.session.v1.ValidateSessionResponse.outcome:type_name -> larder.session.v1.ValidateSessionOutcome
-	13, // 27: larder.session.v1.ValidateSessionResponse.session:type_name -> larder.session.v1.Session
-	49, // 28: larder.session.v1.ValidateSessionResponse.cache_for:type_name -> google.protobuf.Duration
+	14, // 27: larder.session.v1.ValidateSessionResponse.session:type_name -> larder.session.v1.Session
+	53, // 28: larder.session.v1.ValidateSessionResponse.cache_for:type_name -> google.protobuf.Duration
 	2,  // 29: larder.session.v1.BatchValidateSessionsItem.touch:type_name -> larder.session.v1.Touch
 	0,  // 30: larder.session.v1.BatchValidateSessionsItem.consistency:type_name -> larder.session.v1.Consistency
-	17, // 31: larder.session.v1.BatchValidateSessionsItem.require:type_name -> larder.session.v1.Requirement
-	20, // 32: larder.session.v1.BatchValidateSessionsRequest.items:type_name -> larder.session.v1.BatchValidateSessionsItem
+	18, // 31: larder.session.v1.BatchValidateSessionsItem.require:type_name -> larder.session.v1.Requirement
+	21, // 32: larder.session.v1.BatchValidateSessionsRequest.items:type_name -> larder.session.v1.BatchValidateSessionsItem
 	4,  // 33: larder.session.v1.BatchValidateSessionsResult.outcome:type_name -> larder.session.v1.BatchValidateSessionsOutcome
-	13, // 34: larder.session.v1.BatchValidateSessionsResult.session:type_name -> larder.session.v1.Session
-	49, // 35: larder.session.v1.BatchValidateSessionsResult.cache_for:type_name -> google.protobuf.Duration
-	22, // 36: larder.session.v1.BatchValidateSessionsResponse.results:type_name -> larder.session.v1.BatchValidateSessionsResult
+	14, // 34: larder.session.v1.BatchValidateSessionsResult.session:type_name -> larder.session.v1.Session
+	53, // 35: larder.session.v1.BatchValidateSessionsResult.cache_for:type_name -> google.protobuf.Duration
+	23, // 36: larder.session.v1.BatchValidateSessionsResponse.results:type_name -> larder.session.v1.BatchValidateSessionsResult
 	5,  // 37: larder.session.v1.RotateSessionResponse.outcome:type_name -> larder.session.v1.RotateSessionOutcome
-	13, // 38: larder.session.v1.RotateSessionResponse.session:type_name -> larder.session.v1.Session
-	12, // 39: larder.session.v1.PromoteSessionRequest.assurance:type_name -> larder.session.v1.Assurance
+	14, // 38: larder.session.v1.RotateSessionResponse.session:type_name -> larder.session.v1.Session
+	13, // 39: larder.session.v1.PromoteSessionRequest.assurance:type_name -> larder.session.v1.Assurance
 	6,  // 40: larder.session.v1.PromoteSessionResponse.outcome:type_name -> larder.session.v1.PromoteSessionOutcome
-	13, // 41: larder.session.v1.PromoteSessionResponse.session:type_name -> larder.session.v1.Session
-	15, // 42: larder.session.v1.PromoteSessionResponse.evicted_sessions:type_name -> larder.session.v1.SessionSummary
-	15, // 43: larder.session.v1.PromoteSessionResponse.existing_sessions:type_name -> larder.session.v1.SessionSummary
+	14, // 41: larder.session.v1.PromoteSessionResponse.session:type_name -> larder.session.v1.Session
+	16, // 42: larder.session.v1.PromoteSessionResponse.evicted_sessions:type_name -> larder.session.v1.SessionSummary
+	16, // 43: larder.session.v1.PromoteSessionResponse.existing_sessions:type_name -> larder.session.v1.SessionSummary
 	7,  // 44: larder.session.v1.ReauthenticateSessionResponse.outcome:type_name -> larder.session.v1.ReauthenticateSessionOutcome
-	13, // 45: larder.session.v1.ReauthenticateSessionResponse.session:type_name -> larder.session.v1.Session
+	14, // 45: larder.session.v1.ReauthenticateSessionResponse.session:type_name -> larder.session.v1.Session
 	8,  // 46: larder.session.v1.GetSessionResponse.outcome:type_name -> larder.session.v1.GetSessionOutcome
-	13, // 47: larder.session.v1.GetSessionResponse.session:type_name -> larder.session.v1.Session
-	44, // 48: larder.session.v1.UpdateSessionRequest.set_attributes:type_name -> larder.session.v1.UpdateSessionRequest.SetAttributesEntry
-	45, // 49: larder.session.v1.UpdateSessionRequest.set_attributes_if_absent:type_name -> larder.session.v1.UpdateSessionRequest.SetAttributesIfAbsentEntry
-	46, // 50: larder.session.v1.UpdateSessionRequest.increment_attributes:type_name -> larder.session.v1.UpdateSessionRequest.IncrementAttributesEntry
+	14, // 47: larder.session.v1.GetSessionResponse.session:type_name -> larder.session.v1.Session
+	48, // 48: larder.session.v1.UpdateSessionRequest.set_attributes:type_name -> larder.session.v1.UpdateSessionRequest.SetAttributesEntry
+	49, // 49: larder.session.v1.UpdateSessionRequest.set_attributes_if_absent:type_name -> larder.session.v1.UpdateSessionRequest.SetAttributesIfAbsentEntry
+	50, // 50: larder.session.v1.UpdateSessionRequest.increment_attributes:type_name -> larder.session.v1.UpdateSessionRequest.IncrementAttributesEntry
 	9,  // 51: larder.session.v1.UpdateSessionResponse.outcome:type_name -> larder.session.v1.UpdateSessionOutcome
-	47, // 52: larder.session.v1.UpdateSessionResponse.incremented_attributes:type_name -> larder.session.v1.UpdateSessionResponse.IncrementedAttributesEntry
+	51, // 52: larder.session.v1.UpdateSessionResponse.incremented_attributes:type_name -> larder.session.v1.UpdateSessionResponse.IncrementedAttributesEntry
 	10, // 53: larder.session.v1.RevokeSessionResponse.outcome:type_name -> larder.session.v1.RevokeSessionOutcome
-	13, // 54: larder.session.v1.ListSubjectSessionsResponse.sessions:type_name -> larder.session.v1.Session
-	14, // 55: larder.session.v1.SessionService.CreateSession:input_type -> larder.session.v1.CreateSessionRequest
-	18, // 56: larder.session.v1.SessionService.ValidateSession:input_type -> larder.session.v1.ValidateSessionRequest
-	21, // 57: larder.session.v1.SessionService.BatchValidateSessions:input_type -> larder.session.v1.BatchValidateSessionsRequest
-	24, // 58: larder.session.v1.SessionService.RotateSession:input_type -> larder.session.v1.RotateSessionRequest
-	26, // 59: larder.session.v1.SessionService.PromoteSession:input_type -> larder.session.v1.PromoteSessionRequest
-	28, // 60: larder.session.v1.SessionService.ReauthenticateSession:input_type -> larder.session.v1.ReauthenticateSessionRequest
-	30, // 61: larder.session.v1.SessionService.GetSession:input_type -> larder.session.v1.GetSessionRequest
-	32, // 62: larder.session.v1.SessionService.UpdateSession:input_type -> larder.session.v1.UpdateSessionRequest
-	34, // 63: larder.session.v1.SessionService.RevokeSession:input_type -> larder.session.v1.RevokeSessionRequest
-	36, // 64: larder.session.v1.SessionService.RevokeSubjectSessions:input_type -> larder.session.v1.RevokeSubjectSessionsRequest
-	38, // 65: larder.session.v1.SessionService.GetSubject:input_type -> larder.session.v1.GetSubjectRequest
-	40, // 66: larder.session.v1.SessionService.ListSubjectSessions:input_type -> larder.session.v1.ListSubjectSessionsRequest
-	16, // 67: larder.session.v1.SessionService.CreateSession:output_type -> larder.session.v1.CreateSessionResponse
-	19, // 68: larder.session.v1.SessionService.ValidateSession:output_type -> larder.session.v1.ValidateSessionResponse
-	23, // 69: larder.session.v1.SessionService.BatchValidateSessions:output_type -> larder.session.v1.BatchValidateSessionsResponse
-	25, // 70: larder.session.v1.SessionService.RotateSession:output_type -> larder.session.v1.RotateSessionResponse
-	27, // 71: larder.session.v1.SessionService.PromoteSession:output_type -> larder.session.v1.PromoteSessionResponse
-	29, // 72: larder.session.v1.SessionService.ReauthenticateSession:output_type -> larder.session.v1.ReauthenticateSessionResponse
-	31, // 73: larder.session.v1.SessionService.GetSession:output_type -> larder.session.v1.GetSessionResponse
-	33, // 74: larder.session.v1.SessionService.UpdateSession:output_type -> larder.session.v1.UpdateSessionResponse
-	35, // 75: larder.session.v1.SessionService.RevokeSession:output_type -> larder.session.v1.RevokeSessionResponse
-	37, // 76: larder.session.v1.SessionService.RevokeSubjectSessions:output_type -> larder.session.v1.RevokeSubjectSessionsResponse
-	39, // 77: larder.session.v1.SessionService.GetSubject:output_type -> larder.session.v1.GetSubjectResponse
-	41, // 78: larder.session.v1.SessionService.ListSubjectSessions:output_type -> larder.session.v1.ListSubjectSessionsResponse
-	67, // [67:79] is the sub-list for method output_type
-	55, // [55:67] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	14, // 54: larder.session.v1.ListSubjectSessionsResponse.sessions:type_name -> larder.session.v1.Session
+	11, // 55: larder.session.v1.SessionEvent.type:type_name -> larder.session.v1.SessionEventType
+	52, // 56: larder.session.v1.SessionEvent.at:type_name -> google.protobuf.Timestamp
+	11, // 57: larder.session.v1.WatchSessionEventsRequest.types:type_name -> larder.session.v1.SessionEventType
+	43, // 58: larder.session.v1.WatchSessionEventsResponse.event:type_name -> larder.session.v1.SessionEvent
+	15, // 59: larder.session.v1.SessionService.CreateSession:input_type -> larder.session.v1.CreateSessionRequest
+	19, // 60: larder.session.v1.SessionService.ValidateSession:input_type -> larder.session.v1.ValidateSessionRequest
+	22, // 61: larder.session.v1.SessionService.BatchValidateSessions:input_type -> larder.session.v1.BatchValidateSessionsRequest
+	25, // 62: larder.session.v1.SessionService.RotateSession:input_type -> larder.session.v1.RotateSessionRequest
+	27, // 63: larder.session.v1.SessionService.PromoteSession:input_type -> larder.session.v1.PromoteSessionRequest
+	29, // 64: larder.session.v1.SessionService.ReauthenticateSession:input_type -> larder.session.v1.ReauthenticateSessionRequest
+	31, // 65: larder.session.v1.SessionService.GetSession:input_type -> larder.session.v1.GetSessionRequest
+	33, // 66: larder.session.v1.SessionService.UpdateSession:input_type -> larder.session.v1.UpdateSessionRequest
+	35, // 67: larder.session.v1.SessionService.RevokeSession:input_type -> larder.session.v1.RevokeSessionRequest
+	37, // 68: larder.session.v1.SessionService.RevokeSubjectSessions:input_type -> larder.session.v1.RevokeSubjectSessionsRequest
+	39, // 69: larder.session.v1.SessionService.GetSubject:input_type -> larder.session.v1.GetSubjectRequest
+	41, // 70: larder.session.v1.SessionService.ListSubjectSessions:input_type -> larder.session.v1.ListSubjectSessionsRequest
+	44, // 71: larder.session.v1.SessionService.WatchSessionEvents:input_type -> larder.session.v1.WatchSessionEventsRequest
+	17, // 72: larder.session.v1.SessionService.CreateSession:output_type -> larder.session.v1.CreateSessionResponse
+	20, // 73: larder.session.v1.SessionService.ValidateSession:output_type -> larder.session.v1.ValidateSessionResponse
+	24, // 74: larder.session.v1.SessionService.BatchValidateSessions:output_type -> larder.session.v1.BatchValidateSessionsResponse
+	26, // 75: larder.session.v1.SessionService.RotateSession:output_type -> larder.session.v1.RotateSessionResponse
+	28, // 76: larder.session.v1.SessionService.PromoteSession:output_type -> larder.session.v1.PromoteSessionResponse
+	30, // 77: larder.session.v1.SessionService.ReauthenticateSession:output_type -> larder.session.v1.ReauthenticateSessionResponse
+	32, // 78: larder.session.v1.SessionService.GetSession:output_type -> larder.session.v1.GetSessionResponse
+	34, // 79: larder.session.v1.SessionService.UpdateSession:output_type -> larder.session.v1.UpdateSessionResponse
+	36, // 80: larder.session.v1.SessionService.RevokeSession:output_type -> larder.session.v1.RevokeSessionResponse
+	38, // 81: larder.session.v1.SessionService.RevokeSubjectSessions:output_type -> larder.session.v1.RevokeSubjectSessionsResponse
+	40, // 82: larder.session.v1.SessionService.GetSubject:output_type -> larder.session.v1.GetSubjectResponse
+	42, // 83: larder.session.v1.SessionService.ListSubjectSessions:output_type -> larder.session.v1.ListSubjectSessionsResponse
+	45, // 84: larder.session.v1.SessionService.WatchSessionEvents:output_type -> larder.session.v1.WatchSessionEventsResponse
+	72, // [72:85] is the sub-list for method output_type
+	59, // [59:72] is the sub-list for method input_type
+	59, // [59:59] is the sub-list for extension type_name
+	59, // [59:59] is the sub-list for extension extendee
+	0,  // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_larder_session_v1_session_proto_init() }
@@ -3433,8 +3827,8 @@ func file_larder_session_v1_session_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_larder_session_v1_session_proto_rawDesc), len(file_larder_session_v1_session_proto_rawDesc)),
-			NumEnums:      11,
-			NumMessages:   37,
+			NumEnums:      12,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

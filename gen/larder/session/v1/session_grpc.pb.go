@@ -33,6 +33,7 @@ const (
 	SessionService_RevokeSubjectSessions_FullMethodName = "/larder.session.v1.SessionService/RevokeSubjectSessions"
 	SessionService_GetSubject_FullMethodName            = "/larder.session.v1.SessionService/GetSubject"
 	SessionService_ListSubjectSessions_FullMethodName   = "/larder.session.v1.SessionService/ListSubjectSessions"
+	SessionService_WatchSessionEvents_FullMethodName    = "/larder.session.v1.SessionService/WatchSessionEvents"
 )
 
 // SessionServiceClient is the client API for SessionService service.
@@ -89,6 +90,12 @@ type SessionServiceClient interface {
 	// ListSubjectSessions lists the active sessions of a subject page by page, those that end soonest first. A session
 	// whose idle timeout slides during the walk may be listed twice, and none that stays active is left out.
 	ListSubjectSessions(ctx context.Context, in *ListSubjectSessionsRequest, opts ...grpc.CallOption) (*ListSubjectSessionsResponse, error)
+	// WatchSessionEvents tells what happens to the sessions of a namespace, or of one subject, until the caller ends it: in
+	// the order in which it happened to each subject, at least once, and across any number of broken connections, since every
+	// event is written together with the change that it tells of and kept for a day. Where events that a caller has not seen
+	// are gone, the call fails with OUT_OF_RANGE and the reason EVENTS_TRIMMED; it then has to begin anew without a token and
+	// to look at what it holds. The answers to a slow caller wait in Redis.
+	WatchSessionEvents(ctx context.Context, in *WatchSessionEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSessionEventsResponse], error)
 }
 
 type sessionServiceClient struct {
@@ -219,6 +226,25 @@ func (c *sessionServiceClient) ListSubjectSessions(ctx context.Context, in *List
 	return out, nil
 }
 
+func (c *sessionServiceClient) WatchSessionEvents(ctx context.Context, in *WatchSessionEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSessionEventsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SessionService_ServiceDesc.Streams[0], SessionService_WatchSessionEvents_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchSessionEventsRequest, WatchSessionEventsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SessionService_WatchSessionEventsClient = grpc.ServerStreamingClient[WatchSessionEventsResponse]
+
 // SessionServiceServer is the server API for SessionService service.
 // All implementations must embed UnimplementedSessionServiceServer
 // for forward compatibility.
@@ -273,6 +299,12 @@ type SessionServiceServer interface {
 	// ListSubjectSessions lists the active sessions of a subject page by page, those that end soonest first. A session
 	// whose idle timeout slides during the walk may be listed twice, and none that stays active is left out.
 	ListSubjectSessions(context.Context, *ListSubjectSessionsRequest) (*ListSubjectSessionsResponse, error)
+	// WatchSessionEvents tells what happens to the sessions of a namespace, or of one subject, until the caller ends it: in
+	// the order in which it happened to each subject, at least once, and across any number of broken connections, since every
+	// event is written together with the change that it tells of and kept for a day. Where events that a caller has not seen
+	// are gone, the call fails with OUT_OF_RANGE and the reason EVENTS_TRIMMED; it then has to begin anew without a token and
+	// to look at what it holds. The answers to a slow caller wait in Redis.
+	WatchSessionEvents(*WatchSessionEventsRequest, grpc.ServerStreamingServer[WatchSessionEventsResponse]) error
 	mustEmbedUnimplementedSessionServiceServer()
 }
 
@@ -318,6 +350,9 @@ func (UnimplementedSessionServiceServer) GetSubject(context.Context, *GetSubject
 }
 func (UnimplementedSessionServiceServer) ListSubjectSessions(context.Context, *ListSubjectSessionsRequest) (*ListSubjectSessionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSubjectSessions not implemented")
+}
+func (UnimplementedSessionServiceServer) WatchSessionEvents(*WatchSessionEventsRequest, grpc.ServerStreamingServer[WatchSessionEventsResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchSessionEvents not implemented")
 }
 func (UnimplementedSessionServiceServer) mustEmbedUnimplementedSessionServiceServer() {}
 func (UnimplementedSessionServiceServer) testEmbeddedByValue()                        {}
@@ -556,6 +591,17 @@ func _SessionService_ListSubjectSessions_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SessionService_WatchSessionEvents_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchSessionEventsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SessionServiceServer).WatchSessionEvents(m, &grpc.GenericServerStream[WatchSessionEventsRequest, WatchSessionEventsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SessionService_WatchSessionEventsServer = grpc.ServerStreamingServer[WatchSessionEventsResponse]
+
 // SessionService_ServiceDesc is the grpc.ServiceDesc for SessionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -612,6 +658,12 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _SessionService_ListSubjectSessions_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchSessionEvents",
+			Handler:       _SessionService_WatchSessionEvents_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "larder/session/v1/session.proto",
 }
