@@ -192,9 +192,9 @@ func (c *costs) weigh(rpc, when, request string) string {
 func counts(calls map[string]int64) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(calls)) {
-		part := name
+		part := strings.ReplaceAll(name, "|", `\|`) // else it would end the cell
 		if n := calls[name]; n > 1 {
-			part = fmt.Sprintf("%d %s", n, name)
+			part = fmt.Sprintf("%d %s", n, part)
 		}
 		parts = append(parts, part)
 	}

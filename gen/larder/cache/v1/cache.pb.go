@@ -1013,7 +1013,8 @@ type WatchEvent int32
 const (
 	// WATCH_EVENT_UNSPECIFIED is never sent.
 	WatchEvent_WATCH_EVENT_UNSPECIFIED WatchEvent = 0
-	// WATCH_EVENT_INVALIDATED means that a key was written, deleted or has expired.
+	// WATCH_EVENT_INVALIDATED means that a key was written, deleted or has expired, which Redis tells when it removes the
+	// key: usually within a second, and later where it holds very many.
 	WatchEvent_WATCH_EVENT_INVALIDATED WatchEvent = 1
 	// WATCH_EVENT_TAG_INVALIDATED means that a tag was invalidated.
 	WatchEvent_WATCH_EVENT_TAG_INVALIDATED WatchEvent = 2
