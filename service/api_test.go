@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -53,6 +54,13 @@ func serveStore(t testing.TB, so store.Options, l Limits) *api {
 	t.Helper()
 	m := NewMetrics()
 	so.NearCacheBytes, so.Observer = 16<<20, m
+	if l.Keyring {
+		keys, err := store.NewKeyring("a", map[string][]byte{"a": bytes.Repeat([]byte("k"), store.KeyBytes)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		so.Keyring = keys
+	}
 	st, err := store.New(so)
 	if err != nil {
 		t.Fatal(err)

@@ -294,7 +294,7 @@ func TestPolicySessionTimeouts(t *testing.T) {
 // Each fault has the path at which it stands in a file.
 func TestPolicyCheck(t *testing.T) {
 	t.Parallel()
-	limits := Limits{MaxValueBytes: 100, DefaultTTL: time.Minute, MaxTTL: time.Hour, SessionIdleTimeout: 20 * time.Minute, SessionAbsoluteTimeout: 2 * time.Hour}
+	limits := Limits{MaxValueBytes: 100, DefaultTTL: time.Minute, MaxTTL: time.Hour, SessionIdleTimeout: 20 * time.Minute, SessionAbsoluteTimeout: 2 * time.Hour, SessionsPerSubject: 10}
 	p := func(f float64) *Percent { return (*Percent)(&f) }
 	const ns = "cache.namespaces.n."
 	for field, bad := range map[string][]CachePolicy{
@@ -303,6 +303,7 @@ func TestPolicyCheck(t *testing.T) {
 		"jitter":            {{Jitter: p(-1)}, {Jitter: p(100.1)}, {Jitter: p(math.NaN())}},
 		"max_value_bytes":   {{MaxValueBytes: new(101)}, {MaxValueBytes: new(0)}},
 		"default_stale_ttl": {{DefaultStaleTTL: new(time.Hour + 1)}, {DefaultStaleTTL: new(time.Duration(-1))}},
+		"encrypt":           {{Encrypt: new(true)}},
 	} {
 		for _, c := range bad {
 			wantFault(t, cachePolicy("n", c).Check(limits), ns+field)
@@ -313,8 +314,9 @@ func TestPolicyCheck(t *testing.T) {
 		"preset":                   {{Preset: "aal4"}, {Preset: "AAL1"}},
 		"absolute_timeout":         {{AbsoluteTimeout: new(2*time.Hour + 1)}, {AbsoluteTimeout: new(time.Second - 1)}},
 		"idle_timeout":             {{IdleTimeout: new(20*time.Minute + 1)}, {IdleTimeout: new(time.Duration(0))}, {Preset: AAL3, IdleTimeout: new(16 * time.Minute)}, {IdleTimeout: new(time.Minute), AbsoluteTimeout: new(time.Second)}},
-		"rotation_grace":           {{RotationGrace: new(5*time.Minute + 1)}, {RotationGrace: new(time.Duration(-1))}},
-		"max_sessions_per_subject": {{MaxSessionsPerSubject: new(-1)}},
+		"rotation_grace":           {{RotationGrace: new(30*time.Second + 1)}, {RotationGrace: new(time.Duration(-1))}},
+		"max_sessions_per_subject": {{MaxSessionsPerSubject: new(-1)}, {MaxSessionsPerSubject: new(11)}},
+		"max_sessions_per_class":   {{MaxSessionsPerClass: new(-1)}, {MaxSessionsPerClass: new(1<<20 + 1)}},
 		"limit_policy":             {{LimitPolicy: "evict"}},
 		"touch_interval":           {{TouchInterval: new(time.Second - 1)}, {TouchInterval: new(21 * time.Minute)}},
 	} {

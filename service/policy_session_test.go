@@ -1,0 +1,132 @@
+package service
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/store"
+)
+
+func sessionPolicy(namespace string, p SessionPolicy) *Policy {
+	return &Policy{Sessions: PolicySection[SessionPolicy]{Namespaces: map[string]SessionPolicy{namespace: p}}}
+}
+
+// Every way of writing a value stores it encrypted where the policy says so, and as it is elsewhere.
+func TestPolicyEncrypt(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, Limits{Keyring: true})
+	a.under(t, cachePolicy("secret", CachePolicy{Encrypt: new(true)}))
+	canary := []byte("canary canary")
+	for ns, encrypted := range map[string]bool{"secret": true, "open": false} {
+		a.set(t, &cachev1.SetRequest{Namespace: ns, Key: "set", Value: canary})
+		must[*cachev1.BatchSetResponse](t)(a.cache.BatchSet(t.Context(), &cachev1.BatchSetRequest{
+			Namespace: ns, Items: []*cachev1.BatchSetItem{{Key: "batch", Value: canary}},
+		}))
+		lease := must[*cachev1.GetOrLeaseResponse](t)(a.cache.GetOrLease(t.Context(), &cachev1.GetOrLeaseRequest{Namespace: ns, Key: "fill"})).LeaseToken
+		must[*cachev1.FillResponse](t)(a.cache.Fill(t.Context(), &cachev1.FillRequest{Namespace: ns, Key: "fill", LeaseToken: lease, Value: canary}))
+		for _, key := range []string{"set", "batch", "fill"} {
+			if got := a.primary(t, ns, key); !bytes.Equal(got.Value, canary) {
+				t.Errorf("%s %s: got %v", ns, key, got)
+			}
+			stored := a.do(t, "GET", "ld:c:{"+ns+":"+key+"}").(string)
+			if strings.Contains(stored, string(canary)) == encrypted {
+				t.Errorf("%s %s is stored as %q", ns, key, stored)
+			}
+		}
+	}
+}
+
+// A namespace may have a shorter grace than the server, none among them.
+func TestPolicyRotationGrace(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, Limits{})
+	a.under(t, sessionPolicy("strict", SessionPolicy{RotationGrace: new(time.Duration(0))}))
+	for ns, good := range map[string]bool{"strict": false, "other": true} {
+		created := a.create(t, &sessionv1.CreateSessionRequest{Namespace: ns, Subject: "ann"})
+		must[*sessionv1.RotateSessionResponse](t)(a.session.RotateSession(t.Context(), &sessionv1.RotateSessionRequest{Namespace: ns, SessionToken: created.SessionToken}))
+		if a.isActive(t, ns, created.SessionToken) != good {
+			t.Errorf("%s: the old token is good: %t", ns, !good)
+		}
+	}
+}
+
+func TestPolicyTouchInterval(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, Limits{})
+	a.under(t, sessionPolicy("seldom", SessionPolicy{TouchInterval: new(30 * time.Minute)}))
+	idle := map[string]*sessionv1.Session{}
+	for _, ns := range []string{"seldom", "often"} { // what is told of the first is known once the second was touched
+		created := a.create(t, &sessionv1.CreateSessionRequest{Namespace: ns, Subject: "ann"})
+		key := a.do(t, "EVAL", "return redis.call('KEYS', ARGV[1])[1]", "0", "ld:s:*:"+created.Session.SessionId).(string)
+		a.do(t, "HINCRBY", key, "la", "-600000")
+		idle[ns] = a.byID(t, ns, created.Session.SessionId)
+		a.validate(t, &sessionv1.ValidateSessionRequest{Namespace: ns, SessionToken: created.SessionToken, Consistency: sessionv1.Consistency_CONSISTENCY_PRIMARY})
+	}
+	touched := func(ns string) bool {
+		return a.byID(t, ns, idle[ns].SessionId).LastActiveAt.AsTime().After(idle[ns].LastActiveAt.AsTime())
+	}
+	eventually(t, "touched", func() bool { return touched("often") })
+	if touched("seldom") {
+		t.Error("touched before its interval was over")
+	}
+}
+
+// byID reads a session by its id.
+func (a *api) byID(t testing.TB, ns, id string) *sessionv1.Session {
+	t.Helper()
+	return must[*sessionv1.GetSessionResponse](t)(a.session.GetSession(t.Context(), &sessionv1.GetSessionRequest{Namespace: ns, SessionId: id})).Session
+}
+
+// A namespace's limits hold for logins and promotions, and requests may only lower them.
+func TestPolicySessionLimits(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, Limits{SessionsPerSubject: 5})
+	a.under(t, &Policy{Sessions: PolicySection[SessionPolicy]{Namespaces: map[string]SessionPolicy{
+		"evict":  {MaxSessionsPerSubject: new(2), MaxSessionsPerClass: new(1), LimitPolicy: store.EvictOldest},
+		"reject": {MaxSessionsPerSubject: new(2), LimitPolicy: store.RejectSession},
+	}}})
+	promote := func(ns string) *sessionv1.PromoteSessionResponse {
+		anonymous := a.create(t, &sessionv1.CreateSessionRequest{Namespace: ns, Attributes: map[string]string{"cart": "1"}})
+		got := must[*sessionv1.PromoteSessionResponse](t)(a.session.PromoteSession(t.Context(), &sessionv1.PromoteSessionRequest{
+			Namespace: ns, SessionToken: anonymous.SessionToken, Subject: "ann",
+		}))
+		rejected := got.Outcome == sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_LIMIT_REACHED
+		if rejected != a.isActive(t, ns, anonymous.SessionToken) || rejected == (got.SessionToken != "") {
+			t.Errorf("%s: promotion: %v", ns, got)
+		}
+		return got
+	}
+	create := func(ns, class string) *sessionv1.CreateSessionResponse {
+		return a.create(t, &sessionv1.CreateSessionRequest{Namespace: ns, Subject: "ann", Device: &sessionv1.Device{Class: class}})
+	}
+	first := create("evict", "mobile")
+	if again := create("evict", "mobile"); len(again.EvictedSessions) != 1 || again.EvictedSessions[0].SessionId != first.Session.SessionId {
+		t.Errorf("the class's limit: %v", again)
+	}
+	create("evict", "desktop")
+	if got := promote("evict"); len(got.EvictedSessions) != 1 || got.EvictedCount != 1 || got.EvictedSessions[0].Device.Class != "mobile" {
+		t.Errorf("the subject's limit on a promotion: %v", got)
+	}
+	create("reject", "")
+	create("reject", "")
+	if got := create("reject", ""); got.Outcome != sessionv1.CreateSessionOutcome_CREATE_SESSION_OUTCOME_LIMIT_REACHED || len(got.ExistingSessions) != 2 {
+		t.Errorf("a third one: %v", got)
+	}
+	if got := promote("reject"); got.Outcome != sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_LIMIT_REACHED || len(got.ExistingSessions) != 2 {
+		t.Errorf("a third one by promotion: %v", got)
+	}
+	for i := range 6 {
+		if got := create("other", ""); (len(got.EvictedSessions) == 1) != (i == 5) {
+			t.Errorf("session %d under the server's limit: %v", i, got)
+		}
+	}
+	r := &sessionv1.CreateSessionRequest{Namespace: "evict", Subject: "ann", MaxSessions: 3, MaxClassSessions: 2, IdleTimeout: durationpb.New(time.Minute)}
+	_, err := a.session.CreateSession(t.Context(), r)
+	wantInvalid(t, r, err, "max_sessions", "max_class_sessions")
+}
