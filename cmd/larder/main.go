@@ -15,6 +15,7 @@ import (
 )
 
 func main() {
+	setBuffers(os.Args[1:])
 	os.Exit(run(untilTold(), os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
 }
 
