@@ -3,7 +3,10 @@ package service
 import (
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -59,3 +62,37 @@ func checkBlock(t *testing.T, name, table string) {
 
 // updating keeps the tests that update the document one after the other.
 var updating sync.Mutex
+
+var testName = regexp.MustCompile(`\bTest[A-Z]\w+`)
+
+// What ARCHITECTURE.md says that a test shows, a test shows.
+func TestARCHITECTURENamesTestsThatExist(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]bool{}
+	err = filepath.WalkDir("..", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path) //nolint:gosec // a file of this repository
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(source, -1) {
+			tests[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := testName.FindAllString(string(text), -1)
+	if len(names) < 20 {
+		t.Errorf("only %d tests are named", len(names))
+	}
+	for _, name := range names {
+		if !tests[name] {
+			t.Errorf("there is no %s", name)
+		}
+	}
+}
