@@ -91,8 +91,9 @@ func (p *program) listen(ctx context.Context) (err error) {
 }
 
 // headStart is how long the first calls wait in the open port for Redis. Connecting takes milliseconds where Redis is
-// there, and callers who do not ask for health would otherwise meet a replica that has come back and cannot serve yet.
-const headStart = 250 * time.Millisecond
+// there, and a few hundred on a machine that is overloaded; callers who do not ask for health would otherwise meet a
+// replica that has come back and cannot serve yet.
+const headStart = time.Second
 
 // serve answers until ctx ends and then stops in order. It returns nil if ctx was the reason.
 func (p *program) serve(ctx context.Context) error {
