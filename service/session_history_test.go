@@ -1,0 +1,426 @@
+package service
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redistest"
+)
+
+// attributeNames are the attributes that histories use; the last is a counter.
+var attributeNames = [...]string{"a", "b", "c", "count"}
+
+const noGrace = "no-grace"
+
+func answerAbout(s *sessionv1.Session, active bool) sessionAnswer {
+	a := sessionAnswer{ID: s.GetSessionId(), Active: active, Version: s.GetVersion()}
+	for i, name := range attributeNames {
+		a.Attributes[i] = s.GetAttributes()[name]
+	}
+	return a
+}
+
+func (c sessionCall) consistency() sessionv1.Consistency {
+	if c.Near {
+		return sessionv1.Consistency_CONSISTENCY_CACHED
+	}
+	return sessionv1.Consistency_CONSISTENCY_PRIMARY
+}
+
+func (c sessionCall) touch() sessionv1.Touch {
+	if c.Forced {
+		return sessionv1.Touch_TOUCH_FORCE
+	}
+	return sessionv1.Touch_TOUCH_AUTO
+}
+
+// make makes the call of a replica.
+func (c sessionCall) make(ctx context.Context, t testing.TB, r *replica, ns, subject string) (a sessionAnswer, err error) {
+	switch c.Op {
+	case opCreate:
+		got, err := r.session.CreateSession(ctx, &sessionv1.CreateSessionRequest{
+			Namespace: ns, Subject: subject, Device: &sessionv1.Device{Class: c.Class}, IfSubjectEpoch: c.Epoch,
+		})
+		if err != nil && (answerOf(t, err) == answer{Code: codes.Aborted, Reason: "SUBJECT_EPOCH_CHANGED"}) {
+			return sessionAnswer{Fenced: true}, nil
+		}
+		a = answerAbout(got.GetSession(), true)
+		a.Token = got.GetSessionToken()
+		return a, err
+	case opValidate:
+		got, err := r.session.ValidateSession(ctx, &sessionv1.ValidateSessionRequest{
+			Namespace: ns, SessionToken: c.Token, Consistency: c.consistency(), Touch: c.touch(),
+		})
+		return answerAbout(got.GetSession(), got.GetOutcome() == sessionv1.ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_ACTIVE), err
+	case opBatch:
+		return c.makeBatch(ctx, r, ns)
+	case opGetByID:
+		got, err := r.session.GetSession(ctx, &sessionv1.GetSessionRequest{Namespace: ns, SessionId: c.ID})
+		return answerAbout(got.GetSession(), got.GetOutcome() == sessionv1.GetSessionOutcome_GET_SESSION_OUTCOME_ACTIVE), err
+	case opList:
+		got, err := r.session.ListSubjectSessions(ctx, &sessionv1.ListSubjectSessionsRequest{
+			Namespace: ns, Subject: subject, DeviceClass: c.Class, PageSize: 200,
+		})
+		for _, s := range got.GetSessions() {
+			a.Each = append(a.Each, answerAbout(s, true))
+		}
+		return a, err
+	case opUpdate:
+		return c.makeUpdate(ctx, t, r, ns)
+	default:
+		return c.makeChange(ctx, r, ns, subject)
+	}
+}
+
+func (c sessionCall) makeBatch(ctx context.Context, r *replica, ns string) (a sessionAnswer, err error) {
+	req := &sessionv1.BatchValidateSessionsRequest{Namespace: ns}
+	for _, one := range c.Each {
+		req.Items = append(req.Items, &sessionv1.BatchValidateSessionsItem{
+			SessionToken: one.Token, Consistency: one.consistency(), Touch: one.touch(),
+		})
+	}
+	got, err := r.session.BatchValidateSessions(ctx, req)
+	for _, result := range got.GetResults() {
+		one := answerAbout(result.GetSession(), result.GetOutcome() == sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_ACTIVE)
+		one.Failed = result.GetOutcome() == sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_FAILED
+		a.Each = append(a.Each, one)
+	}
+	return a, err
+}
+
+func (c sessionCall) makeUpdate(ctx context.Context, t testing.TB, r *replica, ns string) (sessionAnswer, error) {
+	name := attributeNames[c.Name]
+	req := &sessionv1.UpdateSessionRequest{Namespace: ns, ExpectedVersion: c.Version, Target: &sessionv1.UpdateSessionRequest_SessionId{SessionId: c.ID}}
+	if c.Token != "" {
+		req.Target = &sessionv1.UpdateSessionRequest_SessionToken{SessionToken: c.Token}
+	}
+	switch c.Change {
+	case changeSet:
+		req.SetAttributes = map[string]string{name: c.Value}
+	case changeSetIfAbsent:
+		req.SetAttributesIfAbsent = map[string]string{name: c.Value}
+	case changeDelete:
+		req.DeleteAttributes = []string{name}
+	case changeIncrement:
+		req.IncrementAttributes = map[string]int64{name: c.Delta}
+	}
+	got, err := r.session.UpdateSession(ctx, req)
+	if err != nil && (answerOf(t, err) == answer{Code: codes.Aborted, Reason: "SESSION_VERSION_MISMATCH"}) {
+		version, err := strconv.ParseInt(metadataOf(t, err)["current_version"], 10, 64)
+		return sessionAnswer{Mismatch: true, Version: version}, err
+	}
+	a := sessionAnswer{Active: got.GetOutcome() == sessionv1.UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_UPDATED, Version: got.GetVersion()}
+	if sum, ok := got.GetIncrementedAttributes()[name]; ok {
+		a.Attributes[c.Name] = strconv.FormatInt(sum, 10)
+	}
+	return a, err
+}
+
+func (c sessionCall) makeChange(ctx context.Context, r *replica, ns, subject string) (a sessionAnswer, err error) {
+	switch c.Op {
+	case opRotate:
+		got, err := r.session.RotateSession(ctx, &sessionv1.RotateSessionRequest{Namespace: ns, SessionToken: c.Token})
+		a = answerAbout(got.GetSession(), got.GetOutcome() == sessionv1.RotateSessionOutcome_ROTATE_SESSION_OUTCOME_ROTATED)
+		a.Token = got.GetSessionToken()
+		return a, err
+	case opReauth:
+		got, err := r.session.ReauthenticateSession(ctx, &sessionv1.ReauthenticateSessionRequest{Namespace: ns, SessionToken: c.Token, Amr: []string{"otp"}})
+		a = answerAbout(got.GetSession(), got.GetOutcome() == sessionv1.ReauthenticateSessionOutcome_REAUTHENTICATE_SESSION_OUTCOME_REAUTHENTICATED)
+		a.Token = got.GetSessionToken()
+		return a, err
+	case opRevoke:
+		req := &sessionv1.RevokeSessionRequest{Namespace: ns, Target: &sessionv1.RevokeSessionRequest_SessionId{SessionId: c.ID}}
+		if c.Token != "" {
+			req.Target = &sessionv1.RevokeSessionRequest_SessionToken{SessionToken: c.Token}
+		}
+		got, err := r.session.RevokeSession(ctx, req)
+		return sessionAnswer{Active: got.GetOutcome() == sessionv1.RevokeSessionOutcome_REVOKE_SESSION_OUTCOME_REVOKED}, err
+	default:
+		_, err := r.session.RevokeSubjectSessions(ctx, &sessionv1.RevokeSubjectSessionsRequest{
+			Namespace: ns, Subject: subject, DeviceClass: c.Class, ExceptSessionId: c.Except,
+		})
+		return sessionAnswer{}, err
+	}
+}
+
+// A shelf is what the callers know of a subject: its latest sessions, the ended ones too, and their tokens.
+type shelf struct {
+	namespace, subject string
+
+	mu       sync.Mutex
+	sessions []*shelved
+}
+
+type shelved struct {
+	id, class string
+	tokens    []string
+	version   int64
+}
+
+// pick returns one of the sessions, and one of its last tokens, mostly the latest.
+func (s *shelf) pick() (found shelved, token string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.sessions) == 0 {
+		return found, "", false
+	}
+	found = *s.sessions[rand.N(len(s.sessions))]
+	last := len(found.tokens) - 1
+	return found, found.tokens[max(last-max(rand.N(6)-3, 0), 0)], true
+}
+
+// learn keeps what an answer tells.
+func (s *shelf) learn(in sessionCall, a sessionAnswer) {
+	const kept = 4
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if in.Op == opCreate && a.Token != "" {
+		s.sessions = append(s.sessions, &shelved{id: a.ID, class: in.Class, tokens: []string{a.Token}, version: a.Version})
+		s.sessions = s.sessions[max(len(s.sessions)-kept, 0):]
+		return
+	}
+	for _, known := range s.sessions {
+		if known.id != in.ID {
+			continue
+		}
+		known.version = max(known.version, a.Version)
+		if a.Token != "" && !slices.Contains(known.tokens, a.Token) {
+			known.tokens = append(known.tokens, a.Token)
+		}
+	}
+}
+
+// next draws a call.
+func (s *shelf) next(value string) sessionCall {
+	classes := []string{"", "mobile", "web"}
+	class := classes[rand.N(len(classes))]
+	found, token, ok := s.pick()
+	if n := rand.N(100); !ok || n < 6 {
+		return sessionCall{Op: opCreate, Class: class}
+	}
+	in := sessionCall{ID: found.id, NoGrace: s.namespace == noGrace}
+	switch n := rand.N(100); {
+	case n < 30:
+		in.Op, in.Token, in.Forced = opValidate, token, rand.N(2) == 0
+	case n < 54:
+		in.Op = opBatch
+		for range 3 {
+			if one, token, ok := s.pick(); ok {
+				in.Each = append(in.Each, sessionCall{Op: opValidate, ID: one.id, Token: token, Near: rand.N(2) == 0, Forced: rand.N(4) == 0})
+			}
+		}
+	case n < 58:
+		in.Op = opGetByID
+	case n < 62:
+		in = sessionCall{Op: opList, Class: class}
+	case n < 82:
+		in.Op, in.Name, in.Value = opUpdate, rand.N(3), value
+		in.Change = []string{changeSet, changeSet, changeSetIfAbsent, changeDelete, changeIncrement}[rand.N(5)]
+		if in.Change == changeIncrement {
+			in.Name, in.Delta = 3, 1+rand.Int64N(3)
+		}
+		if rand.N(3) == 0 {
+			in.Token = token
+		}
+		if rand.N(3) == 0 {
+			in.Version = found.version
+		}
+	case n < 88:
+		in.Op, in.Token = opRotate, token
+	case n < 91:
+		in.Op, in.Token = opReauth, token
+	case n < 96:
+		in.Op = opRevoke
+		if rand.N(3) == 0 {
+			in.Token = token
+		}
+	default:
+		in = sessionCall{Op: opRevokeSubject, Class: class}
+		if rand.N(2) == 0 {
+			in.Except = found.id
+		}
+	}
+	return in
+}
+
+// A sessionHistory is what callers of several replicas record.
+type sessionHistory struct {
+	*history[sessionCall, sessionAnswer]
+	t testing.TB
+}
+
+// call makes a call and tells the shelf what came of it.
+func (h *sessionHistory) call(c caller, s *shelf, in sessionCall) bool {
+	a, ok := h.record(h.t.Context(), h.t, c, s.subject, in, sessionReads(in), func(ctx context.Context) (sessionAnswer, error) {
+		timeout := time.Second
+		if in.Near { // what is not near may hang
+			timeout = 50 * time.Millisecond
+		}
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		return in.make(ctx, h.t, c.replica, s.namespace, s.subject)
+	})
+	if ok {
+		s.learn(in, a)
+	}
+	return ok
+}
+
+// login asks for the epoch of the subject, and creates a session a little later.
+func (h *sessionHistory) login(c caller, s *shelf, in sessionCall) {
+	ctx, cancel := context.WithTimeout(h.t.Context(), time.Second)
+	defer cancel()
+	in.AskedBegin = time.Since(h.start)
+	got, err := c.replica.session.GetSubject(ctx, &sessionv1.GetSubjectRequest{Namespace: s.namespace, Subject: s.subject})
+	in.AskedEnd = time.Since(h.start)
+	if err == nil {
+		epoch := got.GetSubjectEpoch()
+		in.Epoch = &epoch
+		<-time.After(rand.N(10 * time.Millisecond))
+	}
+	h.call(c, s, in)
+}
+
+// check says what is wrong with the history.
+func (h *sessionHistory) check(bound time.Duration) (sessions, behind int) {
+	subjects := h.byKey()
+	for subject, calls := range subjects {
+		if wrong := fences(calls); len(wrong) > 0 {
+			h.t.Errorf("%s: %d wrong logins, the first: %s", subject, len(wrong), wrong[0])
+		}
+		apart := bySession(calls)
+		for _, id := range sortedIDs(apart) {
+			sessions++
+			wrong, late := returned(apart[id], bound)
+			behind += late
+			if len(wrong) > 0 {
+				h.t.Errorf("%s: %d wrong answers, the first: %s", subject, len(wrong), wrong[0])
+			}
+			one := newHistory[sessionCall, sessionAnswer]()
+			one.calls = atOnce(apart[id])
+			for i := range one.calls {
+				one.calls[i].Key = id
+			}
+			linearizable(h.t, one, sessionModel(), sessionReads)
+			if h.t.Failed() {
+				return sessions, behind
+			}
+		}
+	}
+	return sessions, behind
+}
+
+// disturb makes faults until the context ends: connections are cut, nothing passes over them, or no push does.
+func disturb(ctx context.Context, replicas []*replica, bound time.Duration) {
+	hole := func(proxies []*redistest.Proxy, text string) {
+		for _, p := range proxies {
+			p.BlackholeOnly(text)
+		}
+		<-time.After(bound/2 + rand.N(bound))
+		for _, p := range proxies {
+			p.Blackhole(false)
+		}
+	}
+	for n := 0; ctx.Err() == nil; n++ {
+		<-time.After(bound / 4)
+		r := replicas[rand.N(len(replicas))]
+		switch n % 4 {
+		case 1:
+			hole(r.proxies, "TRACKING")
+		case 3:
+			one := rand.N(len(r.proxies))
+			hole(r.proxies[one:one+1], "")
+		default:
+			r.cut()
+		}
+	}
+}
+
+// TestSessionHistories: however validations, rotations, updates, revocations and logins through two replicas meet, and
+// whatever happens to their connections to Redis, the answers about a session are those of one order of the calls. After
+// its end has been told nothing finds it active, except the memory of another replica for as long as the bound.
+func TestSessionHistories(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []store.Mode{store.Standalone, store.Cluster} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			const bound, lasts, callers = 500 * time.Millisecond, 6 * time.Second, 8
+			replicas := startReplicas(t, store.Options{Mode: mode, NearCacheTTL: bound, CommandTimeout: 200 * time.Millisecond}, 2)
+			none := time.Duration(0)
+			for _, r := range replicas {
+				if err := r.SetPolicy(&Policy{Sessions: PolicySection[SessionPolicy]{Namespaces: map[string]SessionPolicy{noGrace: {RotationGrace: &none}}}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			shelves := []*shelf{{subject: "ann"}, {subject: "bob", namespace: noGrace}, {subject: "eve", namespace: noGrace}}
+			h := &sessionHistory{newHistory[sessionCall, sessionAnswer](), t}
+			ctx, stop := context.WithTimeout(t.Context(), lasts)
+			defer stop()
+			var all sync.WaitGroup
+			for client := range callers {
+				all.Go(func() {
+					c := caller{client, replicas[client%len(replicas)]}
+					for n := 0; ctx.Err() == nil; n++ {
+						s := shelves[rand.N(len(shelves))]
+						in := s.next(strconv.Itoa(client) + "-" + strconv.Itoa(n))
+						if in.Op == opCreate && rand.N(2) == 0 {
+							h.login(c, s, in)
+						} else {
+							h.call(c, s, in)
+						}
+						<-time.After(rand.N(10 * time.Millisecond))
+					}
+				})
+			}
+			for i, r := range replicas {
+				all.Go(func() {
+					for ctx.Err() == nil {
+						s := shelves[rand.N(len(shelves))]
+						if known, token, ok := s.pick(); ok {
+							h.call(caller{callers + i, r}, s, sessionCall{Op: opValidate, ID: known.id, Token: token, Near: true})
+						}
+						<-time.After(rand.N(2 * time.Millisecond))
+					}
+				})
+			}
+			all.Go(func() { disturb(ctx, replicas, bound) })
+			all.Wait()
+			h.lastWord(replicas, shelves)
+			near, unknown := int64(0), 0
+			for _, r := range replicas {
+				near += r.store.Stats().NearHits
+			}
+			for _, r := range h.calls {
+				if r.Unknown || r.Attempts > 0 {
+					unknown++
+				}
+			}
+			sessions, behind := h.check(bound)
+			t.Logf("%d calls about %d sessions, %d of unknown outcome or repeated, %d look-ups answered near, %d answers behind", len(h.calls), sessions, unknown, near, behind)
+			if near == 0 || unknown == 0 {
+				t.Error("nothing was served from memory, or no call met a fault")
+			}
+		})
+	}
+}
+
+// lastWord asks every replica for what is left in the end, when nothing is in the way any more.
+func (h *sessionHistory) lastWord(replicas []*replica, shelves []*shelf) {
+	for i, r := range replicas {
+		for _, s := range shelves {
+			eventually(h.t, "listed", func() bool { return h.call(caller{100 + i, r}, s, sessionCall{Op: opList}) })
+			for _, known := range s.sessions {
+				eventually(h.t, "read", func() bool { return h.call(caller{100 + i, r}, s, sessionCall{Op: opGetByID, ID: known.id}) })
+			}
+		}
+	}
+}
