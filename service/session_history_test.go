@@ -174,8 +174,21 @@ func (s *shelf) pick() (found shelved, token string, ok bool) {
 		return found, "", false
 	}
 	found = *s.sessions[rand.N(len(s.sessions))]
+	found.tokens = slices.Clone(found.tokens)
 	last := len(found.tokens) - 1
 	return found, found.tokens[max(last-max(rand.N(6)-3, 0), 0)], true
+}
+
+// known returns the sessions.
+func (s *shelf) known() (sessions []shelved) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range s.sessions {
+		one := *k
+		one.tokens = slices.Clone(k.tokens)
+		sessions = append(sessions, one)
+	}
+	return sessions
 }
 
 // learn keeps what an answer tells.
@@ -319,29 +332,67 @@ func (h *sessionHistory) check(bound time.Duration) (sessions, behind int) {
 	return sessions, behind
 }
 
-// disturb makes faults until the context ends: connections are cut, nothing passes over them, or no push does.
-func disturb(ctx context.Context, replicas []*replica, bound time.Duration) {
-	hole := func(proxies []*redistest.Proxy, text string) {
+// quieten makes sessions that nothing else changes, and has every replica hold them in memory.
+func (h *sessionHistory) quieten(replicas []*replica, s *shelf) {
+	for range 3 {
+		h.call(caller{50, replicas[0]}, s, sessionCall{Op: opCreate})
+	}
+	for _, known := range s.known() {
+		for _, r := range append(replicas, replicas...) {
+			h.call(caller{50, r}, s, sessionCall{Op: opValidate, ID: known.id, Token: known.tokens[0], Near: true})
+		}
+	}
+}
+
+// stir ends one of the quiet sessions, one token of another, and changes a third; or ends all. What it was told of, its own
+// replica knows at once.
+func (h *sessionHistory) stir(r *replica, s *shelf) {
+	c := caller{50, r}
+	known := s.known()
+	if len(known) > 0 && rand.N(3) == 0 {
+		h.call(c, s, sessionCall{Op: opRevokeSubject, Except: known[0].id})
+	}
+	for i, k := range known {
+		in := []sessionCall{{Op: opRevoke}, {Op: opRotate, Token: k.tokens[0]}, {Op: opUpdate, Change: changeSet, Value: "stirred"}}[(i+rand.N(2))%3]
+		in.ID, in.NoGrace = k.id, true
+		h.call(c, s, in)
+		h.call(c, s, sessionCall{Op: opValidate, ID: k.id, Token: k.tokens[0], Near: true})
+	}
+}
+
+// disturb makes faults until the context ends: connections are cut, nothing passes over them, or no push does while the
+// quiet sessions are changed.
+func (h *sessionHistory) disturb(ctx context.Context, replicas []*replica, quiet *shelf, bound time.Duration) {
+	hole := func(proxies []*redistest.Proxy, text string, meanwhile func()) {
 		for _, p := range proxies {
 			p.BlackholeOnly(text)
 		}
-		<-time.After(bound/2 + rand.N(bound))
+		over := time.After(bound + rand.N(bound/2))
+		meanwhile()
+		<-over
 		for _, p := range proxies {
 			p.Blackhole(false)
 		}
 	}
 	for n := 0; ctx.Err() == nil; n++ {
-		<-time.After(bound / 4)
-		r := replicas[rand.N(len(replicas))]
-		switch n % 4 {
-		case 1:
-			hole(r.proxies, "TRACKING")
-		case 3:
-			one := rand.N(len(r.proxies))
-			hole(r.proxies[one:one+1], "")
-		default:
-			r.cut()
+		<-time.After(bound / 10)
+		if n%2 == 0 {
+			replicas[rand.N(len(replicas))].cut()
+			continue
 		}
+		h.quieten(replicas, quiet)
+		stirrer := rand.N(len(replicas))
+		if n%4 == 1 {
+			var proxies []*redistest.Proxy
+			for _, r := range replicas {
+				proxies = append(proxies, r.proxies...)
+			}
+			hole(proxies, "TRACKING", func() { h.stir(replicas[stirrer], quiet) })
+			continue
+		}
+		other := replicas[(stirrer+1)%len(replicas)].proxies
+		one := rand.N(len(other))
+		hole(other[one:one+1], "", func() { h.stir(replicas[stirrer], quiet) })
 	}
 }
 
@@ -362,6 +413,7 @@ func TestSessionHistories(t *testing.T) {
 				}
 			}
 			shelves := []*shelf{{subject: "ann"}, {subject: "bob", namespace: noGrace}, {subject: "eve", namespace: noGrace}}
+			quiet := &shelf{subject: "zoe", namespace: noGrace}
 			h := &sessionHistory{newHistory[sessionCall, sessionAnswer](), t}
 			ctx, stop := context.WithTimeout(t.Context(), lasts)
 			defer stop()
@@ -384,7 +436,7 @@ func TestSessionHistories(t *testing.T) {
 			for i, r := range replicas {
 				all.Go(func() {
 					for ctx.Err() == nil {
-						s := shelves[rand.N(len(shelves))]
+						s := append(shelves, quiet, quiet, quiet)[rand.N(len(shelves)+3)]
 						if known, token, ok := s.pick(); ok {
 							h.call(caller{callers + i, r}, s, sessionCall{Op: opValidate, ID: known.id, Token: token, Near: true})
 						}
@@ -392,9 +444,9 @@ func TestSessionHistories(t *testing.T) {
 					}
 				})
 			}
-			all.Go(func() { disturb(ctx, replicas, bound) })
+			all.Go(func() { h.disturb(ctx, replicas, quiet, bound) })
 			all.Wait()
-			h.lastWord(replicas, shelves)
+			h.lastWord(replicas, append(shelves, quiet))
 			near, unknown := int64(0), 0
 			for _, r := range replicas {
 				near += r.store.Stats().NearHits
@@ -418,7 +470,7 @@ func (h *sessionHistory) lastWord(replicas []*replica, shelves []*shelf) {
 	for i, r := range replicas {
 		for _, s := range shelves {
 			eventually(h.t, "listed", func() bool { return h.call(caller{100 + i, r}, s, sessionCall{Op: opList}) })
-			for _, known := range s.sessions {
+			for _, known := range s.known() {
 				eventually(h.t, "read", func() bool { return h.call(caller{100 + i, r}, s, sessionCall{Op: opGetByID, ID: known.id}) })
 			}
 		}
