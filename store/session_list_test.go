@@ -48,8 +48,14 @@ func ids(sessions []*store.Session) []string {
 // walk lists a subject's sessions page by page, calling between after each page but the last.
 func walk(tb testing.TB, s *store.Store, namespace, subject string, size int, between func()) (sessions []*store.Session) {
 	tb.Helper()
+	return walkClass(tb, s, namespace, subject, "", size, between)
+}
+
+// walkClass lists those of a device class, empty for all.
+func walkClass(tb testing.TB, s *store.Store, namespace, subject, class string, size int, between func()) (sessions []*store.Session) {
+	tb.Helper()
 	for token := ""; ; {
-		page, next, err := s.ListSubjectSessions(tb.Context(), namespace, subject, store.SubjectList{Token: token, Count: size})
+		page, next, err := s.ListSubjectSessions(tb.Context(), namespace, subject, store.SubjectList{Class: class, Token: token, Count: size})
 		if err != nil {
 			tb.Fatalf("list: %v: %s", err, store.Cause(err))
 		}

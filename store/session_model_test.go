@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +47,14 @@ type sessionModel struct {
 	namespace string
 	sessions  []*modelSession
 	clock     int
+	// epochs are what the revocations of each subject have returned, one after the other.
+	epochs map[string][]modelEpoch
+}
+
+// modelEpoch is what a revocation of a subject's sessions of a class, empty for all, has raised its epoch to.
+type modelEpoch struct {
+	class string
+	epoch int64
 }
 
 const step = 10 * time.Minute
@@ -106,6 +115,9 @@ func (m *sessionModel) create(t *rapid.T) {
 		Policy: rapid.SampledFrom(modelPolicies).Draw(t, "policy"),
 	}
 	m.later()
+	if m.tooLate(t, &n) {
+		return
+	}
 	evicted, existing := m.makeRoom(n)
 	created := createLimited(m.t, m.store(t), m.namespace, n)
 	if diff := cmp.Diff(evicted, summaryIDs(created.Evicted)); diff != "" {
@@ -122,6 +134,33 @@ func (m *sessionModel) create(t *rapid.T) {
 		subject: n.Subject, class: n.Device.Class, token: created.Token, session: created.Session, attributes: maps.Clone(n.Attributes), version: 1,
 		idle: n.Idle, idleLeft: n.Idle, absolute: n.Absolute, absoluteLeft: n.Absolute, created: m.clock, used: m.clock,
 	})
+}
+
+// tooLate may give a login an epoch that its subject once had, and reports whether it was refused for that, as it must be
+// if its subject or its class has been revoked since.
+func (m *sessionModel) tooLate(t *rapid.T, n *store.NewSession) bool {
+	known := m.epochs[n.Subject]
+	if n.Subject == "" || !rapid.Bool().Draw(t, "with an epoch") {
+		return false
+	}
+	since := rapid.IntRange(0, len(known)).Draw(t, "known since")
+	epoch := int64(0)
+	if since > 0 {
+		epoch = known[since-1].epoch
+	}
+	n.IfSubjectEpoch = &epoch
+	if len(known) == since {
+		if got := subjectEpoch(m.t, m.store(t), m.namespace, n.Subject); got != epoch {
+			t.Fatalf("the epoch of %s is %d, want %d", n.Subject, got, epoch)
+		}
+	}
+	if !slices.ContainsFunc(known[since:], func(e modelEpoch) bool { return e.class == "" || e.class == n.Device.Class }) {
+		return false
+	}
+	if _, err := m.store(t).CreateSession(m.t.Context(), m.namespace, *n); !errors.Is(err, store.ErrSubjectEpochChanged) {
+		t.Fatalf("created with an epoch of before a revocation: %v", err)
+	}
+	return true
 }
 
 // makeRoom says which sessions must end for a new one, or which stand in its way.
@@ -170,10 +209,32 @@ func (m *sessionModel) update(t *rapid.T) {
 	s := m.pick(t)
 	name := rapid.SampledFrom([]string{"made", "a", "b"})
 	u := store.SessionUpdate{ExpectedVersion: rapid.Int64Range(0, 3).Draw(t, "expected version")}
-	if rapid.Bool().Draw(t, "delete") {
-		u.Delete = []string{name.Draw(t, "name")}
-	} else {
-		u.Set = map[string]string{name.Draw(t, "name"): rapid.SampledFrom([]string{"1", "2", ""}).Draw(t, "value")}
+	changed := name.Draw(t, "name")
+	old, there := s.attributes[changed]
+	value := rapid.SampledFrom([]string{"1", "2", ""}).Draw(t, "value")
+	after := maps.Clone(s.attributes)
+	var want store.UpdatedSession
+	notCounter := false
+	switch rapid.SampledFrom([]string{"set", "set if absent", "increment", "delete"}).Draw(t, "change") {
+	case "set":
+		u.Set = map[string]string{changed: value}
+		after[changed] = value
+	case "set if absent":
+		u.SetIfAbsent = map[string]string{changed: value}
+		if !there {
+			after[changed] = value
+			want.SetIfAbsent = []string{changed}
+		}
+	case "increment":
+		delta := rapid.Int64Range(-2, 2).Draw(t, "delta")
+		u.Increment = map[string]int64{changed: delta}
+		n, err := strconv.ParseInt(old, 10, 64)
+		notCounter = there && err != nil
+		after[changed] = strconv.FormatInt(n+delta, 10)
+		want.Incremented = map[string]int64{changed: n + delta}
+	case "delete":
+		u.Delete = []string{changed}
+		delete(after, changed)
 	}
 	updated, err := m.store(t).UpdateSession(m.t.Context(), m.namespace, m.target(t, s), u)
 	version := updated.Version
@@ -186,17 +247,17 @@ func (m *sessionModel) update(t *rapid.T) {
 		if !errors.Is(err, store.ErrVersionMismatch) {
 			t.Fatalf("update expecting %d of version %d: %d, %v", u.ExpectedVersion, s.version, version, err)
 		}
-	default:
-		before := maps.Clone(s.attributes)
-		maps.Copy(s.attributes, u.Set)
-		for _, name := range u.Delete {
-			delete(s.attributes, name)
+	case notCounter:
+		if !errors.Is(err, store.ErrNotCounter) {
+			t.Fatalf("%q was added to: %+v, %v", old, updated, err)
 		}
-		if !maps.Equal(before, s.attributes) {
+	default:
+		if !maps.Equal(after, s.attributes) {
 			s.version++
 		}
-		if version != s.version || err != nil {
-			t.Fatalf("version %d, want %d; %v", version, s.version, err)
+		s.attributes, want.Version = after, s.version
+		if diff := cmp.Diff(want, updated); diff != "" || err != nil {
+			t.Fatalf("%v, updated (-want +got):\n%s", err, diff)
 		}
 	}
 }
@@ -241,9 +302,11 @@ func (m *sessionModel) revokeSubject(t *rapid.T) {
 			s.revoked = true
 		}
 	}
-	if n := revokeClass(m.t, m.store(t), m.namespace, subject, class, except).Count; n != want {
-		t.Fatalf("ended %d, want %d", n, want)
+	revoked := revokeClass(m.t, m.store(t), m.namespace, subject, class, except)
+	if revoked.Count != want {
+		t.Fatalf("ended %d, want %d", revoked.Count, want)
 	}
+	m.epochs[subject] = append(m.epochs[subject], modelEpoch{class, revoked.Epoch})
 }
 
 func (m *sessionModel) pass(t *rapid.T) {
@@ -268,7 +331,7 @@ func (m *sessionModel) checkOne(t *rapid.T) {
 	m.checkList(t, rapid.SampledFrom(modelSubjects[1:]).Draw(t, "subject"))
 }
 
-var modelReads = []string{"get", "primary", "cached by 0", "cached by 1"}
+var modelReads = []string{"get", "primary", "cached by 0", "cached by 1", "batch near", "batch primary"}
 
 // checkSession compares what one way to read a session shows with the model.
 func (m *sessionModel) checkSession(t *rapid.T, i int, how string) {
@@ -283,6 +346,10 @@ func (m *sessionModel) checkSession(t *rapid.T, i int, how string) {
 		got = validate(m.t, m.stores[0], m.namespace, s.token, cached)
 	case "cached by 1":
 		got = validate(m.t, m.stores[1], m.namespace, s.token, cached)
+	case "batch near":
+		got = m.inBatch(t, i, cached)
+	case "batch primary":
+		got = m.inBatch(t, i, primary)
 	}
 	if (got != nil) != s.active() {
 		t.Fatalf("session %d, %s: active %t, want %t", i, how, got != nil, s.active())
@@ -295,14 +362,31 @@ func (m *sessionModel) checkSession(t *rapid.T, i int, how string) {
 	}
 }
 
+// inBatch reads a session in one batch with all others, which must be as active as the model says, and once more at its
+// end.
+func (m *sessionModel) inBatch(t *rapid.T, i int, near bool) *store.Session {
+	var vs []store.Validation
+	for _, s := range append(m.sessions, m.sessions[i]) {
+		vs = append(vs, store.Validation{Token: s.token, Near: near, Touch: store.TouchNever})
+	}
+	verdicts := validateAll(m.t, m.stores[i%2], m.namespace, vs...)
+	for j, s := range m.sessions {
+		if v := verdicts[j]; v.Err != nil || (v.Outcome == store.SessionActive) != s.active() || (v.Session != nil) != s.active() {
+			t.Fatalf("session %d of a batch, near %t: %+v, want active %t", j, near, v, s.active())
+		}
+	}
+	return verdicts[len(m.sessions)].Session
+}
+
 func (m *sessionModel) checkList(t *rapid.T, subject string) {
+	class := rapid.SampledFrom(modelClasses).Draw(t, "listed class")
 	var want []string
 	for _, s := range m.sessions {
-		if s.subject == subject && s.active() {
+		if s.subject == subject && s.active() && (class == "" || class == s.class) {
 			want = append(want, s.session.ID)
 		}
 	}
-	got := ids(walk(m.t, m.stores[1], m.namespace, subject, 2, nil))
+	got := ids(walkClass(m.t, m.stores[1], m.namespace, subject, class, 2, nil))
 	slices.Sort(want)
 	slices.Sort(got)
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -315,7 +399,7 @@ func TestSessionsFollowTheirModel(t *testing.T) {
 	a := open(t, options(store.Standalone))
 	b := open(t, options(store.Standalone))
 	rapid.Check(t, func(rt *rapid.T) {
-		m := &sessionModel{t: t, stores: []*store.Store{a, b}, namespace: newNamespace()}
+		m := &sessionModel{t: t, stores: []*store.Store{a, b}, namespace: newNamespace(), epochs: map[string][]modelEpoch{}}
 		rt.Repeat(map[string]func(*rapid.T){
 			"create": m.create, "update": m.update, "touch": m.touch, "revoke": m.revoke, "revoke subject": m.revokeSubject,
 			"rotate": m.rotate, "present": m.present, "reauthenticate": m.reauthenticate, "promote": m.promote, "pass": m.pass, "": m.checkOne,
