@@ -44,7 +44,7 @@ func TestTheCheckersFindBrokenSessionHistories(t *testing.T) {
 	}
 	created := shown(1, "")
 	created.Token = "A"
-	make := told{0, 0, 1, sessionCall{Op: opCreate, Class: "mobile"}, created, false}
+	begun := told{0, 0, 1, sessionCall{Op: opCreate, Class: "mobile"}, created, false}
 	read := func(replica, begin int, near bool, token string, out sessionAnswer) told {
 		return told{replica, begin, begin + 1, sessionCall{Op: opValidate, Token: token, Near: near}, out, false}
 	}
@@ -59,8 +59,8 @@ func TestTheCheckersFindBrokenSessionHistories(t *testing.T) {
 		return told{0, begin, end, sessionCall{Op: opUpdate, Change: changeSet, Value: value}, sessionAnswer{Active: true, Version: version}, false}
 	}
 	add := func(begin, end int, sum string, version int64) told {
-		return told{0, begin, end, sessionCall{Op: opUpdate, Change: changeIncrement, Name: 3, Delta: 1},
-			sessionAnswer{Active: true, Version: version, Attributes: sessionAttributes{3: sum}}, false}
+		in := sessionCall{Op: opUpdate, Change: changeIncrement, Name: 3, Delta: 1}
+		return told{0, begin, end, in, sessionAnswer{Active: true, Version: version, Attributes: sessionAttributes{3: sum}}, false}
 	}
 	change := func(op string, begin, end int, token, next string, noGrace bool) told {
 		out := shown(1, "")
@@ -117,7 +117,7 @@ func TestTheCheckersFindBrokenSessionHistories(t *testing.T) {
 		"a lost successor that is told again":        {[]told{lost(change(opRotate, 2, 3, "A", "", false)), change(opRotate, 4, 5, "A", "B", false), read(1, 7, primary, "B", shown(1, ""))}, good},
 	} {
 		var calls []sessionRecorded
-		for _, c := range append([]told{make}, h.calls...) {
+		for _, c := range append([]told{begun}, h.calls...) {
 			calls = append(calls, c.recorded())
 		}
 		calls = bySession(calls)["s"]

@@ -304,6 +304,10 @@ func TestRotateWithLostReply(t *testing.T) {
 		if next != want || next == "" {
 			t.Errorf("%s: another successor", how)
 		}
+		eventually(t, "connected for the near cache, too", func() bool {
+			_, err := s.ValidateSession(t.Context(), "n", next, cached, store.TouchNever)
+			return err == nil
+		})
 		wantActive(t, s, "n", next)
 		wantEvents(t, direct, "n", session, "created", "rotated")
 	}
