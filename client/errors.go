@@ -44,6 +44,9 @@ var (
 	ErrTagged error = &kind{text: "larder: tagged entry must expire", reasons: []string{"TAGGED_ENTRY_MUST_EXPIRE"}}
 	// ErrCorrupt means that the stored bytes cannot be read; deleting or overwriting the entry mends it.
 	ErrCorrupt error = &kind{text: "larder: corrupt entry", reasons: []string{"ENTRY_CORRUPT"}}
+	// ErrKeyUnknown means that the stored data was encrypted with a key that the server's keyring does not hold. Larder's
+	// operator has to put that key back.
+	ErrKeyUnknown error = &kind{text: "larder: encrypted with an unknown key", reasons: []string{"KEY_UNKNOWN"}}
 	// ErrEventsTrimmed means that events which a watch has not told are gone: begin a new one without a token, and look at
 	// what you hold.
 	ErrEventsTrimmed error = &kind{text: "larder: events trimmed", reasons: []string{"EVENTS_TRIMMED"}}
@@ -111,7 +114,11 @@ type Violation struct {
 
 func (e *Error) Error() string {
 	text := "larder: " + e.Code.String()
-	if e.Reason != "" {
+	switch {
+	case e.Reason == "":
+	case e.Code == codes.Unknown: // the item of a batch, whose code is not told
+		text = "larder: " + e.Reason
+	default:
 		text += " " + e.Reason
 	}
 	if e.Message != "" {
