@@ -64,9 +64,9 @@ type SessionPolicy struct {
 	AbsoluteTimeout *time.Duration `yaml:"absolute_timeout"`
 	// RotationGrace is how long a token is good after it was rotated: 0 to that of the Limits.
 	RotationGrace *time.Duration `yaml:"rotation_grace"`
-	// MaxSessionsPerSubject bounds the sessions that a subject has at once; 0 means any number.
+	// MaxSessionsPerSubject bounds the sessions that a subject has at once, 0 to that of the Limits; 0 means that one.
 	MaxSessionsPerSubject *int `yaml:"max_sessions_per_subject"`
-	// MaxSessionsPerClass bounds those with the same device class; 0 means any number.
+	// MaxSessionsPerClass bounds those with the same device class, 0 to that of the Limits; 0 means that one.
 	MaxSessionsPerClass *int `yaml:"max_sessions_per_class"`
 	// LimitPolicy says what becomes of one session too many.
 	LimitPolicy store.SessionLimitPolicy `yaml:"limit_policy"`

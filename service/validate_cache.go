@@ -105,6 +105,9 @@ func (f *fields) stale(e entry, fresh time.Duration, neverSet bool) time.Duratio
 		return max(min(f.rules.cache.staleTTL, most-fresh), 0)
 	case asked.GetSeconds() == 0 && asked.GetNanos() == 0:
 		return 0
+	case asked.CheckValid() == nil && asked.AsDuration() < 0:
+		f.add("stale_ttl", "must not be negative")
+		return 0
 	}
 	stale := f.duration("stale_ttl", asked, 1, most)
 	switch {

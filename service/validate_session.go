@@ -122,7 +122,10 @@ func (f *fields) target(r interface {
 },
 ) store.SessionTarget {
 	t := store.SessionTarget{ID: r.GetSessionId(), Token: r.GetSessionToken()}
-	if t.ID == "" && t.Token == "" {
+	switch {
+	case t.ID != "":
+		f.sessionID("session_id", t.ID)
+	case t.Token == "":
 		f.add("target", "must be a session_id or a session_token")
 	}
 	return t
