@@ -43,15 +43,15 @@ type policyFile struct {
 	metrics *service.Metrics
 	log     *slog.Logger
 
-	text  []byte // what was last tried to be put in force
+	text  []byte // what was last tried to be put in force; nil while the file cannot be read
 	fault string // why the last try came to nothing
 }
 
 // load puts the policy of the file in force. Its error is one line that names the file, and the line and the field where
 // they are known. Changed says that there was something new to try.
 func (p *policyFile) load() (changed bool, err error) {
-	text, err := readPolicy(p.path)
-	if err == nil {
+	text, unread := readPolicy(p.path)
+	if err = unread; err == nil {
 		if p.text != nil && bytes.Equal(text, p.text) {
 			return false, nil
 		}
@@ -60,6 +60,9 @@ func (p *policyFile) load() (changed bool, err error) {
 	}
 	if err == nil {
 		return true, nil
+	}
+	if unread != nil {
+		p.text = nil // whoever reads that the file is gone is to read that it is back
 	}
 	changed = err.Error() != p.fault
 	p.fault = err.Error()

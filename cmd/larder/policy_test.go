@@ -219,6 +219,16 @@ func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 	if !allows(t, cache) {
 		t.Error("the good policy is not in force")
 	}
+
+	// A file that comes back as it was is told of, and so is that it goes again.
+	for n := 2; n <= 3; n++ {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		p.log.awaitLines(t, path+": no such file", n)
+		writePolicy(t, dir, allowed)
+		p.log.awaitLines(t, "the policy has changed", n)
+	}
 }
 
 // metricLine returns the first sample of a metric.

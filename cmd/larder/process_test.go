@@ -56,12 +56,21 @@ func (j *journal) String() string {
 // awaitLine waits for a line that holds some text.
 func (j *journal) awaitLine(t *testing.T, part string) string {
 	t.Helper()
+	return j.awaitLines(t, part, 1)
+}
+
+// awaitLines waits for the n-th line that holds some text.
+func (j *journal) awaitLines(t *testing.T, part string, n int) string {
+	t.Helper()
 	timeout := time.After(patience)
 	for {
 		text, more := j.read()
+		found := 0
 		for line := range strings.Lines(text) {
 			if strings.Contains(line, part) {
-				return line
+				if found++; found == n {
+					return line
+				}
 			}
 		}
 		select {
