@@ -10,6 +10,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
+
 	"github.com/berthcare/larder/client"
 )
 
@@ -66,7 +68,7 @@ func (c *exportCommand) Run(ctx context.Context, stdout io.Writer) error {
 		}
 		return fmt.Errorf("%s; after %d entries the export is not whole", cause(err), e.entries)
 	}
-	_, _ = fmt.Fprintf(c.stderr, "%d entries exported in %v\n", e.entries, time.Since(start).Round(time.Millisecond))
+	_, _ = fmt.Fprintf(c.stderr, "%s exported in %v\n", english.Plural(int(e.entries), "entry", "entries"), time.Since(start).Round(time.Millisecond))
 	return nil
 }
 
