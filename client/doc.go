@@ -4,7 +4,7 @@
 // that calls go round over all replicas that are ready:
 //
 //	larder, err := client.New(client.Options{
-//		Target:    "larder-headless.default.svc.cluster.local:50051",
+//		Target:    "larder.default.svc.cluster.local:50051",
 //		Namespace: "shop",
 //	})
 //	if err != nil {

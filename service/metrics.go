@@ -156,7 +156,7 @@ func (m *Metrics) watch(stats func() store.Stats, o Options) {
 		return func() float64 { return float64(field(stats())) }
 	}
 	for key := range stats().KeyUses {
-		m.registry.MustRegister(counterFunc("larder_keyring_opened_total", "What a key of the keyring has decrypted; one that stays at rest everywhere can go.",
+		m.registry.MustRegister(counterFunc("larder_keyring_opened_total", "What a key of the keyring has decrypted; an old one that stays at rest everywhere, for as long as data lives, can go.",
 			prometheus.Labels{"key": key}, read(func(s store.Stats) int64 { return s.KeyUses[key] })))
 	}
 	m.registry.MustRegister(

@@ -62,8 +62,8 @@ type SessionServiceClient interface {
 	// RotateSession supersedes a session's token by a new one and changes nothing else. Rotating the same token again
 	// within the server's rotation grace (30 s unless configured otherwise), or for as long as nobody has presented the new
 	// one, returns the same new one, so that a lost answer and concurrent calls do no harm; so long the old token stays
-	// good. Presented after that, to any rpc, it is taken for a stolen one: the session ends, with the events token_reuse
-	// and revoked. Rotating is no activity.
+	// good. Presented after that, to any rpc, it is taken for a stolen one: the session ends, with the events TOKEN_REUSE
+	// and REVOKED. Rotating is no activity.
 	RotateSession(ctx context.Context, in *RotateSessionRequest, opts ...grpc.CallOption) (*RotateSessionResponse, error)
 	// PromoteSession makes a session of a subject of an anonymous one, as on a login: with a new session_id and token, the
 	// attributes and the device of the old one, and its timeouts counted from now. The old token is dead in the moment in
@@ -271,8 +271,8 @@ type SessionServiceServer interface {
 	// RotateSession supersedes a session's token by a new one and changes nothing else. Rotating the same token again
 	// within the server's rotation grace (30 s unless configured otherwise), or for as long as nobody has presented the new
 	// one, returns the same new one, so that a lost answer and concurrent calls do no harm; so long the old token stays
-	// good. Presented after that, to any rpc, it is taken for a stolen one: the session ends, with the events token_reuse
-	// and revoked. Rotating is no activity.
+	// good. Presented after that, to any rpc, it is taken for a stolen one: the session ends, with the events TOKEN_REUSE
+	// and REVOKED. Rotating is no activity.
 	RotateSession(context.Context, *RotateSessionRequest) (*RotateSessionResponse, error)
 	// PromoteSession makes a session of a subject of an anonymous one, as on a login: with a new session_id and token, the
 	// attributes and the device of the old one, and its timeouts counted from now. The old token is dead in the moment in
