@@ -169,6 +169,8 @@ func (s *Store) opening(err error) error {
 		return wrongMode("redis is not a cluster")
 	case strings.Contains(text, "UNKNOWN COMMAND") && strings.Contains(text, "SENTINEL"):
 		return wrongMode("the sentinel address is not a sentinel's")
+	case strings.Contains(text, "DB INDEX IS OUT OF RANGE"):
+		return wrongMode("redis has no database of that number")
 	case errors.Is(err, rueidis.ErrNoCache):
 		return wrongMode("redis does not support client-side caching: it is older than 6.0 or behind a proxy, or an ACL denies client|tracking")
 	}

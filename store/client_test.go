@@ -140,6 +140,7 @@ func TestConnectTellsAnOperatorsMistakeAtOnce(t *testing.T) {
 		{"a server for a sentinel", store.Options{Mode: store.Sentinel, Addrs: standalone, SentinelMaster: "larder"}, store.ErrWrongMode},
 		{"a sentinel for a server", store.Options{Addrs: sentinel}, store.ErrWrongMode},
 		{"a sentinel for a cluster", store.Options{Mode: store.Cluster, Addrs: sentinel}, store.ErrWrongMode},
+		{"a database that is not there", store.Options{Addrs: standalone, DB: 99}, store.ErrWrongMode},
 	}
 	for _, test := range tests {
 		for _, bytes := range []int64{0, 1 << 20} {

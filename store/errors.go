@@ -129,6 +129,7 @@ var refusals = []struct {
 	{"LARDER_SUBJECT_EPOCH_CHANGED", ErrSubjectEpochChanged},
 	{"LARDER_TOO_MANY_ATTRIBUTES", ErrTooManyAttributes},
 	{"LARDER_TAGGED", ErrTagged},
+	{"LARDER_KEY_UNKNOWN", ErrKeyUnknown},
 }
 
 // classify turns the error of a command into one of the errors above, or into the context's own. A context error that is

@@ -7,7 +7,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
+	"strings"
 	"sync/atomic"
 )
 
@@ -114,6 +117,14 @@ func (k *Keyring) open(record, field string, stored []byte) ([]byte, error) {
 	}
 	k.keys[id].opened.Add(1)
 	return plain, nil
+}
+
+// ids returns the ids of the keys, with blanks between them.
+func (k *Keyring) ids() string {
+	if k == nil {
+		return ""
+	}
+	return strings.Join(slices.Sorted(maps.Keys(k.keys)), " ")
 }
 
 // opened returns how often each key has decrypted something.

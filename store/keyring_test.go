@@ -318,3 +318,32 @@ func TestParallelIncrementsOfEncryptedAttributesAddUp(t *testing.T) {
 		}
 	})
 }
+
+// Without the key of its attributes a session cannot be given a new token that nobody would be told.
+func TestReauthenticationWithoutTheKeyChangesNothing(t *testing.T) {
+	everywhere(t, func(t *testing.T, plain *store.Store, namespace string) {
+		if plain.Mode() == store.Embedded {
+			return // it does not outlive its store, and so not its keyring
+		}
+		k := newKey()
+		s := withKeyring(t, plain, keyring(t, "a", map[string][]byte{"a": k, "ab": newKey()}))
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"a": "b"}
+		token, session := createSession(t, s, namespace, n)
+		for what, other := range map[string]*store.Store{
+			"no keyring": plain, "other keys": withKeyring(t, plain, keyring(t, "ab", map[string][]byte{"ab": newKey(), "ba": newKey()})),
+		} {
+			next, got, err := other.ReauthenticateSession(t.Context(), namespace, token, store.Reauthentication{AAL: 2, AMR: []string{"otp"}})
+			if next != "" || got != nil || !errors.Is(err, store.ErrKeyUnknown) {
+				t.Errorf("%s: %v, %v", what, got, err)
+			}
+		}
+		if got := validate(t, s, namespace, token, primary); got == nil || got.Assurance.AAL != 0 {
+			t.Errorf("the session is %+v", got)
+		}
+		next, got := reauthenticate(t, s, namespace, token, store.Reauthentication{AAL: 2, AMR: []string{"otp"}})
+		if next == "" || got == nil || got.ID != session.ID || got.Attributes["a"] != "b" {
+			t.Errorf("with the key: %+v", got)
+		}
+	})
+}

@@ -79,7 +79,7 @@ func (s *Store) ReauthenticateSession(ctx context.Context, namespace, token stri
 	}
 	keys, args := changing(cred.partition, namespace, cred.id)
 	args = append(args, string(cred.hash[:]), string(fresh.hash[:]), reuseAfter(a.Grace),
-		strconv.Itoa(a.AAL), reset, strconv.Itoa(MaxMethods), classesKey(cred.partition, namespace, ""))
+		strconv.Itoa(a.AAL), reset, strconv.Itoa(MaxMethods), classesKey(cred.partition, namespace, ""), s.options.Keyring.ids())
 	defer s.forget(keys[0])
 	m, err := s.script(ctx, sessionReauth, once, keys, append(args, a.AMR...)...)
 	if err != nil {

@@ -3,19 +3,29 @@
 -- KEYS: 1-4 see session.lua
 -- ARGV: 1-4 see session.lua, 5 hash of the presented secret, 6 hash of the new one, 7 after how long the presented one is a
 --       sign of theft in milliseconds, 8 level of assurance, 9 '1' to begin the timeouts anew, 10 most methods to keep,
---       11 prefix of the sets of device classes, then methods
+--       11 prefix of the sets of device classes, 12 ids of the keys
+--       that the caller can decrypt with, then methods
 -- RETURNS: the session as session_read.lua does, nothing of it if it is not active
 
 local record, attributes, events, ends = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local namespace, id, subject_prefix, index_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local secret_hash, new_hash, reuse_after, aal = ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
-local class_prefix = ARGV[11]
-local anew, most, first_method = ARGV[9] == '1', tonumber(ARGV[10]), 12
+local class_prefix, key_ids = ARGV[11], ARGV[12]
+local anew, most, first_method = ARGV[9] == '1', tonumber(ARGV[10]), 13
 
 local now = now_ms()
 local s = active(record, subject_prefix, now)
 if not s or not authorized(s, secret_hash, now) then
   return NOTHING
+end
+-- Who cannot read the session must not be the only one to have its new secret.
+for _, value in ipairs(redis.call('HGETALL', attributes)) do -- names never begin like that
+  if string.sub(value, 1, 4) == '\193LE\1' then
+    local id = string.sub(value, 6, 5 + string.byte(value, 5))
+    if not string.find(' ' .. key_ids .. ' ', ' ' .. id .. ' ', 1, true) then
+      return redis.error_reply('LARDER_KEY_UNKNOWN ' .. id)
+    end
+  end
 end
 if s.subject_hash == '' then
   return snapshot(record, attributes, subject_prefix)
