@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -80,7 +81,11 @@ func (d *dialer) dial(ctx context.Context, addr string, nd *net.Dialer, tc *tls.
 	failed := fmt.Errorf("%w: %w", errDial, err)
 	failures := d.failed(ctx, addr, failed)
 	d.options.Observer.Connection(DialFailed, failures, err)
-	d.options.Logger.Debug("connecting to redis failed", "attempt", failures, "error", err)
+	level := slog.LevelDebug
+	if failures == 1 { // the others of a row say no more, and come every few seconds
+		level = slog.LevelWarn
+	}
+	d.options.Logger.Log(ctx, level, "connecting to redis failed", "attempt", failures, "error", err)
 	return nil, failed
 }
 

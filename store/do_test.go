@@ -104,10 +104,15 @@ func TestDeadlineHoldsWhileAnotherCallerDials(t *testing.T) {
 	proxy.CutAll()
 	eventually(t, "the loss is noticed", func() bool { return watched.seen(store.Closed) == watched.seen(store.Dialed) })
 	dialed := watched.seen(store.Dialed)
-	patient := make(chan error)
+	patient := make(chan error, 1)
 	go func() {
-		_, err := s.Get(t.Context(), "n", "key", false)
-		patient <- err
+		for {
+			_, err := s.Get(t.Context(), "n", "key", false)
+			if t.Context().Err() != nil || watched.seen(store.Dialed) > dialed { // else it met the end of the old connection
+				patient <- err
+				return
+			}
+		}
 	}()
 	eventually(t, "it is dialled", func() bool { return watched.seen(store.Dialed) > dialed })
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -253,6 +254,21 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 				t.Errorf("the password is shown:\n%s", all)
 			}
 		})
+	}
+}
+
+// While the server waits for a Redis that is not there, its log says why, and not with every attempt.
+func TestTheLogTellsThatRedisIsAwayAtTheStart(t *testing.T) {
+	t.Parallel()
+	nobody := closedAddr(t)
+	p := serve(t, environ{"REDIS_URL": "redis://:hunter2@" + nobody, "LARDER_STARTUP_TIMEOUT": "2s"})
+	record := p.log.await(t, "connecting to redis failed")
+	if record["level"] != "WARN" || !strings.Contains(fmt.Sprint(record["error"]), "connection refused") {
+		t.Errorf("logged %v", record)
+	}
+	p.exit(t)
+	if all := p.log.String(); strings.Count(all, "connecting to redis failed") != 1 || strings.Contains(all, "hunter2") {
+		t.Errorf("logged:\n%s", all)
 	}
 }
 
