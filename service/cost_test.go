@@ -201,8 +201,8 @@ func counts(calls map[string]int64) string {
 	return strings.Join(parts, ", ")
 }
 
-// `go test ./service -run ARCHITECTURE -update` writes the table.
-func TestARCHITECTURETellsWhatEachCallCosts(t *testing.T) {
+// `go test ./service -run Docs -update` writes the table.
+func TestDocsTellWhatEachCallCosts(t *testing.T) {
 	t.Parallel()
 	redis := redistest.Start(t, redistest.Options{})
 	a := serveStore(t, store.Options{Addrs: []string{redis.Addr}, CommandTimeout: 10 * time.Second, NearCacheTTL: time.Hour}, Limits{})

@@ -15,7 +15,7 @@ import (
 )
 
 // Config holds every setting of the server, one line each and nowhere else. The field's name and the prefix of its group
-// give the flag; `larder serve --help` and README.md's table are generated from the tags. Options checks the
+// give the flag; `larder serve --help` and the table in docs/operating.md are generated from the tags. Options checks the
 // values.
 type Config struct {
 	Redis    redisSettings   `embed:"" prefix:"redis-" group:"Redis"`
