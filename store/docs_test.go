@@ -46,7 +46,7 @@ func TestDocumentedRights(t *testing.T) {
 	ok := func(what string, err error) {
 		t.Helper()
 		if err != nil {
-			t.Errorf("%s: %v: %s", what, err, store.Cause(err))
+			t.Errorf("%s: %v: %s, want no error", what, err, store.Cause(err))
 		}
 	}
 	for _, cond := range []store.ConditionKind{store.Always, store.IfPresent, store.IfAbsent} {
