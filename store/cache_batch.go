@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/near"
 )
 
 // BatchFound is what a batch read found under one key, or why it could not be read.
@@ -19,9 +21,9 @@ const batchPortion = 128
 
 // BatchGetEach reads entries as BatchGet does, a portion at a time, and hands over what it found, first being the number
 // of the portion's first key. It stops when use wants no more.
-func (s *Store) BatchGetEach(ctx context.Context, namespace string, keys []string, near bool, use func(first int, found []BatchFound) (more bool)) error {
+func (s *Store) BatchGetEach(ctx context.Context, namespace string, keys []string, useNear bool, use func(first int, found []BatchFound) (more bool)) error {
 	for first := 0; first < len(keys); first += batchPortion {
-		found, err := s.BatchGet(ctx, namespace, keys[first:min(first+batchPortion, len(keys))], near)
+		found, err := s.BatchGet(ctx, namespace, keys[first:min(first+batchPortion, len(keys))], useNear)
 		if err != nil || !use(first, found) {
 			return err
 		}
@@ -31,41 +33,41 @@ func (s *Store) BatchGetEach(ctx context.Context, namespace string, keys []strin
 
 // BatchGet reads entries one by one, in one round trip for each shard, and another where they depend on marks that the
 // near cache does not know. Results are in the order of keys.
-func (s *Store) BatchGet(ctx context.Context, namespace string, keys []string, near bool) ([]BatchFound, error) {
+func (s *Store) BatchGet(ctx context.Context, namespace string, keys []string, useNear bool) ([]BatchFound, error) {
 	results := make([]BatchFound, len(keys))
 	hits := make([]bool, len(keys))
 	var redisKeys []string // of those that are missing
-	var tickets []nearTicket
+	var tickets []near.Ticket
 	var missing []int
 	var room [keyRoom]byte
 	for i, key := range keys {
-		if near {
-			if v, ok := s.near.getBytes(s.appendCacheKey(room[:0], namespace, key)); ok {
+		if useNear {
+			if v, ok := s.near.GetBytes(s.appendCacheKey(room[:0], namespace, key)); ok {
 				results[i].Entry, hits[i] = v.(*Entry), true
 				continue
 			}
 		}
 		if missing == nil {
-			redisKeys, tickets, missing = make([]string, len(keys)), make([]nearTicket, len(keys)), make([]int, 0, len(keys)-i)
+			redisKeys, tickets, missing = make([]string, len(keys)), make([]near.Ticket, len(keys)), make([]int, 0, len(keys)-i)
 		}
 		redisKeys[i] = s.cacheKey(namespace, key)
-		if near {
-			tickets[i] = s.near.begin(redisKeys[i])
+		if useNear {
+			tickets[i] = s.near.Begin(redisKeys[i])
 		}
 		missing = append(missing, i)
 	}
-	if err := s.batchRead(ctx, redisKeys, missing, near, results); err != nil {
+	if err := s.batchRead(ctx, redisKeys, missing, useNear, results); err != nil {
 		return nil, err
 	}
-	if near {
+	if useNear {
 		for _, i := range missing {
 			if results[i].Err == nil {
 				size, ttl := s.keep(results[i].Entry)
-				s.near.put(redisKeys[i], tickets[i], results[i].Entry, size, ttl)
+				s.near.Put(redisKeys[i], tickets[i], results[i].Entry, size, ttl)
 			}
 		}
 	}
-	known, err := s.batchMarks(ctx, namespace, results, near)
+	known, err := s.batchMarks(ctx, namespace, results, useNear)
 	if err != nil {
 		return nil, err
 	}
@@ -92,12 +94,12 @@ func (s *Store) BatchGet(ctx context.Context, namespace string, keys []string, n
 }
 
 // batchRead reads the entries with the given indexes into results.
-func (s *Store) batchRead(ctx context.Context, redisKeys []string, missing []int, near bool, results []BatchFound) error {
+func (s *Store) batchRead(ctx context.Context, redisKeys []string, missing []int, useNear bool, results []BatchFound) error {
 	if len(missing) == 0 {
 		return nil
 	}
 	var plain []int
-	err := s.batch(ctx, "get", reads, near, missing, func(b rueidis.Builder, i int) rueidis.Completed {
+	err := s.batch(ctx, "get", reads, useNear, missing, func(b rueidis.Builder, i int) rueidis.Completed {
 		return b.Get().Key(redisKeys[i]).Build()
 	}, func(i int, r rueidis.RedisResult) error {
 		raw, err := r.AsBytes()
@@ -117,7 +119,7 @@ func (s *Store) batchRead(ctx context.Context, redisKeys []string, missing []int
 	if err != nil || len(plain) == 0 {
 		return err
 	}
-	return s.batch(ctx, "pttl", reads, near, plain, func(b rueidis.Builder, i int) rueidis.Completed {
+	return s.batch(ctx, "pttl", reads, useNear, plain, func(b rueidis.Builder, i int) rueidis.Completed {
 		return b.Pttl().Key(redisKeys[i]).Build()
 	}, func(i int, r rueidis.RedisResult) error {
 		left, err := r.AsInt64()
@@ -129,7 +131,7 @@ func (s *Store) batchRead(ctx context.Context, redisKeys []string, missing []int
 }
 
 // batchMarks returns the marks that entries depend on, by their keys.
-func (s *Store) batchMarks(ctx context.Context, namespace string, results []BatchFound, near bool) (map[string]mark, error) {
+func (s *Store) batchMarks(ctx context.Context, namespace string, results []BatchFound, useNear bool) (map[string]mark, error) {
 	known := make(map[string]mark)
 	var missing []string
 	look := func(key string) {
@@ -137,8 +139,8 @@ func (s *Store) batchMarks(ctx context.Context, namespace string, results []Batc
 			return
 		}
 		known[key] = mark{}
-		if near {
-			if v, ok := s.near.get(key); ok {
+		if useNear {
+			if v, ok := s.near.Get(key); ok {
 				known[key] = v.(mark)
 				return
 			}
@@ -162,7 +164,7 @@ func (s *Store) batchMarks(ctx context.Context, namespace string, results []Batc
 	if len(missing) == 0 {
 		return known, nil
 	}
-	marks, err := s.readMarks(ctx, missing, near)
+	marks, err := s.readMarks(ctx, missing, useNear)
 	for i, key := range missing {
 		known[key] = marks[i]
 	}
@@ -171,12 +173,12 @@ func (s *Store) batchMarks(ctx context.Context, namespace string, results []Batc
 
 // batch sends one command for each index in one round trip and hands each answer to read. An error of one command goes
 // to fail, with its index, unless every command failed of the same cause, which makes the whole batch fail.
-func (s *Store) batch(ctx context.Context, name string, eff effect, near bool, indexes []int,
+func (s *Store) batch(ctx context.Context, name string, eff effect, useNear bool, indexes []int,
 	build func(rueidis.Builder, int) rueidis.Completed, read func(int, rueidis.RedisResult) error, fail func(int, error),
 ) error {
 	results, err := trip(ctx, s, name, eff, func(ctx context.Context, c *clients) ([]rueidis.RedisResult, error) {
 		client := c.primary
-		if near {
+		if useNear {
 			client = c.tracked
 		}
 		commands := make([]rueidis.Completed, len(indexes))

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/near"
 )
 
 // Found is what a read found. Entry is nil when there is nothing.
@@ -19,47 +21,47 @@ type Found struct {
 
 // Get reads an entry, from the near cache if near is set and it is there, else from the primary. Entries past their hard
 // expiry or invalidated are not found.
-func (s *Store) Get(ctx context.Context, namespace, key string, near bool) (Found, error) {
-	if near {
+func (s *Store) Get(ctx context.Context, namespace, key string, useNear bool) (Found, error) {
+	if useNear {
 		var room [keyRoom]byte
-		if v, ok := s.near.getBytes(s.appendCacheKey(room[:0], namespace, key)); ok {
+		if v, ok := s.near.GetBytes(s.appendCacheKey(room[:0], namespace, key)); ok {
 			return s.found(ctx, namespace, v.(*Entry), true, nil, true)
 		}
 	}
-	e, hit, cleared, err := s.readThrough(ctx, namespace, s.cacheKey(namespace, key), near)
+	e, hit, cleared, err := s.readThrough(ctx, namespace, s.cacheKey(namespace, key), useNear)
 	if err != nil {
 		return Found{}, err
 	}
-	return s.found(ctx, namespace, e, hit, cleared, near)
+	return s.found(ctx, namespace, e, hit, cleared, useNear)
 }
 
 // read returns what is stored, invalidated or not; nil means nothing. Where it asked Redis for the namespace's mark as
 // well, cleared is that.
 func (s *Store) read(ctx context.Context, namespace, redisKey string) (e *Entry, hit bool, cleared *mark, err error) {
-	if v, ok := s.near.get(redisKey); ok {
+	if v, ok := s.near.Get(redisKey); ok {
 		return v.(*Entry), true, nil, nil
 	}
 	return s.readThrough(ctx, namespace, redisKey, true)
 }
 
 // readThrough is read where the near cache was found to know nothing, or is not to be asked.
-func (s *Store) readThrough(ctx context.Context, namespace, redisKey string, near bool) (e *Entry, hit bool, cleared *mark, err error) {
-	if !near {
+func (s *Store) readThrough(ctx context.Context, namespace, redisKey string, useNear bool) (e *Entry, hit bool, cleared *mark, err error) {
+	if !useNear {
 		e, cleared, err = s.fetch(ctx, redisKey, clearKey(namespace), func(c *clients) rueidis.Client { return c.primary })
 		return e, false, cleared, err
 	}
-	v, hit, err := s.near.load(ctx, redisKey, func() (any, int, time.Duration, error) {
+	v, hit, err := s.near.Load(ctx, redisKey, func() (any, int, time.Duration, error) {
 		markKey := clearKey(namespace)
-		var ticket nearTicket
-		if s.near.has(markKey) {
+		var ticket near.Ticket
+		if s.near.Has(markKey) {
 			markKey = ""
 		} else {
-			ticket = s.near.begin(markKey)
+			ticket = s.near.Begin(markKey)
 		}
 		e, m, err := s.fetch(ctx, redisKey, markKey, func(c *clients) rueidis.Client { return c.tracked })
 		if m != nil {
 			cleared = m
-			s.near.put(markKey, ticket, *m, markSize, nearLongest)
+			s.near.Put(markKey, ticket, *m, markSize, near.Longest)
 		}
 		size, ttl := s.keep(e)
 		return e, size, ttl, err
@@ -71,11 +73,11 @@ func (s *Store) readThrough(ctx context.Context, namespace, redisKey string, nea
 }
 
 // found leaves out what has expired by now, as Redis removes it in its own time, and what has been invalidated.
-func (s *Store) found(ctx context.Context, namespace string, e *Entry, hit bool, cleared *mark, near bool) (Found, error) {
+func (s *Store) found(ctx context.Context, namespace string, e *Entry, hit bool, cleared *mark, useNear bool) (Found, error) {
 	if e == nil || !e.Hard.IsZero() && !s.Now().Before(e.Hard) {
 		return Found{Near: hit}, nil
 	}
-	verdict, err := s.judge(ctx, namespace, e, cleared, near)
+	verdict, err := s.judge(ctx, namespace, e, cleared, useNear)
 	if err != nil || verdict == entryGone || verdict == entryStale && e.Negative {
 		return Found{Near: hit}, err
 	}
@@ -87,7 +89,7 @@ const entrySize, stringSize = 160, 24
 
 // keep returns the size of an entry and for how long the near cache may keep it. That there is none is kept, too.
 func (s *Store) keep(e *Entry) (size int, ttl time.Duration) {
-	ttl = nearLongest
+	ttl = near.Longest
 	if e == nil {
 		return 0, ttl
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/near"
 )
 
 // MaxLease is the longest that a lease lasts and that leases are held back.
@@ -109,7 +111,7 @@ func (s *Store) GetOrLease(ctx context.Context, namespace, key string, o LeaseOp
 		select {
 		case <-changed:
 		case <-wait.C:
-			s.near.forget(leaseKey) // it has expired, and Redis may not have noticed yet
+			s.near.Forget(leaseKey) // it has expired, and Redis may not have noticed yet
 		case <-ctx.Done():
 		}
 		wait.Stop()
@@ -149,14 +151,14 @@ func (f *Found) refreshEarly(now time.Time, beta float64) bool {
 // leaseHeld returns for how long somebody has the lease yet, as far as the near cache knows, or if ask is set Redis; 0
 // means that nobody has it or that it is not known. Asking makes Redis push the end of the lease.
 func (s *Store) leaseHeld(ctx context.Context, leaseKey string, ask bool) (time.Duration, error) {
-	v, ok := s.near.get(leaseKey)
+	v, ok := s.near.Get(leaseKey)
 	if !ok && ask {
 		var err error
-		v, _, err = s.near.load(ctx, leaseKey, func() (any, int, time.Duration, error) {
+		v, _, err = s.near.Load(ctx, leaseKey, func() (any, int, time.Duration, error) {
 			left, err := trip(ctx, s, "pttl", reads, func(ctx context.Context, c *clients) (int64, error) {
 				return c.tracked.Do(ctx, c.tracked.B().Pttl().Key(leaseKey).Build()).AsInt64()
 			})
-			return time.Now().Add(time.Duration(left) * time.Millisecond), 24, nearLongest, err
+			return time.Now().Add(time.Duration(left) * time.Millisecond), 24, near.Longest, err
 		})
 		if err != nil {
 			return 0, err
@@ -238,7 +240,7 @@ func (s *Store) lease(ctx context.Context, redisKey, leaseKey string, e *Entry, 
 		}
 		r.held = max(time.Duration(left)*time.Millisecond, time.Millisecond)
 	default:
-		s.near.forget(redisKey)
+		s.near.Forget(redisKey)
 	}
 	return r.held, nil
 }

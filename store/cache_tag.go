@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/near"
 )
 
 // A mark records when a tag was invalidated or a namespace cleared, in microseconds of Redis TIME: entries as of deleted
@@ -94,15 +96,15 @@ func (s *Store) reach(at int64) int64 {
 // judge compares an entry with the marks of its namespace and its tags, those that the near cache does not know being
 // asked of Redis. Plain values do not say when they were written and are always valid. Clear is the namespace's mark if it
 // was read just now.
-func (s *Store) judge(ctx context.Context, namespace string, e *Entry, cleared *mark, near bool) (verdict, error) {
+func (s *Store) judge(ctx context.Context, namespace string, e *Entry, cleared *mark, useNear bool) (verdict, error) {
 	if e.AsOf.IsZero() {
 		return entryValid, nil
 	}
 	var worst mark
 	var missing []string
 	look := func(key []byte) {
-		if near {
-			if v, ok := s.near.getBytes(key); ok {
+		if useNear {
+			if v, ok := s.near.GetBytes(key); ok {
 				worst = worst.or(v.(mark))
 				return
 			}
@@ -119,7 +121,7 @@ func (s *Store) judge(ctx context.Context, namespace string, e *Entry, cleared *
 		look(appendTagKey(room[:0], namespace, t))
 	}
 	if len(missing) > 0 {
-		marks, err := s.readMarks(ctx, missing, near)
+		marks, err := s.readMarks(ctx, missing, useNear)
 		if err != nil {
 			return entryValid, err
 		}
@@ -148,20 +150,20 @@ func (s *Store) compare(e *Entry, m mark) verdict {
 func (m mark) or(o mark) mark { return mark{max(m.deleted, o.deleted), max(m.stale, o.stale)} }
 
 // readMarks reads marks from Redis in one round trip for each shard.
-func (s *Store) readMarks(ctx context.Context, keys []string, near bool) ([]mark, error) {
+func (s *Store) readMarks(ctx context.Context, keys []string, useNear bool) ([]mark, error) {
 	marks := make([]mark, len(keys))
-	tickets := make([]nearTicket, len(keys))
-	if near {
+	tickets := make([]near.Ticket, len(keys))
+	if useNear {
 		for i, key := range keys {
-			tickets[i] = s.near.begin(key)
+			tickets[i] = s.near.Begin(key)
 		}
 	}
 	var failed error
-	err := s.batch(ctx, "get", reads, near, all(len(keys)), func(b rueidis.Builder, i int) rueidis.Completed {
+	err := s.batch(ctx, "get", reads, useNear, all(len(keys)), func(b rueidis.Builder, i int) rueidis.Completed {
 		return b.Get().Key(keys[i]).Build()
 	}, func(i int, r rueidis.RedisResult) (err error) {
-		if marks[i], err = parseMark(r); err == nil && near {
-			s.near.put(keys[i], tickets[i], marks[i], markSize, nearLongest)
+		if marks[i], err = parseMark(r); err == nil && useNear {
+			s.near.Put(keys[i], tickets[i], marks[i], markSize, near.Longest)
 		}
 		return err
 	}, func(_ int, err error) { failed = err })
@@ -188,7 +190,7 @@ func parseMark(r rueidis.RedisResult) (m mark, err error) {
 // clearMark returns the mark of a namespace, which the near cache usually knows.
 func (s *Store) clearMark(ctx context.Context, namespace string) (mark, error) {
 	key := clearKey(namespace)
-	if v, ok := s.near.get(key); ok {
+	if v, ok := s.near.Get(key); ok {
 		return v.(mark), nil
 	}
 	marks, err := s.readMarks(ctx, []string{key}, true)

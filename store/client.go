@@ -144,13 +144,13 @@ func (s *Store) newClient(t *tracker) (rueidis.Client, error) {
 // connection was lost and with it what Redis remembered of it.
 func (s *Store) invalidated(keys []rueidis.RedisMessage) {
 	if keys == nil {
-		s.near.flush()
+		s.near.Flush()
 		s.waiting.wakeAll()
 		return
 	}
 	for _, k := range keys {
 		if key, err := k.ToString(); err == nil {
-			s.near.invalidate(key)
+			s.near.Invalidate(key)
 			s.waiting.wake(key)
 		}
 	}
@@ -224,7 +224,7 @@ func (s *Store) Ping(ctx context.Context) error {
 
 // ping also takes samples of Redis TIME, and confirms what the near cache holds.
 func (s *Store) ping(ctx context.Context, c *clients) error {
-	ticket := s.near.begin("")
+	ticket := s.near.Begin("")
 	var primaries map[string]bool
 	var err error
 	if s.options.Mode == Cluster {

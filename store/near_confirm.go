@@ -7,12 +7,14 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/near"
 )
 
 // confirm asks the primaries over the connections that fill the near cache and, if all have answered, confirms what it
 // holds. Primaries are what the nodes of a cluster have said of themselves since the ticket was taken: one that said
 // nothing may be where an entry came from.
-func (s *Store) confirm(ctx context.Context, tracked rueidis.Client, primaries map[string]bool, ticket nearTicket) error {
+func (s *Store) confirm(ctx context.Context, tracked rueidis.Client, primaries map[string]bool, ticket near.Ticket) error {
 	nodes := tracked.Nodes()
 	if s.options.Mode == Cluster {
 		for addr := range nodes {
@@ -50,7 +52,7 @@ func (s *Store) confirm(ctx context.Context, tracked rueidis.Client, primaries m
 		return classify(ctx, failed, reads)
 	}
 	slices.Sort(sources)
-	s.near.confirm(ticket, strings.Join(sources, " "))
+	s.near.Confirm(ticket, strings.Join(sources, " "))
 	return nil
 }
 
@@ -77,7 +79,7 @@ func (s *Store) keepConfirming(c *clients) {
 		case <-s.lifetime.Done():
 			return
 		}
-		if s.near.sinceConfirmed() < every {
+		if s.near.SinceConfirmed() < every {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(s.lifetime, min(every, s.options.CommandTimeout))

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/near"
 )
 
 // Session is a session that was active when it was read. It is shared with the near cache and must not be changed.
@@ -162,17 +164,17 @@ func (s *Store) parseSession(m rueidis.RedisMessage, record, id string) (*sessio
 // the primary's word is taken for an end.
 func (s *Store) nearSession(ctx context.Context, p partition, namespace, id string) (*sessionRecord, error) {
 	var room [keyRoom]byte
-	v, ok := s.near.getBytes(appendSessionKey(room[:0], p, namespace, id))
+	v, ok := s.near.GetBytes(appendSessionKey(room[:0], p, namespace, id))
 	own := false
 	var err error
 	if !ok {
-		v, _, err = s.near.load(ctx, sessionKey(p, namespace, id), func() (any, int, time.Duration, error) {
+		v, _, err = s.near.Load(ctx, sessionKey(p, namespace, id), func() (any, int, time.Duration, error) {
 			own = true
 			r, err := s.readSession(ctx, p, namespace, id, true)
 			if r == nil {
 				return r, 0, 0, err
 			}
-			return r, r.size, min(nearLongest, r.session.ExpiresAt().Sub(r.readAt)), nil
+			return r, r.size, min(near.Longest, r.session.ExpiresAt().Sub(r.readAt)), nil
 		})
 	}
 	r, _ := v.(*sessionRecord)

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/near"
 )
 
 // epochMemory is how much longer a subject's epoch is kept than any session can live.
@@ -78,13 +80,13 @@ func (s *Store) subjectEpoch(ctx context.Context, p partition, namespace, hash, 
 		return 0, nil
 	}
 	var room [keyRoom]byte
-	v, ok := s.near.getBytes(appendSubjectKey(room[:0], p, namespace, hash))
+	v, ok := s.near.GetBytes(appendSubjectKey(room[:0], p, namespace, hash))
 	if !ok {
 		key := subjectKey(p, namespace, hash)
 		var err error
-		v, _, err = s.near.load(ctx, key, func() (any, int, time.Duration, error) {
+		v, _, err = s.near.Load(ctx, key, func() (any, int, time.Duration, error) {
 			e, err := s.readSubjectEpochs(ctx, key, true)
-			return &e, e.size(), nearLongest, err
+			return &e, e.size(), near.Longest, err
 		})
 		if err != nil {
 			return 0, err

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/near"
 )
 
 // BatchVerdict is the answer to one Validation of a batch, or why there is none.
@@ -21,7 +23,7 @@ type validating struct {
 	record string // its key
 	// near is what the near cache knows, of which the epoch is missing; nil if it knows nothing.
 	near    *sessionRecord
-	ticket  nearTicket
+	ticket  near.Ticket
 	read    *sessionRecord
 	as      standing
 	decided bool
@@ -68,14 +70,14 @@ func (s *Store) ValidateAll(ctx context.Context, namespace string, vs []Validati
 
 // decideNear gives a good verdict where the near cache allows it.
 func (s *Store) decideNear(namespace string, item *validating, result *BatchVerdict) bool {
-	v, ok := s.near.get(item.record)
+	v, ok := s.near.Get(item.record)
 	if !ok {
 		return false
 	}
 	r := v.(*sessionRecord)
 	epoch := int64(0)
 	if r.subjectHash != "" {
-		v, ok := s.near.get(subjectKey(item.cred.partition, namespace, r.subjectHash))
+		v, ok := s.near.Get(subjectKey(item.cred.partition, namespace, r.subjectHash))
 		if !ok {
 			item.near = r
 			return false
@@ -112,10 +114,10 @@ func (b *validationBatch) read(ctx context.Context, missing, epochs []int) error
 	for _, i := range missing {
 		item := &b.items[i]
 		tracked = tracked || item.Near
-		item.ticket, item.near = b.near.begin(item.record), nil
+		item.ticket, item.near = b.near.Begin(item.record), nil
 	}
 	for _, i := range epochs {
-		b.items[i].ticket = b.near.begin(b.epochKey(i))
+		b.items[i].ticket = b.near.Begin(b.epochKey(i))
 	}
 	return b.scripts(ctx, sessionRead, reads, tracked, append(missing, epochs...), scriptBatch{
 		command: func(c rueidis.Builder, i int) (rueidis.Completed, bool) {
@@ -152,7 +154,7 @@ func (b *validationBatch) readEpoch(i int, answer rueidis.RedisResult) error {
 		return err
 	}
 	item := &b.items[i]
-	b.near.put(b.epochKey(i), item.ticket, &e, e.size(), nearLongest)
+	b.near.Put(b.epochKey(i), item.ticket, &e, e.size(), near.Longest)
 	item.decide(item.near, e.of(item.near.session.Device.Class), b.Now(), &b.results[i])
 	return nil
 }
@@ -172,7 +174,7 @@ func (b *validationBatch) readRecord(i int, answer rueidis.RedisResult, tracked 
 		return nil
 	}
 	if tracked && item.Near {
-		b.near.put(item.record, item.ticket, r, r.size, min(nearLongest, r.session.ExpiresAt().Sub(r.readAt)))
+		b.near.Put(item.record, item.ticket, r, r.size, min(near.Longest, r.session.ExpiresAt().Sub(r.readAt)))
 	}
 	b.results[i].Verdict, item.as = r.weigh(item.cred, item.Validation, r.readAt)
 	item.read = r

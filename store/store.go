@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/berthcare/larder/store/embedded"
+	"github.com/berthcare/larder/store/near"
 )
 
 // Mode says what kind of Redis the store talks to. It is asserted on connecting, never guessed.
@@ -78,7 +79,7 @@ type Store struct {
 	options  Options
 	clients  atomic.Pointer[clients]
 	dialer   *dialer
-	near     *near
+	near     *near.Cache
 	clock    clock
 	slots    chan struct{}
 	touches  toucher
@@ -139,7 +140,7 @@ func New(o Options) (*Store, error) {
 		s.embedded = server
 	} else {
 		// The embedded store cannot push invalidations and costs no round trip anyway.
-		s.near = newNear(o.NearCacheBytes, o.NearCacheTTL)
+		s.near = near.New(o.NearCacheBytes, o.NearCacheTTL)
 	}
 	s.sweeper.maxEvents = maxPartitionEvents
 	if o.SweepInterval > 0 {
@@ -195,12 +196,9 @@ func (s *Store) Stats() Stats {
 		RemovedSessions: s.sweeper.removed.Load(),
 		SweepLate:       time.Duration(s.sweeper.late.Load()) * time.Millisecond,
 	}
-	if n := s.near; n != nil {
-		st.NearEntries, st.NearBytes = n.usage()
-		st.NearHits, st.NearMisses = n.hits.Load(), n.misses.Load()
-		st.NearEvictions = n.evictions.Load()
-		st.NearInvalidations, st.NearFlushes = n.invalidations.Load(), n.flushes.Load()
-	}
+	n := s.near.Stats()
+	st.NearEntries, st.NearBytes, st.NearHits, st.NearMisses = n.Entries, n.Bytes, n.Hits, n.Misses
+	st.NearEvictions, st.NearInvalidations, st.NearFlushes = n.Evictions, n.Invalidations, n.Flushes
 	return st
 }
 

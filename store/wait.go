@@ -72,7 +72,7 @@ func signal(ch chan struct{}) {
 // forget drops keys that this process has written, or may have written, from the near cache and tells who
 // waits for them.
 func (s *Store) forget(keys ...string) {
-	s.near.forget(keys...)
+	s.near.Forget(keys...)
 	for _, key := range keys {
 		s.waiting.wake(key)
 	}

@@ -1,4 +1,4 @@
-package store
+package near
 
 import (
 	"context"
@@ -13,13 +13,13 @@ import (
 func TestNearSharesOneFetch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNear(1<<20, time.Hour)
+		n := New(1<<20, time.Hour)
 		var fetched atomic.Int64
 		answer := make(chan struct{})
 		var callers sync.WaitGroup
 		for range 100 {
 			callers.Go(func() {
-				v, _, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+				v, _, err := n.Load(t.Context(), "key", func() (any, int, time.Duration, error) {
 					<-answer
 					return fetched.Add(1), 10, time.Hour, nil
 				})
@@ -40,15 +40,15 @@ func TestNearSharesOneFetch(t *testing.T) {
 // TestNearDoesNotWaitForASpoiledFetch: a reader that comes after a write must not be given what was read before it.
 func TestNearDoesNotWaitForASpoiledFetch(t *testing.T) {
 	t.Parallel()
-	for name, spoil := range map[string]func(n *near){
-		"written here": func(n *near) { n.forget("key") }, "written elsewhere": func(n *near) { n.invalidate("key") }, "flushed": func(n *near) { n.flush() },
+	for name, spoil := range map[string]func(n *Cache){
+		"written here": func(n *Cache) { n.Forget("key") }, "written elsewhere": func(n *Cache) { n.Invalidate("key") }, "flushed": func(n *Cache) { n.Flush() },
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			n := newNear(1<<20, time.Hour)
+			n := New(1<<20, time.Hour)
 			answer := make(chan struct{})
 			var early sync.WaitGroup
 			early.Go(func() {
-				if v, _, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+				if v, _, err := n.Load(t.Context(), "key", func() (any, int, time.Duration, error) {
 					<-answer
 					return "old", 10, time.Hour, nil
 				}); v != "old" || err != nil {
@@ -57,14 +57,14 @@ func TestNearDoesNotWaitForASpoiledFetch(t *testing.T) {
 			})
 			synctest.Wait()
 			spoil(n)
-			if v, _, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+			if v, _, err := n.Load(t.Context(), "key", func() (any, int, time.Duration, error) {
 				return "new", 10, time.Hour, nil
 			}); v != "new" || err != nil {
 				t.Errorf("%s: read %v, %v", name, v, err)
 			}
 			close(answer)
 			early.Wait()
-			if v, ok := n.get("key"); !ok || v != "new" {
+			if v, ok := n.Get("key"); !ok || v != "new" {
 				t.Errorf("%s: kept %v, %v", name, v, ok)
 			}
 			if err := n.check(); err != nil {
@@ -78,11 +78,11 @@ func TestNearDoesNotWaitForASpoiledFetch(t *testing.T) {
 func TestNearFollowerOfAFailure(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNear(1<<20, time.Hour)
+		n := New(1<<20, time.Hour)
 		answer, failed := make(chan struct{}), errors.New("failed")
 		var first, second sync.WaitGroup
 		first.Go(func() {
-			if _, _, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+			if _, _, err := n.Load(t.Context(), "key", func() (any, int, time.Duration, error) {
 				<-answer
 				return nil, 0, time.Hour, failed
 			}); !errors.Is(err, failed) {
@@ -91,7 +91,7 @@ func TestNearFollowerOfAFailure(t *testing.T) {
 		})
 		synctest.Wait()
 		second.Go(func() {
-			if v, _, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) { return "value", 10, time.Hour, nil }); v != "value" || err != nil {
+			if v, _, err := n.Load(t.Context(), "key", func() (any, int, time.Duration, error) { return "value", 10, time.Hour, nil }); v != "value" || err != nil {
 				t.Error(v, err)
 			}
 		})
@@ -108,11 +108,11 @@ func TestNearFollowerOfAFailure(t *testing.T) {
 func TestNearFollowerGoesAway(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNear(1<<20, time.Hour)
+		n := New(1<<20, time.Hour)
 		answer := make(chan struct{})
 		var first sync.WaitGroup
 		first.Go(func() {
-			if v, _, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+			if v, _, err := n.Load(t.Context(), "key", func() (any, int, time.Duration, error) {
 				<-answer
 				return "value", 10, time.Hour, nil
 			}); v != "value" || err != nil {
@@ -122,7 +122,7 @@ func TestNearFollowerGoesAway(t *testing.T) {
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, _, err := n.load(ctx, "key", nil); !errors.Is(err, context.DeadlineExceeded) {
+		if _, _, err := n.Load(ctx, "key", nil); !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
 		close(answer)
@@ -134,7 +134,7 @@ func TestNearFollowerGoesAway(t *testing.T) {
 func TestNearSurvivesAPanic(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNear(1<<20, time.Hour)
+		n := New(1<<20, time.Hour)
 		answer := make(chan struct{})
 		var both sync.WaitGroup
 		both.Go(func() {
@@ -143,14 +143,14 @@ func TestNearSurvivesAPanic(t *testing.T) {
 					t.Error("the panic was lost")
 				}
 			}()
-			_, _, _ = n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+			_, _, _ = n.Load(t.Context(), "key", func() (any, int, time.Duration, error) {
 				<-answer
 				panic("fetch")
 			})
 		})
 		synctest.Wait()
 		both.Go(func() {
-			if v, _, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) { return "value", 10, time.Hour, nil }); v != "value" || err != nil {
+			if v, _, err := n.Load(t.Context(), "key", func() (any, int, time.Duration, error) { return "value", 10, time.Hour, nil }); v != "value" || err != nil {
 				t.Error(v, err)
 			}
 		})
@@ -167,15 +167,15 @@ func TestNearSurvivesAPanic(t *testing.T) {
 // race with writers that write, forget and then say so.
 func TestNearReadsYourWrites(t *testing.T) {
 	t.Parallel()
-	n := newNear(1<<20, time.Hour)
+	n := New(1<<20, time.Hour)
 	var stored, said atomic.Int64
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
 	read := func() int64 {
-		if v, ok := n.get("key"); ok {
+		if v, ok := n.Get("key"); ok {
 			return v.(int64)
 		}
-		v, _, err := n.load(context.Background(), "key", func() (any, int, time.Duration, error) {
+		v, _, err := n.Load(context.Background(), "key", func() (any, int, time.Duration, error) {
 			return stored.Load(), 10, time.Hour, nil
 		})
 		if err != nil {
@@ -200,7 +200,7 @@ func TestNearReadsYourWrites(t *testing.T) {
 	}
 	for i := range int64(20000) {
 		stored.Store(i)
-		n.forget("key")
+		n.Forget("key")
 		said.Store(i)
 		if got := read(); got != i {
 			t.Errorf("read %d after writing %d", got, i)

@@ -1,4 +1,4 @@
-package store
+package near
 
 import (
 	"fmt"
@@ -10,14 +10,14 @@ import (
 )
 
 // keep puts a value that was just read.
-func (n *near) keep(key string, value any, size int) {
-	n.put(key, n.begin(key), value, size, time.Hour)
+func (c *Cache) keep(key string, value any, size int) {
+	c.Put(key, c.Begin(key), value, size, time.Hour)
 }
 
 // check reports what is wrong with the bookkeeping.
-func (n *near) check() error {
-	for i := range n.shards {
-		s := &n.shards[i]
+func (c *Cache) check() error {
+	for i := range c.shards {
+		s := &c.shards[i]
 		var bytes int64
 		count, hand := 0, s.hand == nil
 		for e := s.tail; e != nil; e = e.newer {
@@ -28,7 +28,7 @@ func (n *near) check() error {
 				return fmt.Errorf("shard %d: %q is linked wrongly", i, e.key)
 			}
 		}
-		if count != len(s.entries) || bytes != s.bytes || !hand || bytes > n.maxBytes || len(s.flights) > 0 {
+		if count != len(s.entries) || bytes != s.bytes || !hand || bytes > c.maxBytes || len(s.flights) > 0 {
 			return fmt.Errorf("shard %d: %d of %d entries linked, %d of %d bytes, hand in place: %v, %d flights",
 				i, count, len(s.entries), bytes, s.bytes, hand, len(s.flights))
 		}
@@ -38,26 +38,26 @@ func (n *near) check() error {
 
 func TestNearKeepsUntilTold(t *testing.T) {
 	t.Parallel()
-	for name, drop := range map[string]func(n *near){
-		"forget":     func(n *near) { n.forget("other", "key") },
-		"invalidate": func(n *near) { n.invalidate("key") },
-		"flush":      func(n *near) { n.flush() },
+	for name, drop := range map[string]func(n *Cache){
+		"forget":     func(n *Cache) { n.Forget("other", "key") },
+		"invalidate": func(n *Cache) { n.Invalidate("key") },
+		"flush":      func(n *Cache) { n.Flush() },
 	} {
-		n := newNear(1<<20, time.Hour)
-		if _, ok := n.get("key"); ok {
+		n := New(1<<20, time.Hour)
+		if _, ok := n.Get("key"); ok {
 			t.Errorf("%s: found before it was kept", name)
 		}
 		n.keep("key", 1, 10)
 		n.keep("key", 2, 10)
-		if v, ok := n.get("key"); !ok || v != 2 {
+		if v, ok := n.Get("key"); !ok || v != 2 {
 			t.Errorf("%s: found %v, %v", name, v, ok)
 		}
 		drop(n)
-		if v, ok := n.get("key"); ok {
+		if v, ok := n.Get("key"); ok {
 			t.Errorf("%s: %v is still there", name, v)
 		}
 		n.keep("key", 3, 10)
-		if v, ok := n.get("key"); !ok || v != 3 {
+		if v, ok := n.Get("key"); !ok || v != 3 {
 			t.Errorf("%s: kept again, found %v, %v", name, v, ok)
 		}
 		if err := n.check(); err != nil {
@@ -69,23 +69,23 @@ func TestNearKeepsUntilTold(t *testing.T) {
 // TestNearKeepsNothingThere: that there is nothing is worth keeping as well.
 func TestNearKeepsNothingThere(t *testing.T) {
 	t.Parallel()
-	n := newNear(1<<20, time.Hour)
-	n.keep("key", (*Entry)(nil), 0)
-	if v, ok := n.get("key"); !ok || v.(*Entry) != nil {
+	n := New(1<<20, time.Hour)
+	n.keep("key", (*string)(nil), 0)
+	if v, ok := n.Get("key"); !ok || v.(*string) != nil {
 		t.Errorf("found %v, %v", v, ok)
 	}
 }
 
 func TestNoNearCache(t *testing.T) {
 	t.Parallel()
-	if newNear(0, time.Second) != nil || newNear(-1, time.Second) != nil || newNear(1<<20, 0) != nil {
+	if New(0, time.Second) != nil || New(-1, time.Second) != nil || New(1<<20, 0) != nil {
 		t.Error("a near cache without room or time")
 	}
-	var n *near
+	var n *Cache
 	n.keep("key", 1, 10)
-	n.forget("key")
-	n.flush()
-	if _, ok := n.get("key"); ok {
+	n.Forget("key")
+	n.Flush()
+	if _, ok := n.Get("key"); ok {
 		t.Error("found what was not kept")
 	}
 	if entries, bytes := n.usage(); entries != 0 || bytes != 0 {
@@ -93,7 +93,7 @@ func TestNoNearCache(t *testing.T) {
 	}
 	fetched := 0
 	for range 2 {
-		v, hit, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+		v, hit, err := n.Load(t.Context(), "key", func() (any, int, time.Duration, error) {
 			fetched++
 			return fetched, 1, time.Hour, nil
 		})
@@ -109,15 +109,15 @@ func TestNoNearCache(t *testing.T) {
 func TestNearExpires(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNear(1<<20, 5*time.Second)
+		n := New(1<<20, 5*time.Second)
 		for key, ttl := range map[string]time.Duration{"long": time.Hour, "short": 2 * time.Second, "over": 0, "negative": -time.Second} {
-			n.put(key, n.begin(key), 1, 10, ttl)
+			n.Put(key, n.Begin(key), 1, 10, ttl)
 		}
 		want := func(after time.Duration, keys ...string) {
 			t.Helper()
 			time.Sleep(after) //nolint:forbidigo // virtual time
 			for _, key := range []string{"long", "short", "over", "negative"} {
-				_, ok := n.get(key)
+				_, ok := n.Get(key)
 				wanted := false
 				for _, k := range keys {
 					wanted = wanted || k == key
@@ -139,9 +139,9 @@ func TestNearExpires(t *testing.T) {
 func TestNearAgeBeginsWithTheRead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNear(1<<20, 5*time.Second)
+		n := New(1<<20, 5*time.Second)
 		load := func(key string, reply time.Duration) {
-			if _, _, err := n.load(t.Context(), key, func() (any, int, time.Duration, error) {
+			if _, _, err := n.Load(t.Context(), key, func() (any, int, time.Duration, error) {
 				time.Sleep(reply) //nolint:forbidigo // virtual time
 				return 1, 10, time.Hour, nil
 			}); err != nil {
@@ -150,15 +150,15 @@ func TestNearAgeBeginsWithTheRead(t *testing.T) {
 		}
 		load("key", 2*time.Second)
 		time.Sleep(3*time.Second - time.Nanosecond) //nolint:forbidigo // virtual time
-		if _, ok := n.get("key"); !ok {
+		if _, ok := n.Get("key"); !ok {
 			t.Error("gone before its time")
 		}
 		time.Sleep(time.Nanosecond) //nolint:forbidigo // virtual time
-		if _, ok := n.get("key"); ok {
+		if _, ok := n.Get("key"); ok {
 			t.Error("served 5 s after it was asked for")
 		}
 		load("late", 5*time.Second)
-		if _, ok := n.get("late"); ok {
+		if _, ok := n.Get("late"); ok {
 			t.Error("kept what was too old on arrival")
 		}
 	})
@@ -171,39 +171,39 @@ func TestNearConfirmedIsKept(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		// confirm is called 4 s after the values were read, with a ticket of 3 s after.
-		confirm func(n *near, t nearTicket)
+		confirm func(n *Cache, t Ticket)
 		// kept says how long after they were read the values are kept.
 		long, short time.Duration
 	}{
-		{"NotConfirmed", func(*near, nearTicket) {}, ttl, ttl},
-		{"Confirmed", func(n *near, t nearTicket) { n.confirm(t, "a b") }, 3*time.Second + ttl, 6 * time.Second},
-		{"OlderAnswerLater", func(n *near, t nearTicket) {
-			n.confirm(t, "a b")
-			n.confirm(nearTicket{generation: t.generation}, "a b")
+		{"NotConfirmed", func(*Cache, Ticket) {}, ttl, ttl},
+		{"Confirmed", func(n *Cache, t Ticket) { n.Confirm(t, "a b") }, 3*time.Second + ttl, 6 * time.Second},
+		{"OlderAnswerLater", func(n *Cache, t Ticket) {
+			n.Confirm(t, "a b")
+			n.Confirm(Ticket{generation: t.generation}, "a b")
 		}, 3*time.Second + ttl, 6 * time.Second},
-		{"AskedBeforeEverythingWasDropped", func(n *near, t nearTicket) {
-			n.flush()
+		{"AskedBeforeEverythingWasDropped", func(n *Cache, t Ticket) {
+			n.Flush()
 			n.keep("long", 1, 10)
-			n.put("short", n.begin("short"), 1, 10, 2*time.Second)
-			n.confirm(t, "a b")
+			n.Put("short", n.Begin("short"), 1, 10, 2*time.Second)
+			n.Confirm(t, "a b")
 		}, 4*time.Second + ttl, 6 * time.Second},
-		{"OtherSources", func(n *near, t nearTicket) { n.confirm(t, "a c") }, 4 * time.Second, 4 * time.Second},
-		{"NoSources", func(n *near, t nearTicket) { n.confirm(t, ""); n.confirm(t, "") }, 4 * time.Second, 4 * time.Second},
+		{"OtherSources", func(n *Cache, t Ticket) { n.Confirm(t, "a c") }, 4 * time.Second, 4 * time.Second},
+		{"NoSources", func(n *Cache, t Ticket) { n.Confirm(t, ""); n.Confirm(t, "") }, 4 * time.Second, 4 * time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			n := newNear(1<<20, ttl)
-			n.confirm(n.begin(""), "a b")
+			n := New(1<<20, ttl)
+			n.Confirm(n.Begin(""), "a b")
 			read := time.Now()
 			n.keep("long", 1, 10)
-			n.put("short", n.begin("short"), 1, 10, 6*time.Second)
+			n.Put("short", n.Begin("short"), 1, 10, 6*time.Second)
 			time.Sleep(3 * time.Second) //nolint:forbidigo // virtual time
-			ticket := n.begin("")
+			ticket := n.Begin("")
 			time.Sleep(time.Second) //nolint:forbidigo // virtual time
 			test.confirm(n, ticket)
 			kept := map[string]time.Duration{}
 			for ; len(kept) < 2; time.Sleep(time.Second) { //nolint:forbidigo // virtual time
 				for _, key := range []string{"short", "long"} {
-					if _, gone := kept[key]; !gone && !n.has(key) {
+					if _, gone := kept[key]; !gone && !n.Has(key) {
 						kept[key] = time.Since(read)
 					}
 				}
@@ -221,34 +221,34 @@ func TestNearDoesNotKeepASpoiledRead(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name      string
-		meanwhile func(n *near)
+		meanwhile func(n *Cache)
 		kept      bool
 	}{
-		{"nothing", func(*near) {}, true},
-		{"written here", func(n *near) { n.forget("key") }, false},
-		{"written here among others", func(n *near) { n.forget("a", "key", "b") }, false},
-		{"written elsewhere", func(n *near) { n.invalidate("key") }, false},
-		{"everything dropped", func(n *near) { n.flush() }, false},
-		{"dropped and read again", func(n *near) { n.forget("key"); n.keep("key", "newer", 10) }, false},
+		{"nothing", func(*Cache) {}, true},
+		{"written here", func(n *Cache) { n.Forget("key") }, false},
+		{"written here among others", func(n *Cache) { n.Forget("a", "key", "b") }, false},
+		{"written elsewhere", func(n *Cache) { n.Invalidate("key") }, false},
+		{"everything dropped", func(n *Cache) { n.Flush() }, false},
+		{"dropped and read again", func(n *Cache) { n.Forget("key"); n.keep("key", "newer", 10) }, false},
 	}
 	for _, test := range tests {
-		n := newNear(1<<20, time.Hour)
-		ticket := n.begin("key")
+		n := New(1<<20, time.Hour)
+		ticket := n.Begin("key")
 		test.meanwhile(n)
-		n.put("key", ticket, "read", 10, time.Hour)
-		if v, _ := n.get("key"); (v == "read") != test.kept {
+		n.Put("key", ticket, "read", 10, time.Hour)
+		if v, _ := n.Get("key"); (v == "read") != test.kept {
 			t.Errorf("%s: put keeps %v", test.name, v)
 		}
 
-		n = newNear(1<<20, time.Hour)
-		v, hit, err := n.load(t.Context(), "key", func() (any, int, time.Duration, error) {
+		n = New(1<<20, time.Hour)
+		v, hit, err := n.Load(t.Context(), "key", func() (any, int, time.Duration, error) {
 			test.meanwhile(n)
 			return "read", 10, time.Hour, nil
 		})
 		if v != "read" || hit || err != nil {
 			t.Errorf("%s: load returns %v, %v, %v", test.name, v, hit, err)
 		}
-		if v, _ := n.get("key"); (v == "read") != test.kept {
+		if v, _ := n.Get("key"); (v == "read") != test.kept {
 			t.Errorf("%s: load keeps %v", test.name, v)
 		}
 		if err := n.check(); err != nil {
@@ -260,7 +260,7 @@ func TestNearDoesNotKeepASpoiledRead(t *testing.T) {
 func TestNearIsBounded(t *testing.T) {
 	t.Parallel()
 	const most = 1 << 20
-	n := newNear(most, time.Hour)
+	n := New(most, time.Hour)
 	for i := range 20000 {
 		n.keep(fmt.Sprintf("key-%d", i), i, i%1000)
 		if _, bytes := n.usage(); i%100 == 0 && bytes > most {
@@ -273,7 +273,7 @@ func TestNearIsBounded(t *testing.T) {
 	}
 	// What does not fit is not kept, and nothing makes room for it.
 	n.keep("large", 1, most)
-	if _, ok := n.get("large"); ok {
+	if _, ok := n.Get("large"); ok {
 		t.Error("kept what is larger than its shard")
 	}
 	if after, _ := n.usage(); after != entries {
@@ -283,7 +283,7 @@ func TestNearIsBounded(t *testing.T) {
 		t.Error(err)
 	}
 	for i := range 20000 {
-		n.forget(fmt.Sprintf("key-%d", i))
+		n.Forget(fmt.Sprintf("key-%d", i))
 	}
 	if entries, bytes := n.usage(); entries != 0 || bytes != 0 {
 		t.Errorf("%d entries, %d bytes left of nothing", entries, bytes)
@@ -293,18 +293,18 @@ func TestNearIsBounded(t *testing.T) {
 // TestNearMakesRoomForTheLiving: what a flush left behind does not keep out what is read after it.
 func TestNearMakesRoomForTheLiving(t *testing.T) {
 	t.Parallel()
-	n := newNear(1<<20, time.Hour)
+	n := New(1<<20, time.Hour)
 	for i := range 5000 {
 		key := fmt.Sprintf("dead-%d", i)
 		n.keep(key, i, 100)
-		n.get(key)
+		n.Get(key)
 	}
-	n.flush()
+	n.Flush()
 	for round := range 3 {
 		found := 0
 		for i := range 500 {
 			key := fmt.Sprintf("key-%d", i)
-			if _, ok := n.get(key); ok {
+			if _, ok := n.Get(key); ok {
 				found++
 				continue
 			}
@@ -319,13 +319,13 @@ func TestNearMakesRoomForTheLiving(t *testing.T) {
 // TestNearKeepsWhatIsAskedFor: values that are read again survive a walk over many that are not.
 func TestNearKeepsWhatIsAskedFor(t *testing.T) {
 	t.Parallel()
-	n := newNear(1<<20, time.Hour) // room for some 3500
+	n := New(1<<20, time.Hour) // room for some 3500
 	const hot = 500
 	hits := 0
 	for i := range 50000 {
 		n.keep(fmt.Sprintf("cold-%d", i), i, 100)
 		key := fmt.Sprintf("hot-%d", i%hot)
-		if _, ok := n.get(key); ok {
+		if _, ok := n.Get(key); ok {
 			hits++
 		} else {
 			n.keep(key, i, 100)
@@ -341,10 +341,10 @@ func TestNearKeepsWhatIsAskedFor(t *testing.T) {
 func TestNearAgreesWithAModel(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		n := newNear(64<<10, time.Hour)
+		n := New(64<<10, time.Hour)
 		type read struct {
 			key    string
-			ticket nearTicket
+			ticket Ticket
 			value  int
 			good   bool
 		}
@@ -364,7 +364,7 @@ func TestNearAgreesWithAModel(t *testing.T) {
 			"begin": func(t *rapid.T) {
 				key := keys.Draw(t, "key")
 				next++
-				reads = append(reads, &read{key, n.begin(key), next, true})
+				reads = append(reads, &read{key, n.Begin(key), next, true})
 			},
 			"put": func(t *rapid.T) {
 				if len(reads) == 0 {
@@ -373,25 +373,25 @@ func TestNearAgreesWithAModel(t *testing.T) {
 				i := rapid.IntRange(0, len(reads)-1).Draw(t, "read")
 				r := reads[i]
 				reads = append(reads[:i], reads[i+1:]...)
-				n.put(r.key, r.ticket, r.value, rapid.IntRange(0, 3000).Draw(t, "size"), time.Hour)
+				n.Put(r.key, r.ticket, r.value, rapid.IntRange(0, 3000).Draw(t, "size"), time.Hour)
 				// Reads of one key that overlap and are all good may be kept in any order: they read the same.
 				if r.good {
 					kept[r.key] = r.value
-				} else if v, ok := n.get(r.key); ok && v == r.value {
+				} else if v, ok := n.Get(r.key); ok && v == r.value {
 					t.Fatalf("kept a spoiled read of %s", r.key)
 				}
 			},
 			"get": func(t *rapid.T) {
 				key := keys.Draw(t, "key")
-				if v, ok := n.get(key); ok {
+				if v, ok := n.Get(key); ok {
 					if want, may := kept[key]; !may || v != want {
 						t.Fatalf("found %v of %s, want %v, %v", v, key, want, may)
 					}
 				}
 			},
-			"forget":     func(t *rapid.T) { key := keys.Draw(t, "key"); n.forget(key); spoil(key) },
-			"invalidate": func(t *rapid.T) { key := keys.Draw(t, "key"); n.invalidate(key); spoil(key) },
-			"flush":      func(*rapid.T) { n.flush(); kept = map[string]int{}; spoil("") },
+			"forget":     func(t *rapid.T) { key := keys.Draw(t, "key"); n.Forget(key); spoil(key) },
+			"invalidate": func(t *rapid.T) { key := keys.Draw(t, "key"); n.Invalidate(key); spoil(key) },
+			"flush":      func(*rapid.T) { n.Flush(); kept = map[string]int{}; spoil("") },
 			"": func(t *rapid.T) {
 				if err := n.check(); err != nil {
 					t.Fatal(err)
@@ -399,4 +399,10 @@ func TestNearAgreesWithAModel(t *testing.T) {
 			},
 		})
 	})
+}
+
+// usage returns how many values the cache holds and their size.
+func (c *Cache) usage() (entries, bytes int64) {
+	st := c.Stats()
+	return st.Entries, st.Bytes
 }
