@@ -18,6 +18,7 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/keyring"
 	"github.com/berthcare/larder/store/redistest"
 )
 
@@ -55,7 +56,7 @@ func serveStore(t testing.TB, so store.Options, l Limits) *api {
 	m := NewMetrics()
 	so.NearCacheBytes, so.Observer = 16<<20, m
 	if l.Keyring {
-		keys, err := store.NewKeyring("a", map[string][]byte{"a": bytes.Repeat([]byte("k"), store.KeyBytes)})
+		keys, err := keyring.New("a", map[string][]byte{"a": bytes.Repeat([]byte("k"), keyring.KeyBytes)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/keyring"
 )
 
 // errorDomain is the domain of every google.rpc.ErrorInfo.
@@ -61,7 +62,7 @@ var errorTable = []errorRow{
 	{err: store.ErrEventsTrimmed, code: codes.OutOfRange, reason: "EVENTS_TRIMMED"},
 	{err: store.ErrTagged, code: codes.FailedPrecondition, reason: "TAGGED_ENTRY_MUST_EXPIRE"},
 	{err: store.ErrCorrupt, code: codes.DataLoss, reason: "ENTRY_CORRUPT"},
-	{err: store.ErrKeyUnknown, code: codes.DataLoss, reason: "KEY_UNKNOWN"},
+	{err: keyring.ErrKeyUnknown, code: codes.DataLoss, reason: "KEY_UNKNOWN"},
 	{err: store.ErrRefused, code: codes.Internal, reason: "REDIS_REFUSED"},
 	{err: store.ErrWrongMode, code: codes.Internal, reason: "REDIS_WRONG_MODE"},
 	// Handlers return these two only when they are the caller's own: the store tells them from those of other callers.

@@ -17,6 +17,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/keyring"
 )
 
 func TestErrors(t *testing.T) {
@@ -44,7 +45,7 @@ func TestErrors(t *testing.T) {
 		{"PageToken", store.ErrPageToken, answer{codes.InvalidArgument, "PAGE_TOKEN_INVALID", false}},
 		{"EventsTrimmed", store.ErrEventsTrimmed, answer{codes.OutOfRange, "EVENTS_TRIMMED", false}},
 		{"Corrupt", store.ErrCorrupt, answer{codes.DataLoss, "ENTRY_CORRUPT", false}},
-		{"KeyUnknown", store.ErrKeyUnknown, answer{codes.DataLoss, "KEY_UNKNOWN", false}},
+		{"KeyUnknown", keyring.ErrKeyUnknown, answer{codes.DataLoss, "KEY_UNKNOWN", false}},
 		{"Refused", store.ErrRefused, answer{codes.Internal, "REDIS_REFUSED", false}},
 		{"WrongMode", store.ErrWrongMode, answer{codes.Internal, "REDIS_WRONG_MODE", false}},
 		{"Canceled", context.Canceled, answer{codes.Canceled, "CANCELLED", false}},

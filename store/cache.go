@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/keyring"
 )
 
 // Write is what a Set stores.
@@ -104,7 +106,7 @@ func (s *Store) Set(ctx context.Context, namespace, key string, w Write, cond Co
 // sealable fails where a value must not be stored as it is and cannot be encrypted.
 func (s *Store) sealable(w *Write) error {
 	if w.Encrypt && s.options.Keyring == nil {
-		return &opError{kind: ErrKeyUnknown, cause: errors.New("there is no keyring")}
+		return &opError{kind: keyring.ErrKeyUnknown, cause: errors.New("there is no keyring")}
 	}
 	return nil
 }

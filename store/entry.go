@@ -112,7 +112,7 @@ const valueField = "value"
 func (s *Store) encode(redisKey string, e *Entry) []byte {
 	value, flags := e.compressed(s.options.CompressAbove)
 	if e.Encrypted {
-		value, flags = s.options.Keyring.seal(redisKey, valueField, value), flags|flagSealed
+		value, flags = s.options.Keyring.Seal(redisKey, valueField, value), flags|flagSealed
 	}
 	return e.assemble(value, flags)
 }
@@ -169,7 +169,9 @@ func (s *Store) decode(redisKey string, raw []byte) (e Entry, plain bool, err er
 	e, flags, err := decodeHeader(raw)
 	if err == nil && flags&flagSealed != 0 {
 		e.Encrypted = true
-		e.Value, err = s.options.Keyring.open(redisKey, valueField, e.Value)
+		if e.Value, err = s.options.Keyring.Open(redisKey, valueField, e.Value); err != nil {
+			return Entry{}, false, unsealing(err)
+		}
 	}
 	if err != nil || flags&flagS2 == 0 {
 		return e, false, err

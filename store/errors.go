@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/keyring"
 )
 
 // The ways in which an operation can fail. Expected outcomes, such as a miss or a condition that did not hold, are
@@ -37,8 +39,6 @@ var (
 	ErrTagged = errors.New("an entry with tags must expire")
 	// ErrCorrupt means that the stored bytes cannot be what Larder wrote, or were written by a later version.
 	ErrCorrupt = errors.New("the stored entry cannot be read")
-	// ErrKeyUnknown means that stored bytes were encrypted with a key that the keyring does not hold.
-	ErrKeyUnknown = errors.New("the stored data was encrypted with a key that is not in the keyring")
 	// ErrPageToken means that the token of a page or of a walk was not one that this operation had returned.
 	ErrPageToken = errors.New("the token is not one that was returned here")
 	// ErrEventsTrimmed means that events after the place to resume from are gone.
@@ -129,7 +129,7 @@ var refusals = []struct {
 	{"LARDER_SUBJECT_EPOCH_CHANGED", ErrSubjectEpochChanged},
 	{"LARDER_TOO_MANY_ATTRIBUTES", ErrTooManyAttributes},
 	{"LARDER_TAGGED", ErrTagged},
-	{"LARDER_KEY_UNKNOWN", ErrKeyUnknown},
+	{"LARDER_KEY_UNKNOWN", keyring.ErrKeyUnknown},
 }
 
 // classify turns the error of a command into one of the errors above, or into the context's own. A context error that is
@@ -178,4 +178,12 @@ var errInternal = errors.New("internal store error")
 // notSent reports errors which say that the command never left this process.
 func notSent(err error) bool {
 	return errors.Is(err, rueidis.ErrNoAddr) || errors.Is(err, errDial)
+}
+
+// unsealing turns an error of the keyring into one of this package.
+func unsealing(err error) error {
+	if errors.Is(err, keyring.ErrKeyUnknown) {
+		return &opError{kind: keyring.ErrKeyUnknown, cause: err}
+	}
+	return &opError{kind: ErrCorrupt, cause: err}
 }

@@ -45,16 +45,6 @@ func (s *Store) Waits(namespace, key string) bool {
 	return len(s.waiting.keys[s.cacheKey(namespace, key)]) > 0
 }
 
-// Seal encrypts one field of a record.
-func (k *Keyring) Seal(record, field string, plain []byte) []byte {
-	return k.seal(record, field, plain)
-}
-
-// Open decrypts what Seal returned.
-func (k *Keyring) Open(record, field string, stored []byte) ([]byte, error) {
-	return k.open(record, field, stored)
-}
-
 // ValidateSession returns the session of a token of which nothing is required; nil means that it is not active.
 func (s *Store) ValidateSession(ctx context.Context, namespace, token string, near bool, touch TouchSession) (*Session, error) {
 	v, err := s.Validate(ctx, namespace, Validation{Token: token, Near: near, Touch: touch})

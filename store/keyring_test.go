@@ -11,20 +11,20 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
 
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/keyring"
 )
 
 func newKey() []byte {
-	key := make([]byte, store.KeyBytes)
+	key := make([]byte, keyring.KeyBytes)
 	_, _ = rand.Read(key)
 	return key
 }
 
-func keyring(t testing.TB, active string, keys map[string][]byte) *store.Keyring {
+func newKeyring(t testing.TB, active string, keys map[string][]byte) *keyring.Keyring {
 	t.Helper()
-	k, err := store.NewKeyring(active, keys)
+	k, err := keyring.New(active, keys)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,81 +32,22 @@ func keyring(t testing.TB, active string, keys map[string][]byte) *store.Keyring
 }
 
 // withKeyring opens a store beside s, on the same Redis.
-func withKeyring(t *testing.T, s *store.Store, k *store.Keyring) *store.Store {
+func withKeyring(t *testing.T, s *store.Store, k *keyring.Keyring) *store.Store {
 	t.Helper()
 	o := options(s.Mode())
 	o.Keyring = k
 	return open(t, o)
 }
 
-func TestKeyringRefusesWhatIsNotOne(t *testing.T) {
-	t.Parallel()
-	for what, c := range map[string]struct {
-		active string
-		keys   map[string][]byte
-	}{
-		"no active key":  {"b", map[string][]byte{"a": newKey()}},
-		"no key":         {"", nil},
-		"short key":      {"a", map[string][]byte{"a": newKey()[:31]}},
-		"long key":       {"a", map[string][]byte{"a": append(newKey(), 0)}},
-		"empty id":       {"", map[string][]byte{"": newKey()}},
-		"id with spaces": {"a b", map[string][]byte{"a b": newKey()}},
-		"long id":        {strings.Repeat("a", 33), map[string][]byte{strings.Repeat("a", 33): newKey()}},
-	} {
-		if k, err := store.NewKeyring(c.active, c.keys); err == nil || k != nil {
-			t.Errorf("%s: %v, %v", what, k, err)
-		} else if c.keys["a"] != nil && bytes.Contains([]byte(err.Error()), c.keys["a"]) {
-			t.Errorf("%s: the error tells the key", what)
-		}
-	}
-}
-
-// Whatever is sealed comes back under its own record and field, and under no other; not one of its bytes can be changed.
-func TestSealedBytesBelongToTheirField(t *testing.T) {
-	t.Parallel()
-	k := keyring(t, "a", map[string][]byte{"a": newKey()})
-	rapid.Check(t, func(t *rapid.T) {
-		record, field := rapid.String().Draw(t, "record"), rapid.String().Draw(t, "field")
-		plain := rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "plain")
-		stored := k.Seal(record, field, plain)
-		if len(plain) >= 8 && bytes.Contains(stored, plain) {
-			t.Fatal("it can be read")
-		}
-		got, err := k.Open(record, field, stored)
-		if err != nil || !bytes.Equal(got, plain) {
-			t.Fatalf("%q came back as %q, %v", plain, got, err)
-		}
-		if bytes.Equal(stored, k.Seal(record, field, plain)) {
-			t.Fatal("sealed alike twice")
-		}
-		for what, open := range map[string]func() ([]byte, error){
-			"another record": func() ([]byte, error) { return k.Open(record+"x", field, stored) },
-			"another field":  func() ([]byte, error) { return k.Open(record, field+"x", stored) },
-			"cut short": func() ([]byte, error) {
-				return k.Open(record, field, stored[:rapid.IntRange(0, len(stored)-1).Draw(t, "cut")])
-			},
-			"changed": func() ([]byte, error) {
-				changed := bytes.Clone(stored)
-				changed[rapid.IntRange(0, len(stored)-1).Draw(t, "at")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
-				return k.Open(record, field, changed)
-			},
-		} {
-			if got, err := open(); !errors.Is(err, store.ErrCorrupt) && !errors.Is(err, store.ErrKeyUnknown) || got != nil {
-				t.Fatalf("%s: %q, %v", what, got, err)
-			}
-		}
-	})
-}
-
-// Attributes are unreadable in Redis and everywhere else as they were given.
+// Attributes are unreadable in Redis, and returned everywhere else as they were given.
 func TestAttributesAreEncrypted(t *testing.T) {
 	everywhere(t, func(t *testing.T, plain *store.Store, namespace string) {
 		s := plain
 		if s.Mode() == store.Embedded {
-			s = open(t, store.Options{Mode: store.Embedded, Keyring: keyring(t, "a", map[string][]byte{"a": newKey()})})
+			s = open(t, store.Options{Mode: store.Embedded, Keyring: newKeyring(t, "a", map[string][]byte{"a": newKey()})})
 			plain = nil // it has a Redis of its own
 		} else {
-			s = withKeyring(t, s, keyring(t, "a", map[string][]byte{"a": newKey()}))
+			s = withKeyring(t, s, newKeyring(t, "a", map[string][]byte{"a": newKey()}))
 		}
 		n := sessionOf("ann")
 		n.Attributes = map[string]string{"email": "ann@example.org", "empty": ""}
@@ -131,14 +72,14 @@ func TestAttributesAreEncrypted(t *testing.T) {
 			return
 		}
 		// Without the key there is no session with fewer attributes, but an error.
-		if got, err := plain.ValidateSession(t.Context(), namespace, token, primary, store.TouchNever); got != nil || !errors.Is(err, store.ErrKeyUnknown) {
+		if got, err := plain.ValidateSession(t.Context(), namespace, token, primary, store.TouchNever); got != nil || !errors.Is(err, keyring.ErrKeyUnknown) {
 			t.Errorf("without a keyring: %v, %v", got, err)
 		}
-		other := withKeyring(t, plain, keyring(t, "b", map[string][]byte{"b": newKey()}))
-		if got, err := other.GetSession(t.Context(), namespace, session.ID); got != nil || !errors.Is(err, store.ErrKeyUnknown) {
+		other := withKeyring(t, plain, newKeyring(t, "b", map[string][]byte{"b": newKey()}))
+		if got, err := other.GetSession(t.Context(), namespace, session.ID); got != nil || !errors.Is(err, keyring.ErrKeyUnknown) {
 			t.Errorf("with another key: %v, %v", got, err)
 		}
-		same := withKeyring(t, plain, keyring(t, "a", map[string][]byte{"a": newKey()}))
+		same := withKeyring(t, plain, newKeyring(t, "a", map[string][]byte{"a": newKey()}))
 		if got, err := same.GetSession(t.Context(), namespace, session.ID); got != nil || !errors.Is(err, store.ErrCorrupt) {
 			t.Errorf("with another key of the same id: %v, %v", got, err)
 		}
@@ -155,8 +96,8 @@ func TestKeysAreChangedUnderLivingSessions(t *testing.T) {
 			return // it does not outlive its store, and so not its keyring
 		}
 		a, b := newKey(), newKey()
-		before := withKeyring(t, plain, keyring(t, "a", map[string][]byte{"a": a, "b": b}))
-		after := withKeyring(t, plain, keyring(t, "b", map[string][]byte{"a": a, "b": b}))
+		before := withKeyring(t, plain, newKeyring(t, "a", map[string][]byte{"a": a, "b": b}))
+		after := withKeyring(t, plain, newKeyring(t, "b", map[string][]byte{"a": a, "b": b}))
 		n := sessionOf("ann")
 		n.Attributes = map[string]string{"zero": "0"}
 		token, session := createSession(t, plain, namespace, n) // from before there was a keyring
@@ -184,7 +125,7 @@ func TestKeysAreChangedUnderLivingSessions(t *testing.T) {
 func TestValuesAreEncrypted(t *testing.T) {
 	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		o := options(s.Mode())
-		o.Keyring, o.CompressAbove = keyring(t, "a", map[string][]byte{"a": newKey()}), 100
+		o.Keyring, o.CompressAbove = newKeyring(t, "a", map[string][]byte{"a": newKey()}), 100
 		s = open(t, o)
 		long := bytes.Repeat([]byte("canary"), 100)
 		w := func(value []byte) store.Write {
@@ -247,7 +188,7 @@ func TestNothingIsStoredWithoutTheKeyringItNeeds(t *testing.T) {
 		}
 		_, _, fillErr := s.Fill(t.Context(), namespace, "k", leased.Token, w)
 		for _, err := range []error{err, batchErr, fillErr} {
-			if !errors.Is(err, store.ErrKeyUnknown) {
+			if !errors.Is(err, keyring.ErrKeyUnknown) {
 				t.Errorf("got %v", err)
 			}
 		}
@@ -263,7 +204,7 @@ func TestNothingIsStoredWithoutTheKeyringItNeeds(t *testing.T) {
 func TestParallelIncrementsOfEncryptedAttributesAddUp(t *testing.T) {
 	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		o := options(s.Mode())
-		o.Keyring = keyring(t, "a", map[string][]byte{"a": newKey()})
+		o.Keyring = newKeyring(t, "a", map[string][]byte{"a": newKey()})
 		a := open(t, o)
 		stores := []*store.Store{a, a}
 		if s.Mode() != store.Embedded {
@@ -326,15 +267,15 @@ func TestReauthenticationWithoutTheKeyChangesNothing(t *testing.T) {
 			return // it does not outlive its store, and so not its keyring
 		}
 		k := newKey()
-		s := withKeyring(t, plain, keyring(t, "a", map[string][]byte{"a": k, "ab": newKey()}))
+		s := withKeyring(t, plain, newKeyring(t, "a", map[string][]byte{"a": k, "ab": newKey()}))
 		n := sessionOf("ann")
 		n.Attributes = map[string]string{"a": "b"}
 		token, session := createSession(t, s, namespace, n)
 		for what, other := range map[string]*store.Store{
-			"no keyring": plain, "other keys": withKeyring(t, plain, keyring(t, "ab", map[string][]byte{"ab": newKey(), "ba": newKey()})),
+			"no keyring": plain, "other keys": withKeyring(t, plain, newKeyring(t, "ab", map[string][]byte{"ab": newKey(), "ba": newKey()})),
 		} {
 			next, got, err := other.ReauthenticateSession(t.Context(), namespace, token, store.Reauthentication{AAL: 2, AMR: []string{"otp"}})
-			if next != "" || got != nil || !errors.Is(err, store.ErrKeyUnknown) {
+			if next != "" || got != nil || !errors.Is(err, keyring.ErrKeyUnknown) {
 				t.Errorf("%s: %v, %v", what, got, err)
 			}
 		}

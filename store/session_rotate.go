@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -79,7 +80,7 @@ func (s *Store) ReauthenticateSession(ctx context.Context, namespace, token stri
 	}
 	keys, args := changing(cred.partition, namespace, cred.id)
 	args = append(args, string(cred.hash[:]), string(fresh.hash[:]), reuseAfter(a.Grace),
-		strconv.Itoa(a.AAL), reset, strconv.Itoa(MaxMethods), classesKey(cred.partition, namespace, ""), s.options.Keyring.ids())
+		strconv.Itoa(a.AAL), reset, strconv.Itoa(MaxMethods), classesKey(cred.partition, namespace, ""), strings.Join(s.options.Keyring.IDs(), " "))
 	defer s.forget(keys[0])
 	m, err := s.script(ctx, sessionReauth, once, keys, append(args, a.AMR...)...)
 	if err != nil {

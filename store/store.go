@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/berthcare/larder/store/embedded"
+	"github.com/berthcare/larder/store/keyring"
 	"github.com/berthcare/larder/store/near"
 )
 
@@ -61,7 +62,7 @@ type Options struct {
 	CompressAbove int
 	// Keyring encrypts attributes of sessions, and the values of entries where a Write asks for it; nil means that neither
 	// is encrypted.
-	Keyring *Keyring
+	Keyring *keyring.Keyring
 	// PlainNamespace is a namespace whose keys are Redis keys as they are, so that data written by other clients is
 	// served; empty means none. Keys that begin with "ld:" are Larder's own and not in it.
 	PlainNamespace string
@@ -191,7 +192,7 @@ type Stats struct {
 // Stats returns the figures of now.
 func (s *Store) Stats() Stats {
 	st := Stats{
-		InFlight: int64(len(s.slots)), KeyUses: s.options.Keyring.opened(),
+		InFlight: int64(len(s.slots)), KeyUses: s.options.Keyring.Uses(),
 		ExpiredIdle: s.sweeper.idle.Load(), ExpiredAbsolute: s.sweeper.absolute.Load(),
 		RemovedSessions: s.sweeper.removed.Load(),
 		SweepLate:       time.Duration(s.sweeper.late.Load()) * time.Millisecond,

@@ -8,13 +8,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/keyring"
 )
 
 func TestKeyringFile(t *testing.T) {
 	t.Parallel()
 	canary := []byte("a key of 32 bytes, shown nowhere")
-	key, other := base64.StdEncoding.EncodeToString(canary), base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, store.KeyBytes))
+	key, other := base64.StdEncoding.EncodeToString(canary), base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, keyring.KeyBytes))
 	for _, test := range []struct{ name, text, fault string }{
 		{"One", "2026-11 " + key, ""},
 		{"Several", "# the active one first\r\n2026-11\t" + key + "\r\n\r\n  2026-05   " + other + "  \n", ""},

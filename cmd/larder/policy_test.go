@@ -18,7 +18,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/service"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/keyring"
 )
 
 // Each fault is one line that says where it is and what should be there.
@@ -324,7 +324,7 @@ func TestREADMEsPolicy(t *testing.T) {
 		t.Error(err)
 	}
 	keys := filepath.Join(t.TempDir(), "keys")
-	if err := os.WriteFile(keys, []byte("a "+base64.StdEncoding.EncodeToString(make([]byte, store.KeyBytes))), 0o600); err != nil {
+	if err := os.WriteFile(keys, []byte("a "+base64.StdEncoding.EncodeToString(make([]byte, keyring.KeyBytes))), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_KEYRING_FILE": keys, "LARDER_POLICY_FILE": writePolicy(t, t.TempDir(), text)})
