@@ -12,16 +12,17 @@ import (
 	"github.com/berthcare/larder/client"
 	"github.com/berthcare/larder/service"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // serveEmbedded runs a server on the embedded store in this process and returns its address and what stops it.
 func serveEmbedded() (address string, stop func()) {
 	quiet := slog.New(slog.DiscardHandler)
-	st, err := store.New(store.Options{Mode: store.Embedded, Logger: quiet})
+	st, err := store.New(store.Options{Redis: redis.Options{Mode: redis.Embedded, Logger: quiet}})
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := st.Connect(context.Background()); err != nil {
+	if err := st.Redis.Connect(context.Background()); err != nil {
 		log.Fatal(err)
 	}
 	server := service.New(st, service.NewMetrics(), service.Options{Logger: quiet, DrainDelay: time.Nanosecond})

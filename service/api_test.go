@@ -18,7 +18,9 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
 	"github.com/berthcare/larder/store/keyring"
+	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
 )
 
@@ -26,35 +28,33 @@ import (
 type api struct {
 	*running
 	session sessionv1.SessionServiceClient
-	redis   *redistest.Server // nil over the embedded store
+	redis  *redistest.Server // nil over the embedded store
 	addr    string            // where the store looks for Redis
 }
 
 // newAPI serves a Redis of its own, with a near cache. Commands have the time that a busy machine may need.
 func newAPI(t testing.TB, l Limits) *api {
 	t.Helper()
-	redis := redistest.Start(t, redistest.Options{})
-	a := serveStore(t, store.Options{
-		Addrs: []string{redis.Addr}, CommandTimeout: 10 * time.Second, PlainNamespace: l.PlainNamespace,
-	}, l)
-	a.redis, a.addr = redis, redis.Addr
+	server := redistest.Start(t, redistest.Options{})
+	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second}, Cache: cache.Options{PlainNamespace: l.PlainNamespace}}, l)
+	a.redis, a.addr = server, server.Addr
 	return a
 }
 
 // behindProxy is newAPI with a proxy before its Redis.
 func behindProxy(t testing.TB) (*api, *redistest.Proxy) {
 	t.Helper()
-	redis := redistest.Start(t, redistest.Options{})
-	proxy := redistest.StartProxy(t, redis.Addr)
-	a := serveStore(t, store.Options{Addrs: []string{proxy.Addr}, CommandTimeout: time.Second}, Limits{})
-	a.redis, a.addr = redis, proxy.Addr
+	server := redistest.Start(t, redistest.Options{})
+	proxy := redistest.StartProxy(t, server.Addr)
+	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{proxy.Addr}, CommandTimeout: time.Second}}, Limits{})
+	a.redis, a.addr = server, proxy.Addr
 	return a, proxy
 }
 
 func serveStore(t testing.TB, so store.Options, l Limits) *api {
 	t.Helper()
 	m := NewMetrics()
-	so.NearCacheBytes, so.Observer = 16<<20, m
+	so.Redis.NearCacheBytes, so.Redis.Observer = 16<<20, m
 	if l.Keyring {
 		keys, err := keyring.New("a", map[string][]byte{"a": bytes.Repeat([]byte("k"), keyring.KeyBytes)})
 		if err != nil {
@@ -69,7 +69,7 @@ func serveStore(t testing.TB, so store.Options, l Limits) *api {
 	t.Cleanup(st.Close)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if err := st.Connect(ctx); err != nil {
+	if err := st.Redis.Connect(ctx); err != nil {
 		t.Fatal(err)
 	}
 	r := serve(t, New(st, m, Options{Limits: l, Logger: slog.New(slog.DiscardHandler)}))

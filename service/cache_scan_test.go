@@ -15,6 +15,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // fill writes plain values k0 to k<n-1> into a namespace.
@@ -124,7 +125,7 @@ func TestPatterns(t *testing.T) {
 	})
 	t.Run("Embedded", func(t *testing.T) {
 		t.Parallel()
-		testPatterns(t, serveStore(t, store.Options{Mode: store.Embedded}, Limits{}))
+		testPatterns(t, serveStore(t, store.Options{Redis: redis.Options{Mode: redis.Embedded}}, Limits{}))
 	})
 }
 

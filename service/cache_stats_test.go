@@ -14,6 +14,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // stats returns the figures of one namespace, or of all if it is empty.
@@ -239,12 +240,12 @@ func BenchmarkCountRead(b *testing.B) {
 // store returns another store over the same Redis, for handlers that are called without a server.
 func (a *api) store(t testing.TB) *store.Store {
 	t.Helper()
-	st, err := store.New(store.Options{Addrs: []string{a.addr}, NearCacheBytes: 1 << 20, NearCacheTTL: time.Hour})
+	st, err := store.New(store.Options{Redis: redis.Options{Addrs: []string{a.addr}, NearCacheBytes: 1 << 20, NearCacheTTL: time.Hour}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(st.Close)
-	if err := st.Connect(t.Context()); err != nil {
+	if err := st.Redis.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return st

@@ -7,7 +7,7 @@ import (
 	"google.golang.org/grpc"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
 )
 
 const (
@@ -29,16 +29,16 @@ func (c *Cache) Watch(r *cachev1.WatchRequest, stream grpc.ServerStreamingServer
 	if err := f.err(); err != nil {
 		return err
 	}
-	return c.store.Watch(stream.Context(), ns, r.GetPrefixes(), heartbeat, func(e store.WatchEvent) error {
+	return c.store.Cache.Watch(stream.Context(), ns, r.GetPrefixes(), heartbeat, func(e cache.WatchEvent) error {
 		resp := new(cachev1.WatchResponse)
 		switch e.Kind {
-		case store.KeyWritten:
+		case cache.KeyWritten:
 			resp.Event, resp.Key = cachev1.WatchEvent_WATCH_EVENT_INVALIDATED, e.Name
-		case store.TagInvalidated:
+		case cache.TagInvalidated:
 			resp.Event, resp.Tag = cachev1.WatchEvent_WATCH_EVENT_TAG_INVALIDATED, e.Name
-		case store.NamespaceCleared:
+		case cache.NamespaceCleared:
 			resp.Event = cachev1.WatchEvent_WATCH_EVENT_CLEARED
-		case store.WatchReset:
+		case cache.WatchReset:
 			resp.Event = cachev1.WatchEvent_WATCH_EVENT_RESET
 		}
 		return stream.Send(resp)

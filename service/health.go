@@ -11,7 +11,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 const (
@@ -136,11 +136,11 @@ func (h *Health) believe(up bool, err error) {
 	switch {
 	case first: // the start is not a return
 	case up:
-		h.metrics.Connection(store.Restored, 0, nil)
+		h.metrics.Connection(redis.Restored, 0, nil)
 		h.logger.LogAttrs(ctx, slog.LevelInfo, "redis connection restored", slog.Duration("after", after))
 	default:
-		h.metrics.Connection(store.Lost, 0, err)
-		h.logger.LogAttrs(ctx, slog.LevelWarn, "redis connection lost", slog.String("cause", store.Cause(err)))
+		h.metrics.Connection(redis.Lost, 0, err)
+		h.logger.LogAttrs(ctx, slog.LevelWarn, "redis connection lost", slog.String("cause", redis.Cause(err)))
 	}
 }
 

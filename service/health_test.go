@@ -12,7 +12,7 @@ import (
 
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 const (
@@ -39,7 +39,7 @@ const (
 func (p *patient) ping(context.Context) error {
 	switch p.redis.Load() {
 	case gone:
-		return fmt.Errorf("10.1.2.3: %w", store.ErrUnavailable)
+		return fmt.Errorf("10.1.2.3: %w", redis.ErrUnavailable)
 	case stalled:
 		pass(stall) // deaf to its context, as a client that waits for somebody else's dial is
 		return errors.New("too late")

@@ -3,7 +3,7 @@ package service
 import (
 	"time"
 
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
 )
 
 // Limits bound what requests may ask for, and say what they get when they do not.
@@ -33,8 +33,8 @@ type Limits struct {
 	SessionsPerSubject int
 	// SessionsPerClass is how many of them may have the same device class; zero means any number.
 	SessionsPerClass int
-	// SessionLimitPolicy says what happens beyond; empty means store.EvictLeastRecentlyUsed.
-	SessionLimitPolicy store.SessionLimitPolicy
+	// SessionLimitPolicy says what happens beyond; empty means session.EvictLeastRecentlyUsed.
+	SessionLimitPolicy session.LimitPolicy
 	// PlainNamespace is the namespace whose keys are Redis keys as they are; empty means none.
 	PlainNamespace string
 }
@@ -66,7 +66,7 @@ func (l Limits) withDefaults() Limits {
 		l.SessionCacheFor = 5 * time.Second
 	}
 	if l.SessionLimitPolicy == "" {
-		l.SessionLimitPolicy = store.EvictLeastRecentlyUsed
+		l.SessionLimitPolicy = session.EvictLeastRecentlyUsed
 	}
 	return l
 }

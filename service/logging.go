@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/peer"
 
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // A recorder counts each call, and writes a line for each that failed or was slow; the others are logged only at debug
@@ -27,11 +27,11 @@ func (r *recorder) unary(ctx context.Context, req any, info *grpc.UnaryServerInf
 	method := r.metrics.methods[info.FullMethod]
 	method.started.Inc()
 	start := time.Now()
-	ctx, redis := store.WithTimer(ctx)
+	ctx, wait := redis.WithTimer(ctx)
 	resp, err := handler(ctx, req)
 	took := time.Since(start)
 	r.metrics.ended(method, codeOf(err), took)
-	r.log(ctx, info.FullMethod, err, took, redis, took > r.slow)
+	r.log(ctx, info.FullMethod, err, took, wait, took > r.slow)
 	return resp, err
 }
 
@@ -40,15 +40,15 @@ func (r *recorder) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServer
 	method := r.metrics.methods[info.FullMethod]
 	method.started.Inc()
 	start := time.Now()
-	ctx, redis := store.WithTimer(ss.Context())
+	ctx, wait := redis.WithTimer(ss.Context())
 	err := handler(srv, stream{ss, ctx})
 	took := time.Since(start)
 	r.metrics.ended(method, codeOf(err), took)
-	r.log(ctx, info.FullMethod, err, took, redis, false)
+	r.log(ctx, info.FullMethod, err, took, wait, false)
 	return err
 }
 
-func (r *recorder) log(ctx context.Context, method string, err error, took time.Duration, redis *store.Timer, slow bool) {
+func (r *recorder) log(ctx context.Context, method string, err error, took time.Duration, wait *redis.Timer, slow bool) {
 	level, message := slog.LevelDebug, "call"
 	var f failure
 	switch failed := (*failure)(nil); {
@@ -70,7 +70,7 @@ func (r *recorder) log(ctx context.Context, method string, err error, took time.
 		}
 	}
 	attrs = append(attrs,
-		slog.Duration("duration", took), slog.Duration("redis_time", redis.Total()), slog.Int64("redis_trips", redis.Trips()))
+		slog.Duration("duration", took), slog.Duration("redis_time", wait.Total()), slog.Int64("redis_trips", wait.Trips()))
 	if p, ok := peer.FromContext(ctx); ok {
 		attrs = append(attrs, slog.String("peer", p.Addr.String()))
 	}

@@ -16,6 +16,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // maxCommands bounds how many command names become labels, should the store ever invent some.
@@ -164,19 +165,19 @@ func (m *Metrics) watch(stats func() store.Stats, o Options) {
 			prometheus.Labels{"version": o.Version, "go_version": runtime.Version()}, func() float64 { return 1 }),
 		gaugeFunc("larder_redis_in_flight", "Operations on their way to Redis.", nil, read(func(s store.Stats) int64 { return s.InFlight })),
 		counterFunc("larder_sessions_expired_total", "Sessions that this process has ended when their time was over, by the timeout.",
-			prometheus.Labels{"timeout": "idle"}, read(func(s store.Stats) int64 { return s.ExpiredIdle })),
+			prometheus.Labels{"timeout": "idle"}, read(func(s store.Stats) int64 { return s.Sessions.ExpiredIdle })),
 		counterFunc("larder_sessions_expired_total", "Sessions that this process has ended when their time was over, by the timeout.",
-			prometheus.Labels{"timeout": "absolute"}, read(func(s store.Stats) int64 { return s.ExpiredAbsolute })),
-		counterFunc("larder_sessions_removed_total", "Revoked sessions of which this process has removed what they had left.", nil, read(func(s store.Stats) int64 { return s.RemovedSessions })),
+			prometheus.Labels{"timeout": "absolute"}, read(func(s store.Stats) int64 { return s.Sessions.ExpiredAbsolute })),
+		counterFunc("larder_sessions_removed_total", "Revoked sessions of which this process has removed what they had left.", nil, read(func(s store.Stats) int64 { return s.Sessions.Removed })),
 		gaugeFunc("larder_session_sweep_lag_seconds", "How long the first session that the last sweep of this process ended had been over.", nil,
-			func() float64 { return stats().SweepLate.Seconds() }),
-		gaugeFunc("larder_near_cache_entries", "Entries in the near cache.", nil, read(func(s store.Stats) int64 { return s.NearEntries })),
-		gaugeFunc("larder_near_cache_bytes", "Bytes that the near cache takes.", nil, read(func(s store.Stats) int64 { return s.NearBytes })),
-		counterFunc("larder_near_cache_hits_total", "Reads answered by the near cache.", nil, read(func(s store.Stats) int64 { return s.NearHits })),
-		counterFunc("larder_near_cache_misses_total", "Reads that the near cache could not answer.", nil, read(func(s store.Stats) int64 { return s.NearMisses })),
-		counterFunc("larder_near_cache_evictions_total", "Entries dropped from the near cache for want of room.", nil, read(func(s store.Stats) int64 { return s.NearEvictions })),
-		counterFunc("larder_near_cache_invalidations_total", "Entries dropped from the near cache because they changed in Redis.", nil, read(func(s store.Stats) int64 { return s.NearInvalidations })),
-		counterFunc("larder_near_cache_flushes_total", "Times that the near cache was emptied, as when a connection was lost.", nil, read(func(s store.Stats) int64 { return s.NearFlushes })),
+			func() float64 { return stats().Sessions.SweepLate.Seconds() }),
+		gaugeFunc("larder_near_cache_entries", "Entries in the near cache.", nil, read(func(s store.Stats) int64 { return s.Near.Entries })),
+		gaugeFunc("larder_near_cache_bytes", "Bytes that the near cache takes.", nil, read(func(s store.Stats) int64 { return s.Near.Bytes })),
+		counterFunc("larder_near_cache_hits_total", "Reads answered by the near cache.", nil, read(func(s store.Stats) int64 { return s.Near.Hits })),
+		counterFunc("larder_near_cache_misses_total", "Reads that the near cache could not answer.", nil, read(func(s store.Stats) int64 { return s.Near.Misses })),
+		counterFunc("larder_near_cache_evictions_total", "Entries dropped from the near cache for want of room.", nil, read(func(s store.Stats) int64 { return s.Near.Evictions })),
+		counterFunc("larder_near_cache_invalidations_total", "Entries dropped from the near cache because they changed in Redis.", nil, read(func(s store.Stats) int64 { return s.Near.Invalidations })),
+		counterFunc("larder_near_cache_flushes_total", "Times that the near cache was emptied, as when a connection was lost.", nil, read(func(s store.Stats) int64 { return s.Near.Flushes })),
 	)
 }
 
@@ -205,7 +206,7 @@ func (c readsCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// Command counts a round trip to Redis, and warns of a slow one. It is part of store.Observer.
+// Command counts a round trip to Redis, and warns of a slow one. It is part of redis.Observer.
 func (m *Metrics) Command(name string, took time.Duration, err error) {
 	observer, name := m.command(name)
 	observer.Observe(took.Seconds())
@@ -249,10 +250,10 @@ func (m *Metrics) PolicyReloaded(err error) {
 }
 
 // Connection counts a change of the connections to Redis, and logs those that opened and ended; Health logs whether Redis
-// is there, and the store each failed attempt. It is part of store.Observer.
-func (m *Metrics) Connection(event store.ConnectionEvent, attempt int, _ error) {
+// is there, and the store each failed attempt. It is part of redis.Observer.
+func (m *Metrics) Connection(event redis.ConnectionEvent, attempt int, _ error) {
 	m.connectionEvents.WithLabelValues(string(event)).Inc()
-	if log := m.log.Load(); log != nil && (event == store.Dialed || event == store.Closed) {
+	if log := m.log.Load(); log != nil && (event == redis.Dialed || event == redis.Closed) {
 		log.logger.LogAttrs(context.Background(), slog.LevelInfo, "redis connection",
 			slog.String("event", string(event)), slog.Int("attempt", attempt))
 	}

@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
 )
 
 // Policy says what holds in which namespace. It refines the Limits and never widens them. The zero value changes nothing.
@@ -69,7 +69,7 @@ type SessionPolicy struct {
 	// MaxSessionsPerClass bounds those with the same device class, 0 to that of the Limits; 0 means that one.
 	MaxSessionsPerClass *int `yaml:"max_sessions_per_class"`
 	// LimitPolicy says what becomes of one session too many.
-	LimitPolicy store.SessionLimitPolicy `yaml:"limit_policy"`
+	LimitPolicy session.LimitPolicy `yaml:"limit_policy"`
 	// TouchInterval is how often activity is recorded at most: at least 1 s, at most IdleTimeout.
 	TouchInterval *time.Duration `yaml:"touch_interval"`
 }
@@ -95,7 +95,7 @@ var presets = map[SessionPreset]struct{ absolute, idle time.Duration }{
 	AAL3: {12 * time.Hour, 15 * time.Minute},
 }
 
-var limitPolicies = []store.SessionLimitPolicy{"", store.EvictLeastRecentlyUsed, store.EvictOldest, store.RejectSession}
+var limitPolicies = []session.LimitPolicy{"", session.EvictLeastRecentlyUsed, session.EvictOldest, session.Reject}
 
 // Percent is a part in hundred.
 type Percent float64
@@ -157,7 +157,7 @@ type sessionRules struct {
 	idle, absolute time.Duration
 	grace          time.Duration
 	touch          time.Duration // 0 means what the idle timeout makes of it
-	limits         store.SessionLimits
+	limits         session.Limits
 }
 
 func (l *Limits) cacheRules(p CachePolicy) cacheRules {
@@ -175,7 +175,7 @@ func (l *Limits) sessionRules(p SessionPolicy) sessionRules {
 	return sessionRules{
 		absolute: absolute, idle: min(of(p.IdleTimeout, most.idle), most.idle, absolute),
 		grace: max(min(of(p.RotationGrace, l.SessionRotationGrace), l.SessionRotationGrace), 0), touch: of(p.TouchInterval, 0),
-		limits: store.SessionLimits{
+		limits: session.Limits{
 			PerSubject: tighter(of(p.MaxSessionsPerSubject, 0), l.SessionsPerSubject),
 			PerClass:   tighter(of(p.MaxSessionsPerClass, 0), l.SessionsPerClass),
 			Policy:     cmp.Or(p.LimitPolicy, l.SessionLimitPolicy),

@@ -10,7 +10,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
 )
 
 func sessionPolicy(namespace string, p SessionPolicy) *Policy {
@@ -88,8 +88,8 @@ func TestPolicySessionLimits(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, Limits{SessionsPerSubject: 5})
 	a.under(t, &Policy{Sessions: PolicySection[SessionPolicy]{Namespaces: map[string]SessionPolicy{
-		"evict":  {MaxSessionsPerSubject: new(2), MaxSessionsPerClass: new(1), LimitPolicy: store.EvictOldest},
-		"reject": {MaxSessionsPerSubject: new(2), LimitPolicy: store.RejectSession},
+		"evict":  {MaxSessionsPerSubject: new(2), MaxSessionsPerClass: new(1), LimitPolicy: session.EvictOldest},
+		"reject": {MaxSessionsPerSubject: new(2), LimitPolicy: session.Reject},
 	}}})
 	promote := func(ns string) *sessionv1.PromoteSessionResponse {
 		anonymous := a.create(t, &sessionv1.CreateSessionRequest{Namespace: ns, Attributes: map[string]string{"cart": "1"}})

@@ -16,6 +16,8 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
+	"github.com/berthcare/larder/store/session"
 )
 
 // under puts a policy in force.
@@ -169,7 +171,7 @@ func TestPolicyNearCache(t *testing.T) {
 func TestWaitersAreWokenWithoutNearCache(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, Limits{})
-	b := serveStore(t, store.Options{Addrs: []string{a.addr}, CommandTimeout: 10 * time.Second}, Limits{})
+	b := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{a.addr}, CommandTimeout: 10 * time.Second}}, Limits{})
 	for _, api := range []*api{a, b} {
 		api.under(t, cachePolicy("off", CachePolicy{NearCache: new(false)}))
 	}
@@ -338,7 +340,7 @@ func TestPolicyCheck(t *testing.T) {
 		},
 		Sessions: PolicySection[SessionPolicy]{
 			Defaults:   SessionPolicy{IdleTimeout: new(20 * time.Minute), AbsoluteTimeout: new(2 * time.Hour)},
-			Namespaces: map[string]SessionPolicy{"n": {Preset: AAL3, MaxSessionsPerSubject: new(0), RotationGrace: new(time.Duration(0)), LimitPolicy: store.RejectSession}, "m": {AbsoluteTimeout: new(time.Second)}},
+			Namespaces: map[string]SessionPolicy{"n": {Preset: AAL3, MaxSessionsPerSubject: new(0), RotationGrace: new(time.Duration(0)), LimitPolicy: session.Reject}, "m": {AbsoluteTimeout: new(time.Second)}},
 		},
 	}
 	for _, policy := range []*Policy{{}, good} {

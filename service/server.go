@@ -91,7 +91,7 @@ type Server struct {
 
 // New returns a server for a store, which may not be connected yet. A Metrics serves one server.
 func New(st *store.Store, m *Metrics, o Options) *Server {
-	s := newServer(st.Ping, m, o)
+	s := newServer(st.Redis.Ping, m, o)
 	m.watch(st.Stats, s.options)
 	cache := NewCache(st, s.policies)
 	m.watchReads(cache.reads)

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
 )
 
 // metadataOf returns the metadata of an error's ErrorInfo.
@@ -34,7 +34,7 @@ func summaryOf(s *sessionv1.Session) *sessionv1.SessionSummary {
 
 func TestCreateSessionMakesRoom(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{SessionsPerSubject: 3, SessionsPerClass: 2, SessionLimitPolicy: store.EvictOldest})
+	a := newAPI(t, Limits{SessionsPerSubject: 3, SessionsPerClass: 2, SessionLimitPolicy: session.EvictOldest})
 	type request = sessionv1.CreateSessionRequest
 	on := func(class string) *sessionv1.Device { return &sessionv1.Device{Label: "a " + class, Class: class} }
 	var made []*sessionv1.CreateSessionResponse
@@ -72,7 +72,7 @@ func TestCreateSessionMakesRoom(t *testing.T) {
 
 func TestCreateSessionAtTheLimit(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{SessionsPerSubject: 1, SessionLimitPolicy: store.RejectSession})
+	a := newAPI(t, Limits{SessionsPerSubject: 1, SessionLimitPolicy: session.Reject})
 	first := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann", Device: &sessionv1.Device{Ip: "::1"}})
 	same(t, &sessionv1.CreateSessionResponse{
 		Outcome:          sessionv1.CreateSessionOutcome_CREATE_SESSION_OUTCOME_LIMIT_REACHED,

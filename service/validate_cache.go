@@ -11,11 +11,11 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
 )
 
-func (f *fields) etag(field, s string) store.ETag {
-	e, ok := store.ParseETag(s)
+func (f *fields) etag(field, s string) cache.ETag {
+	e, ok := cache.ParseETag(s)
 	if !ok {
 		f.add(field, "must be an etag, 16 lower-case hexadecimal digits")
 	}
@@ -73,8 +73,8 @@ type entry interface {
 	GetContentType() string
 }
 
-func (f *fields) write(e entry, neverSet bool) store.Write {
-	w := store.Write{
+func (f *fields) write(e entry, neverSet bool) cache.Write {
+	w := cache.Write{
 		Value: e.GetValue(), Fresh: f.fresh(e, neverSet), Negative: e.GetNegative(),
 		Tags: f.tags(e.GetTags()), ContentType: e.GetContentType(),
 		Encrypt: f.rules.cache.encrypt,
@@ -139,7 +139,7 @@ func (f *fields) tags(tags []string) []string {
 	return unique
 }
 
-func (f *fields) condition(r *cachev1.SetRequest) store.Condition {
+func (f *fields) condition(r *cachev1.SetRequest) cache.Condition {
 	isTrue := func(field string, b bool) {
 		if !b {
 			f.add(field, "must be true where it is set")
@@ -148,16 +148,16 @@ func (f *fields) condition(r *cachev1.SetRequest) store.Condition {
 	switch p := r.GetPrecondition().(type) {
 	case *cachev1.SetRequest_IfAbsent:
 		isTrue("if_absent", p.IfAbsent)
-		return store.Condition{Kind: store.IfAbsent}
+		return cache.Condition{Kind: cache.IfAbsent}
 	case *cachev1.SetRequest_IfPresent:
 		isTrue("if_present", p.IfPresent)
-		return store.Condition{Kind: store.IfPresent}
+		return cache.Condition{Kind: cache.IfPresent}
 	case *cachev1.SetRequest_IfMatch:
-		return store.Condition{Kind: store.IfMatch, ETag: f.etag("if_match", p.IfMatch)}
+		return cache.Condition{Kind: cache.IfMatch, ETag: f.etag("if_match", p.IfMatch)}
 	case *cachev1.SetRequest_IfNoneMatch:
-		return store.Condition{Kind: store.IfNoneMatch, ETag: f.etag("if_none_match", p.IfNoneMatch)}
+		return cache.Condition{Kind: cache.IfNoneMatch, ETag: f.etag("if_none_match", p.IfNoneMatch)}
 	}
-	return store.Condition{}
+	return cache.Condition{}
 }
 
 // pattern checks a glob and returns it in the form that means the same to every Redis. Redis itself reads on where a class

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
 )
 
 // cachePolicy checks what was written of a policy; r is what comes of it.
@@ -31,7 +31,7 @@ func (f *fields) sessionPolicy(p SessionPolicy, r, most sessionRules) {
 	between(f, "max_sessions_per_subject", p.MaxSessionsPerSubject, 0, mostSessions(f.limits.SessionsPerSubject))
 	between(f, "max_sessions_per_class", p.MaxSessionsPerClass, 0, mostSessions(f.limits.SessionsPerClass))
 	if !slices.Contains(limitPolicies, p.LimitPolicy) {
-		f.add("limit_policy", "must be %s, %s or %s", store.EvictLeastRecentlyUsed, store.EvictOldest, store.RejectSession)
+		f.add("limit_policy", "must be %s, %s or %s", session.EvictLeastRecentlyUsed, session.EvictOldest, session.Reject)
 	}
 	between(f, "touch_interval", p.TouchInterval, minSessionTimeout, r.idle)
 }

@@ -23,7 +23,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
 )
 
 // strictLimits are limits that small requests reach.
@@ -560,12 +560,12 @@ func TestBadRequestsAreNamedAndChangeNothing(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, strictLimits)
 	a.set(t, &cachev1.SetRequest{Key: "k", Value: []byte("untouched"), StaleTtl: secs(60)})
-	session := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann", Attributes: map[string]string{"a": "1"}})
+	sess := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann", Attributes: map[string]string{"a": "1"}})
 	before := a.do(t, "EVAL", snapshot, "0")
 
 	check := func(rpc, text string, fields ...string) {
 		t.Helper()
-		m, req := parse(t, rpc, text, session)
+		m, req := parse(t, rpc, text, sess)
 		_, err := a.call(t.Context(), t, m, req)
 		wantInvalid(t, req, err, fields...)
 		if a.do(t, "EVAL", snapshot, "0") != before {
@@ -615,7 +615,7 @@ func TestBadRequestsAreNamedAndChangeNothing(t *testing.T) {
 		twenty = append(twenty, fmt.Sprintf("items[%d].key", i))
 	}
 	check("BatchSet", times(1000, "items {}"), twenty...)
-	m, req := parse(t, "BatchSet", times(1000, "items {}"), session)
+	m, req := parse(t, "BatchSet", times(1000, "items {}"), sess)
 	_, err := a.call(t.Context(), t, m, req)
 	if got, want := status.Convert(err).Message(), "items[0].key: must not be empty (and 19 more)"; got != want {
 		t.Errorf("the message is %q, want %q", got, want)
@@ -677,7 +677,7 @@ func TestDefaultLimits(t *testing.T) {
 		MaxValueBytes: 1 << 20, MaxBatchBytes: 3670016, DefaultTTL: time.Hour, MaxTTL: 720 * time.Hour,
 		SessionIdleTimeout: 30 * time.Minute, SessionAbsoluteTimeout: 12 * time.Hour,
 		SessionRotationGrace: 30 * time.Second, SessionCacheFor: 5 * time.Second,
-		SessionLimitPolicy: store.EvictLeastRecentlyUsed,
+		SessionLimitPolicy: session.EvictLeastRecentlyUsed,
 	}
 	if diff := cmp.Diff(want, Limits{}.withDefaults()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/berthcare/larder/service"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
 )
 
 // Config holds every setting of the server. Each has one line here and nowhere else: its flag is made of the field's
@@ -105,11 +106,11 @@ type logSettings struct {
 // naming its variable. It reads the files that settings name, and does nothing else.
 func (c *Config) Options() (store.Options, service.Options, error) {
 	redis, err := c.Redis.options(c.given)
-	redis.NearCacheBytes = int64(c.Near.Bytes)
-	redis.NearCacheTTL = c.Near.TTL
-	redis.PlainNamespace = c.Cache.PlainNamespace
-	redis.SweepInterval = c.Sessions.SweepInterval
-	redis.CompressAbove = int(c.Cache.CompressAbove)
+	redis.Redis.NearCacheBytes = int64(c.Near.Bytes)
+	redis.Redis.NearCacheTTL = c.Near.TTL
+	redis.Cache.PlainNamespace = c.Cache.PlainNamespace
+	redis.Sessions.SweepInterval = c.Sessions.SweepInterval
+	redis.Cache.CompressAbove = int(c.Cache.CompressAbove)
 	keyring, keyringErr := readKeyring(c.Secrecy.KeyringFile)
 	if keyringErr != nil {
 		err = errors.Join(err, fmt.Errorf("LARDER_KEYRING_FILE: %w", keyringErr))
@@ -127,7 +128,7 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 			SessionCacheFor:        orNone(c.Sessions.CacheFor),
 			SessionsPerSubject:     c.Sessions.PerSubject,
 			SessionsPerClass:       c.Sessions.PerClass,
-			SessionLimitPolicy:     store.SessionLimitPolicy(c.Sessions.LimitPolicy),
+			SessionLimitPolicy:     session.LimitPolicy(c.Sessions.LimitPolicy),
 			PlainNamespace:         c.Cache.PlainNamespace,
 			Keyring:                keyring != nil,
 		},
@@ -199,5 +200,5 @@ func isAddr(addr string) bool {
 }
 
 func isLimitPolicy(policy string) bool {
-	return slices.Contains([]store.SessionLimitPolicy{store.EvictLeastRecentlyUsed, store.EvictOldest, store.RejectSession}, store.SessionLimitPolicy(policy))
+	return slices.Contains([]session.LimitPolicy{session.EvictLeastRecentlyUsed, session.EvictOldest, session.Reject}, session.LimitPolicy(policy))
 }

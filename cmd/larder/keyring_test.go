@@ -34,10 +34,10 @@ func TestKeyringFile(t *testing.T) {
 			if err := os.WriteFile(file, []byte(test.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			redis, _, err := settings(t, environ{"LARDER_KEYRING_FILE": file}).Options()
+			server, _, err := settings(t, environ{"LARDER_KEYRING_FILE": file}).Options()
 			if test.fault == "" {
-				if err != nil || redis.Keyring == nil {
-					t.Errorf("keyring %v, %v", redis.Keyring, err)
+				if err != nil || server.Keyring == nil {
+					t.Errorf("keyring %v, %v", server.Keyring, err)
 				}
 				return
 			}
@@ -49,7 +49,7 @@ func TestKeyringFile(t *testing.T) {
 			}
 		})
 	}
-	if redis, _, err := settings(t, nil).Options(); redis.Keyring != nil || err != nil {
-		t.Errorf("without a file: %v, %v", redis.Keyring, err)
+	if server, _, err := settings(t, nil).Options(); server.Keyring != nil || err != nil {
+		t.Errorf("without a file: %v, %v", server.Keyring, err)
 	}
 }

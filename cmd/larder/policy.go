@@ -22,7 +22,7 @@ import (
 	"github.com/goccy/go-yaml/token"
 
 	"github.com/berthcare/larder/service"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
 )
 
 const (
@@ -288,11 +288,11 @@ func (r *policyReader) each(path string, node ast.Node, do func(path, name strin
 
 // forms say what values of a type look like.
 var forms = map[reflect.Type]string{
-	reflect.TypeFor[time.Duration]():            "must be a duration, such as 30s or 12h",
-	reflect.TypeFor[int]():                      "must be a whole number",
-	reflect.TypeFor[bool]():                     "must be true or false",
-	reflect.TypeFor[service.SessionPreset]():    "must be a name",
-	reflect.TypeFor[store.SessionLimitPolicy](): "must be a name",
+	reflect.TypeFor[time.Duration]():         "must be a duration, such as 30s or 12h",
+	reflect.TypeFor[int]():                   "must be a whole number",
+	reflect.TypeFor[bool]():                  "must be true or false",
+	reflect.TypeFor[service.SessionPreset](): "must be a name",
+	reflect.TypeFor[session.LimitPolicy]():   "must be a name",
 }
 
 // located says in one line what yaml finds wrong with the value of a path, or with the text as a whole.
