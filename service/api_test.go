@@ -28,7 +28,7 @@ import (
 type api struct {
 	*running
 	session sessionv1.SessionServiceClient
-	redis  *redistest.Server // nil over the embedded store
+	redis   *redistest.Server // nil over the embedded store
 	addr    string            // where the store looks for Redis
 }
 
