@@ -35,23 +35,39 @@ var rooms = []room{
 	{path: "store/near", why: "server and client share one implementation of coherence, which must not depend on either"},
 	{path: "store/keyring", why: "whatever is encrypted, the cipher is the same"},
 	{path: "store/embedded", outside: []string{miniredis}, why: "it is one more Redis, and knows nothing of what is stored there"},
-	{path: "store/redis", may: []string{"store/near", "store/embedded"}, outside: []string{rueidis},
-		why: "it carries what all features share, and no feature's knowledge"},
-	{path: "store/cache", may: []string{"store/redis", "store/near", "store/keyring"}, outside: []string{rueidis},
-		why: "a feature that knew another one could not be understood or changed without it"},
-	{path: "store/session", may: []string{"store/redis", "store/near", "store/keyring"}, outside: []string{rueidis},
-		why: "a feature that knew another one could not be understood or changed without it"},
-	{path: "store", may: []string{"store/redis", "store/near", "store/keyring", "store/cache", "store/session"},
-		why: "it connects the features to one Redis, and does nothing by itself"},
+	{
+		path: "store/redis", may: []string{"store/near", "store/embedded"}, outside: []string{rueidis},
+		why: "it carries what all features share, and no feature's knowledge",
+	},
+	{
+		path: "store/cache", may: []string{"store/redis", "store/near", "store/keyring"}, outside: []string{rueidis},
+		why: "a feature that knew another one could not be understood or changed without it",
+	},
+	{
+		path: "store/session", may: []string{"store/redis", "store/near", "store/keyring"}, outside: []string{rueidis},
+		why: "a feature that knew another one could not be understood or changed without it",
+	},
+	{
+		path: "store", may: []string{"store/redis", "store/near", "store/keyring", "store/cache", "store/session"},
+		why: "it connects the features to one Redis, and does nothing by itself",
+	},
 	{path: "store/redistest", why: "it starts servers, for whichever package tests with them"},
-	{path: "store/storetest", may: []string{"store", "store/redis", "store/cache", "store/redistest"}, outside: []string{rueidis},
-		why: "tests of every package below store open stores alike"},
-	{path: "service", may: []string{"gen", "store", "store/redis", "store/keyring", "store/cache", "store/session"},
-		outside: []string{grpcModule, codesPkg, prometheus}, why: "it serves the store over the API, whatever a client or a command does"},
-	{path: "client", may: []string{"gen"}, outside: []string{grpcModule, codesPkg},
-		why: "whoever imports the client must not get a server with it"},
-	{path: "cmd/larder", may: []string{"gen", "client", "service", "store", "store/redis", "store/keyring", "store/session"},
-		outside: []string{grpcModule, codesPkg, kongModule, prometheus}, why: "it wires everything, and reads the settings"},
+	{
+		path: "store/storetest", may: []string{"store", "store/redis", "store/cache", "store/redistest"}, outside: []string{rueidis},
+		why: "tests of every package below store open stores alike",
+	},
+	{
+		path: "service", may: []string{"gen", "store", "store/redis", "store/keyring", "store/cache", "store/session"},
+		outside: []string{grpcModule, codesPkg, prometheus}, why: "it serves the store over the API, whatever a client or a command does",
+	},
+	{
+		path: "client", may: []string{"gen"}, outside: []string{grpcModule, codesPkg},
+		why: "whoever imports the client must not get a server with it",
+	},
+	{
+		path: "cmd/larder", may: []string{"gen", "client", "service", "store", "store/redis", "store/keyring", "store/session"},
+		outside: []string{grpcModule, codesPkg, kongModule, prometheus}, why: "it wires everything, and reads the settings",
+	},
 }
 
 // The guarded packages of other modules, with all below them: a room needs a reason to import one.

@@ -184,7 +184,7 @@ type broadcastConn struct {
 // connTo returns a connection that check will make.
 func (b *Broadcast) connTo(addr string) *broadcastConn {
 	c := &broadcastConn{addr: addr}
-	options := []string{"BCAST"}
+	options := append(make([]string, 0, 1+2*len(b.prefixes)), "BCAST")
 	for _, p := range b.prefixes {
 		options = append(options, "PREFIX", p)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
+// Get reads an entry; near allows an answer of the near cache.
 func Get(tb testing.TB, s *store.Store, namespace, key string, near bool) cache.Found {
 	tb.Helper()
 	found, err := s.Cache.Get(tb.Context(), namespace, key, near)

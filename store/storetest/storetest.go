@@ -161,6 +161,7 @@ func Command(tb testing.TB, s *store.Store, name, redisKey string, args ...strin
 	return v
 }
 
+// Cause is redis.Cause, and empty for nil.
 func Cause(err error) string {
 	if err == nil {
 		return ""
