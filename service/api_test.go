@@ -17,6 +17,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redistest"
 )
@@ -30,7 +31,7 @@ type api struct {
 }
 
 // newAPI serves a Redis of its own, with a near cache. Commands have the time that a busy machine may need.
-func newAPI(t testing.TB, l Limits) *api {
+func newAPI(t testing.TB, l policy.Limits) *api {
 	t.Helper()
 	redis := redistest.Start(t, redistest.Options{})
 	a := serveStore(t, store.Options{
@@ -45,12 +46,12 @@ func behindProxy(t testing.TB) (*api, *redistest.Proxy) {
 	t.Helper()
 	redis := redistest.Start(t, redistest.Options{})
 	proxy := redistest.StartProxy(t, redis.Addr)
-	a := serveStore(t, store.Options{Addrs: []string{proxy.Addr}, CommandTimeout: time.Second}, Limits{})
+	a := serveStore(t, store.Options{Addrs: []string{proxy.Addr}, CommandTimeout: time.Second}, policy.Limits{})
 	a.redis, a.addr = redis, proxy.Addr
 	return a, proxy
 }
 
-func serveStore(t testing.TB, so store.Options, l Limits) *api {
+func serveStore(t testing.TB, so store.Options, l policy.Limits) *api {
 	t.Helper()
 	m := NewMetrics()
 	so.NearCacheBytes, so.Observer = 16<<20, m

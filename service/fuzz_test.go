@@ -17,6 +17,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 )
 
@@ -29,7 +30,7 @@ func FuzzSessionRequests(f *testing.F) {
 // fuzzRequests calls every method of a file with any message that is one: whatever it holds, the answer is a good one, or
 // says by the table that the request was not. The seeds are random messages of likely and of unlikely values.
 func fuzzRequests(f *testing.F, file protoreflect.FileDescriptor) {
-	a := serveStore(f, store.Options{Mode: store.Embedded}, Limits{MaxValueBytes: 1 << 10, PlainNamespace: "plain"})
+	a := serveStore(f, store.Options{Mode: store.Embedded}, policy.Limits{MaxValueBytes: 1 << 10, PlainNamespace: "plain"})
 	list := file.Services().Get(0).Methods()
 
 	// Some of the seeds speak of what is there.

@@ -21,6 +21,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 )
 
@@ -29,7 +30,7 @@ type Options struct {
 	// Version is what larder_build_info says; "unknown" by default.
 	Version string
 	// Limits are what the handlers check requests against.
-	Limits Limits
+	Limits policy.Limits
 	// Logger receives the log; slog.Default() by default.
 	Logger *slog.Logger
 	// SlowCall is how long a call or a Redis command may take before it is warned about; 100 ms by default.
@@ -57,7 +58,7 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	o.Limits = o.Limits.withDefaults()
+	o.Limits = o.Limits.WithDefaults()
 	o.Version = cmp.Or(o.Version, "unknown")
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	o.SlowCall = cmp.Or(o.SlowCall, 100*time.Millisecond)
@@ -74,7 +75,7 @@ func (o Options) withDefaults() Options {
 type Server struct {
 	options  Options
 	metrics  *Metrics
-	policies *Policies
+	policies *policy.Policies
 	health   *Health
 	grpc     *grpc.Server
 
@@ -105,7 +106,7 @@ func New(st *store.Store, m *Metrics, o Options) *Server {
 func newServer(ping func(context.Context) error, m *Metrics, o Options) *Server {
 	o = o.withDefaults()
 	s := &Server{
-		options: o, metrics: m, policies: NewPolicies(o.Limits), health: newHealth(ping, m, o), stopped: make(chan struct{}),
+		options: o, metrics: m, policies: policy.New(o.Limits), health: newHealth(ping, m, o), stopped: make(chan struct{}),
 	}
 	s.forced, s.force = context.WithCancel(context.Background())
 	s.probing, s.stopProbes = context.WithCancel(context.Background())
@@ -156,12 +157,12 @@ const streamWorkers = 128
 
 // messageBytes is the limit of a message: the largest that the handlers take, with room for what surrounds the values,
 // and never below the 4 MiB that clients expect. A value above its own limit so meets the handler that can say so.
-func messageBytes(l Limits) int {
+func messageBytes(l policy.Limits) int {
 	return max(max(l.MaxBatchBytes, l.MaxValueBytes)+64<<10, 4<<20)
 }
 
 // SetPolicy puts a policy in force, for calls that begin from now on. Where Check finds fault with it, the old one stays.
-func (s *Server) SetPolicy(p *Policy) error {
+func (s *Server) SetPolicy(p *policy.Policy) error {
 	err := s.policies.Set(p)
 	if err == nil {
 		s.metrics.policyLoaded.Store(time.Now().Unix())

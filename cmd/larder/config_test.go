@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/berthcare/larder/service"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redistest"
 )
@@ -60,7 +61,7 @@ func TestDefaults(t *testing.T) {
 	}
 	wantServing := service.Options{
 		Version: release(),
-		Limits: service.Limits{
+		Limits: policy.Limits{
 			MaxValueBytes:          1 << 20,
 			DefaultTTL:             time.Hour,
 			MaxTTL:                 720 * time.Hour,
@@ -108,7 +109,7 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 	}
 	wantServing := service.Options{
 		Version: release(),
-		Limits: service.Limits{
+		Limits: policy.Limits{
 			MaxValueBytes: 4, DefaultTTL: 5 * time.Second, MaxTTL: 6 * time.Second, PlainNamespace: "seven",
 			SessionIdleTimeout: 8 * time.Second, SessionAbsoluteTimeout: 9 * time.Second,
 			SessionRotationGrace: 17 * time.Second, SessionCacheFor: -1,
