@@ -252,7 +252,7 @@ func startReplica(t testing.TB, so store.Options, number int) *replica {
 	s.grpc = grpc.NewServer(append(s.grpcOptions(), grpc.ChainUnaryInterceptor(a.unary))...)
 	cachev1.RegisterCacheServiceServer(s.grpc, NewCache(st, s.policies))
 	sessionv1.RegisterSessionServiceServer(s.grpc, NewSession(st, s.policies))
-	m.serve(s.grpc.GetServiceInfo())
+	m.calls.InitializeMetrics(s.grpc)
 	r := &replica{running: serve(t, s), number: number, attempts: a, store: st}
 	r.session = sessionv1.NewSessionServiceClient(r.conn)
 	eventually(t, "ready", s.health.Ready)

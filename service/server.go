@@ -98,7 +98,7 @@ func New(st *store.Store, m *Metrics, o Options) *Server {
 	m.watchReads(cache.reads)
 	cachev1.RegisterCacheServiceServer(s.grpc, cache)
 	sessionv1.RegisterSessionServiceServer(s.grpc, NewSession(st, s.policies))
-	m.serve(s.grpc.GetServiceInfo()) // last, for it must know every method
+	m.calls.InitializeMetrics(s.grpc) // last, for it must know every method
 	return s
 }
 

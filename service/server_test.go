@@ -78,7 +78,7 @@ func run(t testing.TB, h cachev1.CacheServiceServer, o Options) *running {
 	}
 	s := newServer(func(context.Context) error { return nil }, NewMetrics(), o)
 	cachev1.RegisterCacheServiceServer(s.grpc, h)
-	s.metrics.serve(s.grpc.GetServiceInfo())
+	s.metrics.calls.InitializeMetrics(s.grpc)
 	r := serve(t, s)
 	r.log = log
 	eventually(t, "ready", s.health.Ready)
