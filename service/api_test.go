@@ -15,7 +15,6 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
@@ -84,12 +83,14 @@ func (a *api) do(t testing.TB, args ...string) any {
 
 // methods are all methods of the API.
 func methods() (all []protoreflect.MethodDescriptor) {
-	for _, file := range []protoreflect.FileDescriptor{cachev1.File_larder_cache_v1_cache_proto, sessionv1.File_larder_session_v1_session_proto} {
-		for i := range file.Services().Len() {
-			list := file.Services().Get(i).Methods()
-			for j := range list.Len() {
-				all = append(all, list.Get(j))
-			}
+	for _, desc := range Descriptors() {
+		found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(desc.ServiceName))
+		if err != nil {
+			panic(err)
+		}
+		list := found.(protoreflect.ServiceDescriptor).Methods()
+		for i := range list.Len() {
+			all = append(all, list.Get(i))
 		}
 	}
 	return all

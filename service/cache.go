@@ -26,9 +26,11 @@ type Cache struct {
 	now      func() time.Time // the store's; a method value is made anew each time
 }
 
-// NewCache returns a CacheService over a store.
-func NewCache(st *store.Store, p *policy.Policies) *Cache {
-	return &Cache{store: st, policies: p, limits: p.Limits(), reads: newReads(), now: st.Now}
+// NewCache returns a CacheService over a store, which adds its counts of reads to the metrics.
+func NewCache(st *store.Store, p *policy.Policies, m *Metrics) *Cache {
+	c := &Cache{store: st, policies: p, limits: p.Limits(), reads: newReads(), now: st.Now}
+	m.watchReads(c.reads)
+	return c
 }
 
 func (c *Cache) fields() *fields { return newFields(c.policies, c.now) }

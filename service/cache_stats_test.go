@@ -215,7 +215,7 @@ func BenchmarkGet(b *testing.B) {
 	a := newAPI(b, policy.Limits{})
 	a.set(b, &cachev1.SetRequest{Key: "k", Value: []byte("v")})
 	a.get(b, &cachev1.GetRequest{Key: "k"})
-	c := NewCache(a.store(b), policy.New(policy.Limits{}))
+	c := NewCache(a.store(b), policy.New(policy.Limits{}), NewMetrics())
 	ctx, r := context.Background(), &cachev1.GetRequest{Key: "k"}
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {

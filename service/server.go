@@ -25,6 +25,32 @@ import (
 	"github.com/berthcare/larder/store"
 )
 
+// services is the registry: one line adds a service. Its name in the health service, its metrics, its entry in the
+// reflection service and the tests that go through every method follow from the line.
+var services = []struct {
+	desc *grpc.ServiceDesc
+	make func(backend) any
+}{
+	{&cachev1.CacheService_ServiceDesc, func(b backend) any { return NewCache(b.store, b.policies, b.metrics) }},
+	{&sessionv1.SessionService_ServiceDesc, func(b backend) any { return NewSession(b.store, b.policies) }},
+}
+
+// A backend is what the handlers of a service can be made of.
+type backend struct {
+	store    *store.Store
+	policies *policy.Policies
+	metrics  *Metrics
+}
+
+// Descriptors returns the descriptor of every service of Larder's API.
+func Descriptors() []*grpc.ServiceDesc {
+	descs := make([]*grpc.ServiceDesc, len(services))
+	for i, service := range services {
+		descs[i] = service.desc
+	}
+	return descs
+}
+
 // Options configures a Server. Zero values mean the defaults that are given with each field.
 type Options struct {
 	// Version is what larder_build_info says; "unknown" by default.
@@ -94,12 +120,16 @@ type Server struct {
 func New(st *store.Store, m *Metrics, o Options) *Server {
 	s := newServer(st.Ping, m, o)
 	m.watch(st.Stats, s.options)
-	cache := NewCache(st, s.policies)
-	m.watchReads(cache.reads)
-	cachev1.RegisterCacheServiceServer(s.grpc, cache)
-	sessionv1.RegisterSessionServiceServer(s.grpc, NewSession(st, s.policies))
-	m.calls.InitializeMetrics(s.grpc) // last, for it must know every method
+	s.register(st)
 	return s
+}
+
+// register adds the services of the registry.
+func (s *Server) register(st *store.Store) {
+	for _, service := range services {
+		s.grpc.RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics}))
+	}
+	s.metrics.calls.InitializeMetrics(s.grpc) // last, because it needs every method
 }
 
 // newServer returns a server of everything but the store.
