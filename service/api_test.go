@@ -15,8 +15,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/cache"
 	"github.com/berthcare/larder/store/keyring"
@@ -33,7 +33,7 @@ type api struct {
 }
 
 // newAPI serves a Redis of its own, with a near cache. Commands have the time that a busy machine may need.
-func newAPI(t testing.TB, l Limits) *api {
+func newAPI(t testing.TB, l policy.Limits) *api {
 	t.Helper()
 	server := redistest.Start(t, redistest.Options{})
 	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second}, Cache: cache.Options{PlainNamespace: l.PlainNamespace}}, l)
@@ -46,12 +46,12 @@ func behindProxy(t testing.TB) (*api, *redistest.Proxy) {
 	t.Helper()
 	server := redistest.Start(t, redistest.Options{})
 	proxy := redistest.StartProxy(t, server.Addr)
-	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{proxy.Addr}, CommandTimeout: time.Second}}, Limits{})
+	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{proxy.Addr}, CommandTimeout: time.Second}}, policy.Limits{})
 	a.redis, a.addr = server, proxy.Addr
 	return a, proxy
 }
 
-func serveStore(t testing.TB, so store.Options, l Limits) *api {
+func serveStore(t testing.TB, so store.Options, l policy.Limits) *api {
 	t.Helper()
 	m := NewMetrics()
 	so.Redis.NearCacheBytes, so.Redis.Observer = 16<<20, m
@@ -84,12 +84,14 @@ func (a *api) do(t testing.TB, args ...string) any {
 
 // methods are all methods of the API.
 func methods() (all []protoreflect.MethodDescriptor) {
-	for _, file := range []protoreflect.FileDescriptor{cachev1.File_larder_cache_v1_cache_proto, sessionv1.File_larder_session_v1_session_proto} {
-		for i := range file.Services().Len() {
-			list := file.Services().Get(i).Methods()
-			for j := range list.Len() {
-				all = append(all, list.Get(j))
-			}
+	for _, desc := range Descriptors() {
+		found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(desc.ServiceName))
+		if err != nil {
+			panic(err)
+		}
+		list := found.(protoreflect.ServiceDescriptor).Methods()
+		for i := range list.Len() {
+			all = append(all, list.Get(i))
 		}
 	}
 	return all

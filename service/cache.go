@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/cache"
 )
@@ -20,18 +21,20 @@ type Cache struct {
 	cachev1.UnimplementedCacheServiceServer
 
 	store    *store.Store
-	policies *Policies
-	limits   *Limits
+	policies *policy.Policies
+	limits   *policy.Limits
 	reads    *reads
 	now      func() time.Time // the store's; a method value is made anew each time
 }
 
-// NewCache returns a CacheService over a store.
-func NewCache(st *store.Store, p *Policies) *Cache {
-	return &Cache{store: st, policies: p, limits: &p.limits, reads: newReads(), now: st.Redis.Now}
+// NewCache returns a CacheService over a store, which adds its counts of reads to the metrics.
+func NewCache(st *store.Store, p *policy.Policies, m *Metrics) *Cache {
+	c := &Cache{store: st, policies: p, limits: p.Limits(), reads: newReads(), now: st.Redis.Now}
+	m.watchReads(c.reads)
+	return c
 }
 
-func (c *Cache) fields() *fields { return c.policies.fields(c.now) }
+func (c *Cache) fields() *fields { return newFields(c.policies, c.now) }
 
 // Get reads one entry.
 func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetResponse, error) {
@@ -49,7 +52,7 @@ func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetRes
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	found, err := c.store.Cache.Get(ctx, ns, key, near && f.rules.cache.near)
+	found, err := c.store.Cache.Get(ctx, ns, key, near && f.rules.Cache.NearCache)
 	if err != nil {
 		return nil, err
 	}
@@ -61,8 +64,12 @@ func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetRes
 		times entryTimes
 		resp  cachev1.GetResponse
 	})
+	allowStale := f.rules.Cache.AllowStale
+	if r.AllowStale != nil {
+		allowStale = r.GetAllowStale()
+	}
 	v := view(found, now, &answer.times)
-	if v.outcome == cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE && !of(r.AllowStale, f.rules.cache.allowStale) {
+	if v.outcome == cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE && !allowStale {
 		v = view(cache.Found{}, now, nil)
 	}
 	resp := &answer.resp
@@ -270,8 +277,8 @@ func (c *Cache) BatchGet(ctx context.Context, r *cachev1.BatchGetRequest) (*cach
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	answer := newBatchAnswer(r.GetKeys(), c.limits.MaxBatchBytes, f.rules.cache.allowStale, c.reads.of(ns))
-	err := c.store.Cache.BatchGetEach(ctx, ns, r.GetKeys(), near && f.rules.cache.near, func(first int, found []cache.BatchFound) bool {
+	answer := newBatchAnswer(r.GetKeys(), c.limits.MaxBatchBytes, f.rules.Cache.AllowStale, c.reads.of(ns))
+	err := c.store.Cache.BatchGetEach(ctx, ns, r.GetKeys(), near && f.rules.Cache.NearCache, func(first int, found []cache.BatchFound) bool {
 		now := c.store.Redis.Now()
 		for i := range found {
 			answer.add(first+i, &found[i], now)

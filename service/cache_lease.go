@@ -22,7 +22,7 @@ func (c *Cache) GetOrLease(ctx context.Context, r *cachev1.GetOrLeaseRequest) (*
 	f := c.fields()
 	ns := f.namespace(r.GetNamespace())
 	key := f.key("key", ns, r.GetKey())
-	o := cache.LeaseOptions{TTL: defaultLease, Beta: 1, Primary: !f.rules.cache.near, FreshOnly: !f.rules.cache.allowStale}
+	o := cache.LeaseOptions{TTL: defaultLease, Beta: 1, Primary: !f.rules.Cache.NearCache, FreshOnly: !f.rules.Cache.AllowStale}
 	if r.GetLeaseTtl() != nil {
 		o.TTL = f.duration("lease_ttl", r.GetLeaseTtl(), 1, cache.MaxLease)
 	}

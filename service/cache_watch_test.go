@@ -10,13 +10,14 @@ import (
 	"google.golang.org/grpc"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 )
 
 // TestWatchOfACallerThatDoesNotRead: what waits for it is bounded to its queue and the windows of its connection, the
 // others are not held up, and when it reads again it is told that it has missed something.
 func TestWatchOfACallerThatDoesNotRead(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	watch := func() grpc.ServerStreamingClient[cachev1.WatchResponse] {

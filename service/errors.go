@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -109,16 +109,22 @@ func (f *failure) Error() string { return f.status.Err().Error() }
 // GRPCStatus is how grpc finds the status of an error.
 func (f *failure) GRPCStatus() *status.Status { return f.status }
 
-// level tells whose business a failure is: the developers', the operators', or the caller's own.
-func (f *failure) level() slog.Level {
-	switch f.status.Code() {
+// levelOf returns the level at which a call with a code is logged: error for what developers must look at, warning for
+// what operators must, info for what only the caller can act on.
+func levelOf(code codes.Code) logging.Level {
+	switch code {
 	case codes.Internal, codes.DataLoss, codes.Unknown:
-		return slog.LevelError
+		return logging.LevelError
 	case codes.Unavailable, codes.ResourceExhausted, codes.DeadlineExceeded:
-		return slog.LevelWarn
+		return logging.LevelWarn
 	default:
-		return slog.LevelInfo
+		return logging.LevelInfo
 	}
+}
+
+// always returns a level for every code.
+func always(level logging.Level) logging.CodeToLevel {
+	return func(codes.Code) logging.Level { return level }
 }
 
 // forTheLog says what made a call fail, in words that hold no part of the request: those of the store if it knows some,

@@ -70,7 +70,7 @@ func observe(t *testing.T, redis int32) *patient {
 // check asks the way a probe asks, and that all names which follow Redis agree.
 func (p *patient) want(t *testing.T, want healthv1.HealthCheckResponse_ServingStatus) {
 	t.Helper()
-	for _, name := range []string{"", "ready", "larder.cache.v1.CacheService", "larder.session.v1.SessionService"} {
+	for _, name := range readyNames() {
 		resp, err := p.grpc.Check(t.Context(), &healthv1.HealthCheckRequest{Service: name})
 		if err != nil || resp.Status != want {
 			t.Errorf("%q is %v, %v, want %v", name, resp, err, want)

@@ -18,7 +18,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 
-	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
@@ -251,9 +250,7 @@ func startReplica(t testing.TB, so store.Options, number int) *replica {
 	a := &attempts{lost: make(map[string]int)}
 	s.grpc.Stop() // in its place comes one that counts
 	s.grpc = grpc.NewServer(append(s.grpcOptions(), grpc.ChainUnaryInterceptor(a.unary))...)
-	cachev1.RegisterCacheServiceServer(s.grpc, NewCache(st, s.policies))
-	sessionv1.RegisterSessionServiceServer(s.grpc, NewSession(st, s.policies))
-	m.serve(s.grpc.GetServiceInfo())
+	s.register(st)
 	r := &replica{running: serve(t, s), number: number, attempts: a, store: st}
 	r.session = sessionv1.NewSessionServiceClient(r.conn)
 	eventually(t, "ready", s.health.Ready)

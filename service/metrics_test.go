@@ -69,7 +69,10 @@ func TestMetrics(t *testing.T) {
 	t.Parallel()
 	s := run(t, failing(nil), Options{Version: "v1.2.3"})
 	s.metrics.watch(func() store.Stats {
-		return store.Stats{Near: near.Stats{Entries: 1, Bytes: 2, Hits: 3, Misses: 4, Evictions: 5, Invalidations: 6, Flushes: 7}, InFlight: 8, Sessions: session.Stats{ExpiredIdle: 9, ExpiredAbsolute: 10, Removed: 11, SweepLate: 12 * time.Second}}
+		return store.Stats{
+			Near: near.Stats{Entries: 1, Bytes: 2, Hits: 3, Misses: 4, Evictions: 5, Invalidations: 6, Flushes: 7}, InFlight: 8,
+			Sessions: session.Stats{ExpiredIdle: 9, ExpiredAbsolute: 10, Removed: 11, SweepLate: 12 * time.Second},
+		}
 	}, s.options)
 	s.metrics.Command("GET", time.Millisecond, nil)
 	s.metrics.Command("GET", time.Millisecond, fmt.Errorf("10.1.2.3: %w", redis.ErrUnavailable))

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/session"
 )
@@ -16,17 +17,17 @@ type Session struct {
 	sessionv1.UnimplementedSessionServiceServer
 
 	store    *store.Store
-	policies *Policies
-	limits   *Limits
+	policies *policy.Policies
+	limits   *policy.Limits
 	now      func() time.Time // the store's
 }
 
 // NewSession returns a SessionService over a store.
-func NewSession(st *store.Store, p *Policies) *Session {
-	return &Session{store: st, policies: p, limits: &p.limits, now: st.Redis.Now}
+func NewSession(st *store.Store, p *policy.Policies) *Session {
+	return &Session{store: st, policies: p, limits: p.Limits(), now: st.Redis.Now}
 }
 
-func (s *Session) fields() *fields { return s.policies.fields(s.now) }
+func (s *Session) fields() *fields { return newFields(s.policies, s.now) }
 
 // CreateSession starts a session.
 func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionRequest) (*sessionv1.CreateSessionResponse, error) {
@@ -35,8 +36,8 @@ func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionR
 	n := session.Creation{
 		Subject:    f.subject(r.GetSubject(), 0),
 		Attributes: f.attributes("attributes", r.GetAttributes()),
-		Idle:       f.timeout("idle_timeout", r.GetIdleTimeout(), f.rules.session.idle),
-		Absolute:   f.timeout("absolute_timeout", r.GetAbsoluteTimeout(), f.rules.session.absolute),
+		Idle:       f.timeout("idle_timeout", r.GetIdleTimeout(), f.rules.Sessions.IdleTimeout),
+		Absolute:   f.timeout("absolute_timeout", r.GetAbsoluteTimeout(), f.rules.Sessions.AbsoluteTimeout),
 		Device:     f.device(r.GetDevice()),
 		Assurance:  f.assurance("assurance", r.GetAssurance()),
 		Limits:     f.sessionLimits(r),

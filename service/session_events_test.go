@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
@@ -50,7 +51,7 @@ func nextEvent(t *testing.T, stream grpc.ServerStreamingClient[sessionv1.WatchSe
 func TestWatchSessionEvents(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
-	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second}, Sessions: session.Options{SweepInterval: time.Second}}, Limits{})
+	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second}, Sessions: session.Options{SweepInterval: time.Second}}, policy.Limits{})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	request := &sessionv1.WatchSessionEventsRequest{Subject: "ann", Types: []sessionv1.SessionEventType{sessionCreated, sessionRevoked, sessionExpiredIdle}}
@@ -119,7 +120,7 @@ func TestWatchSessionEvents(t *testing.T) {
 
 func TestWatchSessionEventsChecksItsRequest(t *testing.T) {
 	t.Parallel()
-	a := serveStore(t, store.Options{Redis: redis.Options{Mode: redis.Embedded}}, Limits{})
+	a := serveStore(t, store.Options{Redis: redis.Options{Mode: redis.Embedded}}, policy.Limits{})
 	_, token := a.watchSessions(t.Context(), t, &sessionv1.WatchSessionEventsRequest{Subject: "ann"})
 	for field, r := range map[string]*sessionv1.WatchSessionEventsRequest{
 		"namespace":    {Namespace: "-"},

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
@@ -274,7 +275,7 @@ func TestSessionHistories(t *testing.T) {
 			replicas := startReplicas(t, store.Options{Redis: redis.Options{Mode: mode, NearCacheTTL: bound, CommandTimeout: 200 * time.Millisecond}}, 2)
 			none := time.Duration(0)
 			for _, r := range replicas {
-				if err := r.SetPolicy(&Policy{Sessions: PolicySection[SessionPolicy]{Namespaces: map[string]SessionPolicy{noGrace: {RotationGrace: &none}}}}); err != nil {
+				if err := r.SetPolicy(&policy.Policy{Sessions: policy.Section[policy.Session]{Namespaces: map[string]policy.Session{noGrace: {RotationGrace: &none}}}}); err != nil {
 					t.Fatal(err)
 				}
 			}

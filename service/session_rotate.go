@@ -15,7 +15,7 @@ func (s *Session) RotateSession(ctx context.Context, r *sessionv1.RotateSessionR
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	next, sess, err := s.store.Sessions.Rotate(ctx, ns, token, f.rules.session.grace)
+	next, sess, err := s.store.Sessions.Rotate(ctx, ns, token, f.rules.Sessions.RotationGrace)
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +32,7 @@ func (s *Session) PromoteSession(ctx context.Context, r *sessionv1.PromoteSessio
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
 	token := f.token(r.GetSessionToken())
-	p := session.Promotion{Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance()), Limits: f.rules.session.limits}
+	p := session.Promotion{Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance()), Limits: f.rules.Sessions.Limits}
 	if err := f.err(); err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func (s *Session) ReauthenticateSession(ctx context.Context, r *sessionv1.Reauth
 	token := f.token(r.GetSessionToken())
 	a := session.Reauthentication{
 		AAL: f.aal("aal", r.GetAal()), AMR: f.methods("amr", r.GetAmr()), ResetTimeouts: r.GetResetTimeouts(),
-		Grace: f.rules.session.grace,
+		Grace: f.rules.Sessions.RotationGrace,
 	}
 	if len(r.GetAmr()) == 0 {
 		f.add("amr", "must not be empty")

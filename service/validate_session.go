@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store/session"
 )
 
@@ -29,7 +30,7 @@ func (f *fields) timeout(field string, d *durationpb.Duration, most time.Duratio
 	if d == nil {
 		return most
 	}
-	return f.duration(field, d, minSessionTimeout, most)
+	return f.duration(field, d, policy.MinSessionTimeout, most)
 }
 
 func (f *fields) attributes(field string, attributes map[string]string) map[string]string {
@@ -85,7 +86,7 @@ func (f *fields) sessionLimits(r *sessionv1.CreateSessionRequest) session.Limits
 		}
 		return int(n)
 	}
-	limits := f.rules.session.limits
+	limits := f.rules.Sessions.Limits
 	return session.Limits{
 		PerSubject: lower("max_sessions", r.GetMaxSessions(), limits.PerSubject),
 		PerClass:   lower("max_class_sessions", r.GetMaxClassSessions(), limits.PerClass),
@@ -156,7 +157,7 @@ var touches = map[sessionv1.Touch]session.Touch{
 
 func (f *fields) validation(r validation) session.Validation {
 	v := session.Validation{
-		TouchInterval: f.rules.session.touch,
+		TouchInterval: f.rules.Sessions.TouchInterval,
 		Token:         f.token(r.GetSessionToken()),
 		Touch:         touches[enum(f, "touch", r.GetTouch(), sessionv1.Touch_name)],
 		Near:          enum(f, "consistency", r.GetConsistency(), sessionv1.Consistency_name) != sessionv1.Consistency_CONSISTENCY_PRIMARY,

@@ -23,11 +23,11 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store/session"
+	"github.com/berthcare/larder/service/policy"
 )
 
 // strictLimits are limits that small requests reach.
-var strictLimits = Limits{
+var strictLimits = policy.Limits{
 	MaxValueBytes: 64, DefaultTTL: 10 * time.Minute, MaxTTL: time.Hour,
 	SessionIdleTimeout: 10 * time.Minute, SessionAbsoluteTimeout: time.Hour, PlainNamespace: "plain",
 	SessionsPerSubject: 3, SessionsPerClass: 2,
@@ -560,12 +560,12 @@ func TestBadRequestsAreNamedAndChangeNothing(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, strictLimits)
 	a.set(t, &cachev1.SetRequest{Key: "k", Value: []byte("untouched"), StaleTtl: secs(60)})
-	sess := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann", Attributes: map[string]string{"a": "1"}})
+	session := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann", Attributes: map[string]string{"a": "1"}})
 	before := a.do(t, "EVAL", snapshot, "0")
 
 	check := func(rpc, text string, fields ...string) {
 		t.Helper()
-		m, req := parse(t, rpc, text, sess)
+		m, req := parse(t, rpc, text, session)
 		_, err := a.call(t.Context(), t, m, req)
 		wantInvalid(t, req, err, fields...)
 		if a.do(t, "EVAL", snapshot, "0") != before {
@@ -615,7 +615,7 @@ func TestBadRequestsAreNamedAndChangeNothing(t *testing.T) {
 		twenty = append(twenty, fmt.Sprintf("items[%d].key", i))
 	}
 	check("BatchSet", times(1000, "items {}"), twenty...)
-	m, req := parse(t, "BatchSet", times(1000, "items {}"), sess)
+	m, req := parse(t, "BatchSet", times(1000, "items {}"), session)
 	_, err := a.call(t.Context(), t, m, req)
 	if got, want := status.Convert(err).Message(), "items[0].key: must not be empty (and 19 more)"; got != want {
 		t.Errorf("the message is %q, want %q", got, want)
@@ -663,28 +663,11 @@ func TestExpireTimeIsInTheFutureAndNotTooFar(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_800_000_000, 5)
 	for d, ok := range map[time.Duration]bool{-1: false, 0: false, 1: true, time.Hour: true, time.Hour + 1: false} {
-		f := NewPolicies(strictLimits).fields(func() time.Time { return now })
+		f := newFields(policy.New(strictLimits), func() time.Time { return now })
 		r := &cachev1.SetRequest{Expiry: &cachev1.SetRequest_ExpireTime{ExpireTime: timestamppb.New(now.Add(d))}}
 		if got := f.fresh(r, false); got != d || (f.err() == nil) != ok {
 			t.Errorf("%v away: %v, %v", d, got, f.err())
 		}
-	}
-}
-
-func TestDefaultLimits(t *testing.T) {
-	t.Parallel()
-	want := Limits{
-		MaxValueBytes: 1 << 20, MaxBatchBytes: 3670016, DefaultTTL: time.Hour, MaxTTL: 720 * time.Hour,
-		SessionIdleTimeout: 30 * time.Minute, SessionAbsoluteTimeout: 12 * time.Hour,
-		SessionRotationGrace: 30 * time.Second, SessionCacheFor: 5 * time.Second,
-		SessionLimitPolicy: session.EvictLeastRecentlyUsed,
-	}
-	if diff := cmp.Diff(want, Limits{}.withDefaults()); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	want.DefaultTTL, want.MaxTTL = time.Minute, time.Minute
-	if diff := cmp.Diff(want, Limits{MaxTTL: time.Minute}.withDefaults()); diff != "" {
-		t.Errorf("with a low maximum (-want +got):\n%s", diff)
 	}
 }
 

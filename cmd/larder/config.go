@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berthcare/larder/service"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/session"
 )
@@ -118,7 +119,7 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 	redis.Keyring = keyring
 	serving := service.Options{
 		Version: release(),
-		Limits: service.Limits{
+		Limits: policy.Limits{
 			MaxValueBytes:          int(c.Cache.MaxValueBytes),
 			DefaultTTL:             c.Cache.DefaultTTL,
 			MaxTTL:                 c.Cache.MaxTTL,
@@ -184,7 +185,7 @@ func (c *Config) broken() []error {
 	return faults
 }
 
-// orNone says none in the way of service.Limits, where zero asks for the default.
+// orNone says none in the way of policy.Limits, where zero asks for the default.
 func orNone(d time.Duration) time.Duration {
 	if d == 0 {
 		return -1

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/berthcare/larder/service"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/cache"
 	"github.com/berthcare/larder/store/redis"
@@ -55,7 +56,7 @@ func TestDefaults(t *testing.T) {
 	}
 	wantServing := service.Options{
 		Version: release(),
-		Limits: service.Limits{
+		Limits: policy.Limits{
 			MaxValueBytes:          1 << 20,
 			DefaultTTL:             time.Hour,
 			MaxTTL:                 720 * time.Hour,
@@ -99,7 +100,7 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 	}
 	wantServing := service.Options{
 		Version: release(),
-		Limits: service.Limits{
+		Limits: policy.Limits{
 			MaxValueBytes: 4, DefaultTTL: 5 * time.Second, MaxTTL: 6 * time.Second, PlainNamespace: "seven",
 			SessionIdleTimeout: 8 * time.Second, SessionAbsoluteTimeout: 9 * time.Second,
 			SessionRotationGrace: 17 * time.Second, SessionCacheFor: -1,

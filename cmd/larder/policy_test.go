@@ -17,7 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
-	"github.com/berthcare/larder/service"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store/keyring"
 )
 
@@ -307,7 +307,7 @@ func TestREADMEsPolicy(t *testing.T) {
 	if !found {
 		t.Fatal("README.md shows no policy")
 	}
-	policy, _, err := parsePolicy([]byte(text))
+	parsed, _, err := parsePolicy([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +320,7 @@ func TestREADMEsPolicy(t *testing.T) {
 			t.Errorf("the example does not show %s", field)
 		}
 	}
-	if err := service.NewPolicies(service.Limits{Keyring: true}).Set(policy); err != nil {
+	if err := policy.New(policy.Limits{Keyring: true}).Set(parsed); err != nil {
 		t.Error(err)
 	}
 	keys := filepath.Join(t.TempDir(), "keys")
