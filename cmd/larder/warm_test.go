@@ -440,9 +440,9 @@ func TestWarmTakesLargeValues(t *testing.T) {
 }
 
 // entryOf draws an entry.
-func entryOf(r *rapid.T, i int) client.Item {
+func entryOf(r *rapid.T, i int) client.SetItem {
 	ttl := rapid.SampledFrom([]time.Duration{0, time.Millisecond, time.Minute, time.Hour})
-	item := client.Item{
+	item := client.SetItem{
 		Key:   fmt.Sprint(i, rapid.StringMatching(`[^\x00]{0,20}`).Draw(r, "key")),
 		Value: rapid.OneOf(rapid.SliceOfN(rapid.Byte(), 0, 100), rapid.Map(rapid.String(), func(s string) []byte { return []byte(s) })).Draw(r, "value"),
 		Options: client.SetOptions{
@@ -476,7 +476,7 @@ func TestExportIntoWarm(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		round++
 		from, to := fmt.Sprint("from", round), fmt.Sprint("to", round)
-		var items []client.Item
+		var items []client.SetItem
 		for i := range rapid.IntRange(0, 12).Draw(r, "entries") {
 			items = append(items, entryOf(r, i))
 		}
