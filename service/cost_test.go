@@ -203,8 +203,8 @@ func counts(calls map[string]int64) string {
 	return strings.Join(parts, ", ")
 }
 
-// `go test ./service -run ARCHITECTURE -update` writes the table.
-func TestARCHITECTURETellsWhatEachCallCosts(t *testing.T) {
+// `go test ./service -run Docs -update` writes the table.
+func TestDocsTellWhatEachCallCosts(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
 	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second, NearCacheTTL: time.Hour}}, policy.Limits{})

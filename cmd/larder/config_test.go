@@ -46,12 +46,12 @@ func settings(t *testing.T, env environ, args ...string) *Config {
 
 func TestDefaults(t *testing.T) {
 	t.Parallel()
-	server, serving, err := settings(t, nil).Options()
+	stored, serving, err := settings(t, nil).Options()
 	if err != nil {
 		t.Fatal(err)
 	}
 	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"localhost:6379"}, CommandTimeout: 2 * time.Second, NearCacheBytes: 64 << 20, NearCacheTTL: 5 * time.Second}, Cache: cache.Options{CompressAbove: 16 << 10}, Sessions: session.Options{SweepInterval: 10 * time.Second}}
-	if diff := cmp.Diff(wantRedis, server); diff != "" {
+	if diff := cmp.Diff(wantRedis, stored); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
 	}
 	wantServing := service.Options{
@@ -81,7 +81,7 @@ func TestDefaults(t *testing.T) {
 
 func TestEverySettingReachesItsOption(t *testing.T) {
 	t.Parallel()
-	server, serving, err := settings(t, environ{
+	stored, serving, err := settings(t, environ{
 		"REDIS_URL": "redis://cache:1", "LARDER_REDIS_TIMEOUT": "1s", "LARDER_NEAR_CACHE_BYTES": "2", "LARDER_NEAR_CACHE_TTL": "3s",
 		"LARDER_MAX_VALUE_BYTES": "4", "LARDER_DEFAULT_TTL": "5s", "LARDER_MAX_TTL": "6s", "LARDER_PLAIN_NAMESPACE": "seven",
 		"LARDER_SESSION_IDLE_TIMEOUT": "8s", "LARDER_SESSION_ABSOLUTE_TIMEOUT": "9s", "LARDER_MAX_DEADLINE": "10s",
@@ -95,7 +95,7 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:1"}, CommandTimeout: time.Second, NearCacheBytes: 2, NearCacheTTL: 3 * time.Second}, Cache: cache.Options{PlainNamespace: "seven", CompressAbove: 16}, Sessions: session.Options{SweepInterval: 17 * time.Second}}
-	if diff := cmp.Diff(wantRedis, server); diff != "" {
+	if diff := cmp.Diff(wantRedis, stored); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
 	}
 	wantServing := service.Options{
@@ -193,7 +193,7 @@ func TestFlagsGoBeforeTheEnvironment(t *testing.T) {
 		t.Fatal(err)
 	}
 	if serving.Limits.DefaultTTL != 3*time.Hour || serving.Reflection {
-		t.Errorf("got %+v", serving)
+		t.Errorf("DefaultTTL = %v and Reflection = %t, want 3h0m0s and false", serving.Limits.DefaultTTL, serving.Reflection)
 	}
 }
 
@@ -202,7 +202,7 @@ func TestSizes(t *testing.T) {
 	for text, want := range map[string]int{"1MiB": 1 << 20, "1048576": 1 << 20, "64 KiB": 64 << 10, "64kB": 64000, "0.5MiB": 512 << 10} {
 		_, serving, err := settings(t, environ{"LARDER_MAX_VALUE_BYTES": text}).Options()
 		if err != nil || serving.Limits.MaxValueBytes != want {
-			t.Errorf("%s: got %d and %v, want %d", text, serving.Limits.MaxValueBytes, err, want)
+			t.Errorf("%s: MaxValueBytes = %d, %v, want %d", text, serving.Limits.MaxValueBytes, err, want)
 		}
 	}
 }
@@ -280,14 +280,14 @@ func TestFaults(t *testing.T) {
 			t.Parallel()
 			_, _, err := settings(t, test.env).Options()
 			if err == nil {
-				t.Fatal("the settings are accepted")
+				t.Fatalf("Options = nil, want faults that begin with %q", test.want)
 			}
 			if strings.Contains(err.Error(), "hunter2") {
-				t.Errorf("the password is shown: %v", err)
+				t.Errorf("Options = %v, want no password in it", err)
 			}
 			lines := strings.Split(err.Error(), "\n")
 			if !slices.EqualFunc(lines, test.want, strings.HasPrefix) {
-				t.Errorf("got %d lines:\n%v\nwant lines that begin with %q", len(lines), err, test.want)
+				t.Errorf("Options = %d lines\n%v\nwant lines that begin with %q", len(lines), err, test.want)
 			}
 		})
 	}
@@ -302,17 +302,17 @@ func TestNumbersBelowTheirLeast(t *testing.T) {
 		"LARDER_SESSION_SWEEP_INTERVAL",
 	} {
 		if _, _, err := settings(t, environ{name: "0s"}).Options(); err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("%s=0s: %v", name, err)
+			t.Errorf("%s=0s: %v, want a fault that names it", name, err)
 		}
 	}
 	for _, name := range []string{"LARDER_MAX_IN_FLIGHT", "LARDER_MAX_CONCURRENT_STREAMS", "LARDER_MAX_VALUE_BYTES"} {
 		if _, _, err := settings(t, environ{name: "0"}).Options(); err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("%s=0: %v", name, err)
+			t.Errorf("%s=0: %v, want a fault that names it", name, err)
 		}
 	}
 	for name, value := range map[string]string{"LARDER_DRAIN_DELAY": "0s", "LARDER_NEAR_CACHE_BYTES": "0"} {
 		if _, _, err := settings(t, environ{name: value}).Options(); err != nil {
-			t.Errorf("%s=%s: %v", name, value, err)
+			t.Errorf("%s=%s: %v, want no fault", name, value, err)
 		}
 	}
 }
@@ -328,12 +328,12 @@ func TestUnreadableURLIsNotRepeated(t *testing.T) {
 		_, _, err := settings(t, environ{"REDIS_URL": url}).Options()
 		if url == "redis://hunter2" {
 			if err != nil {
-				t.Errorf("%s: %v", url, err)
+				t.Errorf("%s: %v, want no fault", url, err)
 			}
 			continue
 		}
 		if err == nil || !strings.HasPrefix(err.Error(), "REDIS_URL: ") || strings.Contains(err.Error(), "hun") || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%s: %v", url, err)
+			t.Errorf("%s: %v, want one line that begins with REDIS_URL and repeats nothing of it", url, err)
 		}
 	}
 }
@@ -359,7 +359,7 @@ func TestTLS(t *testing.T) {
 				t.Fatal(err)
 			}
 			if o.Redis.TLS == nil || o.Redis.TLS.ServerName != test.serverName || o.Redis.TLS.MinVersion < 0x0303 || o.Redis.TLS.RootCAs == nil || len(o.Redis.TLS.Certificates) != 1 || o.Redis.TLS.InsecureSkipVerify {
-				t.Errorf("got %+v", o.Redis.TLS)
+				t.Errorf("TLS = %+v, want %q, TLS 1.2 or later, the authority and the certificate", o.Redis.TLS, test.serverName)
 			}
 		})
 	}
@@ -381,9 +381,9 @@ func TestSecretsAreNotShown(t *testing.T) {
 	slog.New(slog.NewJSONHandler(&shown, nil)).Info("", "password", config.Redis.Password, "url", config.Redis.URL, "config", config)
 	slog.New(slog.NewTextHandler(&shown, nil)).Info("", "password", config.Redis.Password, "url", config.Redis.URL, "config", config)
 	if hidden := regexp.MustCompile(`hunter2|(?i:68756e74657232)`).FindString(shown.String()); hidden != "" {
-		t.Errorf("a secret is shown:\n%s", shown.String())
+		t.Errorf("%q is shown, want no secret in\n%s", hidden, shown.String())
 	}
 	if !strings.Contains(shown.String(), "[redacted]") || !strings.Contains(shown.String(), "redis://h/1") {
-		t.Errorf("nothing is shown:\n%s", shown.String())
+		t.Errorf("shown\n%s\nwant [redacted] and redis://h/1 in it", shown.String())
 	}
 }

@@ -295,17 +295,18 @@ func TestPolicyOfTheCommand(t *testing.T) {
 	stdout.await(t, "the policy has changed")
 }
 
-// What README.md shows is a policy, and it is served.
-func TestREADMEsPolicy(t *testing.T) {
+// What docs/operating.md shows is a policy, and it is served.
+func TestDocsShowAPolicy(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("../../README.md")
+	const path = "../../docs/operating.md"
+	operating, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(readme), "```yaml\n")
-	text, _, found := strings.Cut(rest, "```")
+	_, rest, _ := strings.Cut(string(operating), "--policy-file /dev/stdin <<'EOF'\n")
+	text, _, found := strings.Cut(rest, "EOF\n")
 	if !found {
-		t.Fatal("README.md shows no policy")
+		t.Fatalf("%s shows no policy", path)
 	}
 	parsed, _, err := parsePolicy([]byte(text))
 	if err != nil {

@@ -12,9 +12,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var update = flag.Bool("update", false, "rewrite the table of settings in README.md")
+var update = flag.Bool("update", false, "rewrite the table of settings in docs/operating.md")
 
-// table is the Markdown that stands between the two marks in README.md.
+// table is the Markdown between the two marks in docs/operating.md.
 func table(t *testing.T) string {
 	t.Helper()
 	var all commands
@@ -45,10 +45,10 @@ func table(t *testing.T) string {
 	return text.String() + "\n"
 }
 
-// `go test ./cmd/larder -run README -update` writes the table.
-func TestREADMEListsEverySetting(t *testing.T) {
+// `go test ./cmd/larder -run TestDocsListEverySetting -update` writes the table.
+func TestDocsListEverySetting(t *testing.T) {
 	t.Parallel()
-	const path, from, to = "../../README.md", "<!-- config -->\n", "<!-- /config -->"
+	const path, from, to = "../../docs/operating.md", "<!-- config -->\n", "<!-- /config -->"
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +61,7 @@ func TestREADMEListsEverySetting(t *testing.T) {
 	want := table(t)
 	for _, name := range variables(t) {
 		if !strings.Contains(want, "| `"+name+"` |") {
-			t.Errorf("the table has no %s", name)
+			t.Errorf("the table has no row of %s", name)
 		}
 	}
 	if *update {
@@ -71,6 +71,6 @@ func TestREADMEListsEverySetting(t *testing.T) {
 		return
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("run `make generate` (-config.go +README.md):\n%s", diff)
+		t.Errorf("%s is not current: run `make generate` (-config.go +document)\n%s", path, diff)
 	}
 }
