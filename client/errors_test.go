@@ -186,8 +186,8 @@ func TestTwoChoicesWhereOneIsAllowedAreInvalid(t *testing.T) {
 		{"SetTwoConditions", "precondition", second(c.Cache.Set(t.Context(), "k", nil, client.SetOptions{IfAbsent: true, IfMatch: "e"}))},
 		{"Touch", "expiry", second(c.Cache.Touch(t.Context(), "k", client.TouchOptions{ExpireTime: soon, Never: true}))},
 		{"Increment", "expiry", second(c.Cache.Increment(t.Context(), "k", 1, client.IncrementOptions{TTL: 1, Never: true}))},
-		{"BatchSetExpiry", "items[1].expiry", second(c.Cache.BatchSet(t.Context(), []client.Item{{}, {Options: client.SetOptions{TTL: 1, Never: true}}}))},
-		{"BatchSetCondition", "items[0].precondition", second(c.Cache.BatchSet(t.Context(), []client.Item{{Options: client.SetOptions{IfPresent: true}}}))},
+		{"BatchSetExpiry", "items[1].expiry", second(c.Cache.BatchSet(t.Context(), []client.SetItem{{}, {Options: client.SetOptions{TTL: 1, Never: true}}}))},
+		{"BatchSetCondition", "items[0].precondition", second(c.Cache.BatchSet(t.Context(), []client.SetItem{{Options: client.SetOptions{IfPresent: true}}}))},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

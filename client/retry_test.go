@@ -56,7 +56,7 @@ var safe = map[string]call{
 	"ClearNamespace": func(ctx context.Context, c *client.Client) error { return c.Cache.Clear(ctx, client.Remove) },
 	"Watch":          func(ctx context.Context, c *client.Client) error { return end(c.Cache.Watch(ctx)) },
 	"WatchSessionEvents": func(ctx context.Context, c *client.Client) error {
-		return end(c.Sessions.WatchEvents(ctx, client.WatchSessionsOptions{}))
+		return end(c.Sessions.WatchEvents(ctx, client.WatchEventsOptions{}))
 	},
 	"ValidateSession": func(ctx context.Context, c *client.Client) error {
 		return second(c.Sessions.Validate(ctx, "t", client.ValidateOptions{}))
@@ -66,7 +66,7 @@ var safe = map[string]call{
 		return second(c.Sessions.Revoke(ctx, client.ByID("s")))
 	},
 	"BatchValidateSessions": func(ctx context.Context, c *client.Client) error {
-		return second(c.Sessions.ValidateAll(ctx, []client.Validation{{Token: "t"}}))
+		return second(c.Sessions.BatchValidate(ctx, []client.ValidateItem{{Token: "t"}}))
 	},
 	"RotateSession": func(ctx context.Context, c *client.Client) error {
 		_, _, err := c.Sessions.Rotate(ctx, "t")

@@ -30,7 +30,7 @@ func TestWatchEvents(t *testing.T) {
 		}})
 	}}
 	c := connect(t, client.Options{Target: b.start(t, insecure.NewCredentials()).addr, Namespace: "shop"})
-	o := client.WatchSessionsOptions{Subject: "ann", Types: []client.SessionEventType{client.SessionRevoked}, ResumeToken: "t0"}
+	o := client.WatchEventsOptions{Subject: "ann", Types: []client.SessionEventType{client.SessionRevoked}, ResumeToken: "t0"}
 	for e, err := range c.Sessions.WatchEvents(t.Context(), o) {
 		want := client.SessionEvent{
 			ID: "1-2-3", Type: client.SessionRevoked, At: noon, SessionID: "s1", Subject: "ann", Reason: "SUBJECT", ExceptID: "s2",
@@ -71,7 +71,7 @@ func TestWatchEventsGoesOnWhereItWas(t *testing.T) {
 	}
 	c := connect(t, client.Options{Target: b.start(t, insecure.NewCredentials()).addr})
 	seen, twice := map[string]bool{}, 0
-	for e, err := range c.Sessions.WatchEvents(t.Context(), client.WatchSessionsOptions{}) {
+	for e, err := range c.Sessions.WatchEvents(t.Context(), client.WatchEventsOptions{}) {
 		if err != nil {
 			if !errors.Is(err, client.ErrEventsTrimmed) {
 				t.Errorf("ended with %v", err)
@@ -98,14 +98,14 @@ func TestWatchEventsThatCannotGoOn(t *testing.T) {
 	t.Parallel()
 	b := serve(t, refuse())
 	c := connect(t, client.Options{Target: b.addr, MaxAttempts: 1})
-	for _, err := range c.Sessions.WatchEvents(t.Context(), client.WatchSessionsOptions{}) {
+	for _, err := range c.Sessions.WatchEvents(t.Context(), client.WatchEventsOptions{}) {
 		if !errors.Is(err, client.ErrUnavailable) {
 			t.Errorf("ended with %v", err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	for _, err := range c.Sessions.WatchEvents(ctx, client.WatchSessionsOptions{ResumeToken: "t"}) {
+	for _, err := range c.Sessions.WatchEvents(ctx, client.WatchEventsOptions{ResumeToken: "t"}) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("ended with %v", err)
 		}

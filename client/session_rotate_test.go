@@ -80,7 +80,7 @@ func TestRequirementsAndVerdicts(t *testing.T) {
 		{Outcome: sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_FAILED},
 	}}))
 	c := connect(t, client.Options{Target: b.addr, Namespace: "shop"})
-	got, err := c.Sessions.ValidateAll(t.Context(), []client.Validation{
+	got, err := c.Sessions.BatchValidate(t.Context(), []client.ValidateItem{
 		{Token: "a"}, {Token: "b", Options: client.ValidateOptions{Touch: client.TouchNever, Primary: true, MinAAL: 3}},
 	})
 	if err != nil {

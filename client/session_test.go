@@ -163,8 +163,8 @@ func TestUpdate(t *testing.T) {
 		Outcome: sessionv1.UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_UPDATED, Version: 4,
 		IncrementedAttributes: map[string]int64{"n": 7}, AttributesSetIfAbsent: []string{"c"},
 	}
-	want := client.Updated{Version: 4, Incremented: map[string]int64{"n": 7}, SetIfAbsent: []string{"c"}}
-	asks(t, "ByID", resp, func(c *client.Client) (client.Updated, error) {
+	want := client.UpdateResult{Version: 4, Incremented: map[string]int64{"n": 7}, SetIfAbsent: []string{"c"}}
+	asks(t, "ByID", resp, func(c *client.Client) (client.UpdateResult, error) {
 		return c.Sessions.Update(t.Context(), client.ByID("s1"), client.UpdateOptions{
 			Set: map[string]string{"a": "1"}, SetIfAbsent: map[string]string{"c": "2"}, Increment: map[string]int64{"n": 1},
 			Delete: []string{"b"}, ExpectedVersion: 3,
@@ -174,7 +174,7 @@ func TestUpdate(t *testing.T) {
 		SetAttributes: map[string]string{"a": "1"}, SetAttributesIfAbsent: map[string]string{"c": "2"},
 		IncrementAttributes: map[string]int64{"n": 1}, DeleteAttributes: []string{"b"}, ExpectedVersion: 3,
 	}, want)
-	asks(t, "ByToken", resp, func(c *client.Client) (client.Updated, error) {
+	asks(t, "ByToken", resp, func(c *client.Client) (client.UpdateResult, error) {
 		return c.Sessions.Update(t.Context(), client.ByToken("ls1_secret"), client.UpdateOptions{})
 	}, &sessionv1.UpdateSessionRequest{
 		Namespace: "shop", Target: &sessionv1.UpdateSessionRequest_SessionToken{SessionToken: "ls1_secret"},

@@ -15,9 +15,12 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
+	"github.com/berthcare/larder/store/keyring"
+	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
 )
 
@@ -30,32 +33,30 @@ type api struct {
 }
 
 // newAPI serves a Redis of its own, with a near cache. Commands have the time that a busy machine may need.
-func newAPI(t testing.TB, l Limits) *api {
+func newAPI(t testing.TB, l policy.Limits) *api {
 	t.Helper()
-	redis := redistest.Start(t, redistest.Options{})
-	a := serveStore(t, store.Options{
-		Addrs: []string{redis.Addr}, CommandTimeout: 10 * time.Second, PlainNamespace: l.PlainNamespace,
-	}, l)
-	a.redis, a.addr = redis, redis.Addr
+	server := redistest.Start(t, redistest.Options{})
+	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second}, Cache: cache.Options{PlainNamespace: l.PlainNamespace}}, l)
+	a.redis, a.addr = server, server.Addr
 	return a
 }
 
 // behindProxy is newAPI with a proxy before its Redis.
 func behindProxy(t testing.TB) (*api, *redistest.Proxy) {
 	t.Helper()
-	redis := redistest.Start(t, redistest.Options{})
-	proxy := redistest.StartProxy(t, redis.Addr)
-	a := serveStore(t, store.Options{Addrs: []string{proxy.Addr}, CommandTimeout: time.Second}, Limits{})
-	a.redis, a.addr = redis, proxy.Addr
+	server := redistest.Start(t, redistest.Options{})
+	proxy := redistest.StartProxy(t, server.Addr)
+	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{proxy.Addr}, CommandTimeout: time.Second}}, policy.Limits{})
+	a.redis, a.addr = server, proxy.Addr
 	return a, proxy
 }
 
-func serveStore(t testing.TB, so store.Options, l Limits) *api {
+func serveStore(t testing.TB, so store.Options, l policy.Limits) *api {
 	t.Helper()
 	m := NewMetrics()
-	so.NearCacheBytes, so.Observer = 16<<20, m
+	so.Redis.NearCacheBytes, so.Redis.Observer = 16<<20, m
 	if l.Keyring {
-		keys, err := store.NewKeyring("a", map[string][]byte{"a": bytes.Repeat([]byte("k"), store.KeyBytes)})
+		keys, err := keyring.New("a", map[string][]byte{"a": bytes.Repeat([]byte("k"), keyring.KeyBytes)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,7 +69,7 @@ func serveStore(t testing.TB, so store.Options, l Limits) *api {
 	t.Cleanup(st.Close)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if err := st.Connect(ctx); err != nil {
+	if err := st.Redis.Connect(ctx); err != nil {
 		t.Fatal(err)
 	}
 	r := serve(t, New(st, m, Options{Limits: l, Logger: slog.New(slog.DiscardHandler)}))
@@ -83,12 +84,14 @@ func (a *api) do(t testing.TB, args ...string) any {
 
 // methods are all methods of the API.
 func methods() (all []protoreflect.MethodDescriptor) {
-	for _, file := range []protoreflect.FileDescriptor{cachev1.File_larder_cache_v1_cache_proto, sessionv1.File_larder_session_v1_session_proto} {
-		for i := range file.Services().Len() {
-			list := file.Services().Get(i).Methods()
-			for j := range list.Len() {
-				all = append(all, list.Get(j))
-			}
+	for _, desc := range Descriptors() {
+		found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(desc.ServiceName))
+		if err != nil {
+			panic(err)
+		}
+		list := found.(protoreflect.ServiceDescriptor).Methods()
+		for i := range list.Len() {
+			all = append(all, list.Get(i))
 		}
 	}
 	return all

@@ -11,7 +11,9 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
 )
 
 // Cache answers larder.cache.v1.CacheService.
@@ -19,18 +21,20 @@ type Cache struct {
 	cachev1.UnimplementedCacheServiceServer
 
 	store    *store.Store
-	policies *Policies
-	limits   *Limits
+	policies *policy.Policies
+	limits   *policy.Limits
 	reads    *reads
 	now      func() time.Time // the store's; a method value is made anew each time
 }
 
-// NewCache returns a CacheService over a store.
-func NewCache(st *store.Store, p *Policies) *Cache {
-	return &Cache{store: st, policies: p, limits: &p.limits, reads: newReads(), now: st.Now}
+// NewCache returns a CacheService over a store, which adds its counts of reads to the metrics.
+func NewCache(st *store.Store, p *policy.Policies, m *Metrics) *Cache {
+	c := &Cache{store: st, policies: p, limits: p.Limits(), reads: newReads(), now: st.Redis.Now}
+	m.watchReads(c.reads)
+	return c
 }
 
-func (c *Cache) fields() *fields { return c.policies.fields(c.now) }
+func (c *Cache) fields() *fields { return newFields(c.policies, c.now) }
 
 // Get reads one entry.
 func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetResponse, error) {
@@ -48,11 +52,11 @@ func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetRes
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	found, err := c.store.Get(ctx, ns, key, near && f.rules.cache.near)
+	found, err := c.store.Cache.Get(ctx, ns, key, near && f.rules.Cache.NearCache)
 	if err != nil {
 		return nil, err
 	}
-	now := c.store.Now()
+	now := c.store.Redis.Now()
 	if found.Entry != nil && maxAge > 0 && !found.AsOf.IsZero() && now.Sub(found.AsOf) > maxAge {
 		found.Stale = true
 	}
@@ -60,9 +64,13 @@ func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetRes
 		times entryTimes
 		resp  cachev1.GetResponse
 	})
+	allowStale := f.rules.Cache.AllowStale
+	if r.AllowStale != nil {
+		allowStale = r.GetAllowStale()
+	}
 	v := view(found, now, &answer.times)
-	if v.outcome == cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE && !of(r.AllowStale, f.rules.cache.allowStale) {
-		v = view(store.Found{}, now, nil)
+	if v.outcome == cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE && !allowStale {
+		v = view(cache.Found{}, now, nil)
 	}
 	resp := &answer.resp
 	resp.Outcome, resp.Value, resp.Etag, resp.ContentType = cachev1.GetOutcome(v.outcome), v.value, v.etag, v.contentType
@@ -96,7 +104,7 @@ func setDuration(d *durationpb.Duration, v time.Duration) *durationpb.Duration {
 }
 
 // view returns an entry as of now, its times in the room that it is given.
-func view(found store.Found, now time.Time, times *entryTimes) entryView {
+func view(found cache.Found, now time.Time, times *entryTimes) entryView {
 	e := found.Entry
 	if e == nil {
 		return entryView{outcome: cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_MISS}
@@ -146,7 +154,7 @@ func (c *Cache) Set(ctx context.Context, r *cachev1.SetRequest) (*cachev1.SetRes
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	stored, etag, err := c.store.Set(ctx, ns, key, w, cond)
+	stored, etag, err := c.store.Cache.Set(ctx, ns, key, w, cond)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +170,7 @@ func (c *Cache) Delete(ctx context.Context, r *cachev1.DeleteRequest) (*cachev1.
 	f := c.fields()
 	ns := f.namespace(r.GetNamespace())
 	key := f.key("key", ns, r.GetKey())
-	var match *store.ETag
+	var match *cache.ETag
 	if r.GetIfMatch() != "" {
 		e := f.etag("if_match", r.GetIfMatch())
 		match = &e
@@ -170,7 +178,7 @@ func (c *Cache) Delete(ctx context.Context, r *cachev1.DeleteRequest) (*cachev1.
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	deleted, etag, err := c.store.Delete(ctx, ns, key, match)
+	deleted, etag, err := c.store.Cache.Delete(ctx, ns, key, match)
 	if err != nil {
 		return nil, err
 	}
@@ -185,11 +193,11 @@ func (c *Cache) Delete(ctx context.Context, r *cachev1.DeleteRequest) (*cachev1.
 }
 
 // touchModes are the store's words for the modes.
-var touchModes = map[cachev1.TouchMode]store.TouchMode{
-	cachev1.TouchMode_TOUCH_MODE_UNSPECIFIED:  store.TouchOverwrite,
-	cachev1.TouchMode_TOUCH_MODE_OVERWRITE:    store.TouchOverwrite,
-	cachev1.TouchMode_TOUCH_MODE_EXTEND_ONLY:  store.TouchExtend,
-	cachev1.TouchMode_TOUCH_MODE_SHORTEN_ONLY: store.TouchShorten,
+var touchModes = map[cachev1.TouchMode]cache.TouchMode{
+	cachev1.TouchMode_TOUCH_MODE_UNSPECIFIED:  cache.TouchOverwrite,
+	cachev1.TouchMode_TOUCH_MODE_OVERWRITE:    cache.TouchOverwrite,
+	cachev1.TouchMode_TOUCH_MODE_EXTEND_ONLY:  cache.TouchExtend,
+	cachev1.TouchMode_TOUCH_MODE_SHORTEN_ONLY: cache.TouchShorten,
 }
 
 // Touch changes the expiry of one entry.
@@ -203,7 +211,7 @@ func (c *Cache) Touch(ctx context.Context, r *cachev1.TouchRequest) (*cachev1.To
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	found, changed, err := c.store.Touch(ctx, ns, key, fresh, touchModes[mode])
+	found, changed, err := c.store.Cache.Touch(ctx, ns, key, fresh, touchModes[mode])
 	if err != nil {
 		return nil, err
 	}
@@ -218,11 +226,11 @@ func (c *Cache) Touch(ctx context.Context, r *cachev1.TouchRequest) (*cachev1.To
 }
 
 // ttlPolicies are the store's words for the policies.
-var ttlPolicies = map[cachev1.TtlPolicy]store.TTLPolicy{
-	cachev1.TtlPolicy_TTL_POLICY_UNSPECIFIED: store.TTLOnCreate,
-	cachev1.TtlPolicy_TTL_POLICY_ON_CREATE:   store.TTLOnCreate,
-	cachev1.TtlPolicy_TTL_POLICY_ALWAYS:      store.TTLAlways,
-	cachev1.TtlPolicy_TTL_POLICY_KEEP:        store.TTLKeep,
+var ttlPolicies = map[cachev1.TtlPolicy]cache.TTLPolicy{
+	cachev1.TtlPolicy_TTL_POLICY_UNSPECIFIED: cache.TTLOnCreate,
+	cachev1.TtlPolicy_TTL_POLICY_ON_CREATE:   cache.TTLOnCreate,
+	cachev1.TtlPolicy_TTL_POLICY_ALWAYS:      cache.TTLAlways,
+	cachev1.TtlPolicy_TTL_POLICY_KEEP:        cache.TTLKeep,
 }
 
 // Increment adds to a counter.
@@ -233,14 +241,14 @@ func (c *Cache) Increment(ctx context.Context, r *cachev1.IncrementRequest) (*ca
 	_, neverSet := r.GetExpiry().(*cachev1.IncrementRequest_Never)
 	policy := ttlPolicies[enum(f, "ttl_policy", r.GetTtlPolicy(), cachev1.TtlPolicy_name)]
 	onBound := enum(f, "on_bound", r.GetOnBound(), cachev1.BoundPolicy_name)
-	inc := store.Increment{
+	inc := cache.Increment{
 		Delta: 1, Initial: r.GetInitial(), TTL: f.fresh(r, neverSet), Policy: policy, Min: r.Min, Max: r.Max,
 		Saturate: onBound == cachev1.BoundPolicy_BOUND_POLICY_SATURATE,
 	}
 	if r.Delta != nil {
 		inc.Delta = r.GetDelta()
 	}
-	if policy == store.TTLKeep && r.GetExpiry() != nil {
+	if policy == cache.TTLKeep && r.GetExpiry() != nil {
 		f.add("ttl_policy", "must not be KEEP where an expiry is set")
 	}
 	if inc.Min != nil && inc.Max != nil && *inc.Max < *inc.Min {
@@ -249,7 +257,7 @@ func (c *Cache) Increment(ctx context.Context, r *cachev1.IncrementRequest) (*ca
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	done, err := c.store.Increment(ctx, ns, key, inc)
+	done, err := c.store.Cache.Increment(ctx, ns, key, inc)
 	if err != nil {
 		return nil, err
 	}
@@ -269,9 +277,9 @@ func (c *Cache) BatchGet(ctx context.Context, r *cachev1.BatchGetRequest) (*cach
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	answer := newBatchAnswer(r.GetKeys(), c.limits.MaxBatchBytes, f.rules.cache.allowStale, c.reads.of(ns))
-	err := c.store.BatchGetEach(ctx, ns, r.GetKeys(), near && f.rules.cache.near, func(first int, found []store.BatchFound) bool {
-		now := c.store.Now()
+	answer := newBatchAnswer(r.GetKeys(), c.limits.MaxBatchBytes, f.rules.Cache.AllowStale, c.reads.of(ns))
+	err := c.store.Cache.BatchGetEach(ctx, ns, r.GetKeys(), near && f.rules.Cache.NearCache, func(first int, found []cache.BatchFound) bool {
+		now := c.store.Redis.Now()
 		for i := range found {
 			answer.add(first+i, &found[i], now)
 		}
@@ -288,19 +296,19 @@ func (c *Cache) BatchSet(ctx context.Context, r *cachev1.BatchSetRequest) (*cach
 	f := c.fields()
 	ns := f.namespace(r.GetNamespace())
 	f.count("items", len(r.GetItems()))
-	items := make([]store.BatchWrite, min(len(r.GetItems()), maxBatchItems))
+	items := make([]cache.BatchWrite, min(len(r.GetItems()), maxBatchItems))
 	for i := range items {
 		item := r.GetItems()[i]
 		f.prefix = "items[" + strconv.Itoa(i) + "]."
 		_, neverSet := item.GetExpiry().(*cachev1.BatchSetItem_Never)
-		items[i] = store.BatchWrite{Key: f.key("key", ns, item.GetKey()), Write: f.write(item, neverSet)}
+		items[i] = cache.BatchWrite{Key: f.key("key", ns, item.GetKey()), Write: f.write(item, neverSet)}
 	}
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	stored, err := c.store.BatchSet(ctx, ns, items)
+	stored, err := c.store.Cache.BatchSet(ctx, ns, items)
 	if err == nil {
-		err = shared(stored, func(s store.BatchStored) error { return s.Err })
+		err = shared(stored, func(s cache.BatchStored) error { return s.Err })
 	}
 	if err != nil {
 		return nil, err
@@ -337,9 +345,9 @@ func (c *Cache) BatchDelete(ctx context.Context, r *cachev1.BatchDeleteRequest) 
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	deleted, err := c.store.BatchDelete(ctx, ns, r.GetKeys())
+	deleted, err := c.store.Cache.BatchDelete(ctx, ns, r.GetKeys())
 	if err == nil {
-		err = shared(deleted, func(d store.BatchDeleted) error { return d.Err })
+		err = shared(deleted, func(d cache.BatchDeleted) error { return d.Err })
 	}
 	if err != nil {
 		return nil, err
@@ -366,7 +374,7 @@ func (c *Cache) DeleteMatching(r *cachev1.DeleteMatchingRequest, stream grpc.Ser
 	if err := f.err(); err != nil {
 		return err
 	}
-	return c.store.DeleteMatching(stream.Context(), ns, pattern, r.GetResumeToken(), func(deleted int64, next string) error {
+	return c.store.Cache.DeleteMatching(stream.Context(), ns, pattern, r.GetResumeToken(), func(deleted int64, next string) error {
 		return stream.Send(&cachev1.DeleteMatchingResponse{DeletedCount: deleted, Done: next == "", ResumeToken: next})
 	})
 }
@@ -380,7 +388,7 @@ func (c *Cache) ListKeys(ctx context.Context, r *cachev1.ListKeysRequest) (*cach
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	keys, next, err := c.store.ListKeys(ctx, ns, pattern, r.GetPageToken(), size)
+	keys, next, err := c.store.Cache.ListKeys(ctx, ns, pattern, r.GetPageToken(), size)
 	if err != nil {
 		return nil, err
 	}

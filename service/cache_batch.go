@@ -4,7 +4,7 @@ import (
 	"time"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
 )
 
 // resultOverhead is about what a result takes in an answer beside its key, its value and its content type.
@@ -47,7 +47,7 @@ func newBatchAnswer(keys []string, most int, allowStale bool, reads *readCounts)
 }
 
 // add answers the next key with what was found under it, or leaves it out where it does not fit.
-func (a *batchAnswer) add(i int, found *store.BatchFound, now time.Time) {
+func (a *batchAnswer) add(i int, found *cache.BatchFound, now time.Time) {
 	result := &a.items[i].result
 	a.added = i + 1
 	if found.Err != nil {
@@ -57,7 +57,7 @@ func (a *batchAnswer) add(i int, found *store.BatchFound, now time.Time) {
 	}
 	v := view(found.Found, now, &a.items[i].times)
 	if v.outcome == cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE && !a.allowStale {
-		v = view(store.Found{}, now, nil)
+		v = view(cache.Found{}, now, nil)
 	}
 	more := len(v.value) + len(v.contentType)
 	for _, tag := range v.tags {

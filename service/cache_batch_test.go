@@ -14,11 +14,12 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 )
 
 func TestBatchGet(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	hit := a.set(t, &cachev1.SetRequest{Key: "hit", Value: []byte("v"), Expiry: setTTL(time.Minute), StaleTtl: secs(600), ContentType: "text/plain"})
 	stale := a.set(t, &cachev1.SetRequest{Key: "stale", Value: []byte("old"), Expiry: setTTL(time.Nanosecond), StaleTtl: secs(60)})
 	negative := a.set(t, &cachev1.SetRequest{Key: "negative", Negative: true, Expiry: &cachev1.SetRequest_Never{Never: true}})
@@ -69,7 +70,7 @@ func TestBatchGet(t *testing.T) {
 // An answer that would be too large for a caller with gRPC's own limit of 4 MiB is cut, and what is left out can be asked for.
 func TestBatchGetAnswersWhatFits(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	for _, tt := range []struct {
 		name          string
 		count         int
@@ -144,7 +145,7 @@ func TestBatchGetAnswersWhatFits(t *testing.T) {
 // A limit below a single value must not keep a caller asking for ever.
 func TestBatchGetAlwaysGetsOn(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{MaxBatchBytes: 10})
+	a := newAPI(t, policy.Limits{MaxBatchBytes: 10})
 	for i, key := range []string{"a", "b", "c"} {
 		a.set(t, &cachev1.SetRequest{Key: key, Value: make([]byte, 100*i+50)})
 	}
@@ -162,7 +163,7 @@ func TestBatchGetAlwaysGetsOn(t *testing.T) {
 // gibibyte.
 func TestBatchGetReadsLittleMoreThanItAnswers(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{MaxBatchBytes: 256 << 10})
+	a := newAPI(t, policy.Limits{MaxBatchBytes: 256 << 10})
 	var keys []string
 	for i := range 1000 {
 		keys = append(keys, fmt.Sprintf("%04d", i))
@@ -193,7 +194,7 @@ func TestBatchGetReadsLittleMoreThanItAnswers(t *testing.T) {
 
 func TestBatchSet(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{DefaultTTL: 5 * time.Minute})
+	a := newAPI(t, policy.Limits{DefaultTTL: 5 * time.Minute})
 	resp := must[*cachev1.BatchSetResponse](t)(a.cache.BatchSet(t.Context(), &cachev1.BatchSetRequest{Items: []*cachev1.BatchSetItem{
 		{Key: "default", Value: []byte("v")},
 		{Key: "all", Value: []byte("v"), Expiry: &cachev1.BatchSetItem_Ttl{Ttl: secs(60)}, StaleTtl: secs(60), Tags: []string{"red", "red"}, ContentType: "text/plain"},
@@ -247,7 +248,7 @@ func TestBatchSet(t *testing.T) {
 
 func TestBatchDelete(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	a.set(t, &cachev1.SetRequest{Key: "a"})
 	a.set(t, &cachev1.SetRequest{Key: "b"})
 	a.set(t, &cachev1.SetRequest{Key: "kept"})
@@ -269,7 +270,7 @@ func TestBatchDelete(t *testing.T) {
 // Redis refuses some keys, or all of them.
 func TestBatchesThatFailInPart(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	item := func(key string) *cachev1.BatchSetItem { return &cachev1.BatchSetItem{Key: key} }
 	a.set(t, &cachev1.SetRequest{Key: "mine"})
 	a.do(t, "ACL", "SETUSER", "default", "resetkeys", "~ld:c:{default:mine*}", "~ld:l:{default:mine*}", "~ld:n:*")

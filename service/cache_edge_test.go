@@ -12,13 +12,14 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 )
 
 // An entry that is too old for the caller is answered as any stale one is: without a ttl, and not at all where it has no
 // value.
 func TestGetOrLeaseOfWhatIsTooOld(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	etag := a.set(t, &cachev1.SetRequest{Key: "value", Expiry: setTTL(time.Hour)})
 	a.set(t, &cachev1.SetRequest{Key: "negative", Negative: true, Expiry: setTTL(time.Hour)})
 	for _, ask := range []struct {
@@ -42,7 +43,7 @@ func TestGetOrLeaseOfWhatIsTooOld(t *testing.T) {
 // An increment that is refused writes nothing, and so revokes no lease either.
 func TestARefusedIncrementLeavesTheLease(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	token := a.lease(t, &cachev1.GetOrLeaseRequest{Key: "k"}, leaseMiss, true).LeaseToken
 	got := must[*cachev1.IncrementResponse](t)(a.cache.Increment(t.Context(), &cachev1.IncrementRequest{Key: "k", Max: proto.Int64(0)}))
 	if got.Outcome != cachev1.IncrementOutcome_INCREMENT_OUTCOME_REJECTED {

@@ -16,6 +16,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // A cacheCall is what a caller asks of one key.
@@ -197,10 +198,10 @@ func randomCacheCall(caller, n int, seen string) cacheCall {
 // may have been applied at any later time, and so may each attempt that the server has repeated.
 func TestCacheIsLinearizable(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []store.Mode{store.Standalone, store.Cluster} {
+	for _, mode := range []redis.Mode{redis.Standalone, redis.Cluster} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
-			replicas := startReplicas(t, store.Options{Mode: mode, CommandTimeout: time.Second}, 2)
+			replicas := startReplicas(t, store.Options{Redis: redis.Options{Mode: mode, CommandTimeout: time.Second}}, 2)
 			h := newHistory[cacheCall, cacheAnswer]()
 			const rounds, callers, calls, keys = 25, 6, 12, 3
 			for round := range rounds {

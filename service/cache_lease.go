@@ -7,7 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
 )
 
 // The limits of leases that no setting changes.
@@ -22,9 +22,9 @@ func (c *Cache) GetOrLease(ctx context.Context, r *cachev1.GetOrLeaseRequest) (*
 	f := c.fields()
 	ns := f.namespace(r.GetNamespace())
 	key := f.key("key", ns, r.GetKey())
-	o := store.LeaseOptions{TTL: defaultLease, Beta: 1, Primary: !f.rules.cache.near, FreshOnly: !f.rules.cache.allowStale}
+	o := cache.LeaseOptions{TTL: defaultLease, Beta: 1, Primary: !f.rules.Cache.NearCache, FreshOnly: !f.rules.Cache.AllowStale}
 	if r.GetLeaseTtl() != nil {
-		o.TTL = f.duration("lease_ttl", r.GetLeaseTtl(), 1, store.MaxLease)
+		o.TTL = f.duration("lease_ttl", r.GetLeaseTtl(), 1, cache.MaxLease)
 	}
 	if r.GetWaitTimeout() != nil {
 		o.Wait = f.duration("wait_timeout", r.GetWaitTimeout(), 0, maxWait)
@@ -40,11 +40,11 @@ func (c *Cache) GetOrLease(ctx context.Context, r *cachev1.GetOrLeaseRequest) (*
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	l, err := c.store.GetOrLease(ctx, ns, key, o)
+	l, err := c.store.Cache.GetOrLease(ctx, ns, key, o)
 	if err != nil {
 		return nil, err
 	}
-	v := view(l.Found, c.store.Now(), new(entryTimes))
+	v := view(l.Found, c.store.Redis.Now(), new(entryTimes))
 	resp := &cachev1.GetOrLeaseResponse{
 		Value: v.value, Etag: v.etag, Ttl: v.ttl, StaleTtl: v.staleTTL, Age: v.age,
 		Source: v.source, ContentType: v.contentType, Tags: v.tags, LeaseToken: l.Token,
@@ -74,18 +74,18 @@ func (c *Cache) GetOrLease(ctx context.Context, r *cachev1.GetOrLeaseRequest) (*
 }
 
 func (f *fields) lease(token string) string {
-	if !store.ValidLease(token) {
+	if !cache.ValidLease(token) {
 		f.add("lease_token", "must be one that GetOrLease has returned")
 	}
 	return token
 }
 
 // fillOutcomes are the API's words for the outcomes.
-var fillOutcomes = map[store.FillOutcome]cachev1.FillOutcome{
-	store.Filled:       cachev1.FillOutcome_FILL_OUTCOME_STORED,
-	store.LeaseExpired: cachev1.FillOutcome_FILL_OUTCOME_LEASE_EXPIRED,
-	store.Invalidated:  cachev1.FillOutcome_FILL_OUTCOME_INVALIDATED,
-	store.Superseded:   cachev1.FillOutcome_FILL_OUTCOME_SUPERSEDED,
+var fillOutcomes = map[cache.FillOutcome]cachev1.FillOutcome{
+	cache.Filled:       cachev1.FillOutcome_FILL_OUTCOME_STORED,
+	cache.LeaseExpired: cachev1.FillOutcome_FILL_OUTCOME_LEASE_EXPIRED,
+	cache.Invalidated:  cachev1.FillOutcome_FILL_OUTCOME_INVALIDATED,
+	cache.Superseded:   cachev1.FillOutcome_FILL_OUTCOME_SUPERSEDED,
 }
 
 // Fill writes what was loaded under a lease.
@@ -99,7 +99,7 @@ func (c *Cache) Fill(ctx context.Context, r *cachev1.FillRequest) (*cachev1.Fill
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	outcome, etag, err := c.store.Fill(ctx, ns, key, lease, w)
+	outcome, etag, err := c.store.Cache.Fill(ctx, ns, key, lease, w)
 	if err != nil {
 		return nil, err
 	}
@@ -114,12 +114,12 @@ func (c *Cache) ReleaseLease(ctx context.Context, r *cachev1.ReleaseLeaseRequest
 	lease := f.lease(r.GetLeaseToken())
 	var holdBack time.Duration
 	if r.GetRetryAfter() != nil {
-		holdBack = f.duration("retry_after", r.GetRetryAfter(), 1, store.MaxLease)
+		holdBack = f.duration("retry_after", r.GetRetryAfter(), 1, cache.MaxLease)
 	}
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	released, err := c.store.ReleaseLease(ctx, ns, key, lease, holdBack)
+	released, err := c.store.Cache.ReleaseLease(ctx, ns, key, lease, holdBack)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 )
 
 // lease asks for an entry or its lease, and checks the outcome and whether there is a token.
@@ -59,7 +60,7 @@ func (a *api) ages(t testing.TB, d time.Duration) {
 
 func TestGetOrLease(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 
 	t.Run("Hit", func(t *testing.T) {
 		t.Parallel()
@@ -127,7 +128,7 @@ func TestGetOrLease(t *testing.T) {
 
 	t.Run("WaitsForTheValue", func(t *testing.T) {
 		t.Parallel()
-		a := newAPI(t, Limits{}) // whose commands are counted
+		a := newAPI(t, policy.Limits{}) // whose commands are counted
 		r := &cachev1.GetOrLeaseRequest{Namespace: "wait", Key: "k", LeaseTtl: secs(60)}
 		token := a.lease(t, r, leaseMiss, true).LeaseToken
 		a.redis.ResetCommandCalls(t)
@@ -166,7 +167,7 @@ func TestGetOrLease(t *testing.T) {
 
 func TestFill(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	for _, tt := range []struct {
 		name  string
 		lease time.Duration
@@ -212,7 +213,7 @@ func TestFill(t *testing.T) {
 
 func TestReleaseLease(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	r := &cachev1.GetOrLeaseRequest{Key: "k"}
 	for range 2 { // the next caller is given the lease at once
 		release := &cachev1.ReleaseLeaseRequest{Key: "k", LeaseToken: a.lease(t, r, leaseMiss, true).LeaseToken}
@@ -239,7 +240,7 @@ func TestReleaseLease(t *testing.T) {
 
 func TestGetOfStaleAndOldEntries(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	a.stale(t, "stale")
 	for _, tt := range []struct {
 		allow *bool
@@ -274,7 +275,7 @@ func TestGetOfStaleAndOldEntries(t *testing.T) {
 
 func TestInvalidateTagsAndClearNamespace(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	for mode, want := range map[cachev1.InvalidationMode]cachev1.GetOutcome{
 		cachev1.InvalidationMode_INVALIDATION_MODE_UNSPECIFIED: cachev1.GetOutcome_GET_OUTCOME_MISS,
 		cachev1.InvalidationMode_INVALIDATION_MODE_DELETE:      cachev1.GetOutcome_GET_OUTCOME_MISS,
@@ -322,7 +323,7 @@ func TestInvalidateTagsAndClearNamespace(t *testing.T) {
 
 func TestTaggedEntriesMustExpire(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	a.set(t, &cachev1.SetRequest{Key: "k", Tags: []string{"tag"}})
 	_, err := a.cache.Touch(t.Context(), &cachev1.TouchRequest{Key: "k", Expiry: &cachev1.TouchRequest_Never{Never: true}})
 	wantAnswer(t, err, answer{Code: codes.FailedPrecondition, Reason: "TAGGED_ENTRY_MUST_EXPIRE"})
@@ -330,7 +331,7 @@ func TestTaggedEntriesMustExpire(t *testing.T) {
 
 func TestWatch(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	stream, err := a.cache.Watch(ctx, &cachev1.WatchRequest{Namespace: "shop", Prefixes: []string{"user:"}})
@@ -358,9 +359,9 @@ func TestWatch(t *testing.T) {
 	a.set(t, &cachev1.SetRequest{Namespace: "shop", Key: "order:1"})
 	a.set(t, &cachev1.SetRequest{Namespace: "other", Key: "user:1"})
 	a.set(t, &cachev1.SetRequest{Namespace: "shop", Key: "user:2"})
-	want(&cachev1.WatchResponse{Event: cachev1.WatchEvent_WATCH_EVENT_INVALIDATED, Key: "user:2"})
+	want(&cachev1.WatchResponse{Event: cachev1.WatchEvent_WATCH_EVENT_INVALIDATED, Keys: []string{"user:2"}})
 	must[*cachev1.DeleteResponse](t)(a.cache.Delete(ctx, &cachev1.DeleteRequest{Namespace: "shop", Key: "user:2"}))
-	want(&cachev1.WatchResponse{Event: cachev1.WatchEvent_WATCH_EVENT_INVALIDATED, Key: "user:2"})
+	want(&cachev1.WatchResponse{Event: cachev1.WatchEvent_WATCH_EVENT_INVALIDATED, Keys: []string{"user:2"}})
 	must[*cachev1.InvalidateTagsResponse](t)(a.cache.InvalidateTags(ctx, &cachev1.InvalidateTagsRequest{Namespace: "shop", Tags: []string{"tag"}}))
 	want(&cachev1.WatchResponse{Event: cachev1.WatchEvent_WATCH_EVENT_TAG_INVALIDATED, Tag: "tag"})
 	must[*cachev1.ClearNamespaceResponse](t)(a.cache.ClearNamespace(ctx, &cachev1.ClearNamespaceRequest{Namespace: "shop"}))

@@ -12,6 +12,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
 )
 
@@ -51,7 +52,7 @@ type modelMark struct{ deleted, stale int }
 // cacheModelRun is a namespace in Redis beside its model.
 type cacheModelRun struct {
 	t        *testing.T
-	mode     store.Mode
+	mode     redis.Mode
 	replicas []*replica
 	ns       string
 
@@ -90,7 +91,7 @@ func (m *cacheModelRun) reader(t *rapid.T) *replica {
 		return r
 	}
 	keys := make([]string, 1)
-	if m.mode == store.Cluster {
+	if m.mode == redis.Cluster {
 		keys = make([]string, 64) // some for each node
 	}
 	for i := range keys {
@@ -331,16 +332,16 @@ func (m *cacheModelRun) batchGet(t *rapid.T) {
 // matching returns the keys of what is there, whether or not it was invalidated.
 func TestCacheFollowsItsModel(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []store.Mode{store.Standalone, store.Cluster, store.Embedded} {
+	for _, mode := range []redis.Mode{redis.Standalone, redis.Cluster, redis.Embedded} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
-			o := store.Options{Mode: mode, CommandTimeout: 10 * time.Second}
+			o := store.Options{Redis: redis.Options{Mode: mode, CommandTimeout: 10 * time.Second}}
 			replicas := 2
 			switch mode {
-			case store.Standalone:
-				o.Addrs = []string{redistest.Start(t, redistest.Options{}).Addr}
-			case store.Cluster:
-				o.Addrs = redistest.StartCluster(t, redistest.ClusterOptions{}).Addrs()
+			case redis.Standalone:
+				o.Redis.Addrs = []string{redistest.Start(t, redistest.Options{}).Addr}
+			case redis.Cluster:
+				o.Redis.Addrs = redistest.StartCluster(t, redistest.ClusterOptions{}).Addrs()
 			default:
 				replicas = 1 // each process has its own
 			}

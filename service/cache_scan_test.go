@@ -14,7 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // fill writes plain values k0 to k<n-1> into a namespace.
@@ -61,7 +63,7 @@ func (a *api) walk(t testing.TB, r *cachev1.DeleteMatchingRequest, most int) (al
 
 func TestDeleteMatching(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 
 	t.Run("ReportsProgress", func(t *testing.T) {
 		t.Parallel()
@@ -120,11 +122,11 @@ func TestPatterns(t *testing.T) {
 	t.Parallel()
 	t.Run("Redis", func(t *testing.T) {
 		t.Parallel()
-		testPatterns(t, newAPI(t, Limits{}), "ä") // which the embedded store takes for one character, and not for two bytes
+		testPatterns(t, newAPI(t, policy.Limits{}), "ä") // which the embedded store takes for one character, and not for two bytes
 	})
 	t.Run("Embedded", func(t *testing.T) {
 		t.Parallel()
-		testPatterns(t, serveStore(t, store.Options{Mode: store.Embedded}, Limits{}))
+		testPatterns(t, serveStore(t, store.Options{Redis: redis.Options{Mode: redis.Embedded}}, policy.Limits{}))
 	})
 }
 
@@ -181,7 +183,7 @@ func testPatterns(t *testing.T, a *api, more ...string) {
 
 func TestListKeys(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{PlainNamespace: "plain"})
+	a := newAPI(t, policy.Limits{PlainNamespace: "plain"})
 	a.fill(t, "list", 2500)
 	a.fill(t, "listed", 10)
 
@@ -232,7 +234,7 @@ func TestListKeys(t *testing.T) {
 // must not keep the others from being listed.
 func TestListKeysOfOthers(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{PlainNamespace: "plain"})
+	a := newAPI(t, policy.Limits{PlainNamespace: "plain"})
 	a.set(t, &cachev1.SetRequest{Namespace: "other", Key: "own"})
 	a.do(t, "SET", "user:1", "v")
 	a.do(t, "LPUSH", "queue", "v")

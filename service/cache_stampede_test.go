@@ -7,7 +7,9 @@ import (
 	"time"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // TestStampede: 200 callers of two replicas want one cold key whose load takes 300 ms. It is loaded once, all get the value,
@@ -15,8 +17,8 @@ import (
 func TestStampede(t *testing.T) {
 	t.Parallel()
 	const callers = 200
-	one := newAPI(t, Limits{})
-	other := serveStore(t, store.Options{Addrs: []string{one.addr}, CommandTimeout: 10 * time.Second}, Limits{})
+	one := newAPI(t, policy.Limits{})
+	other := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{one.addr}, CommandTimeout: 10 * time.Second}}, policy.Limits{})
 	one.redis.ResetCommandCalls(t)
 	var loads atomic.Int64
 	var wg sync.WaitGroup

@@ -21,7 +21,7 @@ func (c *Cache) GetStats(_ context.Context, r *cachev1.GetStatsRequest) (*cachev
 	resp := &cachev1.GetStatsResponse{
 		StartedAt: timestamppb.New(c.reads.since),
 		NearCache: &cachev1.NearCacheStats{
-			Entries: s.NearEntries, Bytes: s.NearBytes, Evictions: s.NearEvictions, Invalidations: s.NearInvalidations, Flushes: s.NearFlushes,
+			Entries: s.Near.Entries, Bytes: s.Near.Bytes, Evictions: s.Near.Evictions, Invalidations: s.Near.Invalidations, Flushes: s.Near.Flushes,
 		},
 	}
 	all := c.reads.all()

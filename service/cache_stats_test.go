@@ -13,7 +13,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // stats returns the figures of one namespace, or of all if it is empty.
@@ -30,7 +32,7 @@ const (
 func TestReadsAreCounted(t *testing.T) {
 	t.Parallel()
 	began := time.Now()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	get := func(r *cachev1.GetRequest, want cachev1.GetOutcome) {
 		t.Helper()
 		r.Namespace, r.Consistency = "shop", cachev1.Consistency_CONSISTENCY_PRIMARY
@@ -105,7 +107,7 @@ func TestReadsAreCounted(t *testing.T) {
 
 func TestReadsTellTheirSource(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	for key, outcome := range map[string]cachev1.ReadOutcome{"there": cachev1.ReadOutcome_READ_OUTCOME_HIT, "none": cachev1.ReadOutcome_READ_OUTCOME_MISS} {
 		if key == "there" {
 			a.set(t, &cachev1.SetRequest{Namespace: "n" + key, Key: key, Value: []byte("v")})
@@ -186,7 +188,7 @@ func TestCountingReadsAllocatesNothing(t *testing.T) {
 
 func TestGetStatsNeedsNoRedis(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	a.redis.Kill()
 	eventually(t, "known to be down", func() bool { return !a.health.Redis() })
 	a.stats(t, "")
@@ -194,7 +196,7 @@ func TestGetStatsNeedsNoRedis(t *testing.T) {
 
 func TestReadsTellTags(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	a.set(t, &cachev1.SetRequest{Key: "k", Value: []byte("v"), Tags: []string{"b", "a", "b"}})
 	want := fmt.Sprint([]string{"b", "a"})
 	if got := a.get(t, &cachev1.GetRequest{Key: "k"}); fmt.Sprint(got.Tags) != want {
@@ -211,10 +213,10 @@ func TestReadsTellTags(t *testing.T) {
 
 // What counting adds to a Get that the near cache answers.
 func BenchmarkGet(b *testing.B) {
-	a := newAPI(b, Limits{})
+	a := newAPI(b, policy.Limits{})
 	a.set(b, &cachev1.SetRequest{Key: "k", Value: []byte("v")})
 	a.get(b, &cachev1.GetRequest{Key: "k"})
-	c := NewCache(a.store(b), NewPolicies(Limits{}))
+	c := NewCache(a.store(b), policy.New(policy.Limits{}), NewMetrics())
 	ctx, r := context.Background(), &cachev1.GetRequest{Key: "k"}
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
@@ -239,12 +241,12 @@ func BenchmarkCountRead(b *testing.B) {
 // store returns another store over the same Redis, for handlers that are called without a server.
 func (a *api) store(t testing.TB) *store.Store {
 	t.Helper()
-	st, err := store.New(store.Options{Addrs: []string{a.addr}, NearCacheBytes: 1 << 20, NearCacheTTL: time.Hour})
+	st, err := store.New(store.Options{Redis: redis.Options{Addrs: []string{a.addr}, NearCacheBytes: 1 << 20, NearCacheTTL: time.Hour}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(st.Close)
-	if err := st.Connect(t.Context()); err != nil {
+	if err := st.Redis.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return st

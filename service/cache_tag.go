@@ -4,14 +4,14 @@ import (
 	"context"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
 )
 
 // invalidationModes are the store's words for the modes.
-var invalidationModes = map[cachev1.InvalidationMode]store.InvalidationMode{
-	cachev1.InvalidationMode_INVALIDATION_MODE_UNSPECIFIED: store.InvalidateDelete,
-	cachev1.InvalidationMode_INVALIDATION_MODE_DELETE:      store.InvalidateDelete,
-	cachev1.InvalidationMode_INVALIDATION_MODE_STALE:       store.InvalidateStale,
+var invalidationModes = map[cachev1.InvalidationMode]cache.InvalidationMode{
+	cachev1.InvalidationMode_INVALIDATION_MODE_UNSPECIFIED: cache.InvalidateDelete,
+	cachev1.InvalidationMode_INVALIDATION_MODE_DELETE:      cache.InvalidateDelete,
+	cachev1.InvalidationMode_INVALIDATION_MODE_STALE:       cache.InvalidateStale,
 }
 
 // tagMemory is for how many times the longest ttl an invalidation is remembered: Touch gives an entry a ttl of up to that
@@ -30,7 +30,7 @@ func (c *Cache) InvalidateTags(ctx context.Context, r *cachev1.InvalidateTagsReq
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	if err := c.store.InvalidateTags(ctx, ns, tags, invalidationModes[mode], tagMemory*c.limits.MaxTTL); err != nil {
+	if err := c.store.Cache.InvalidateTags(ctx, ns, tags, invalidationModes[mode], tagMemory*c.limits.MaxTTL); err != nil {
 		return nil, err
 	}
 	return &cachev1.InvalidateTagsResponse{}, nil
@@ -47,7 +47,7 @@ func (c *Cache) ClearNamespace(ctx context.Context, r *cachev1.ClearNamespaceReq
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	if err := c.store.ClearNamespace(ctx, ns, invalidationModes[mode]); err != nil {
+	if err := c.store.Cache.ClearNamespace(ctx, ns, invalidationModes[mode]); err != nil {
 		return nil, err
 	}
 	return &cachev1.ClearNamespaceResponse{}, nil

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 )
 
 var (
@@ -63,7 +64,7 @@ func setTTL(d time.Duration) *cachev1.SetRequest_Ttl {
 
 func TestGet(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{PlainNamespace: "plain"})
+	a := newAPI(t, policy.Limits{PlainNamespace: "plain"})
 
 	t.Run("Miss", func(t *testing.T) {
 		t.Parallel()
@@ -206,7 +207,7 @@ func (a *api) primaryIf(t testing.TB, namespace, key, etag string) *cachev1.GetR
 
 func TestSet(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{DefaultTTL: 7 * time.Minute})
+	a := newAPI(t, policy.Limits{DefaultTTL: 7 * time.Minute})
 
 	t.Run("Expiry", func(t *testing.T) {
 		t.Parallel()
@@ -275,7 +276,7 @@ func TestSet(t *testing.T) {
 
 func TestSetPreconditions(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	const foreign = "0123456789abcdef"
 	present := map[string]func(t *testing.T, key string) string{
 		"Fresh": func(t *testing.T, key string) string {
@@ -343,7 +344,7 @@ func TestSetPreconditions(t *testing.T) {
 
 func TestDelete(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	del := func(r *cachev1.DeleteRequest) *cachev1.DeleteResponse {
 		t.Helper()
 		return must[*cachev1.DeleteResponse](t)(a.cache.Delete(t.Context(), r))
@@ -370,7 +371,7 @@ func TestDelete(t *testing.T) {
 
 func TestTouch(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{DefaultTTL: 5 * time.Minute})
+	a := newAPI(t, policy.Limits{DefaultTTL: 5 * time.Minute})
 	ttl := func(d time.Duration) *cachev1.TouchRequest {
 		return &cachev1.TouchRequest{Key: "k", Expiry: &cachev1.TouchRequest_Ttl{Ttl: durationpb.New(d)}}
 	}
@@ -432,7 +433,7 @@ func TestTouch(t *testing.T) {
 
 func TestIncrement(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{DefaultTTL: 5 * time.Minute})
+	a := newAPI(t, policy.Limits{DefaultTTL: 5 * time.Minute})
 	const (
 		added     = cachev1.IncrementOutcome_INCREMENT_OUTCOME_INCREMENTED
 		saturated = cachev1.IncrementOutcome_INCREMENT_OUTCOME_SATURATED

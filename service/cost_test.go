@@ -12,7 +12,9 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
 )
 
@@ -204,9 +206,9 @@ func counts(calls map[string]int64) string {
 // `go test ./service -run Docs -update` writes the table.
 func TestDocsTellWhatEachCallCosts(t *testing.T) {
 	t.Parallel()
-	redis := redistest.Start(t, redistest.Options{})
-	a := serveStore(t, store.Options{Addrs: []string{redis.Addr}, CommandTimeout: 10 * time.Second, NearCacheTTL: time.Hour}, Limits{})
-	a.redis, a.addr = redis, redis.Addr
+	server := redistest.Start(t, redistest.Options{})
+	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second, NearCacheTTL: time.Hour}}, policy.Limits{})
+	a.redis, a.addr = server, server.Addr
 	c := &costs{api: a, t: t}
 	c.signIn()
 	watch := must[interface {

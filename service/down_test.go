@@ -16,6 +16,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 )
 
 // requests are good requests, one for each method, that cannot be answered without Redis. Their text is not to be told.
@@ -106,7 +107,7 @@ func (a *api) canary(t testing.TB) *sessionv1.CreateSessionResponse {
 
 func TestEveryMethodWhileRedisIsDown(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	s := a.canary(t)
 	a.allSucceed(t, s)
 

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -18,7 +18,10 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
+	"github.com/berthcare/larder/store/keyring"
+	"github.com/berthcare/larder/store/redis"
+	"github.com/berthcare/larder/store/session"
 )
 
 // errorDomain is the domain of every google.rpc.ErrorInfo.
@@ -46,24 +49,24 @@ type errorRow struct {
 // errorTable is the whole mapping of errors to what callers see; the first row that matches wins.
 var errorTable = []errorRow{
 	{err: errInvalidField, code: codes.InvalidArgument, reason: "INVALID_FIELD"},
-	{err: store.ErrUnavailable, code: codes.Unavailable, reason: "REDIS_UNAVAILABLE", retryAfter: 500 * time.Millisecond},
-	{err: store.ErrOutcomeUnknown, code: codes.Unavailable, reason: "WRITE_OUTCOME_UNKNOWN", retryAfter: 500 * time.Millisecond},
-	{err: store.ErrOverloaded, code: codes.ResourceExhausted, reason: "REDIS_OVERLOADED", retryAfter: 500 * time.Millisecond},
+	{err: redis.ErrUnavailable, code: codes.Unavailable, reason: "REDIS_UNAVAILABLE", retryAfter: 500 * time.Millisecond},
+	{err: redis.ErrOutcomeUnknown, code: codes.Unavailable, reason: "WRITE_OUTCOME_UNKNOWN", retryAfter: 500 * time.Millisecond},
+	{err: redis.ErrOverloaded, code: codes.ResourceExhausted, reason: "REDIS_OVERLOADED", retryAfter: 500 * time.Millisecond},
 	{err: errOverloaded, code: codes.ResourceExhausted, reason: "SERVER_OVERLOADED", retryAfter: 100 * time.Millisecond},
 	{err: errDraining, code: codes.Unavailable, reason: "SERVER_SHUTTING_DOWN", retryAfter: 100 * time.Millisecond},
-	{err: store.ErrWrongType, code: codes.FailedPrecondition, reason: "WRONG_TYPE"},
-	{err: store.ErrNotCounter, code: codes.FailedPrecondition, reason: "NOT_A_COUNTER"},
-	{err: store.ErrOverflow, code: codes.OutOfRange, reason: "COUNTER_OVERFLOW"},
-	{err: store.ErrVersionMismatch, code: codes.Aborted, reason: "SESSION_VERSION_MISMATCH"},
-	{err: store.ErrSubjectEpochChanged, code: codes.Aborted, reason: "SUBJECT_EPOCH_CHANGED"},
-	{err: store.ErrTooManyAttributes, code: codes.InvalidArgument, reason: "TOO_MANY_ATTRIBUTES"},
-	{err: store.ErrPageToken, code: codes.InvalidArgument, reason: "PAGE_TOKEN_INVALID"},
-	{err: store.ErrEventsTrimmed, code: codes.OutOfRange, reason: "EVENTS_TRIMMED"},
-	{err: store.ErrTagged, code: codes.FailedPrecondition, reason: "TAGGED_ENTRY_MUST_EXPIRE"},
-	{err: store.ErrCorrupt, code: codes.DataLoss, reason: "ENTRY_CORRUPT"},
-	{err: store.ErrKeyUnknown, code: codes.DataLoss, reason: "KEY_UNKNOWN"},
-	{err: store.ErrRefused, code: codes.Internal, reason: "REDIS_REFUSED"},
-	{err: store.ErrWrongMode, code: codes.Internal, reason: "REDIS_WRONG_MODE"},
+	{err: redis.ErrWrongType, code: codes.FailedPrecondition, reason: "WRONG_TYPE"},
+	{err: redis.ErrNotCounter, code: codes.FailedPrecondition, reason: "NOT_A_COUNTER"},
+	{err: redis.ErrOverflow, code: codes.OutOfRange, reason: "COUNTER_OVERFLOW"},
+	{err: session.ErrVersionMismatch, code: codes.Aborted, reason: "SESSION_VERSION_MISMATCH"},
+	{err: session.ErrSubjectEpochChanged, code: codes.Aborted, reason: "SUBJECT_EPOCH_CHANGED"},
+	{err: session.ErrTooManyAttributes, code: codes.InvalidArgument, reason: "TOO_MANY_ATTRIBUTES"},
+	{err: redis.ErrPageToken, code: codes.InvalidArgument, reason: "PAGE_TOKEN_INVALID"},
+	{err: session.ErrEventsTrimmed, code: codes.OutOfRange, reason: "EVENTS_TRIMMED"},
+	{err: cache.ErrTagged, code: codes.FailedPrecondition, reason: "TAGGED_ENTRY_MUST_EXPIRE"},
+	{err: redis.ErrCorrupt, code: codes.DataLoss, reason: "ENTRY_CORRUPT"},
+	{err: keyring.ErrKeyUnknown, code: codes.DataLoss, reason: "KEY_UNKNOWN"},
+	{err: redis.ErrRefused, code: codes.Internal, reason: "REDIS_REFUSED"},
+	{err: redis.ErrWrongMode, code: codes.Internal, reason: "REDIS_WRONG_MODE"},
 	// Handlers return these two only when they are the caller's own: the store tells them from those of other callers.
 	{err: context.Canceled, code: codes.Canceled, reason: "CANCELLED"},
 	{err: context.DeadlineExceeded, code: codes.DeadlineExceeded, reason: "DEADLINE_EXCEEDED"},
@@ -106,16 +109,22 @@ func (f *failure) Error() string { return f.status.Err().Error() }
 // GRPCStatus is how grpc finds the status of an error.
 func (f *failure) GRPCStatus() *status.Status { return f.status }
 
-// level tells whose business a failure is: the developers', the operators', or the caller's own.
-func (f *failure) level() slog.Level {
-	switch f.status.Code() {
+// levelOf returns the level at which a call with a code is logged: error for what developers must look at, warning for
+// what operators must, info for what only the caller can act on.
+func levelOf(code codes.Code) logging.Level {
+	switch code {
 	case codes.Internal, codes.DataLoss, codes.Unknown:
-		return slog.LevelError
+		return logging.LevelError
 	case codes.Unavailable, codes.ResourceExhausted, codes.DeadlineExceeded:
-		return slog.LevelWarn
+		return logging.LevelWarn
 	default:
-		return slog.LevelInfo
+		return logging.LevelInfo
 	}
+}
+
+// always returns a level for every code.
+func always(level logging.Level) logging.CodeToLevel {
+	return func(codes.Code) logging.Level { return level }
 }
 
 // forTheLog says what made a call fail, in words that hold no part of the request: those of the store if it knows some,
@@ -126,7 +135,7 @@ func (f *failure) forTheLog() string {
 	default:
 		return ""
 	}
-	if cause := store.Cause(f.cause); cause != f.cause.Error() {
+	if cause := redis.Cause(f.cause); cause != f.cause.Error() {
 		return cause
 	}
 	if _, known := rowOf(f.cause); known {
@@ -147,7 +156,7 @@ func fail(err error) *failure {
 	}
 	message := row.err.Error()
 	info := &errdetails.ErrorInfo{Domain: errorDomain, Reason: row.reason}
-	if mismatch := (*store.VersionMismatchError)(nil); errors.As(err, &mismatch) {
+	if mismatch := (*session.VersionMismatchError)(nil); errors.As(err, &mismatch) {
 		info.Metadata = map[string]string{"current_version": strconv.FormatInt(mismatch.Version, 10)}
 	}
 	details := []protoadapt.MessageV1{info}
@@ -210,7 +219,7 @@ func unaryErrors(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler 
 	if err == nil {
 		return resp, nil
 	}
-	if errors.Is(err, store.ErrOutcomeUnknown) && !store.Retryable(err) {
+	if errors.Is(err, redis.ErrOutcomeUnknown) && !redis.Retryable(err) {
 		// Making the call again would mislead the caller, so clients that retry by themselves are told not to.
 		stopRetries(ctx)
 	}

@@ -16,7 +16,10 @@ import (
 	"google.golang.org/grpc/status"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
+	"github.com/berthcare/larder/store/keyring"
+	"github.com/berthcare/larder/store/redis"
+	"github.com/berthcare/larder/store/session"
 )
 
 func TestErrors(t *testing.T) {
@@ -29,24 +32,24 @@ func TestErrors(t *testing.T) {
 	}{
 		{"InvalidField", &FieldError{"key", "must not be empty"}, answer{codes.InvalidArgument, "INVALID_FIELD", false}},
 		{"InvalidFields", FieldErrors{{"key", "must not be empty"}}, answer{codes.InvalidArgument, "INVALID_FIELD", false}},
-		{"Unavailable", store.ErrUnavailable, answer{codes.Unavailable, "REDIS_UNAVAILABLE", true}},
-		{"OutcomeUnknown", store.ErrOutcomeUnknown, answer{codes.Unavailable, "WRITE_OUTCOME_UNKNOWN", true}},
-		{"StoreOverloaded", store.ErrOverloaded, answer{codes.ResourceExhausted, "REDIS_OVERLOADED", true}},
+		{"Unavailable", redis.ErrUnavailable, answer{codes.Unavailable, "REDIS_UNAVAILABLE", true}},
+		{"OutcomeUnknown", redis.ErrOutcomeUnknown, answer{codes.Unavailable, "WRITE_OUTCOME_UNKNOWN", true}},
+		{"StoreOverloaded", redis.ErrOverloaded, answer{codes.ResourceExhausted, "REDIS_OVERLOADED", true}},
 		{"ServerOverloaded", errOverloaded, answer{codes.ResourceExhausted, "SERVER_OVERLOADED", true}},
 		{"Draining", errDraining, answer{codes.Unavailable, "SERVER_SHUTTING_DOWN", true}},
-		{"WrongType", store.ErrWrongType, answer{codes.FailedPrecondition, "WRONG_TYPE", false}},
-		{"NotCounter", store.ErrNotCounter, answer{codes.FailedPrecondition, "NOT_A_COUNTER", false}},
-		{"Overflow", store.ErrOverflow, answer{codes.OutOfRange, "COUNTER_OVERFLOW", false}},
-		{"VersionMismatch", store.ErrVersionMismatch, answer{codes.Aborted, "SESSION_VERSION_MISMATCH", false}},
-		{"SubjectEpochChanged", store.ErrSubjectEpochChanged, answer{codes.Aborted, "SUBJECT_EPOCH_CHANGED", false}},
-		{"TooManyAttributes", store.ErrTooManyAttributes, answer{codes.InvalidArgument, "TOO_MANY_ATTRIBUTES", false}},
-		{"Tagged", store.ErrTagged, answer{codes.FailedPrecondition, "TAGGED_ENTRY_MUST_EXPIRE", false}},
-		{"PageToken", store.ErrPageToken, answer{codes.InvalidArgument, "PAGE_TOKEN_INVALID", false}},
-		{"EventsTrimmed", store.ErrEventsTrimmed, answer{codes.OutOfRange, "EVENTS_TRIMMED", false}},
-		{"Corrupt", store.ErrCorrupt, answer{codes.DataLoss, "ENTRY_CORRUPT", false}},
-		{"KeyUnknown", store.ErrKeyUnknown, answer{codes.DataLoss, "KEY_UNKNOWN", false}},
-		{"Refused", store.ErrRefused, answer{codes.Internal, "REDIS_REFUSED", false}},
-		{"WrongMode", store.ErrWrongMode, answer{codes.Internal, "REDIS_WRONG_MODE", false}},
+		{"WrongType", redis.ErrWrongType, answer{codes.FailedPrecondition, "WRONG_TYPE", false}},
+		{"NotCounter", redis.ErrNotCounter, answer{codes.FailedPrecondition, "NOT_A_COUNTER", false}},
+		{"Overflow", redis.ErrOverflow, answer{codes.OutOfRange, "COUNTER_OVERFLOW", false}},
+		{"VersionMismatch", session.ErrVersionMismatch, answer{codes.Aborted, "SESSION_VERSION_MISMATCH", false}},
+		{"SubjectEpochChanged", session.ErrSubjectEpochChanged, answer{codes.Aborted, "SUBJECT_EPOCH_CHANGED", false}},
+		{"TooManyAttributes", session.ErrTooManyAttributes, answer{codes.InvalidArgument, "TOO_MANY_ATTRIBUTES", false}},
+		{"Tagged", cache.ErrTagged, answer{codes.FailedPrecondition, "TAGGED_ENTRY_MUST_EXPIRE", false}},
+		{"PageToken", redis.ErrPageToken, answer{codes.InvalidArgument, "PAGE_TOKEN_INVALID", false}},
+		{"EventsTrimmed", session.ErrEventsTrimmed, answer{codes.OutOfRange, "EVENTS_TRIMMED", false}},
+		{"Corrupt", redis.ErrCorrupt, answer{codes.DataLoss, "ENTRY_CORRUPT", false}},
+		{"KeyUnknown", keyring.ErrKeyUnknown, answer{codes.DataLoss, "KEY_UNKNOWN", false}},
+		{"Refused", redis.ErrRefused, answer{codes.Internal, "REDIS_REFUSED", false}},
+		{"WrongMode", redis.ErrWrongMode, answer{codes.Internal, "REDIS_WRONG_MODE", false}},
 		{"Canceled", context.Canceled, answer{codes.Canceled, "CANCELLED", false}},
 		{"DeadlineExceeded", context.DeadlineExceeded, answer{codes.DeadlineExceeded, "DEADLINE_EXCEEDED", false}},
 		{"NoMethod", errNoMethod, answer{codes.Unimplemented, "METHOD_UNKNOWN", false}},
@@ -143,8 +146,8 @@ func TestOutcomeUnknownStopsTheRetriesOfClients(t *testing.T) {
 		err  error
 		want []string
 	}{
-		{store.ErrOutcomeUnknown, []string{"-1"}},
-		{store.ErrUnavailable, nil},
+		{redis.ErrOutcomeUnknown, []string{"-1"}},
+		{redis.ErrUnavailable, nil},
 	} {
 		s := run(t, failing(tt.err), Options{})
 		var trailer metadata.MD

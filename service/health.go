@@ -9,9 +9,7 @@ import (
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
-	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
-	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 const (
@@ -22,11 +20,13 @@ const (
 	upAfter   = 2
 )
 
-// readyNames are the names that tell whether calls can be served: Redis answers and the server is not shutting down.
-var readyNames = []string{
-	"", "ready",
-	cachev1.CacheService_ServiceDesc.ServiceName,
-	sessionv1.SessionService_ServiceDesc.ServiceName,
+// readyNames returns the names that tell whether calls can be served: Redis answers and the server is not shutting down.
+func readyNames() []string {
+	names := []string{"", "ready"}
+	for _, desc := range Descriptors() {
+		names = append(names, desc.ServiceName)
+	}
+	return names
 }
 
 // Health knows whether this server can serve. It asks Redis itself, with its own deadline, and does not trust the calls
@@ -136,11 +136,11 @@ func (h *Health) believe(up bool, err error) {
 	switch {
 	case first: // the start is not a return
 	case up:
-		h.metrics.Connection(store.Restored, 0, nil)
+		h.metrics.Connection(redis.Restored, 0, nil)
 		h.logger.LogAttrs(ctx, slog.LevelInfo, "redis connection restored", slog.Duration("after", after))
 	default:
-		h.metrics.Connection(store.Lost, 0, err)
-		h.logger.LogAttrs(ctx, slog.LevelWarn, "redis connection lost", slog.String("cause", store.Cause(err)))
+		h.metrics.Connection(redis.Lost, 0, err)
+		h.logger.LogAttrs(ctx, slog.LevelWarn, "redis connection lost", slog.String("cause", redis.Cause(err)))
 	}
 }
 
@@ -161,7 +161,7 @@ func (h *Health) publish() {
 	if h.up && !h.draining {
 		status = healthv1.HealthCheckResponse_SERVING
 	}
-	for _, name := range readyNames {
+	for _, name := range readyNames() {
 		h.grpc.SetServingStatus(name, status)
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 const (
@@ -39,7 +39,7 @@ const (
 func (p *patient) ping(context.Context) error {
 	switch p.redis.Load() {
 	case gone:
-		return fmt.Errorf("10.1.2.3: %w", store.ErrUnavailable)
+		return fmt.Errorf("10.1.2.3: %w", redis.ErrUnavailable)
 	case stalled:
 		pass(stall) // deaf to its context, as a client that waits for somebody else's dial is
 		return errors.New("too late")
@@ -70,7 +70,7 @@ func observe(t *testing.T, redis int32) *patient {
 // check asks the way a probe asks, and that all names which follow Redis agree.
 func (p *patient) want(t *testing.T, want healthv1.HealthCheckResponse_ServingStatus) {
 	t.Helper()
-	for _, name := range []string{"", "ready", "larder.cache.v1.CacheService", "larder.session.v1.SessionService"} {
+	for _, name := range readyNames() {
 		resp, err := p.grpc.Check(t.Context(), &healthv1.HealthCheckRequest{Service: name})
 		if err != nil || resp.Status != want {
 			t.Errorf("%q is %v, %v, want %v", name, resp, err, want)

@@ -18,9 +18,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 
-	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
 )
 
@@ -181,7 +181,7 @@ func (a *attempts) count(ctx context.Context) (context.Context, func() int) {
 // unary is the innermost interceptor.
 func (a *attempts) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	resp, err := handler(ctx, req)
-	if errors.Is(err, store.ErrOutcomeUnknown) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, redis.ErrOutcomeUnknown) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		for _, id := range metadata.ValueFromIncomingContext(ctx, attemptHeader) {
@@ -209,20 +209,20 @@ func startReplicas(t testing.TB, so store.Options, n int) []*replica {
 	t.Helper()
 	replicas := make([]*replica, n)
 	var shared []*redistest.Proxy
-	var redis *redistest.Server
-	if so.Mode == store.Cluster {
+	var server *redistest.Server
+	if so.Redis.Mode == redis.Cluster {
 		shared = clusterProxies(t)
 	} else {
-		redis = redistest.Start(t, redistest.Options{})
+		server = redistest.Start(t, redistest.Options{})
 	}
 	for i := range replicas {
 		proxies := shared
-		if redis != nil {
-			proxies = []*redistest.Proxy{redistest.StartProxy(t, redis.Addr)}
+		if server != nil {
+			proxies = []*redistest.Proxy{redistest.StartProxy(t, server.Addr)}
 		}
-		so.Addrs = nil
+		so.Redis.Addrs = nil
 		for _, p := range proxies {
-			so.Addrs = append(so.Addrs, p.Addr)
+			so.Redis.Addrs = append(so.Redis.Addrs, p.Addr)
 		}
 		replicas[i] = startReplica(t, so, i)
 		replicas[i].proxies = proxies
@@ -234,7 +234,7 @@ func startReplicas(t testing.TB, so store.Options, n int) []*replica {
 func startReplica(t testing.TB, so store.Options, number int) *replica {
 	t.Helper()
 	m := NewMetrics()
-	so.NearCacheBytes, so.Observer = 16<<20, m
+	so.Redis.NearCacheBytes, so.Redis.Observer = 16<<20, m
 	st, err := store.New(so)
 	if err != nil {
 		t.Fatal(err)
@@ -242,17 +242,15 @@ func startReplica(t testing.TB, so store.Options, number int) *replica {
 	t.Cleanup(st.Close)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if err := st.Connect(ctx); err != nil {
+	if err := st.Redis.Connect(ctx); err != nil {
 		t.Fatal(err)
 	}
 	o := Options{Logger: slog.New(slog.DiscardHandler)}
-	s := newServer(st.Ping, m, o)
+	s := newServer(st.Redis.Ping, m, o)
 	a := &attempts{lost: make(map[string]int)}
 	s.grpc.Stop() // in its place comes one that counts
 	s.grpc = grpc.NewServer(append(s.grpcOptions(), grpc.ChainUnaryInterceptor(a.unary))...)
-	cachev1.RegisterCacheServiceServer(s.grpc, NewCache(st, s.policies))
-	sessionv1.RegisterSessionServiceServer(s.grpc, NewSession(st, s.policies))
-	m.serve(s.grpc.GetServiceInfo())
+	s.register(st)
 	r := &replica{running: serve(t, s), number: number, attempts: a, store: st}
 	r.session = sessionv1.NewSessionServiceClient(r.conn)
 	eventually(t, "ready", s.health.Ready)

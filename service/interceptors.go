@@ -5,10 +5,12 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
-	"strings"
 
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
 	"google.golang.org/grpc"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 )
 
 // A layer is one entry of the chains, for unary calls and for streams; nil where it does not apply.
@@ -19,7 +21,8 @@ type layer struct {
 
 // interceptors returns both chains, outermost first.
 func (s *Server) interceptors() (unary []grpc.UnaryServerInterceptor, stream []grpc.StreamServerInterceptor) {
-	records := &recorder{s.metrics, s.options.Logger, s.options.SlowCall}
+	calls := s.metrics.calls
+	log := newAccessLog(s.options.Logger, s.options.SlowCall)
 	unaryCap := inFlight{s.options.MaxInFlight, &s.metrics.unary}
 	streamCap := inFlight{s.options.MaxInFlight, &s.metrics.streams}
 	retries := newRetrier(s.health.Redis, s.metrics)
@@ -31,7 +34,8 @@ func (s *Server) interceptors() (unary []grpc.UnaryServerInterceptor, stream []g
 		// GracefulStop waits for streams and ends none; whatever runs below sees its context end instead.
 		{nil, s.drain},
 		// Metrics and log, outside all that can answer: they tell the code and the reason that the caller was given.
-		{records.unary, records.stream},
+		{calls.UnaryServerInterceptor(), calls.StreamServerInterceptor()},
+		{log.unary, log.stream},
 		// The one place where errors get their code; all below return plain errors.
 		{unaryErrors, streamErrors},
 		// Inside the error table, so that a panic is one more error in the metrics, in the log and to the caller.
@@ -54,25 +58,12 @@ func (s *Server) interceptors() (unary []grpc.UnaryServerInterceptor, stream []g
 	return unary, stream
 }
 
-// healthPrefix begins the full names of the methods of grpc.health.v1.
-const healthPrefix = "/grpc.health.v1.Health/"
-
-// exceptHealth leaves out grpc.health.v1.
+// exceptHealth skips both interceptors for grpc.health.v1.
 func exceptHealth(unary grpc.UnaryServerInterceptor, stream grpc.StreamServerInterceptor) layer {
-	return layer{
-		func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			if strings.HasPrefix(info.FullMethod, healthPrefix) {
-				return handler(ctx, req)
-			}
-			return unary(ctx, req, info, handler)
-		},
-		func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-			if strings.HasPrefix(info.FullMethod, healthPrefix) {
-				return handler(srv, ss)
-			}
-			return stream(srv, ss, info, handler)
-		},
-	}
+	others := selector.MatchFunc(func(_ context.Context, call interceptors.CallMeta) bool {
+		return call.Service != healthv1.Health_ServiceDesc.ServiceName
+	})
+	return layer{selector.UnaryServerInterceptor(unary, others), selector.StreamServerInterceptor(stream, others)}
 }
 
 // recovered keeps the process alive after a panic. The stack says where it was, and the value is logged only where it

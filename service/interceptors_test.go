@@ -12,7 +12,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
@@ -201,106 +200,12 @@ func TestOverloadIsShedAtOnce(t *testing.T) {
 	}
 }
 
-func TestAccessLog(t *testing.T) {
-	t.Parallel()
-	call := func(t *testing.T, h *handlers, level slog.Level, o Options) *running {
-		log := new(logBuffer)
-		o.Logger = slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: level}))
-		s := run(t, h, o)
-		s.log = log
-		ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "secret-canary")
-		_, _ = s.cache.Get(ctx, &cachev1.GetRequest{Key: "secret-canary"})
-		if _, err := s.live.Check(ctx, &healthv1.HealthCheckRequest{Service: "live"}); err != nil {
-			t.Fatal(err)
-		}
-		_, _ = s.live.Check(ctx, &healthv1.HealthCheckRequest{Service: "secret-canary"})
-		if strings.Contains(log.String(), "canary") {
-			t.Errorf("the log holds data:\n%s", log)
-		}
-		if strings.Contains(log.String(), "grpc.health") {
-			t.Errorf("the log holds health checks:\n%s", log)
-		}
-		return s
-	}
-	only := func(t *testing.T, s *running, message string) map[string]any {
-		t.Helper()
-		if n := strings.Count(s.log.String(), `"method":`); n != 1 {
-			t.Fatalf("%d lines for one call:\n%s", n, s.log)
-		}
-		lines := s.log.lines(t, message)
-		if len(lines) != 1 {
-			t.Fatalf("no %q:\n%s", message, s.log)
-		}
-		for _, field := range []string{"duration", "redis_time", "redis_trips", "peer"} {
-			if _, ok := lines[0][field]; !ok {
-				t.Errorf("no %s", field)
-			}
-		}
-		if got := lines[0]["method"]; got != "/larder.cache.v1.CacheService/Get" {
-			t.Errorf("method is %v", got)
-		}
-		return lines[0]
-	}
-	ok := func(after time.Duration) *handlers {
-		return &handlers{get: func(context.Context, *cachev1.GetRequest) (*cachev1.GetResponse, error) {
-			<-time.After(after)
-			return &cachev1.GetResponse{Value: []byte("secret-canary")}, nil
-		}}
-	}
-
-	t.Run("SuccessIsSilent", func(t *testing.T) {
-		t.Parallel()
-		if s := call(t, ok(0), slog.LevelInfo, Options{SlowCall: time.Minute}); strings.Contains(s.log.String(), "method") {
-			t.Errorf("the log is:\n%s", s.log)
-		}
-	})
-	t.Run("SuccessAtDebugLevel", func(t *testing.T) {
-		t.Parallel()
-		line := only(t, call(t, ok(0), slog.LevelDebug, Options{SlowCall: time.Minute}), "call")
-		if line["level"] != "DEBUG" || line["code"] != "OK" {
-			t.Errorf("got %v", line)
-		}
-	})
-	t.Run("SlowSuccess", func(t *testing.T) {
-		t.Parallel()
-		line := only(t, call(t, ok(20*time.Millisecond), slog.LevelInfo, Options{SlowCall: 10 * time.Millisecond}), "slow call")
-		if line["level"] != "WARN" || line["code"] != "OK" || line["duration"].(float64) < float64(20*time.Millisecond) {
-			t.Errorf("got %v", line)
-		}
-	})
-	for _, tt := range []struct {
-		name                string
-		err                 error
-		level, code, reason string
-	}{
-		{"CallersMistake", &FieldError{"key", "secret-canary"}, "INFO", "InvalidArgument", "INVALID_FIELD"},
-		{"OperatorsProblem", errOverloaded, "WARN", "ResourceExhausted", "SERVER_OVERLOADED"},
-		{"DevelopersProblem", quotingError{}, "ERROR", "Internal", "INTERNAL"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			line := only(t, call(t, failing(tt.err), slog.LevelInfo, Options{}), "call failed")
-			if line["level"] != tt.level || line["code"] != tt.code || line["reason"] != tt.reason {
-				t.Errorf("got %v", line)
-			}
-			if tt.code == "Internal" && line["cause"] != "service.quotingError" {
-				t.Errorf("the log does not say what failed: %v", line)
-			}
-		})
-	}
-}
-
-// quotingError quotes its input, as strconv's errors do.
-type quotingError struct{}
-
-func (quotingError) Error() string { return `parsing "secret-canary"` }
-
 // BenchmarkFrame shows what the frame costs a call that does nothing.
 func BenchmarkFrame(b *testing.B) {
 	s := newServer(func(context.Context) error { return nil }, NewMetrics(), Options{Logger: slog.New(slog.DiscardHandler)})
 	b.Cleanup(s.grpc.Stop)
 	cachev1.RegisterCacheServiceServer(s.grpc, failing(nil))
-	s.metrics.serve(s.grpc.GetServiceInfo())
+	s.metrics.calls.InitializeMetrics(s.grpc)
 	chain, _ := s.interceptors()
 	info := &grpc.UnaryServerInfo{FullMethod: cachev1.CacheService_Get_FullMethodName}
 	var from func(i int) grpc.UnaryHandler

@@ -9,12 +9,13 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 )
 
 // What a person types after grpcurl -d, in this order, and what the answer holds.
 func TestRequestsAsJSON(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	vars := &sessionv1.CreateSessionResponse{Session: &sessionv1.Session{}}
 	for _, tt := range []struct{ rpc, request, want string }{
 		{"Set", `{"key": "user:7", "value": "aGVsbG8=", "ttl": "60s", "stale_ttl": "0.5s", "tags": ["users"], "content_type": "text/plain"}`, `{"outcome": "SET_OUTCOME_STORED"}`},

@@ -9,13 +9,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // maxCommands bounds how many command names become labels, should the store ever invent some.
@@ -28,10 +28,7 @@ var seconds = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05,
 type Metrics struct {
 	registry *prometheus.Registry
 
-	started         *prometheus.CounterVec
-	handled         *prometheus.CounterVec
-	handlingSeconds *prometheus.HistogramVec
-	methods         map[string]*methodMetrics
+	calls           *grpcprom.ServerMetrics
 	unary, streams  load
 	unknownMethods  prometheus.Counter
 	retries         *prometheus.CounterVec
@@ -51,13 +48,6 @@ type Metrics struct {
 	log      atomic.Pointer[redisLog]
 }
 
-// A methodMetrics holds what a method that succeeds touches, so that no call has to look it up by its labels.
-type methodMetrics struct {
-	kind, service, method string
-	started, succeeded    prometheus.Counter
-	seconds               prometheus.Observer
-}
-
 // A load counts the calls of one kind that are in flight, and those that were shed.
 type load struct{ inFlight, shed atomic.Int64 }
 
@@ -71,16 +61,9 @@ type redisLog struct {
 func NewMetrics() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
-		methods:  map[string]*methodMetrics{},
 		commands: map[string]prometheus.Observer{},
 
-		// The names and labels are those of go-grpc-middleware, so that dashboards made for it work. Its interceptor
-		// looks up five time series by their labels on each call, which doubles the cost of the whole frame.
-		started: counters("grpc_server_started_total", "Calls that began.", "grpc_type", "grpc_service", "grpc_method"),
-		handled: counters("grpc_server_handled_total", "Calls that ended, by the code that callers were given.",
-			"grpc_type", "grpc_service", "grpc_method", "grpc_code"),
-		handlingSeconds: histograms("grpc_server_handling_seconds", "Duration of calls.",
-			"grpc_type", "grpc_service", "grpc_method"),
+		calls: grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram(grpcprom.WithHistogramBuckets(seconds))),
 
 		unknownMethods:  counter("larder_unknown_methods_total", "Calls of methods that the server does not have."),
 		retries:         counters("larder_retries_total", "Runs of a handler beyond the first of its call.", "method"),
@@ -95,7 +78,7 @@ func NewMetrics() *Metrics {
 	}
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		m.started, m.handled, m.handlingSeconds, m.unknownMethods, m.retries, m.budgetExhausted, m.panics,
+		m.calls, m.unknownMethods, m.retries, m.budgetExhausted, m.panics,
 		m.commandSeconds, m.commandErrors, m.connectionEvents, m.policyReloads,
 		gaugeFunc("larder_policy_loaded_timestamp_seconds", "When the policy in force was loaded, in Unix time; 0 without one.", nil,
 			func() float64 { return float64(m.policyLoaded.Load()) }),
@@ -116,39 +99,6 @@ func NewMetrics() *Metrics {
 	return m
 }
 
-// serve adds the methods of a server, before it serves. They are all there from the start, at zero.
-func (m *Metrics) serve(services map[string]grpc.ServiceInfo) {
-	for service, info := range services {
-		for _, method := range info.Methods {
-			kind := "unary"
-			switch {
-			case method.IsClientStream && method.IsServerStream:
-				kind = "bidi_stream"
-			case method.IsClientStream:
-				kind = "client_stream"
-			case method.IsServerStream:
-				kind = "server_stream"
-			}
-			m.methods["/"+service+"/"+method.Name] = &methodMetrics{
-				kind: kind, service: service, method: method.Name,
-				started:   m.started.WithLabelValues(kind, service, method.Name),
-				succeeded: m.handled.WithLabelValues(kind, service, method.Name, codes.OK.String()),
-				seconds:   m.handlingSeconds.WithLabelValues(kind, service, method.Name),
-			}
-		}
-	}
-}
-
-// ended counts a call of a method that has ended.
-func (m *Metrics) ended(method *methodMetrics, code codes.Code, took time.Duration) {
-	method.seconds.Observe(took.Seconds())
-	if code == codes.OK {
-		method.succeeded.Inc()
-		return
-	}
-	m.handled.WithLabelValues(method.kind, method.service, method.method, code.String()).Inc()
-}
-
 // watch adds the build and what the store counts itself, and says where to log what passes between it and Redis.
 func (m *Metrics) watch(stats func() store.Stats, o Options) {
 	m.log.Store(&redisLog{o.Logger, o.SlowCall})
@@ -164,19 +114,19 @@ func (m *Metrics) watch(stats func() store.Stats, o Options) {
 			prometheus.Labels{"version": o.Version, "go_version": runtime.Version()}, func() float64 { return 1 }),
 		gaugeFunc("larder_redis_in_flight", "Operations on their way to Redis.", nil, read(func(s store.Stats) int64 { return s.InFlight })),
 		counterFunc("larder_sessions_expired_total", "Sessions that this process has ended when their time was over, by the timeout.",
-			prometheus.Labels{"timeout": "idle"}, read(func(s store.Stats) int64 { return s.ExpiredIdle })),
+			prometheus.Labels{"timeout": "idle"}, read(func(s store.Stats) int64 { return s.Sessions.ExpiredIdle })),
 		counterFunc("larder_sessions_expired_total", "Sessions that this process has ended when their time was over, by the timeout.",
-			prometheus.Labels{"timeout": "absolute"}, read(func(s store.Stats) int64 { return s.ExpiredAbsolute })),
-		counterFunc("larder_sessions_removed_total", "Revoked sessions of which this process has removed what they had left.", nil, read(func(s store.Stats) int64 { return s.RemovedSessions })),
+			prometheus.Labels{"timeout": "absolute"}, read(func(s store.Stats) int64 { return s.Sessions.ExpiredAbsolute })),
+		counterFunc("larder_sessions_removed_total", "Revoked sessions of which this process has removed what they had left.", nil, read(func(s store.Stats) int64 { return s.Sessions.Removed })),
 		gaugeFunc("larder_session_sweep_lag_seconds", "How long the first session that the last sweep of this process ended had been over.", nil,
-			func() float64 { return stats().SweepLate.Seconds() }),
-		gaugeFunc("larder_near_cache_entries", "Entries in the near cache.", nil, read(func(s store.Stats) int64 { return s.NearEntries })),
-		gaugeFunc("larder_near_cache_bytes", "Bytes that the near cache takes.", nil, read(func(s store.Stats) int64 { return s.NearBytes })),
-		counterFunc("larder_near_cache_hits_total", "Reads answered by the near cache.", nil, read(func(s store.Stats) int64 { return s.NearHits })),
-		counterFunc("larder_near_cache_misses_total", "Reads that the near cache could not answer.", nil, read(func(s store.Stats) int64 { return s.NearMisses })),
-		counterFunc("larder_near_cache_evictions_total", "Entries dropped from the near cache for want of room.", nil, read(func(s store.Stats) int64 { return s.NearEvictions })),
-		counterFunc("larder_near_cache_invalidations_total", "Entries dropped from the near cache because they changed in Redis.", nil, read(func(s store.Stats) int64 { return s.NearInvalidations })),
-		counterFunc("larder_near_cache_flushes_total", "Times that the near cache was emptied, as when a connection was lost.", nil, read(func(s store.Stats) int64 { return s.NearFlushes })),
+			func() float64 { return stats().Sessions.SweepLate.Seconds() }),
+		gaugeFunc("larder_near_cache_entries", "Entries in the near cache.", nil, read(func(s store.Stats) int64 { return s.Near.Entries })),
+		gaugeFunc("larder_near_cache_bytes", "Bytes that the near cache takes.", nil, read(func(s store.Stats) int64 { return s.Near.Bytes })),
+		counterFunc("larder_near_cache_hits_total", "Reads answered by the near cache.", nil, read(func(s store.Stats) int64 { return s.Near.Hits })),
+		counterFunc("larder_near_cache_misses_total", "Reads that the near cache could not answer.", nil, read(func(s store.Stats) int64 { return s.Near.Misses })),
+		counterFunc("larder_near_cache_evictions_total", "Entries dropped from the near cache for want of room.", nil, read(func(s store.Stats) int64 { return s.Near.Evictions })),
+		counterFunc("larder_near_cache_invalidations_total", "Entries dropped from the near cache because they changed in Redis.", nil, read(func(s store.Stats) int64 { return s.Near.Invalidations })),
+		counterFunc("larder_near_cache_flushes_total", "Times that the near cache was emptied, as when a connection was lost.", nil, read(func(s store.Stats) int64 { return s.Near.Flushes })),
 	)
 }
 
@@ -205,7 +155,7 @@ func (c readsCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// Command counts a round trip to Redis, and warns of a slow one. It is part of store.Observer.
+// Command counts a round trip to Redis, and warns of a slow one. It is part of redis.Observer.
 func (m *Metrics) Command(name string, took time.Duration, err error) {
 	observer, name := m.command(name)
 	observer.Observe(took.Seconds())
@@ -249,10 +199,10 @@ func (m *Metrics) PolicyReloaded(err error) {
 }
 
 // Connection counts a change of the connections to Redis, and logs those that opened and ended; Health logs whether Redis
-// is there, and the store each failed attempt. It is part of store.Observer.
-func (m *Metrics) Connection(event store.ConnectionEvent, attempt int, _ error) {
+// is there, and the store each failed attempt. It is part of redis.Observer.
+func (m *Metrics) Connection(event redis.ConnectionEvent, attempt int, _ error) {
 	m.connectionEvents.WithLabelValues(string(event)).Inc()
-	if log := m.log.Load(); log != nil && (event == store.Dialed || event == store.Closed) {
+	if log := m.log.Load(); log != nil && (event == redis.Dialed || event == redis.Closed) {
 		log.logger.LogAttrs(context.Background(), slog.LevelInfo, "redis connection",
 			slog.String("event", string(event)), slog.Int("attempt", attempt))
 	}

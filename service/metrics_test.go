@@ -15,6 +15,9 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/near"
+	"github.com/berthcare/larder/store/redis"
+	"github.com/berthcare/larder/store/session"
 )
 
 // metric returns the value of a counter or gauge with these labels, given as name, value pairs.
@@ -66,11 +69,14 @@ func TestMetrics(t *testing.T) {
 	t.Parallel()
 	s := run(t, failing(nil), Options{Version: "v1.2.3"})
 	s.metrics.watch(func() store.Stats {
-		return store.Stats{NearEntries: 1, NearBytes: 2, NearHits: 3, NearMisses: 4, NearEvictions: 5, NearInvalidations: 6, NearFlushes: 7, InFlight: 8, ExpiredIdle: 9, ExpiredAbsolute: 10, RemovedSessions: 11, SweepLate: 12 * time.Second}
+		return store.Stats{
+			Near: near.Stats{Entries: 1, Bytes: 2, Hits: 3, Misses: 4, Evictions: 5, Invalidations: 6, Flushes: 7}, InFlight: 8,
+			Sessions: session.Stats{ExpiredIdle: 9, ExpiredAbsolute: 10, Removed: 11, SweepLate: 12 * time.Second},
+		}
 	}, s.options)
 	s.metrics.Command("GET", time.Millisecond, nil)
-	s.metrics.Command("GET", time.Millisecond, fmt.Errorf("10.1.2.3: %w", store.ErrUnavailable))
-	s.metrics.Connection(store.DialFailed, 1, errors.New("10.1.2.3"))
+	s.metrics.Command("GET", time.Millisecond, fmt.Errorf("10.1.2.3: %w", redis.ErrUnavailable))
+	s.metrics.Connection(redis.DialFailed, 1, errors.New("10.1.2.3"))
 	if _, err := s.cache.Increment(t.Context(), &cachev1.IncrementRequest{}); err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +123,7 @@ func TestMetrics(t *testing.T) {
 
 func TestMetricsOfFailuresCarryTheCodeOfTheTable(t *testing.T) {
 	t.Parallel()
-	s := run(t, failing(store.ErrVersionMismatch), Options{})
+	s := run(t, failing(session.ErrVersionMismatch), Options{})
 	_, _ = s.cache.Increment(t.Context(), &cachev1.IncrementRequest{})
 	if got := metric(t, s.Server, "grpc_server_handled_total", "grpc_method", "Increment", "grpc_code", "Aborted"); got != 1 {
 		t.Errorf("counted %v", got)
@@ -128,7 +134,7 @@ func TestCommandNamesAreBounded(t *testing.T) {
 	t.Parallel()
 	s := run(t, failing(nil), Options{})
 	for i := range 1000 {
-		s.metrics.Command(fmt.Sprint("c", i), time.Millisecond, store.ErrUnavailable)
+		s.metrics.Command(fmt.Sprint("c", i), time.Millisecond, redis.ErrUnavailable)
 	}
 	if got := metric(t, s.Server, "larder_redis_command_duration_seconds", "command", "other"); got != 1000-maxCommands {
 		t.Errorf("%v commands went under another name", got)

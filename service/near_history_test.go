@@ -13,6 +13,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // opGetNear reads at NEAR consistency.
@@ -75,7 +76,7 @@ func staleReads(calls []recorded[cacheCall, cacheAnswer], bound time.Duration) (
 func TestNearReadsAreBehindByTheBoundAtMost(t *testing.T) {
 	t.Parallel()
 	const bound, lasts = 400 * time.Millisecond, 4 * time.Second
-	replicas := startReplicas(t, store.Options{Mode: store.Standalone, NearCacheTTL: bound, CommandTimeout: 200 * time.Millisecond}, 2)
+	replicas := startReplicas(t, store.Options{Redis: redis.Options{Mode: redis.Standalone, NearCacheTTL: bound, CommandTimeout: 200 * time.Millisecond}}, 2)
 	h := newHistory[cacheCall, cacheAnswer]()
 	ctx, stop := context.WithTimeout(t.Context(), lasts)
 	defer stop()
@@ -136,7 +137,7 @@ func TestNearReadsAreBehindByTheBoundAtMost(t *testing.T) {
 	})
 	all.Wait()
 	for _, r := range replicas {
-		near += int(r.store.Stats().NearHits)
+		near += int(r.store.Stats().Near.Hits)
 	}
 	behind := 0
 	for key, calls := range h.byKey() {

@@ -20,6 +20,7 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
 )
 
@@ -27,7 +28,7 @@ import (
 func onRedis(t *testing.T, addr string, o Options) *running {
 	t.Helper()
 	m := NewMetrics()
-	st, err := store.New(store.Options{Addrs: []string{addr}, CommandTimeout: 500 * time.Millisecond, Observer: m})
+	st, err := store.New(store.Options{Redis: redis.Options{Addrs: []string{addr}, CommandTimeout: 500 * time.Millisecond, Observer: m}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +40,7 @@ func onRedis(t *testing.T, addr string, o Options) *running {
 	connected := make(chan struct{})
 	go func() {
 		defer close(connected)
-		_ = st.Connect(t.Context())
+		_ = st.Redis.Connect(t.Context())
 	}()
 	t.Cleanup(func() { <-connected })
 	return r
@@ -78,8 +79,8 @@ func (r *running) wantAway(t *testing.T, addr string, within time.Duration) {
 
 func TestRedisDownAtStart(t *testing.T) {
 	t.Parallel()
-	redis := redistest.Start(t, redistest.Options{})
-	proxy := redistest.StartProxy(t, redis.Addr)
+	server := redistest.Start(t, redistest.Options{})
+	proxy := redistest.StartProxy(t, server.Addr)
 	proxy.Refuse(true)
 	s := onRedis(t, proxy.Addr, Options{})
 
@@ -97,8 +98,8 @@ func TestRedisDownAtStart(t *testing.T) {
 
 func TestRedisOutage(t *testing.T) {
 	t.Parallel()
-	redis := redistest.Start(t, redistest.Options{})
-	s := onRedis(t, redis.Addr, Options{})
+	server := redistest.Start(t, redistest.Options{})
+	s := onRedis(t, server.Addr, Options{})
 	eventually(t, "ready", func() bool { return s.state(t, "ready") == serving })
 
 	for _, outage := range []struct {
@@ -107,19 +108,19 @@ func TestRedisOutage(t *testing.T) {
 		// within is when a caller hears of it once the server knows.
 		within time.Duration
 	}{
-		{"Killed", redis.Kill, func() { redis.Restart(t) }, 500 * time.Millisecond},
-		{"Stalled", func() { redis.Pause(t) }, func() { redis.Resume(t) }, 2 * time.Second},
+		{"Killed", server.Kill, func() { server.Restart(t) }, 500 * time.Millisecond},
+		{"Stalled", func() { server.Pause(t) }, func() { server.Resume(t) }, 2 * time.Second},
 	} {
 		start := time.Now()
 		outage.begin()
 		if outage.name == "Killed" {
-			s.wantAway(t, redis.Addr, 3*time.Second) // before the probes have noticed, retries included
+			s.wantAway(t, server.Addr, 3*time.Second) // before the probes have noticed, retries included
 		}
 		eventually(t, "not ready", func() bool { return s.state(t, "ready") == notServing })
 		if took := time.Since(start); took > 3*time.Second { // 2 s and what a loaded machine adds
 			t.Errorf("%s: noticed after %v", outage.name, took)
 		}
-		s.wantAway(t, redis.Addr, outage.within)
+		s.wantAway(t, server.Addr, outage.within)
 		if got := s.state(t, "live"); got != serving {
 			t.Errorf("%s: live is %v", outage.name, got)
 		}
@@ -139,8 +140,8 @@ func TestRedisOutage(t *testing.T) {
 
 func TestReadersDoNotNoticeABrokenConnection(t *testing.T) {
 	t.Parallel()
-	redis := redistest.Start(t, redistest.Options{})
-	proxy := redistest.StartProxy(t, redis.Addr)
+	server := redistest.Start(t, redistest.Options{})
+	proxy := redistest.StartProxy(t, server.Addr)
 	s := onRedis(t, proxy.Addr, Options{})
 	eventually(t, "ready", func() bool { return s.state(t, "ready") == serving })
 
@@ -173,8 +174,8 @@ func TestReadersDoNotNoticeABrokenConnection(t *testing.T) {
 
 func TestALostAnswerOfAWriteIsSaidToBeOne(t *testing.T) {
 	t.Parallel()
-	redis := redistest.Start(t, redistest.Options{})
-	proxy := redistest.StartProxy(t, redis.Addr)
+	server := redistest.Start(t, redistest.Options{})
+	proxy := redistest.StartProxy(t, server.Addr)
 	s := onRedis(t, proxy.Addr, Options{})
 	eventually(t, "ready", func() bool { return s.state(t, "ready") == serving })
 
@@ -185,15 +186,15 @@ func TestALostAnswerOfAWriteIsSaidToBeOne(t *testing.T) {
 	if diff := cmp.Diff([]string{"-1"}, trailer.Get("grpc-retry-pushback-ms")); diff != "" {
 		t.Errorf("trailer (-want +got):\n%s", diff)
 	}
-	if n := redis.CommandCalls(t)["evalsha"] + redis.CommandCalls(t)["eval"]; n > 2 {
+	if n := server.CommandCalls(t)["evalsha"] + server.CommandCalls(t)["eval"]; n > 2 {
 		t.Errorf("the write was sent %d times", n)
 	}
 }
 
 func TestTheLogTellsTheTimeOfRedis(t *testing.T) {
 	t.Parallel()
-	redis := redistest.Start(t, redistest.Options{})
-	proxy := redistest.StartProxy(t, redis.Addr)
+	server := redistest.Start(t, redistest.Options{})
+	proxy := redistest.StartProxy(t, server.Addr)
 	s := onRedis(t, proxy.Addr, Options{SlowCall: 100 * time.Millisecond})
 	eventually(t, "ready", func() bool { return s.state(t, "ready") == serving })
 

@@ -10,18 +10,19 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/service/policy"
+	"github.com/berthcare/larder/store/session"
 )
 
-func sessionPolicy(namespace string, p SessionPolicy) *Policy {
-	return &Policy{Sessions: PolicySection[SessionPolicy]{Namespaces: map[string]SessionPolicy{namespace: p}}}
+func sessionPolicy(namespace string, p policy.Session) *policy.Policy {
+	return &policy.Policy{Sessions: policy.Section[policy.Session]{Namespaces: map[string]policy.Session{namespace: p}}}
 }
 
 // Every way of writing a value stores it encrypted where the policy says so, and as it is elsewhere.
 func TestPolicyEncrypt(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{Keyring: true})
-	a.under(t, cachePolicy("secret", CachePolicy{Encrypt: new(true)}))
+	a := newAPI(t, policy.Limits{Keyring: true})
+	a.under(t, cachePolicy("secret", policy.Cache{Encrypt: new(true)}))
 	canary := []byte("canary canary")
 	for ns, encrypted := range map[string]bool{"secret": true, "open": false} {
 		a.set(t, &cachev1.SetRequest{Namespace: ns, Key: "set", Value: canary})
@@ -45,8 +46,8 @@ func TestPolicyEncrypt(t *testing.T) {
 // A namespace may have a shorter grace than the server, none among them.
 func TestPolicyRotationGrace(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
-	a.under(t, sessionPolicy("strict", SessionPolicy{RotationGrace: new(time.Duration(0))}))
+	a := newAPI(t, policy.Limits{})
+	a.under(t, sessionPolicy("strict", policy.Session{RotationGrace: new(time.Duration(0))}))
 	for ns, good := range map[string]bool{"strict": false, "other": true} {
 		created := a.create(t, &sessionv1.CreateSessionRequest{Namespace: ns, Subject: "ann"})
 		must[*sessionv1.RotateSessionResponse](t)(a.session.RotateSession(t.Context(), &sessionv1.RotateSessionRequest{Namespace: ns, SessionToken: created.SessionToken}))
@@ -58,8 +59,8 @@ func TestPolicyRotationGrace(t *testing.T) {
 
 func TestPolicyTouchInterval(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
-	a.under(t, sessionPolicy("seldom", SessionPolicy{TouchInterval: new(30 * time.Minute)}))
+	a := newAPI(t, policy.Limits{})
+	a.under(t, sessionPolicy("seldom", policy.Session{TouchInterval: new(30 * time.Minute)}))
 	idle := map[string]*sessionv1.Session{}
 	for _, ns := range []string{"seldom", "often"} { // what is told of the first is known once the second was touched
 		created := a.create(t, &sessionv1.CreateSessionRequest{Namespace: ns, Subject: "ann"})
@@ -86,10 +87,10 @@ func (a *api) byID(t testing.TB, ns, id string) *sessionv1.Session {
 // A namespace's limits hold for logins and promotions, and requests may only lower them.
 func TestPolicySessionLimits(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{SessionsPerSubject: 5})
-	a.under(t, &Policy{Sessions: PolicySection[SessionPolicy]{Namespaces: map[string]SessionPolicy{
-		"evict":  {MaxSessionsPerSubject: new(2), MaxSessionsPerClass: new(1), LimitPolicy: store.EvictOldest},
-		"reject": {MaxSessionsPerSubject: new(2), LimitPolicy: store.RejectSession},
+	a := newAPI(t, policy.Limits{SessionsPerSubject: 5})
+	a.under(t, &policy.Policy{Sessions: policy.Section[policy.Session]{Namespaces: map[string]policy.Session{
+		"evict":  {MaxSessionsPerSubject: new(2), MaxSessionsPerClass: new(1), LimitPolicy: session.EvictOldest},
+		"reject": {MaxSessionsPerSubject: new(2), LimitPolicy: session.Reject},
 	}}})
 	promote := func(ns string) *sessionv1.PromoteSessionResponse {
 		anonymous := a.create(t, &sessionv1.CreateSessionRequest{Namespace: ns, Attributes: map[string]string{"cart": "1"}})

@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 const (
@@ -34,7 +34,7 @@ type retrier struct {
 }
 
 func newRetrier(up func() bool, m *Metrics) *retrier {
-	r := &retrier{idempotent: idempotentMethods(), retryable: store.Retryable, up: up, metrics: m}
+	r := &retrier{idempotent: idempotentMethods(), retryable: redis.Retryable, up: up, metrics: m}
 	r.budget.tokens.Store(maxTokens)
 	return r
 }
@@ -91,8 +91,8 @@ func (r *retrier) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo
 
 // worse returns the later error, unless an earlier attempt may have written and the later one only says that it has not.
 func worse(earlier, later error) error {
-	nothing := errors.Is(later, store.ErrUnavailable) || errors.Is(later, store.ErrOverloaded)
-	if nothing && errors.Is(earlier, store.ErrOutcomeUnknown) {
+	nothing := errors.Is(later, redis.ErrUnavailable) || errors.Is(later, redis.ErrOverloaded)
+	if nothing && errors.Is(earlier, redis.ErrOutcomeUnknown) {
 		return earlier
 	}
 	return later

@@ -14,7 +14,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // A call is one unary call through a retrier, in the virtual time of synctest.
@@ -46,7 +46,7 @@ func through(ctx context.Context, r *retrier, method string, errs ...error) *cal
 func retrying() *retrier {
 	r := newRetrier(func() bool { return true }, NewMetrics())
 	r.retryable = func(err error) bool {
-		return errors.Is(err, store.ErrUnavailable) || errors.Is(err, store.ErrOutcomeUnknown)
+		return errors.Is(err, redis.ErrUnavailable) || errors.Is(err, redis.ErrOutcomeUnknown)
 	}
 	return r
 }
@@ -59,7 +59,7 @@ func TestRetry(t *testing.T) {
 		incr = cachev1.CacheService_Increment_FullMethodName
 		none = "/nobody.Knows/This"
 	)
-	down, lost := store.ErrUnavailable, store.ErrOutcomeUnknown
+	down, lost := redis.ErrUnavailable, redis.ErrOutcomeUnknown
 	tests := []struct {
 		name     string
 		method   string
@@ -74,12 +74,12 @@ func TestRetry(t *testing.T) {
 		{"ReadThatDoesNot", get, []error{down}, down, 5, true},
 		{"NotIdempotent", incr, []error{down}, down, 1, false},
 		{"NotDeclared", none, []error{down}, down, 1, false},
-		{"NotTransient", get, []error{store.ErrWrongType}, store.ErrWrongType, 1, false},
-		{"NoLongerTransient", get, []error{down, store.ErrWrongType}, store.ErrWrongType, 2, false},
-		{"OverloadIsNotAnswered", get, []error{store.ErrOverloaded}, store.ErrOverloaded, 1, false},
+		{"NotTransient", get, []error{redis.ErrWrongType}, redis.ErrWrongType, 1, false},
+		{"NoLongerTransient", get, []error{down, redis.ErrWrongType}, redis.ErrWrongType, 2, false},
+		{"OverloadIsNotAnswered", get, []error{redis.ErrOverloaded}, redis.ErrOverloaded, 1, false},
 		// A later attempt that wrote nothing says nothing about the first.
 		{"LostAnswerThenDown", set, []error{lost, down}, lost, 5, true},
-		{"LostAnswerThenOverload", set, []error{lost, store.ErrOverloaded}, lost, 2, false},
+		{"LostAnswerThenOverload", set, []error{lost, redis.ErrOverloaded}, lost, 2, false},
 		{"DownThenLostAnswer", set, []error{down, lost}, lost, 5, true},
 	}
 	for _, tt := range tests {
@@ -120,9 +120,9 @@ func TestRetryStaysInsideTheDeadline(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				for range 100 {
 					ctx, cancel := context.WithTimeout(t.Context(), deadline)
-					c := through(ctx, retrying(), cachev1.CacheService_Get_FullMethodName, store.ErrUnavailable)
+					c := through(ctx, retrying(), cachev1.CacheService_Get_FullMethodName, redis.ErrUnavailable)
 					cancel()
-					if !errors.Is(c.err, store.ErrUnavailable) || c.took > deadline/2 {
+					if !errors.Is(c.err, redis.ErrUnavailable) || c.took > deadline/2 {
 						t.Fatalf("%v after %v", c.err, c.took)
 					}
 				}
@@ -141,9 +141,9 @@ func TestRetryBoundsTheTimeOfSlowAttempts(t *testing.T) {
 			func(context.Context, any) (any, error) {
 				attempts++
 				pass(2 * time.Second)
-				return nil, store.ErrUnavailable
+				return nil, redis.ErrUnavailable
 			})
-		if took := time.Since(start); !errors.Is(err, store.ErrUnavailable) || attempts > 2 || took > 4*time.Second+maxRetrying {
+		if took := time.Since(start); !errors.Is(err, redis.ErrUnavailable) || attempts > 2 || took > 4*time.Second+maxRetrying {
 			t.Errorf("%v after %d attempts and %v", err, attempts, took)
 		}
 	})
@@ -155,7 +155,7 @@ func TestRetryEndsWithItsCaller(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		start := time.Now()
 		_, err := retrying().unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: cachev1.CacheService_Get_FullMethodName},
-			func(context.Context, any) (any, error) { cancel(); return nil, store.ErrUnavailable })
+			func(context.Context, any) (any, error) { cancel(); return nil, redis.ErrUnavailable })
 		if !errors.Is(err, context.Canceled) || time.Since(start) > 0 {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
@@ -166,7 +166,7 @@ func TestNoRetryWhileRedisIsKnownToBeAway(t *testing.T) {
 	t.Parallel()
 	r := retrying()
 	r.up = func() bool { return false }
-	c := through(t.Context(), r, cachev1.CacheService_Get_FullMethodName, store.ErrUnavailable)
+	c := through(t.Context(), r, cachev1.CacheService_Get_FullMethodName, redis.ErrUnavailable)
 	if c.attempts != 1 || len(c.trailer) != 0 {
 		t.Errorf("%d attempts, trailer %v", c.attempts, c.trailer)
 	}
@@ -179,7 +179,7 @@ func TestRetryBudget(t *testing.T) {
 		r := retrying()
 		retries := func(calls int) (n int) {
 			for range calls {
-				n += through(t.Context(), r, get, store.ErrUnavailable).attempts - 1
+				n += through(t.Context(), r, get, redis.ErrUnavailable).attempts - 1
 			}
 			return n
 		}
@@ -189,7 +189,7 @@ func TestRetryBudget(t *testing.T) {
 		if got := counted(t, r.metrics, "larder_retry_budget_exhausted_total"); got < 980 {
 			t.Errorf("%v calls counted as not retried", got)
 		}
-		if c := through(t.Context(), r, get, store.ErrUnavailable); c.took > 0 || len(c.trailer) == 0 {
+		if c := through(t.Context(), r, get, redis.ErrUnavailable); c.took > 0 || len(c.trailer) == 0 {
 			t.Errorf("without a budget it took %v and the trailer is %v", c.took, c.trailer)
 		}
 		for range 100 {

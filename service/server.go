@@ -21,15 +21,42 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 )
+
+// services is the registry: one line adds a service. Its name in the health service, its metrics, its entry in the
+// reflection service and the tests that go through every method follow from the line.
+var services = []struct {
+	desc *grpc.ServiceDesc
+	make func(backend) any
+}{
+	{&cachev1.CacheService_ServiceDesc, func(b backend) any { return NewCache(b.store, b.policies, b.metrics) }},
+	{&sessionv1.SessionService_ServiceDesc, func(b backend) any { return NewSession(b.store, b.policies) }},
+}
+
+// A backend is what the handlers of a service can be made of.
+type backend struct {
+	store    *store.Store
+	policies *policy.Policies
+	metrics  *Metrics
+}
+
+// Descriptors returns the descriptor of every service of Larder's API.
+func Descriptors() []*grpc.ServiceDesc {
+	descs := make([]*grpc.ServiceDesc, len(services))
+	for i, service := range services {
+		descs[i] = service.desc
+	}
+	return descs
+}
 
 // Options configures a Server. Zero values mean the defaults that are given with each field.
 type Options struct {
 	// Version is what larder_build_info says; "unknown" by default.
 	Version string
 	// Limits are what the handlers check requests against.
-	Limits Limits
+	Limits policy.Limits
 	// Logger receives the log; slog.Default() by default.
 	Logger *slog.Logger
 	// SlowCall is how long a call or a Redis command may take before it is warned about; 100 ms by default.
@@ -57,7 +84,7 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	o.Limits = o.Limits.withDefaults()
+	o.Limits = o.Limits.WithDefaults()
 	o.Version = cmp.Or(o.Version, "unknown")
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	o.SlowCall = cmp.Or(o.SlowCall, 100*time.Millisecond)
@@ -74,7 +101,7 @@ func (o Options) withDefaults() Options {
 type Server struct {
 	options  Options
 	metrics  *Metrics
-	policies *Policies
+	policies *policy.Policies
 	health   *Health
 	grpc     *grpc.Server
 
@@ -91,21 +118,25 @@ type Server struct {
 
 // New returns a server for a store, which may not be connected yet. A Metrics serves one server.
 func New(st *store.Store, m *Metrics, o Options) *Server {
-	s := newServer(st.Ping, m, o)
+	s := newServer(st.Redis.Ping, m, o)
 	m.watch(st.Stats, s.options)
-	cache := NewCache(st, s.policies)
-	m.watchReads(cache.reads)
-	cachev1.RegisterCacheServiceServer(s.grpc, cache)
-	sessionv1.RegisterSessionServiceServer(s.grpc, NewSession(st, s.policies))
-	m.serve(s.grpc.GetServiceInfo()) // last, for it must know every method
+	s.register(st)
 	return s
+}
+
+// register adds the services of the registry.
+func (s *Server) register(st *store.Store) {
+	for _, service := range services {
+		s.grpc.RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics}))
+	}
+	s.metrics.calls.InitializeMetrics(s.grpc) // last, because it needs every method
 }
 
 // newServer returns a server of everything but the store.
 func newServer(ping func(context.Context) error, m *Metrics, o Options) *Server {
 	o = o.withDefaults()
 	s := &Server{
-		options: o, metrics: m, policies: NewPolicies(o.Limits), health: newHealth(ping, m, o), stopped: make(chan struct{}),
+		options: o, metrics: m, policies: policy.New(o.Limits), health: newHealth(ping, m, o), stopped: make(chan struct{}),
 	}
 	s.forced, s.force = context.WithCancel(context.Background())
 	s.probing, s.stopProbes = context.WithCancel(context.Background())
@@ -156,12 +187,12 @@ const streamWorkers = 128
 
 // messageBytes is the limit of a message: the largest that the handlers take, with room for what surrounds the values,
 // and never below the 4 MiB that clients expect. A value above its own limit so meets the handler that can say so.
-func messageBytes(l Limits) int {
+func messageBytes(l policy.Limits) int {
 	return max(max(l.MaxBatchBytes, l.MaxValueBytes)+64<<10, 4<<20)
 }
 
 // SetPolicy puts a policy in force, for calls that begin from now on. Where Check finds fault with it, the old one stays.
-func (s *Server) SetPolicy(p *Policy) error {
+func (s *Server) SetPolicy(p *policy.Policy) error {
 	err := s.policies.Set(p)
 	if err == nil {
 		s.metrics.policyLoaded.Store(time.Now().Unix())

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 )
 
 // handlers is a CacheService whose methods do what a test says, so that the frame around it can be seen at work.
@@ -77,7 +78,7 @@ func run(t testing.TB, h cachev1.CacheServiceServer, o Options) *running {
 	}
 	s := newServer(func(context.Context) error { return nil }, NewMetrics(), o)
 	cachev1.RegisterCacheServiceServer(s.grpc, h)
-	s.metrics.serve(s.grpc.GetServiceInfo())
+	s.metrics.calls.InitializeMetrics(s.grpc)
 	r := serve(t, s)
 	r.log = log
 	eventually(t, "ready", s.health.Ready)
@@ -444,7 +445,7 @@ func TestLimitsOfTheServer(t *testing.T) {
 			<-t.Context().Done()
 		}
 		return &cachev1.GetResponse{Value: make([]byte, size)}, nil
-	}}, Options{Limits: Limits{MaxValueBytes: 6 << 20}, MaxConcurrentStreams: 1})
+	}}, Options{Limits: policy.Limits{MaxValueBytes: 6 << 20}, MaxConcurrentStreams: 1})
 	get := func(ctx context.Context, bytes int) error {
 		_, err := s.cache.Get(ctx, &cachev1.GetRequest{Key: strings.Repeat("k", bytes)}, grpc.MaxCallRecvMsgSize(64<<20))
 		return err
@@ -489,12 +490,12 @@ func TestSizeOfMessages(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
-		limits Limits
+		limits policy.Limits
 		want   int
 	}{
-		{"NeverBelowGRPCsDefault", Limits{MaxValueBytes: 1 << 10}, 4 << 20},
-		{"FitsTheLargestValue", Limits{MaxValueBytes: 8 << 20}, 8<<20 + 64<<10},
-		{"FitsTheLargestBatch", Limits{MaxValueBytes: 1 << 20, MaxBatchBytes: 5 << 20}, 5<<20 + 64<<10},
+		{"NeverBelowGRPCsDefault", policy.Limits{MaxValueBytes: 1 << 10}, 4 << 20},
+		{"FitsTheLargestValue", policy.Limits{MaxValueBytes: 8 << 20}, 8<<20 + 64<<10},
+		{"FitsTheLargestBatch", policy.Limits{MaxValueBytes: 1 << 20, MaxBatchBytes: 5 << 20}, 5<<20 + 64<<10},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

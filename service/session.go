@@ -7,7 +7,9 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
 )
 
 // Session answers larder.session.v1.SessionService.
@@ -15,27 +17,27 @@ type Session struct {
 	sessionv1.UnimplementedSessionServiceServer
 
 	store    *store.Store
-	policies *Policies
-	limits   *Limits
+	policies *policy.Policies
+	limits   *policy.Limits
 	now      func() time.Time // the store's
 }
 
 // NewSession returns a SessionService over a store.
-func NewSession(st *store.Store, p *Policies) *Session {
-	return &Session{store: st, policies: p, limits: &p.limits, now: st.Now}
+func NewSession(st *store.Store, p *policy.Policies) *Session {
+	return &Session{store: st, policies: p, limits: p.Limits(), now: st.Redis.Now}
 }
 
-func (s *Session) fields() *fields { return s.policies.fields(s.now) }
+func (s *Session) fields() *fields { return newFields(s.policies, s.now) }
 
 // CreateSession starts a session.
 func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionRequest) (*sessionv1.CreateSessionResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
-	n := store.NewSession{
+	n := session.Creation{
 		Subject:    f.subject(r.GetSubject(), 0),
 		Attributes: f.attributes("attributes", r.GetAttributes()),
-		Idle:       f.timeout("idle_timeout", r.GetIdleTimeout(), f.rules.session.idle),
-		Absolute:   f.timeout("absolute_timeout", r.GetAbsoluteTimeout(), f.rules.session.absolute),
+		Idle:       f.timeout("idle_timeout", r.GetIdleTimeout(), f.rules.Sessions.IdleTimeout),
+		Absolute:   f.timeout("absolute_timeout", r.GetAbsoluteTimeout(), f.rules.Sessions.AbsoluteTimeout),
 		Device:     f.device(r.GetDevice()),
 		Assurance:  f.assurance("assurance", r.GetAssurance()),
 		Limits:     f.sessionLimits(r),
@@ -48,7 +50,7 @@ func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionR
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	created, err := s.store.CreateSession(ctx, ns, n)
+	created, err := s.store.Sessions.Create(ctx, ns, n)
 	if err != nil {
 		return nil, err
 	}
@@ -63,14 +65,14 @@ func (s *Session) GetSession(ctx context.Context, r *sessionv1.GetSessionRequest
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	session, err := s.store.GetSession(ctx, ns, id)
+	sess, err := s.store.Sessions.Get(ctx, ns, id)
 	if err != nil {
 		return nil, err
 	}
 	resp := &sessionv1.GetSessionResponse{Outcome: sessionv1.GetSessionOutcome_GET_SESSION_OUTCOME_INACTIVE}
-	if session != nil {
+	if sess != nil {
 		resp.Outcome = sessionv1.GetSessionOutcome_GET_SESSION_OUTCOME_ACTIVE
-		resp.Session = sessionView(session)
+		resp.Session = sessionView(sess)
 	}
 	return resp, nil
 }
@@ -84,7 +86,7 @@ func (s *Session) UpdateSession(ctx context.Context, r *sessionv1.UpdateSessionR
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	updated, err := s.store.UpdateSession(ctx, ns, target, update)
+	updated, err := s.store.Sessions.Update(ctx, ns, target, update)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +108,7 @@ func (s *Session) RevokeSession(ctx context.Context, r *sessionv1.RevokeSessionR
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	revoked, err := s.store.RevokeSession(ctx, ns, target)
+	revoked, err := s.store.Sessions.Revoke(ctx, ns, target)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +120,7 @@ func (s *Session) RevokeSession(ctx context.Context, r *sessionv1.RevokeSessionR
 }
 
 // sessionView is a session as answers show it.
-func sessionView(s *store.Session) *sessionv1.Session {
+func sessionView(s *session.Session) *sessionv1.Session {
 	v := &sessionv1.Session{
 		SessionId: s.ID, Subject: s.Subject, Attributes: s.Attributes, Version: s.Version,
 		CreatedAt: timestamppb.New(s.CreatedAt), LastActiveAt: timestamppb.New(s.LastActiveAt),

@@ -7,7 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
 )
 
 // WatchSessionEvents tells what happens to sessions.
@@ -18,7 +18,7 @@ func (s *Session) WatchSessionEvents(r *sessionv1.WatchSessionEventsRequest, str
 	if err := f.err(); err != nil {
 		return err
 	}
-	return s.store.WatchSessionEvents(stream.Context(), ns, filter, r.GetResumeToken(), heartbeat, func(e *store.SessionEvent, token string) error {
+	return s.store.Sessions.Watch(stream.Context(), ns, filter, r.GetResumeToken(), heartbeat, func(e *session.Event, token string) error {
 		resp := &sessionv1.WatchSessionEventsResponse{ResumeToken: token}
 		if e != nil {
 			resp.Event = eventView(ns, e)
@@ -36,7 +36,7 @@ func eventWord(t sessionv1.SessionEventType) string {
 }
 
 // eventView is an event as answers show it: of the details only what is known to be meant for callers.
-func eventView(namespace string, e *store.SessionEvent) *sessionv1.SessionEvent {
+func eventView(namespace string, e *session.Event) *sessionv1.SessionEvent {
 	return &sessionv1.SessionEvent{
 		EventId: e.ID, Type: sessionv1.SessionEventType(sessionv1.SessionEventType_value[eventTypePrefix+strings.ToUpper(e.Type)]),
 		At: timestamppb.New(e.At), Namespace: namespace, SessionId: e.SessionID, Subject: e.Subject,

@@ -13,8 +13,11 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
+	"github.com/berthcare/larder/store/session"
 )
 
 const (
@@ -47,8 +50,8 @@ func nextEvent(t *testing.T, stream grpc.ServerStreamingClient[sessionv1.WatchSe
 
 func TestWatchSessionEvents(t *testing.T) {
 	t.Parallel()
-	redis := redistest.Start(t, redistest.Options{})
-	a := serveStore(t, store.Options{Addrs: []string{redis.Addr}, CommandTimeout: 10 * time.Second, SweepInterval: time.Second}, Limits{})
+	server := redistest.Start(t, redistest.Options{})
+	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second}, Sessions: session.Options{SweepInterval: time.Second}}, policy.Limits{})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	request := &sessionv1.WatchSessionEventsRequest{Subject: "ann", Types: []sessionv1.SessionEventType{sessionCreated, sessionRevoked, sessionExpiredIdle}}
@@ -94,9 +97,9 @@ func TestWatchSessionEvents(t *testing.T) {
 	}
 
 	// What is gone is not passed over.
-	p := redis.Do(t, "KEYS", "ld:e:*")
+	p := server.Do(t, "KEYS", "ld:e:*")
 	for _, key := range p.([]any) {
-		redis.Do(t, "XTRIM", key.(string), "MAXLEN", "0")
+		server.Do(t, "XTRIM", key.(string), "MAXLEN", "0")
 	}
 	broken := must[grpc.ServerStreamingClient[sessionv1.WatchSessionEventsResponse]](t)(a.session.WatchSessionEvents(ctx, request))
 	var err error
@@ -117,7 +120,7 @@ func TestWatchSessionEvents(t *testing.T) {
 
 func TestWatchSessionEventsChecksItsRequest(t *testing.T) {
 	t.Parallel()
-	a := serveStore(t, store.Options{Mode: store.Embedded}, Limits{})
+	a := serveStore(t, store.Options{Redis: redis.Options{Mode: redis.Embedded}}, policy.Limits{})
 	_, token := a.watchSessions(t.Context(), t, &sessionv1.WatchSessionEventsRequest{Subject: "ann"})
 	for field, r := range map[string]*sessionv1.WatchSessionEventsRequest{
 		"namespace":    {Namespace: "-"},

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
 )
 
@@ -266,14 +268,14 @@ func (h *sessionHistory) disturb(ctx context.Context, replicas []*replica, quiet
 // its end has been told nothing finds it active, except the memory of another replica for as long as the bound.
 func TestSessionHistories(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []store.Mode{store.Standalone, store.Cluster} {
+	for _, mode := range []redis.Mode{redis.Standalone, redis.Cluster} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
 			const bound, lasts, callers = 500 * time.Millisecond, 6 * time.Second, 8
-			replicas := startReplicas(t, store.Options{Mode: mode, NearCacheTTL: bound, CommandTimeout: 200 * time.Millisecond}, 2)
+			replicas := startReplicas(t, store.Options{Redis: redis.Options{Mode: mode, NearCacheTTL: bound, CommandTimeout: 200 * time.Millisecond}}, 2)
 			none := time.Duration(0)
 			for _, r := range replicas {
-				if err := r.SetPolicy(&Policy{Sessions: PolicySection[SessionPolicy]{Namespaces: map[string]SessionPolicy{noGrace: {RotationGrace: &none}}}}); err != nil {
+				if err := r.SetPolicy(&policy.Policy{Sessions: policy.Section[policy.Session]{Namespaces: map[string]policy.Session{noGrace: {RotationGrace: &none}}}}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -314,7 +316,7 @@ func TestSessionHistories(t *testing.T) {
 			h.lastWord(replicas, append(shelves, quiet))
 			near, unknown := int64(0), 0
 			for _, r := range replicas {
-				near += r.store.Stats().NearHits
+				near += r.store.Stats().Near.Hits
 			}
 			for _, r := range h.calls {
 				if r.Unknown || r.Attempts > 0 {

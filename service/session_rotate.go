@@ -4,7 +4,7 @@ import (
 	"context"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
 )
 
 // RotateSession supersedes a session's token.
@@ -15,15 +15,15 @@ func (s *Session) RotateSession(ctx context.Context, r *sessionv1.RotateSessionR
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	next, session, err := s.store.RotateSession(ctx, ns, token, f.rules.session.grace)
+	next, sess, err := s.store.Sessions.Rotate(ctx, ns, token, f.rules.Sessions.RotationGrace)
 	if err != nil {
 		return nil, err
 	}
-	if session == nil {
+	if sess == nil {
 		return &sessionv1.RotateSessionResponse{Outcome: sessionv1.RotateSessionOutcome_ROTATE_SESSION_OUTCOME_INACTIVE}, nil
 	}
 	return &sessionv1.RotateSessionResponse{
-		Outcome: sessionv1.RotateSessionOutcome_ROTATE_SESSION_OUTCOME_ROTATED, SessionToken: next, Session: sessionView(session),
+		Outcome: sessionv1.RotateSessionOutcome_ROTATE_SESSION_OUTCOME_ROTATED, SessionToken: next, Session: sessionView(sess),
 	}, nil
 }
 
@@ -32,11 +32,11 @@ func (s *Session) PromoteSession(ctx context.Context, r *sessionv1.PromoteSessio
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
 	token := f.token(r.GetSessionToken())
-	p := store.Promotion{Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance()), Limits: f.rules.session.limits}
+	p := session.Promotion{Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance()), Limits: f.rules.Sessions.Limits}
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	got, err := s.store.PromoteSession(ctx, ns, token, p)
+	got, err := s.store.Sessions.Promote(ctx, ns, token, p)
 	if err != nil {
 		return nil, err
 	}
@@ -61,9 +61,9 @@ func (s *Session) ReauthenticateSession(ctx context.Context, r *sessionv1.Reauth
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
 	token := f.token(r.GetSessionToken())
-	a := store.Reauthentication{
+	a := session.Reauthentication{
 		AAL: f.aal("aal", r.GetAal()), AMR: f.methods("amr", r.GetAmr()), ResetTimeouts: r.GetResetTimeouts(),
-		Grace: f.rules.session.grace,
+		Grace: f.rules.Sessions.RotationGrace,
 	}
 	if len(r.GetAmr()) == 0 {
 		f.add("amr", "must not be empty")
@@ -71,17 +71,17 @@ func (s *Session) ReauthenticateSession(ctx context.Context, r *sessionv1.Reauth
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	next, session, err := s.store.ReauthenticateSession(ctx, ns, token, a)
+	next, sess, err := s.store.Sessions.Reauthenticate(ctx, ns, token, a)
 	if err != nil {
 		return nil, err
 	}
 	switch {
-	case session == nil:
+	case sess == nil:
 		return &sessionv1.ReauthenticateSessionResponse{Outcome: sessionv1.ReauthenticateSessionOutcome_REAUTHENTICATE_SESSION_OUTCOME_INACTIVE}, nil
 	case next == "":
 		return &sessionv1.ReauthenticateSessionResponse{Outcome: sessionv1.ReauthenticateSessionOutcome_REAUTHENTICATE_SESSION_OUTCOME_ANONYMOUS}, nil
 	}
 	return &sessionv1.ReauthenticateSessionResponse{
-		Outcome: sessionv1.ReauthenticateSessionOutcome_REAUTHENTICATE_SESSION_OUTCOME_REAUTHENTICATED, SessionToken: next, Session: sessionView(session),
+		Outcome: sessionv1.ReauthenticateSessionOutcome_REAUTHENTICATE_SESSION_OUTCOME_REAUTHENTICATED, SessionToken: next, Session: sessionView(sess),
 	}, nil
 }

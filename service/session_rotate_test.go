@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 )
 
 func (a *api) rotate(t testing.TB, token string) *sessionv1.RotateSessionResponse {
@@ -18,7 +19,7 @@ func (a *api) rotate(t testing.TB, token string) *sessionv1.RotateSessionRespons
 
 func TestRotateSession(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	created := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann", Attributes: map[string]string{"a": "1"}})
 	rotated := a.rotate(t, created.SessionToken)
 	if !strings.HasPrefix(rotated.SessionToken, "ls1_") || rotated.SessionToken == created.SessionToken {
@@ -41,7 +42,7 @@ func TestRotateSession(t *testing.T) {
 
 func TestRotationGraceOfZero(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{SessionRotationGrace: -1, SessionCacheFor: -1})
+	a := newAPI(t, policy.Limits{SessionRotationGrace: -1, SessionCacheFor: -1})
 	created := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann"})
 	rotated := a.rotate(t, created.SessionToken)
 	if a.isActive(t, "", created.SessionToken) || a.rotate(t, created.SessionToken).SessionToken != "" {
@@ -55,7 +56,7 @@ func TestRotationGraceOfZero(t *testing.T) {
 
 func TestPromoteSession(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	promote := func(token, subject string) *sessionv1.PromoteSessionResponse {
 		t.Helper()
 		return must[*sessionv1.PromoteSessionResponse](t)(a.session.PromoteSession(t.Context(), &sessionv1.PromoteSessionRequest{
@@ -79,7 +80,7 @@ func TestPromoteSession(t *testing.T) {
 
 func TestReauthenticateSession(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	again := func(token string) *sessionv1.ReauthenticateSessionResponse {
 		t.Helper()
 		return must[*sessionv1.ReauthenticateSessionResponse](t)(a.session.ReauthenticateSession(t.Context(), &sessionv1.ReauthenticateSessionRequest{
@@ -127,7 +128,7 @@ func TestReauthenticateSession(t *testing.T) {
 
 func TestBatchValidateSessions(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{MaxBatchBytes: 2500})
+	a := newAPI(t, policy.Limits{MaxBatchBytes: 2500})
 	ann := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann"})
 	large := a.create(t, &sessionv1.CreateSessionRequest{Subject: "bob", Attributes: map[string]string{"a": strings.Repeat("x", 2000)}})
 	item := func(token string) *sessionv1.BatchValidateSessionsItem {

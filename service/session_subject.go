@@ -6,7 +6,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
 )
 
 // RevokeSubjectSessions ends a subject's sessions.
@@ -17,13 +17,13 @@ func (s *Session) RevokeSubjectSessions(ctx context.Context, r *sessionv1.Revoke
 	if r.GetExceptSessionId() != "" {
 		f.sessionID("except_session_id", r.GetExceptSessionId())
 	}
-	which := store.SubjectRevocation{
+	which := session.SubjectRevocation{
 		Class: f.deviceClass("device_class", r.GetDeviceClass()), Except: r.GetExceptSessionId(), Longest: s.limits.SessionAbsoluteTimeout,
 	}
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	revoked, err := s.store.RevokeSubjectSessions(ctx, ns, subject, which)
+	revoked, err := s.store.Sessions.RevokeSubject(ctx, ns, subject, which)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func (s *Session) GetSubject(ctx context.Context, r *sessionv1.GetSubjectRequest
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	epoch, err := s.store.SubjectEpoch(ctx, ns, subject)
+	epoch, err := s.store.Sessions.SubjectEpoch(ctx, ns, subject)
 	if err != nil {
 		return nil, err
 	}
@@ -50,21 +50,21 @@ func (s *Session) ListSubjectSessions(ctx context.Context, r *sessionv1.ListSubj
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
 	subject := f.subject(r.GetSubject(), 1)
-	l := store.SubjectList{
+	l := session.SubjectList{
 		Class: f.deviceClass("device_class", r.GetDeviceClass()), Token: r.GetPageToken(), Count: f.pageSize(r.GetPageSize(), 50, 200),
 	}
 	current := f.current(r)
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	sessions, next, err := s.store.ListSubjectSessions(ctx, ns, subject, l)
+	sessions, next, err := s.store.Sessions.ListSubject(ctx, ns, subject, l)
 	if err != nil {
 		return nil, err
 	}
 	resp := &sessionv1.ListSubjectSessionsResponse{NextPageToken: next}
-	for _, session := range sessions {
-		v := sessionView(session)
-		v.Current = session.ID == current
+	for _, sess := range sessions {
+		v := sessionView(sess)
+		v.Current = sess.ID == current
 		resp.Sessions = append(resp.Sessions, v)
 	}
 	return resp, nil
@@ -74,7 +74,7 @@ func (s *Session) ListSubjectSessions(ctx context.Context, r *sessionv1.ListSubj
 const maxSummaries = 200
 
 // createdView is the answer to a creation.
-func createdView(c *store.CreatedSession) *sessionv1.CreateSessionResponse {
+func createdView(c *session.Created) *sessionv1.CreateSessionResponse {
 	if c.Session == nil {
 		return &sessionv1.CreateSessionResponse{
 			Outcome: sessionv1.CreateSessionOutcome_CREATE_SESSION_OUTCOME_LIMIT_REACHED, ExistingSessions: summaries(c.Existing),
@@ -86,7 +86,7 @@ func createdView(c *store.CreatedSession) *sessionv1.CreateSessionResponse {
 	}
 }
 
-func summaries(sessions []store.SessionSummary) (views []*sessionv1.SessionSummary) {
+func summaries(sessions []session.Summary) (views []*sessionv1.SessionSummary) {
 	for _, s := range sessions[:min(len(sessions), maxSummaries)] {
 		views = append(views, &sessionv1.SessionSummary{
 			SessionId: s.ID, Device: deviceView(s.Device), CreatedAt: timestamppb.New(s.CreatedAt),
@@ -97,8 +97,8 @@ func summaries(sessions []store.SessionSummary) (views []*sessionv1.SessionSumma
 }
 
 // deviceView is a device as answers show it; nil if nothing is known.
-func deviceView(d store.Device) *sessionv1.Device {
-	if d == (store.Device{}) {
+func deviceView(d session.Device) *sessionv1.Device {
+	if d == (session.Device{}) {
 		return nil
 	}
 	return &sessionv1.Device{Ip: d.IP, UserAgent: d.UserAgent, Label: d.Label, Class: d.Class}

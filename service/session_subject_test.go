@@ -11,7 +11,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/service/policy"
+	"github.com/berthcare/larder/store/session"
 )
 
 // metadataOf returns the metadata of an error's ErrorInfo.
@@ -34,7 +35,7 @@ func summaryOf(s *sessionv1.Session) *sessionv1.SessionSummary {
 
 func TestCreateSessionMakesRoom(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{SessionsPerSubject: 3, SessionsPerClass: 2, SessionLimitPolicy: store.EvictOldest})
+	a := newAPI(t, policy.Limits{SessionsPerSubject: 3, SessionsPerClass: 2, SessionLimitPolicy: session.EvictOldest})
 	type request = sessionv1.CreateSessionRequest
 	on := func(class string) *sessionv1.Device { return &sessionv1.Device{Label: "a " + class, Class: class} }
 	var made []*sessionv1.CreateSessionResponse
@@ -72,7 +73,7 @@ func TestCreateSessionMakesRoom(t *testing.T) {
 
 func TestCreateSessionAtTheLimit(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{SessionsPerSubject: 1, SessionLimitPolicy: store.RejectSession})
+	a := newAPI(t, policy.Limits{SessionsPerSubject: 1, SessionLimitPolicy: session.Reject})
 	first := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann", Device: &sessionv1.Device{Ip: "::1"}})
 	same(t, &sessionv1.CreateSessionResponse{
 		Outcome:          sessionv1.CreateSessionOutcome_CREATE_SESSION_OUTCOME_LIMIT_REACHED,
@@ -85,7 +86,7 @@ func TestCreateSessionAtTheLimit(t *testing.T) {
 
 func TestCreateSessionListsNoMoreThan200(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	for range 205 {
 		a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann"})
 	}
@@ -97,7 +98,7 @@ func TestCreateSessionListsNoMoreThan200(t *testing.T) {
 
 func TestCreateSessionIfSubjectEpoch(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	epoch := func() int64 {
 		return must[*sessionv1.GetSubjectResponse](t)(a.session.GetSubject(t.Context(), &sessionv1.GetSubjectRequest{Subject: "ann"})).SubjectEpoch
 	}
@@ -137,7 +138,7 @@ func TestCreateSessionIfSubjectEpoch(t *testing.T) {
 
 func TestSessionsByDeviceClass(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	var made []*sessionv1.CreateSessionResponse
 	for i := range 4 {
 		made = append(made, a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann", Device: &sessionv1.Device{Class: []string{"web", "mobile"}[i%2]}}))
@@ -179,7 +180,7 @@ func TestSessionsByDeviceClass(t *testing.T) {
 
 func TestUpdateSessionCounters(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	type request = sessionv1.UpdateSessionRequest
 	created := a.create(t, &sessionv1.CreateSessionRequest{Attributes: map[string]string{"text": "x", "most": fmt.Sprint(math.MaxInt64)}})
 	byID := &sessionv1.UpdateSessionRequest_SessionId{SessionId: created.Session.SessionId}

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 )
 
 const (
@@ -58,7 +59,7 @@ func about(t testing.TB, what string, got *timestamppb.Timestamp, want time.Time
 
 func TestCreateSession(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{SessionIdleTimeout: 20 * time.Minute, SessionAbsoluteTimeout: 2 * time.Hour})
+	a := newAPI(t, policy.Limits{SessionIdleTimeout: 20 * time.Minute, SessionAbsoluteTimeout: 2 * time.Hour})
 	attributes := map[string]string{"role": "nurse", "empty": "", "größe": "\x00\n"}
 	authenticated := timestamppb.New(time.UnixMilli(1700000000123))
 	device := &sessionv1.Device{Ip: "2001:db8::1", UserAgent: "app/1.2", Label: "Ann's phone", Class: "mobile"}
@@ -134,7 +135,7 @@ func TestCreateSession(t *testing.T) {
 
 func TestValidateSession(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 
 	t.Run("WhatIsNoToken", func(t *testing.T) {
 		t.Parallel()
@@ -151,7 +152,7 @@ func TestValidateSession(t *testing.T) {
 
 	t.Run("CostsNothingWhenNear", func(t *testing.T) {
 		t.Parallel()
-		a := newAPI(t, Limits{})
+		a := newAPI(t, policy.Limits{})
 		token := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann"}).SessionToken
 		reads := func(c sessionv1.Consistency) int64 {
 			before := a.redis.CommandCalls(t)
@@ -239,7 +240,7 @@ func flip(c byte) string {
 
 func TestGetSession(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	created := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann", IdleTimeout: secs(60)})
 	id := created.Session.SessionId
 	get := func(id string) *sessionv1.GetSessionResponse {
@@ -253,7 +254,7 @@ func TestGetSession(t *testing.T) {
 
 func TestUpdateSession(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	type request = sessionv1.UpdateSessionRequest
 	created := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann", Attributes: map[string]string{"a": "1", "b": "2"}})
 	byID := &sessionv1.UpdateSessionRequest_SessionId{SessionId: created.Session.SessionId}
@@ -324,7 +325,7 @@ func TestUpdateSession(t *testing.T) {
 
 func TestRevokeSession(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	created := func() (token, id string) {
 		c := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann"})
 		return c.SessionToken, c.Session.SessionId
@@ -369,7 +370,7 @@ func TestRevokeSession(t *testing.T) {
 
 func TestRevokeSubjectSessions(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	type request = sessionv1.RevokeSubjectSessionsRequest
 	revoke := func(r *request) int64 {
 		t.Helper()
@@ -418,7 +419,7 @@ func TestRevokeSubjectSessions(t *testing.T) {
 
 func TestListSubjectSessions(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	type request = sessionv1.ListSubjectSessionsRequest
 	list := func(r *request) *sessionv1.ListSubjectSessionsResponse {
 		t.Helper()
@@ -480,7 +481,7 @@ func TestListSubjectSessions(t *testing.T) {
 
 func TestListSubjectSessionsBoundsItsPages(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	for range 205 {
 		a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann"})
 	}

@@ -8,7 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
 )
 
 // ValidateSession checks a token.
@@ -19,7 +19,7 @@ func (s *Session) ValidateSession(ctx context.Context, r *sessionv1.ValidateSess
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	verdict, err := s.store.Validate(ctx, ns, v)
+	verdict, err := s.store.Sessions.Validate(ctx, ns, v)
 	if err != nil {
 		return nil, err
 	}
@@ -32,19 +32,19 @@ func (s *Session) ValidateSession(ctx context.Context, r *sessionv1.ValidateSess
 
 // outcomes are the verdicts as answers give them. Those of ValidateSession and BatchValidateSessions are numbered alike as
 // far as it goes.
-var outcomes = map[store.SessionOutcome]sessionv1.BatchValidateSessionsOutcome{
-	store.SessionActive:   sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_ACTIVE,
-	store.SessionInactive: sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_INACTIVE,
-	store.StepUpRequired:  sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_STEP_UP_REQUIRED,
-	store.ReauthRequired:  sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_REAUTH_REQUIRED,
+var outcomes = map[session.Outcome]sessionv1.BatchValidateSessionsOutcome{
+	session.Active:         sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_ACTIVE,
+	session.Inactive:       sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_INACTIVE,
+	session.StepUpRequired: sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_STEP_UP_REQUIRED,
+	session.ReauthRequired: sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_REAUTH_REQUIRED,
 }
 
 // cacheFor returns how long an active verdict may be believed.
-func (s *Session) cacheFor(v store.Validation, verdict store.Verdict) *durationpb.Duration {
+func (s *Session) cacheFor(v session.Validation, verdict session.Verdict) *durationpb.Duration {
 	if !v.Near || verdict.Superseded {
 		return durationpb.New(0)
 	}
-	now := s.store.Now()
+	now := s.store.Redis.Now()
 	d := min(max(s.limits.SessionCacheFor, 0), verdict.Session.ExpiresAt().Sub(now))
 	if v.MaxAuthAge > 0 {
 		d = min(d, v.MaxAuthAge-now.Sub(verdict.Session.Assurance.AuthenticatedAt))
@@ -60,9 +60,9 @@ func (s *Session) BatchValidateSessions(ctx context.Context, r *sessionv1.BatchV
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	verdicts, err := s.store.ValidateAll(ctx, ns, vs)
+	verdicts, err := s.store.Sessions.ValidateAll(ctx, ns, vs)
 	if err == nil {
-		err = shared(verdicts, func(v store.BatchVerdict) error { return v.Err })
+		err = shared(verdicts, func(v session.BatchVerdict) error { return v.Err })
 	}
 	if err != nil {
 		return nil, err

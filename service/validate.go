@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/berthcare/larder/service/policy"
 )
 
 // The limits of the API that no setting changes.
 const (
 	defaultNamespace = "default"
 
-	maxNamespaceBytes   = 63
 	maxKeyBytes         = 1024
 	maxTags             = 32
 	maxTagBytes         = 128
@@ -26,7 +27,6 @@ const (
 	maxUserAgentBytes     = 512
 	maxLabelBytes         = 128
 	maxClassBytes         = 32
-	minSessionTimeout     = time.Second
 	maxAAL                = 3
 	maxMethodBytes        = 32
 	maxClockSkew          = time.Minute
@@ -52,12 +52,18 @@ func (e FieldErrors) Error() string { return e[0].Error() }
 
 // fields gathers what is wrong with a request. Each method checks one field and returns it as the store wants it.
 type fields struct {
-	limits *Limits
-	policy *inForce
-	rules  *rules // of the request's namespace, once that is known
+	limits *policy.Limits
+	policy *policy.Ruleset
+	rules  *policy.Rules // of the request's namespace, once that is known
 	now    func() time.Time
 	prefix string
 	wrong  FieldErrors
+}
+
+// newFields returns the fields of one request, which is under the policy in force now until it ends.
+func newFields(p *policy.Policies, now func() time.Time) *fields {
+	current := p.Current()
+	return &fields{limits: p.Limits(), policy: current, rules: current.Defaults(), now: now}
 }
 
 // maxFieldErrors bounds the answer to a batch in which everything is wrong.
@@ -76,26 +82,15 @@ func (f *fields) err() error {
 	return f.wrong
 }
 
-const namespaceRule = "must be 1 to 63 characters of a-z, 0-9, dot, underscore and dash, the first a letter or a digit"
-
-func validNamespace(ns string) bool {
-	ok := ns != "" && len(ns) <= maxNamespaceBytes
-	for i := 0; ok && i < len(ns); i++ {
-		c := ns[i]
-		ok = 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || i > 0 && (c == '.' || c == '_' || c == '-')
-	}
-	return ok
-}
-
 // namespace checks the namespace and looks up what holds in it, so that it comes before what depends on that.
 func (f *fields) namespace(ns string) string {
 	if ns == "" {
 		ns = defaultNamespace
 	}
-	if !validNamespace(ns) {
-		f.add("namespace", namespaceRule)
+	if !policy.ValidNamespace(ns) {
+		f.add("namespace", policy.NamespaceForm)
 	}
-	f.rules = f.policy.rules(ns)
+	f.rules = f.policy.Of(ns)
 	return ns
 }
 

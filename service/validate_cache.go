@@ -11,11 +11,11 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
 )
 
-func (f *fields) etag(field, s string) store.ETag {
-	e, ok := store.ParseETag(s)
+func (f *fields) etag(field, s string) cache.ETag {
+	e, ok := cache.ParseETag(s)
 	if !ok {
 		f.add(field, "must be an etag, 16 lower-case hexadecimal digits")
 	}
@@ -31,7 +31,7 @@ type expiry interface {
 
 // fresh returns how long from now an entry is fresh; zero means for ever. NeverSet says that the oneof holds never.
 func (f *fields) fresh(e expiry, neverSet bool) time.Duration {
-	most := f.rules.cache.maxTTL
+	most := f.rules.Cache.MaxTTL
 	switch {
 	case e.GetTtl() != nil:
 		return f.duration("ttl", e.GetTtl(), 1, most)
@@ -51,15 +51,15 @@ func (f *fields) fresh(e expiry, neverSet bool) time.Duration {
 		}
 		return 0
 	}
-	return f.rules.cache.defaultTTL
+	return f.rules.Cache.DefaultTTL
 }
 
 // jittered takes the namespace's jitter off what fresh has returned, where the request leaves room for it.
 func (f *fields) jittered(d time.Duration, e expiry, neverSet bool) time.Duration {
-	if neverSet || e.GetExpireTime() != nil || f.rules.cache.jitter == 0 {
+	if neverSet || e.GetExpireTime() != nil || f.rules.Cache.Jitter == 0 {
 		return d
 	}
-	off := rand.Float64() * f.rules.cache.jitter * float64(d) //nolint:gosec // spreads load, guards nothing
+	off := rand.Float64() * f.rules.Cache.Jitter * float64(d) //nolint:gosec // spreads load, guards nothing
 	return max(d-time.Duration(off), time.Millisecond)
 }
 
@@ -73,13 +73,13 @@ type entry interface {
 	GetContentType() string
 }
 
-func (f *fields) write(e entry, neverSet bool) store.Write {
-	w := store.Write{
+func (f *fields) write(e entry, neverSet bool) cache.Write {
+	w := cache.Write{
 		Value: e.GetValue(), Fresh: f.fresh(e, neverSet), Negative: e.GetNegative(),
 		Tags: f.tags(e.GetTags()), ContentType: e.GetContentType(),
-		Encrypt: f.rules.cache.encrypt,
+		Encrypt: f.rules.Cache.Encrypt,
 	}
-	if most := f.rules.cache.maxValueBytes; len(w.Value) > most {
+	if most := f.rules.Cache.MaxValueBytes; len(w.Value) > most {
 		f.add("value", "must be at most %d bytes long", most)
 	}
 	if w.Negative && len(w.Value) > 0 {
@@ -96,13 +96,13 @@ func (f *fields) write(e entry, neverSet bool) store.Write {
 
 // stale returns how long an entry that is fresh for so long is kept after that.
 func (f *fields) stale(e entry, fresh time.Duration, neverSet bool) time.Duration {
-	most := f.rules.cache.maxTTL
+	most := f.rules.Cache.MaxTTL
 	asked := e.GetStaleTtl()
 	switch {
 	case asked == nil && (neverSet || e.GetNegative()):
 		return 0
 	case asked == nil:
-		return max(min(f.rules.cache.staleTTL, most-fresh), 0)
+		return max(min(f.rules.Cache.DefaultStaleTTL, most-fresh), 0)
 	case asked.GetSeconds() == 0 && asked.GetNanos() == 0:
 		return 0
 	case asked.CheckValid() == nil && asked.AsDuration() < 0:
@@ -139,7 +139,7 @@ func (f *fields) tags(tags []string) []string {
 	return unique
 }
 
-func (f *fields) condition(r *cachev1.SetRequest) store.Condition {
+func (f *fields) condition(r *cachev1.SetRequest) cache.Condition {
 	isTrue := func(field string, b bool) {
 		if !b {
 			f.add(field, "must be true where it is set")
@@ -148,16 +148,16 @@ func (f *fields) condition(r *cachev1.SetRequest) store.Condition {
 	switch p := r.GetPrecondition().(type) {
 	case *cachev1.SetRequest_IfAbsent:
 		isTrue("if_absent", p.IfAbsent)
-		return store.Condition{Kind: store.IfAbsent}
+		return cache.Condition{Kind: cache.IfAbsent}
 	case *cachev1.SetRequest_IfPresent:
 		isTrue("if_present", p.IfPresent)
-		return store.Condition{Kind: store.IfPresent}
+		return cache.Condition{Kind: cache.IfPresent}
 	case *cachev1.SetRequest_IfMatch:
-		return store.Condition{Kind: store.IfMatch, ETag: f.etag("if_match", p.IfMatch)}
+		return cache.Condition{Kind: cache.IfMatch, ETag: f.etag("if_match", p.IfMatch)}
 	case *cachev1.SetRequest_IfNoneMatch:
-		return store.Condition{Kind: store.IfNoneMatch, ETag: f.etag("if_none_match", p.IfNoneMatch)}
+		return cache.Condition{Kind: cache.IfNoneMatch, ETag: f.etag("if_none_match", p.IfNoneMatch)}
 	}
-	return store.Condition{}
+	return cache.Condition{}
 }
 
 // pattern checks a glob and returns it in the form that means the same to every Redis. Redis itself reads on where a class

@@ -9,7 +9,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/service/policy"
+	"github.com/berthcare/larder/store/session"
 )
 
 func (f *fields) subject(s string, least int) string {
@@ -18,7 +19,7 @@ func (f *fields) subject(s string, least int) string {
 }
 
 func (f *fields) sessionID(field, id string) string {
-	if !store.ValidSessionID(id) {
+	if !session.ValidID(id) {
 		f.add(field, "must be the id of a session")
 	}
 	return id
@@ -29,12 +30,12 @@ func (f *fields) timeout(field string, d *durationpb.Duration, most time.Duratio
 	if d == nil {
 		return most
 	}
-	return f.duration(field, d, minSessionTimeout, most)
+	return f.duration(field, d, policy.MinSessionTimeout, most)
 }
 
 func (f *fields) attributes(field string, attributes map[string]string) map[string]string {
-	if len(attributes) > store.MaxAttributes {
-		f.add(field, "must be at most %d", store.MaxAttributes)
+	if len(attributes) > session.MaxAttributes {
+		f.add(field, "must be at most %d", session.MaxAttributes)
 		return nil
 	}
 	size, named := 0, true
@@ -45,19 +46,19 @@ func (f *fields) attributes(field string, attributes map[string]string) map[stri
 	if !named {
 		f.add(field, "must have names of 1 to %d bytes", maxAttributeNameBytes)
 	}
-	if size > store.MaxAttributeBytes {
-		f.add(field, "must be at most %d bytes long together", store.MaxAttributeBytes)
+	if size > session.MaxAttributeBytes {
+		f.add(field, "must be at most %d bytes long together", session.MaxAttributeBytes)
 	}
 	return attributes
 }
 
 func isAttributeName(s string) bool { return len(s) >= 1 && len(s) <= maxAttributeNameBytes }
 
-func (f *fields) device(d *sessionv1.Device) store.Device {
+func (f *fields) device(d *sessionv1.Device) session.Device {
 	f.text("device.ip", d.GetIp(), 0, maxIPBytes)
 	f.text("device.user_agent", d.GetUserAgent(), 0, maxUserAgentBytes)
 	f.text("device.label", d.GetLabel(), 0, maxLabelBytes)
-	return store.Device{
+	return session.Device{
 		IP: d.GetIp(), UserAgent: d.GetUserAgent(), Label: d.GetLabel(), Class: f.deviceClass("device.class", d.GetClass()),
 	}
 }
@@ -75,7 +76,7 @@ func (f *fields) deviceClass(field, class string) string {
 }
 
 // sessionLimits returns a subject's limits, which a request may only lower.
-func (f *fields) sessionLimits(r *sessionv1.CreateSessionRequest) store.SessionLimits {
+func (f *fields) sessionLimits(r *sessionv1.CreateSessionRequest) session.Limits {
 	lower := func(field string, n int32, most int) int {
 		switch {
 		case n == 0:
@@ -85,8 +86,8 @@ func (f *fields) sessionLimits(r *sessionv1.CreateSessionRequest) store.SessionL
 		}
 		return int(n)
 	}
-	limits := f.rules.session.limits
-	return store.SessionLimits{
+	limits := f.rules.Sessions.Limits
+	return session.Limits{
 		PerSubject: lower("max_sessions", r.GetMaxSessions(), limits.PerSubject),
 		PerClass:   lower("max_class_sessions", r.GetMaxClassSessions(), limits.PerClass),
 		Policy:     limits.Policy,
@@ -112,7 +113,7 @@ func (f *fields) current(r *sessionv1.ListSubjectSessionsRequest) string {
 	if r.GetCurrentSessionId() != "" {
 		f.add("current_session_token", "must be empty where current_session_id is set")
 	}
-	return store.SessionIDOf(r.GetCurrentSessionToken())
+	return session.IDOf(r.GetCurrentSessionToken())
 }
 
 // target is the oneof of that name.
@@ -120,8 +121,8 @@ func (f *fields) target(r interface {
 	GetSessionId() string
 	GetSessionToken() string
 },
-) store.SessionTarget {
-	t := store.SessionTarget{ID: r.GetSessionId(), Token: r.GetSessionToken()}
+) session.Target {
+	t := session.Target{ID: r.GetSessionId(), Token: r.GetSessionToken()}
 	switch {
 	case t.ID != "":
 		f.sessionID("session_id", t.ID)
@@ -147,16 +148,16 @@ type validation interface {
 }
 
 // touches are the store's words for the ways to touch.
-var touches = map[sessionv1.Touch]store.TouchSession{
-	sessionv1.Touch_TOUCH_UNSPECIFIED: store.TouchAuto,
-	sessionv1.Touch_TOUCH_AUTO:        store.TouchAuto,
-	sessionv1.Touch_TOUCH_NEVER:       store.TouchNever,
-	sessionv1.Touch_TOUCH_FORCE:       store.TouchForce,
+var touches = map[sessionv1.Touch]session.Touch{
+	sessionv1.Touch_TOUCH_UNSPECIFIED: session.TouchAuto,
+	sessionv1.Touch_TOUCH_AUTO:        session.TouchAuto,
+	sessionv1.Touch_TOUCH_NEVER:       session.TouchNever,
+	sessionv1.Touch_TOUCH_FORCE:       session.TouchForce,
 }
 
-func (f *fields) validation(r validation) store.Validation {
-	v := store.Validation{
-		TouchInterval: f.rules.session.touch,
+func (f *fields) validation(r validation) session.Validation {
+	v := session.Validation{
+		TouchInterval: f.rules.Sessions.TouchInterval,
 		Token:         f.token(r.GetSessionToken()),
 		Touch:         touches[enum(f, "touch", r.GetTouch(), sessionv1.Touch_name)],
 		Near:          enum(f, "consistency", r.GetConsistency(), sessionv1.Consistency_name) != sessionv1.Consistency_CONSISTENCY_PRIMARY,
@@ -170,12 +171,12 @@ func (f *fields) validation(r validation) store.Validation {
 	return v
 }
 
-func (f *fields) validations(items []*sessionv1.BatchValidateSessionsItem) []store.Validation {
+func (f *fields) validations(items []*sessionv1.BatchValidateSessionsItem) []session.Validation {
 	if len(items) < 1 || len(items) > maxValidations {
 		f.add("items", "must hold 1 to %d", maxValidations)
 		return nil
 	}
-	vs := make([]store.Validation, len(items))
+	vs := make([]session.Validation, len(items))
 	for i, item := range items {
 		f.prefix = "items[" + strconv.Itoa(i) + "]."
 		vs[i] = f.validation(item)
@@ -191,11 +192,11 @@ func (f *fields) aal(field string, aal int32) int {
 	return int(aal)
 }
 
-func (f *fields) assurance(field string, a *sessionv1.Assurance) store.Assurance {
+func (f *fields) assurance(field string, a *sessionv1.Assurance) session.Assurance {
 	if a == nil {
-		return store.Assurance{}
+		return session.Assurance{}
 	}
-	assured := store.Assurance{AAL: f.aal(field+".aal", a.GetAal()), AMR: f.methods(field+".amr", a.GetAmr())}
+	assured := session.Assurance{AAL: f.aal(field+".aal", a.GetAal()), AMR: f.methods(field+".amr", a.GetAmr())}
 	if at := a.GetAuthenticatedAt(); at != nil {
 		assured.AuthenticatedAt = at.AsTime()
 		// The clocks of the caller and of Redis may differ a little, and nobody authenticated before there were computers.
@@ -211,8 +212,8 @@ func (f *fields) assurance(field string, a *sessionv1.Assurance) store.Assurance
 
 // methods checks names of methods of authentication, and drops duplicates.
 func (f *fields) methods(field string, amr []string) []string {
-	if len(amr) > store.MaxMethods {
-		f.add(field, "must be at most %d", store.MaxMethods)
+	if len(amr) > session.MaxMethods {
+		f.add(field, "must be at most %d", session.MaxMethods)
 		return nil
 	}
 	var unique []string

@@ -23,11 +23,11 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/service/policy"
 )
 
 // strictLimits are limits that small requests reach.
-var strictLimits = Limits{
+var strictLimits = policy.Limits{
 	MaxValueBytes: 64, DefaultTTL: 10 * time.Minute, MaxTTL: time.Hour,
 	SessionIdleTimeout: 10 * time.Minute, SessionAbsoluteTimeout: time.Hour, PlainNamespace: "plain",
 	SessionsPerSubject: 3, SessionsPerClass: 2,
@@ -663,28 +663,11 @@ func TestExpireTimeIsInTheFutureAndNotTooFar(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_800_000_000, 5)
 	for d, ok := range map[time.Duration]bool{-1: false, 0: false, 1: true, time.Hour: true, time.Hour + 1: false} {
-		f := NewPolicies(strictLimits).fields(func() time.Time { return now })
+		f := newFields(policy.New(strictLimits), func() time.Time { return now })
 		r := &cachev1.SetRequest{Expiry: &cachev1.SetRequest_ExpireTime{ExpireTime: timestamppb.New(now.Add(d))}}
 		if got := f.fresh(r, false); got != d || (f.err() == nil) != ok {
 			t.Errorf("%v away: %v, %v", d, got, f.err())
 		}
-	}
-}
-
-func TestDefaultLimits(t *testing.T) {
-	t.Parallel()
-	want := Limits{
-		MaxValueBytes: 1 << 20, MaxBatchBytes: 3670016, DefaultTTL: time.Hour, MaxTTL: 720 * time.Hour,
-		SessionIdleTimeout: 30 * time.Minute, SessionAbsoluteTimeout: 12 * time.Hour,
-		SessionRotationGrace: 30 * time.Second, SessionCacheFor: 5 * time.Second,
-		SessionLimitPolicy: store.EvictLeastRecentlyUsed,
-	}
-	if diff := cmp.Diff(want, Limits{}.withDefaults()); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	want.DefaultTTL, want.MaxTTL = time.Minute, time.Minute
-	if diff := cmp.Diff(want, Limits{MaxTTL: time.Minute}.withDefaults()); diff != "" {
-		t.Errorf("with a low maximum (-want +got):\n%s", diff)
 	}
 }
 

@@ -4,11 +4,11 @@ import (
 	"strconv"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
 )
 
-func (f *fields) update(r *sessionv1.UpdateSessionRequest) store.SessionUpdate {
-	u := store.SessionUpdate{
+func (f *fields) update(r *sessionv1.UpdateSessionRequest) session.Changes {
+	u := session.Changes{
 		Set:         f.attributes("set_attributes", r.GetSetAttributes()),
 		SetIfAbsent: f.attributes("set_attributes_if_absent", r.GetSetAttributesIfAbsent()),
 		Increment:   r.GetIncrementAttributes(), Delete: r.GetDeleteAttributes(), ExpectedVersion: r.GetExpectedVersion(),
@@ -16,11 +16,11 @@ func (f *fields) update(r *sessionv1.UpdateSessionRequest) store.SessionUpdate {
 	if len(r.GetSetAttributes())+len(r.GetSetAttributesIfAbsent())+len(u.Increment)+len(u.Delete) == 0 {
 		f.add("set_attributes", "must hold something, or one of the other changes")
 	}
-	if len(u.Increment) > store.MaxAttributes {
-		f.add("increment_attributes", "must be at most %d", store.MaxAttributes)
+	if len(u.Increment) > session.MaxAttributes {
+		f.add("increment_attributes", "must be at most %d", session.MaxAttributes)
 	}
-	if len(u.Delete) > store.MaxAttributes {
-		f.add("delete_attributes", "must be at most %d", store.MaxAttributes)
+	if len(u.Delete) > session.MaxAttributes {
+		f.add("delete_attributes", "must be at most %d", session.MaxAttributes)
 	}
 	f.once(u)
 	if u.ExpectedVersion < 0 {
@@ -30,7 +30,7 @@ func (f *fields) update(r *sessionv1.UpdateSessionRequest) store.SessionUpdate {
 }
 
 // once checks that no attribute is named by two changes, and the names that are not checked elsewhere.
-func (f *fields) once(u store.SessionUpdate) {
+func (f *fields) once(u session.Changes) {
 	const twice = "must not name what another change does"
 	for name := range u.SetIfAbsent {
 		if _, set := u.Set[name]; set {
@@ -69,8 +69,8 @@ func (f *fields) once(u store.SessionUpdate) {
 const maxEventTypes = 16
 
 // eventFilter checks which events are asked for, and from where on.
-func (f *fields) eventFilter(namespace string, r *sessionv1.WatchSessionEventsRequest) store.SessionEventFilter {
-	filter := store.SessionEventFilter{Subject: f.subject(r.GetSubject(), 0)}
+func (f *fields) eventFilter(namespace string, r *sessionv1.WatchSessionEventsRequest) session.EventFilter {
+	filter := session.EventFilter{Subject: f.subject(r.GetSubject(), 0)}
 	if len(r.GetTypes()) > maxEventTypes {
 		f.add("types", "must be at most %d", maxEventTypes)
 	}
@@ -81,7 +81,7 @@ func (f *fields) eventFilter(namespace string, r *sessionv1.WatchSessionEventsRe
 		}
 		filter.Types = append(filter.Types, eventWord(enum(f, field, t, sessionv1.SessionEventType_name)))
 	}
-	if !store.ValidResumeToken(namespace, filter.Subject, r.GetResumeToken()) {
+	if !session.ValidResumeToken(namespace, filter.Subject, r.GetResumeToken()) {
 		f.add("resume_token", "must be one that a watch of the same namespace and subject has told")
 	}
 	return filter

@@ -8,64 +8,62 @@ import (
 	"time"
 
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
+	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
+	"github.com/berthcare/larder/store/session"
+	"github.com/berthcare/larder/store/storetest"
 )
 
 // TestNearKeptWhileRedisAnswers: an entry, its marks and a session are kept beyond NearCacheTTL without being read again,
 // as long as the connection they came over is known to bring every invalidation.
 func TestNearKeptWhileRedisAnswers(t *testing.T) {
 	t.Parallel()
-	type counter interface {
-		ResetCommandCalls(tb testing.TB)
-		CommandCalls(tb testing.TB) map[string]int64
-	}
-	for mode, start := range map[store.Mode]func(t *testing.T) (counter, store.Options){
-		store.Standalone: func(t *testing.T) (counter, store.Options) {
+	for mode, start := range map[redis.Mode]func(t *testing.T) (storetest.Counter, store.Options){
+		redis.Standalone: func(t *testing.T) (storetest.Counter, store.Options) {
 			server := redistest.Start(t, redistest.Options{})
-			return server, store.Options{Addrs: []string{server.Addr}}
+			return server, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}}}
 		},
-		store.Cluster: func(t *testing.T) (counter, store.Options) {
+		redis.Cluster: func(t *testing.T) (storetest.Counter, store.Options) {
 			cluster := redistest.StartCluster(t, redistest.ClusterOptions{Replicas: 1})
-			return cluster, store.Options{Addrs: cluster.Addrs()}
+			return cluster, store.Options{Redis: redis.Options{Addrs: cluster.Addrs()}}
 		},
 	} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
-			redis, o := start(t)
-			o.Mode, o.NearCacheBytes, o.NearCacheTTL = mode, 1<<20, time.Second
-			s := open(t, o)
-			keys := keysOf(20)
+			server, o := start(t)
+			o.Redis.Mode, o.Redis.NearCacheBytes, o.Redis.NearCacheTTL = mode, 1<<20, time.Second
+			s := storetest.Open(t, o)
+			keys := storetest.Keys(20)
 			for _, k := range keys {
-				set(t, s, "n", k, store.Write{Value: []byte("value"), Fresh: time.Hour, Tags: []string{"tag"}})
+				storetest.Set(t, s, "n", k, cache.Write{Value: []byte("value"), Fresh: time.Hour, Tags: []string{"tag"}})
 			}
-			created, err := s.CreateSession(t.Context(), "n", store.NewSession{Subject: "ann", Idle: time.Hour, Absolute: time.Hour})
+			created, err := s.Sessions.Create(t.Context(), "n", session.Creation{Subject: "ann", Idle: time.Hour, Absolute: time.Hour})
 			if err != nil {
 				t.Fatal(err)
 			}
 			read := func() (near bool) {
 				near = true
 				for _, k := range keys {
-					f := get(t, s, "n", k, true)
+					f := storetest.Get(t, s, "n", k, true)
 					near = near && f.Near && f.Entry != nil
 				}
-				if session, err := s.ValidateSession(t.Context(), "n", created.Token, true, store.TouchNever); session == nil || err != nil {
-					t.Fatalf("%v, %v", session, err)
+				if v, err := s.Sessions.Validate(t.Context(), "n", session.Validation{Token: created.Token, Near: true, Touch: session.TouchNever}); v.Session == nil || err != nil {
+					t.Fatalf("Validate = %+v, %v, want an active session", v, err)
 				}
 				return near
 			}
-			eventually(t, "all is held", func() bool { return read() })
-			redis.ResetCommandCalls(t)
+			storetest.Eventually(t, "all is held", func() bool { return read() })
+			server.ResetCommandCalls(t)
 			held := time.Now()
-			for time.Since(held) < 4*o.NearCacheTTL {
-				if err := s.Ping(t.Context()); err != nil { // also paces the reads
+			for time.Since(held) < 4*o.Redis.NearCacheTTL {
+				if err := s.Redis.Ping(t.Context()); err != nil { // also paces the reads
 					t.Fatal(err)
 				}
 				read()
 			}
-			calls := redis.CommandCalls(t)
-			for _, name := range append(background, "replconf") {
-				delete(calls, name)
-			}
+			calls := storetest.CommandCalls(t, server)
+			delete(calls, "replconf")
 			if len(calls) > 0 {
 				t.Errorf("kept entries cost %v in %v", calls, time.Since(held))
 			}
@@ -75,19 +73,19 @@ func TestNearKeptWhileRedisAnswers(t *testing.T) {
 
 // TestNearConfirmsByItself: nobody pings but the store.
 func TestNearConfirmsByItself(t *testing.T) {
-	nearly(t, func(t *testing.T, s *store.Store, namespace string) {
-		o := options(s.Mode())
-		o.NearCacheTTL = time.Second
-		s = open(t, o)
-		set(t, s, namespace, "key", store.Write{Value: []byte("1")})
+	storetest.Nearly(t, func(t *testing.T, s *store.Store, namespace string) {
+		o := storetest.Options(t, s.Redis.Mode())
+		o.Redis.NearCacheTTL = time.Second
+		s = storetest.Open(t, o)
+		storetest.Set(t, s, namespace, "key", cache.Write{Value: []byte("1")})
 		var first time.Time // when what is held was read
 		longest := time.Duration(0)
-		eventually(t, "an entry is kept for longer than the bound", func() bool {
-			if f := get(t, s, namespace, "key", true); !f.Near {
+		storetest.Eventually(t, "an entry is kept for longer than the bound", func() bool {
+			if f := storetest.Get(t, s, namespace, "key", true); !f.Near {
 				first = time.Now()
 			}
 			longest = time.Since(first)
-			return longest > 2*o.NearCacheTTL
+			return longest > 2*o.Redis.NearCacheTTL
 		})
 	})
 }
@@ -100,30 +98,27 @@ func TestNearHardBoundWhenAClusterNodeIsPartitioned(t *testing.T) {
 	node := cluster.Nodes[0]
 	proxy := redistest.StartProxy(t, node.Addr)
 	_, port, _ := strings.Cut(proxy.Addr, ":")
-	direct := open(t, store.Options{Mode: store.Cluster, Addrs: cluster.Addrs()})
-	keys := keysOf(30)
+	direct := storetest.Open(t, store.Options{Redis: redis.Options{Mode: redis.Cluster, Addrs: cluster.Addrs()}})
+	keys := storetest.Keys(30)
 	write := func(value string) {
 		for _, k := range keys {
-			set(t, direct, "n", k, store.Write{Value: []byte(value)})
+			storetest.Set(t, direct, "n", k, cache.Write{Value: []byte(value)})
 		}
 	}
 	write("1")
 	node.Do(t, "CONFIG", "SET", "cluster-announce-port", port)
 	for _, n := range cluster.Nodes {
-		eventually(t, "clients are sent to the proxy", func() bool {
+		storetest.Eventually(t, "clients are sent to the proxy", func() bool {
 			nodes, _ := n.Do(t, "CLUSTER", "NODES").(string)
 			return strings.Contains(nodes, proxy.Addr+"@")
 		})
 	}
-	o := store.Options{
-		Mode: store.Cluster, Addrs: []string{cluster.Nodes[1].Addr}, NearCacheBytes: 1 << 20, NearCacheTTL: 700 * time.Millisecond,
-		CommandTimeout: 50 * time.Millisecond,
-	}
-	s := open(t, o)
+	o := store.Options{Redis: redis.Options{Mode: redis.Cluster, Addrs: []string{cluster.Nodes[1].Addr}, NearCacheBytes: 1 << 20, NearCacheTTL: 700 * time.Millisecond, CommandTimeout: 50 * time.Millisecond}}
+	s := storetest.Open(t, o)
 	var read time.Time // what is held was read before, or is confirmed to have been right then
-	eventually(t, "the values are held", func() bool {
+	storetest.Eventually(t, "the values are held", func() bool {
 		for _, k := range keys {
-			f, err := s.Get(t.Context(), "n", k, true)
+			f, err := s.Cache.Get(t.Context(), "n", k, true)
 			if err != nil || !f.Near {
 				return false
 			}
@@ -134,27 +129,27 @@ func TestNearHardBoundWhenAClusterNodeIsPartitioned(t *testing.T) {
 	read = time.Now()
 	write("2") // over connections that are not in the black hole, being for writes
 	served, lost := 0, 0
-	for asked := time.Now(); asked.Sub(read) < 2*o.NearCacheTTL; asked = time.Now() {
+	for asked := time.Now(); asked.Sub(read) < 2*o.Redis.NearCacheTTL; asked = time.Now() {
 		for _, k := range keys {
 			asked = time.Now()
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-			f, err := s.Get(ctx, "n", k, true)
+			f, err := s.Cache.Get(ctx, "n", k, true)
 			cancel()
 			switch {
-			case err == nil && version(t, f) == 1:
+			case err == nil && storetest.Version(t, f) == 1:
 				served++
-				if age := asked.Sub(read); age > o.NearCacheTTL {
+				if age := asked.Sub(read); age > o.Redis.NearCacheTTL {
 					t.Fatalf("served what was overwritten %v ago", age)
 				}
-			case err == nil && version(t, f) == 2:
-			case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrUnavailable):
+			case err == nil && storetest.Version(t, f) == 2:
+			case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, redis.ErrUnavailable):
 				lost++
 			default:
-				t.Fatalf("%+v, %v: %s", f.Entry, err, store.Cause(err))
+				t.Fatalf("%+v, %v: %s", f.Entry, err, redis.Cause(err))
 			}
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-		if err := s.Ping(ctx); err == nil {
+		if err := s.Redis.Ping(ctx); err == nil {
 			t.Error("a ping succeeds")
 		}
 		cancel()

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -8,44 +9,47 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
+	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
+	"github.com/berthcare/larder/store/storetest"
 )
 
 func TestNewTurnsAwayMistakes(t *testing.T) {
 	t.Parallel()
 	addr := []string{"127.0.0.1:1"}
-	for name, o := range map[string]store.Options{
+	for name, o := range map[string]redis.Options{
 		"unknown mode":        {Mode: "guess", Addrs: addr},
 		"no address":          {},
 		"two addresses":       {Addrs: append(addr, addr...)},
-		"database of cluster": {Mode: store.Cluster, Addrs: addr, DB: 1},
-		"no name of primary":  {Mode: store.Sentinel, Addrs: addr},
+		"database of cluster": {Mode: redis.Cluster, Addrs: addr, DB: 1},
+		"no name of primary":  {Mode: redis.Sentinel, Addrs: addr},
 	} {
-		if s, err := store.New(o); err == nil {
+		if s, err := store.New(store.Options{Redis: o}); err == nil {
 			s.Close()
-			t.Errorf("%s was accepted", name)
+			t.Errorf("New with %s succeeded, want an error", name)
 		}
 	}
 }
 
 func TestOperationsBeforeConnect(t *testing.T) {
 	t.Parallel()
-	s, err := store.New(options(store.Standalone))
+	s, err := store.New(storetest.Options(t, redis.Standalone))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := s.Get(t.Context(), "n", "key", true); !errors.Is(err, store.ErrUnavailable) || !store.Retryable(err) {
+	if _, err := s.Cache.Get(t.Context(), "n", "key", true); !errors.Is(err, redis.ErrUnavailable) || !redis.Retryable(err) {
 		t.Errorf("get: %v", err)
 	}
-	if _, _, err := s.Set(t.Context(), "n", "key", store.Write{}, store.Condition{}); !errors.Is(err, store.ErrUnavailable) {
+	if _, _, err := s.Cache.Set(t.Context(), "n", "key", cache.Write{}, cache.Condition{}); !errors.Is(err, redis.ErrUnavailable) {
 		t.Errorf("set: %v", err)
 	}
-	if err := s.Ping(t.Context()); !errors.Is(err, store.ErrUnavailable) {
+	if err := s.Redis.Ping(t.Context()); !errors.Is(err, redis.ErrUnavailable) {
 		t.Errorf("ping: %v", err)
 	}
-	if s.Version() != "" {
-		t.Errorf("version %q", s.Version())
+	if s.Redis.Version() != "" {
+		t.Errorf("version %q", s.Redis.Version())
 	}
 }
 
@@ -53,28 +57,28 @@ func TestOperationsBeforeConnect(t *testing.T) {
 func TestCloseIsBounded(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
-	s := open(t, store.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20})
+	s := storetest.Open(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20}})
 	server.Pause(t)
 	defer server.Resume(t)
 	pending := make(chan error)
 	go func() {
-		_, err := s.Get(t.Context(), "n", "key", true)
+		_, err := s.Cache.Get(t.Context(), "n", "key", true)
 		pending <- err
 	}()
-	eventually(t, "a read is under way", func() bool { return s.Stats().InFlight == 1 })
+	storetest.Eventually(t, "a read is under way", func() bool { return s.Stats().InFlight == 1 })
 	begin := time.Now()
 	s.Close()
 	if took := time.Since(begin); took > 4*time.Second {
 		t.Errorf("took %v", took)
 	}
-	if err := <-pending; !errors.Is(err, store.ErrUnavailable) {
+	if err := <-pending; !errors.Is(err, redis.ErrUnavailable) {
 		t.Errorf("the read under way: %v", err)
 	}
 	begin = time.Now()
-	if _, err := s.Get(t.Context(), "n", "key", true); !errors.Is(err, store.ErrUnavailable) {
+	if _, err := s.Cache.Get(t.Context(), "n", "key", true); !errors.Is(err, redis.ErrUnavailable) {
 		t.Errorf("a read after the end: %v", err)
 	}
-	if _, _, err := s.Set(t.Context(), "n", "key", store.Write{}, store.Condition{}); err == nil {
+	if _, _, err := s.Cache.Set(t.Context(), "n", "key", cache.Write{}, cache.Condition{}); err == nil {
 		t.Error("a write after the end succeeds")
 	}
 	if took := time.Since(begin); took > time.Second {
@@ -86,32 +90,35 @@ func TestCloseIsBounded(t *testing.T) {
 // TestCloseEndsConnect: a process that is told to stop while it waits for Redis stops.
 func TestCloseEndsConnect(t *testing.T) {
 	t.Parallel()
-	proxy := redistest.StartProxy(t, topologies.standalone.Addr)
+	proxy := redistest.StartProxy(t, storetest.Standalone(t).Addr)
 	proxy.Refuse(true)
-	o := options(store.Standalone)
-	o.Addrs = []string{proxy.Addr}
+	o := storetest.Options(t, redis.Standalone)
+	o.Redis.Addrs = []string{proxy.Addr}
 	s, err := store.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	connected := make(chan error)
-	go func() { connected <- s.Connect(t.Context()) }()
+	go func() { connected <- s.Redis.Connect(t.Context()) }()
 	s.Close()
-	if err := <-connected; !errors.Is(err, store.ErrUnavailable) {
+	if err := <-connected; !errors.Is(err, redis.ErrUnavailable) {
 		t.Error(err)
 	}
 }
 
 // TestCloseLeavesNothingBehind runs alone, so that every goroutine is one of its own.
 func TestCloseLeavesNothingBehind(t *testing.T) {
+	storetest.Standalone(t)
+	storetest.Cluster(t)
+	storetest.Sentinel(t)
 	existing := goleak.IgnoreCurrent()
-	for _, mode := range []store.Mode{store.Standalone, store.Cluster, store.Sentinel, store.Embedded} {
-		s := open(t, options(mode))
-		set(t, s, newNamespace(), "key", store.Write{Value: []byte("value")})
+	for _, mode := range []redis.Mode{redis.Standalone, redis.Cluster, redis.Sentinel, redis.Embedded} {
+		s := storetest.Open(t, storetest.Options(t, mode))
+		storetest.Set(t, s, storetest.NewNamespace(), "key", cache.Write{Value: []byte("value")})
 		s.Close()
-		if mode != store.Embedded {
-			refused := options(mode)
-			refused.Username = "nobody"
+		if mode != redis.Embedded {
+			refused := storetest.Options(t, mode)
+			refused.Redis.Username = "nobody"
 			if err := connect(t, refused, 5*time.Second); err == nil {
 				t.Errorf("%s knows nobody", mode)
 			}
@@ -126,4 +133,17 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 		}
 	}
 	t.Error(err)
+}
+
+// connect makes and closes a store, and returns the error of connecting it.
+func connect(t *testing.T, o store.Options, within time.Duration) error {
+	t.Helper()
+	s, err := store.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	return s.Redis.Connect(ctx)
 }

@@ -85,13 +85,13 @@ func TestBenchOnTheEmbeddedStore(t *testing.T) {
 
 func TestBenchOnRedis(t *testing.T) {
 	t.Parallel()
-	redis := redistest.Start(t, redistest.Options{})
-	code, stdout, stderr := bench(t, []string{"REDIS_URL=" + redis.URL(), "LARDER_NEAR_CACHE_TTL=1h"}, "--output=json", "--workload=redis-get,near-get,validate,batchget", "--distribution=zipf")
+	server := redistest.Start(t, redistest.Options{})
+	code, stdout, stderr := bench(t, []string{"REDIS_URL=" + server.URL(), "LARDER_NEAR_CACHE_TTL=1h"}, "--output=json", "--workload=redis-get,near-get,validate,batchget", "--distribution=zipf")
 	if code != 0 || stderr != "" {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
 	r := checkReport(t, stdout, []string{"near-get", "redis-get", "batchget", "validate"})
-	if r.Redis != "standalone "+redis.Version() {
+	if r.Redis != "standalone "+server.Version() {
 		t.Errorf("redis is %q", r.Redis)
 	}
 	near, primary, batch := r.Workloads[0], r.Workloads[1], r.Workloads[2]
@@ -109,7 +109,7 @@ func TestBenchOnRedis(t *testing.T) {
 		t.Errorf("batchget: %+v", batch)
 	}
 	// Somebody else's Redis is left as it was, but for what Larder remembers of subjects.
-	keys, _ := redis.Do(t, "KEYS", "*bench-*").([]any)
+	keys, _ := server.Do(t, "KEYS", "*bench-*").([]any)
 	for _, key := range keys {
 		if key, _ := key.(string); !strings.HasPrefix(key, "ld:i:") && !strings.HasPrefix(key, "ld:u:") {
 			t.Errorf("%s is left", key)
@@ -208,11 +208,11 @@ func TestBenchPageStandsAlone(t *testing.T) {
 
 func TestBenchThatIsInterruptedShowsWhatItHas(t *testing.T) {
 	t.Parallel()
-	redis := redistest.Start(t, redistest.Options{})
-	command, stdout, stderr, exited := start(t, []string{"REDIS_URL=" + redis.URL()},
+	server := redistest.Start(t, redistest.Options{})
+	command, stdout, stderr, exited := start(t, []string{"REDIS_URL=" + server.URL()},
 		"bench", "--duration=1h", "--rounds=3600000", "--keys=10", "--in-flight=2", "--workload=set,validate", "--output=json")
 	// Rounds are over once Redis has had many writes.
-	for redis.CommandCalls(t)["set"] < 500 {
+	for server.CommandCalls(t)["set"] < 500 {
 		select {
 		case <-exited:
 			t.Fatalf("ended: %s", stderr)

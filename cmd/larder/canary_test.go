@@ -28,14 +28,14 @@ import (
 func TestSecretsAndDataTurnUpNowhere(t *testing.T) {
 	t.Parallel()
 	const canary = "cAnArY"
-	redis := redistest.Start(t, redistest.Options{Password: canary + "-password"})
+	server := redistest.Start(t, redistest.Options{Password: canary + "-password"})
 	passwordFile := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(passwordFile, []byte(canary+"-password\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	// Everything is logged, and every call and command is slow enough to be warned about.
 	command, stdout, stderr, _ := start(t, []string{
-		"REDIS_URL=" + redis.URL(), "REDIS_PASSWORD_FILE=" + passwordFile, "LARDER_LOG_LEVEL=debug", "LARDER_SLOW_CALL=1ns",
+		"REDIS_URL=" + server.URL(), "REDIS_PASSWORD_FILE=" + passwordFile, "LARDER_LOG_LEVEL=debug", "LARDER_SLOW_CALL=1ns",
 	}, "serve")
 	stdout.await(t, "connected to redis")
 	listening := stdout.await(t, "listening")
@@ -105,11 +105,11 @@ func TestSecretsAndDataTurnUpNowhere(t *testing.T) {
 		note(err)
 		note(conn.Invoke(ctx, "/"+canary+"/"+canary, &cachev1.GetRequest{}, &cachev1.GetResponse{}))
 	}
-	redis.Do(t, "HSET", "ld:c:{default:"+canary+"-hash}", canary, canary)
+	server.Do(t, "HSET", "ld:c:{default:"+canary+"-hash}", canary, canary)
 	round()
-	redis.Do(t, "CONFIG", "SET", "maxmemory", "1")
+	server.Do(t, "CONFIG", "SET", "maxmemory", "1")
 	round()
-	redis.Kill()
+	server.Kill()
 	round()
 	stdout.await(t, "redis connection lost")
 	if failed < 30 {

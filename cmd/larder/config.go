@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/berthcare/larder/service"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
 )
 
 // Config holds every setting of the server, one line each and nowhere else. The field's name and the prefix of its group
@@ -109,20 +111,20 @@ type logSettings struct {
 // Options returns what the store and the service are to be made with, or all the faults in the settings at once, each
 // naming its variable. It reads the files that settings name, and does nothing else.
 func (c *Config) Options() (store.Options, service.Options, error) {
-	redis, err := c.Redis.options(c.given)
-	redis.NearCacheBytes = int64(c.Near.Bytes)
-	redis.NearCacheTTL = c.Near.TTL
-	redis.PlainNamespace = c.Cache.PlainNamespace
-	redis.SweepInterval = c.Sessions.SweepInterval
-	redis.CompressAbove = int(c.Cache.CompressAbove)
+	stored, err := c.Redis.options(c.given)
+	stored.Redis.NearCacheBytes = int64(c.Near.Bytes)
+	stored.Redis.NearCacheTTL = c.Near.TTL
+	stored.Cache.PlainNamespace = c.Cache.PlainNamespace
+	stored.Sessions.SweepInterval = c.Sessions.SweepInterval
+	stored.Cache.CompressAbove = int(c.Cache.CompressAbove)
 	keyring, keyringErr := readKeyring(c.Secrecy.KeyringFile)
 	if keyringErr != nil {
 		err = errors.Join(err, fmt.Errorf("LARDER_KEYRING_FILE: %w", keyringErr))
 	}
-	redis.Keyring = keyring
+	stored.Keyring = keyring
 	serving := service.Options{
 		Version: release(),
-		Limits: service.Limits{
+		Limits: policy.Limits{
 			MaxValueBytes:          int(c.Cache.MaxValueBytes),
 			DefaultTTL:             c.Cache.DefaultTTL,
 			MaxTTL:                 c.Cache.MaxTTL,
@@ -132,7 +134,7 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 			SessionCacheFor:        orNone(c.Sessions.CacheFor),
 			SessionsPerSubject:     c.Limits.PerSubject,
 			SessionsPerClass:       c.Limits.PerClass,
-			SessionLimitPolicy:     store.SessionLimitPolicy(c.Sessions.LimitPolicy),
+			SessionLimitPolicy:     session.LimitPolicy(c.Sessions.LimitPolicy),
 			PlainNamespace:         c.Cache.PlainNamespace,
 			Keyring:                keyring != nil,
 		},
@@ -144,7 +146,7 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 		StopTimeout:          c.Serving.StopTimeout,
 		Reflection:           c.Log.Reflection,
 	}
-	return redis, serving, errors.Join(append(append(c.faults, err), c.broken()...)...)
+	return stored, serving, errors.Join(append(append(c.faults, err), c.broken()...)...)
 }
 
 // A namespace as the API allows it; the proto files say so too.
@@ -188,7 +190,7 @@ func (c *Config) broken() []error {
 	return faults
 }
 
-// orNone says none in the way of service.Limits, where zero asks for the default.
+// orNone says none in the way of policy.Limits, where zero asks for the default.
 func orNone(d time.Duration) time.Duration {
 	if d == 0 {
 		return -1
@@ -204,5 +206,5 @@ func isAddr(addr string) bool {
 }
 
 func isLimitPolicy(policy string) bool {
-	return slices.Contains([]store.SessionLimitPolicy{store.EvictLeastRecentlyUsed, store.EvictOldest, store.RejectSession}, store.SessionLimitPolicy(policy))
+	return slices.Contains([]session.LimitPolicy{session.EvictLeastRecentlyUsed, session.EvictOldest, session.Reject}, session.LimitPolicy(policy))
 }

@@ -18,8 +18,12 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/berthcare/larder/service"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
+	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
+	"github.com/berthcare/larder/store/session"
 )
 
 // environ is an environment for one test.
@@ -42,25 +46,17 @@ func settings(t *testing.T, env environ, args ...string) *Config {
 
 func TestDefaults(t *testing.T) {
 	t.Parallel()
-	redis, serving, err := settings(t, nil).Options()
+	stored, serving, err := settings(t, nil).Options()
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantRedis := store.Options{
-		Mode:           store.Standalone,
-		Addrs:          []string{"localhost:6379"},
-		CommandTimeout: 2 * time.Second,
-		NearCacheBytes: 64 << 20,
-		NearCacheTTL:   5 * time.Second,
-		CompressAbove:  16 << 10,
-		SweepInterval:  10 * time.Second,
-	}
-	if diff := cmp.Diff(wantRedis, redis); diff != "" {
+	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"localhost:6379"}, CommandTimeout: 2 * time.Second, NearCacheBytes: 64 << 20, NearCacheTTL: 5 * time.Second}, Cache: cache.Options{CompressAbove: 16 << 10}, Sessions: session.Options{SweepInterval: 10 * time.Second}}
+	if diff := cmp.Diff(wantRedis, stored); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
 	}
 	wantServing := service.Options{
 		Version: release(),
-		Limits: service.Limits{
+		Limits: policy.Limits{
 			MaxValueBytes:          1 << 20,
 			DefaultTTL:             time.Hour,
 			MaxTTL:                 720 * time.Hour,
@@ -68,7 +64,7 @@ func TestDefaults(t *testing.T) {
 			SessionAbsoluteTimeout: 12 * time.Hour,
 			SessionRotationGrace:   30 * time.Second,
 			SessionCacheFor:        5 * time.Second,
-			SessionLimitPolicy:     store.EvictLeastRecentlyUsed,
+			SessionLimitPolicy:     session.EvictLeastRecentlyUsed,
 		},
 		SlowCall:             100 * time.Millisecond,
 		MaxDeadline:          30 * time.Second,
@@ -85,7 +81,7 @@ func TestDefaults(t *testing.T) {
 
 func TestEverySettingReachesItsOption(t *testing.T) {
 	t.Parallel()
-	redis, serving, err := settings(t, environ{
+	stored, serving, err := settings(t, environ{
 		"REDIS_URL": "redis://cache:1", "LARDER_REDIS_TIMEOUT": "1s", "LARDER_NEAR_CACHE_BYTES": "2", "LARDER_NEAR_CACHE_TTL": "3s",
 		"LARDER_MAX_VALUE_BYTES": "4", "LARDER_DEFAULT_TTL": "5s", "LARDER_MAX_TTL": "6s", "LARDER_PLAIN_NAMESPACE": "seven",
 		"LARDER_SESSION_IDLE_TIMEOUT": "8s", "LARDER_SESSION_ABSOLUTE_TIMEOUT": "9s", "LARDER_MAX_DEADLINE": "10s",
@@ -98,21 +94,17 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantRedis := store.Options{
-		Mode: store.Standalone, Addrs: []string{"cache:1"}, CommandTimeout: time.Second,
-		NearCacheBytes: 2, NearCacheTTL: 3 * time.Second, PlainNamespace: "seven", CompressAbove: 16,
-		SweepInterval: 17 * time.Second,
-	}
-	if diff := cmp.Diff(wantRedis, redis); diff != "" {
+	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:1"}, CommandTimeout: time.Second, NearCacheBytes: 2, NearCacheTTL: 3 * time.Second}, Cache: cache.Options{PlainNamespace: "seven", CompressAbove: 16}, Sessions: session.Options{SweepInterval: 17 * time.Second}}
+	if diff := cmp.Diff(wantRedis, stored); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
 	}
 	wantServing := service.Options{
 		Version: release(),
-		Limits: service.Limits{
+		Limits: policy.Limits{
 			MaxValueBytes: 4, DefaultTTL: 5 * time.Second, MaxTTL: 6 * time.Second, PlainNamespace: "seven",
 			SessionIdleTimeout: 8 * time.Second, SessionAbsoluteTimeout: 9 * time.Second,
 			SessionRotationGrace: 17 * time.Second, SessionCacheFor: -1,
-			SessionsPerSubject: 17, SessionsPerClass: 18, SessionLimitPolicy: store.RejectSession,
+			SessionsPerSubject: 17, SessionsPerClass: 18, SessionLimitPolicy: session.Reject,
 		},
 		MaxDeadline: 10 * time.Second, MaxInFlight: 11, MaxConcurrentStreams: 12,
 		DrainDelay: 13 * time.Second, StopTimeout: 14 * time.Second, SlowCall: 15 * time.Second,
@@ -136,47 +128,47 @@ func TestRedisSettings(t *testing.T) {
 		{
 			"URL",
 			environ{"REDIS_URL": "redis://ann:p%40ss@cache:7000/3"},
-			store.Options{Mode: store.Standalone, Addrs: []string{"cache:7000"}, Username: "ann", Password: "p@ss", DB: 3},
+			store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:7000"}, Username: "ann", Password: "p@ss", DB: 3}},
 		},
 		{
 			"PasswordAloneInURL",
 			environ{"REDIS_URL": "redis://:pass@cache"},
-			store.Options{Mode: store.Standalone, Addrs: []string{"cache:6379"}, Password: "pass"},
+			store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:6379"}, Password: "pass"}},
 		},
 		{
 			"SettingsOverrideURL",
 			environ{"REDIS_URL": "redis://ann:pass@cache:7000/3", "REDIS_USERNAME": "bob", "REDIS_PASSWORD": "word", "REDIS_DB": "0"},
-			store.Options{Mode: store.Standalone, Addrs: []string{"cache:7000"}, Username: "bob", Password: "word"},
+			store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:7000"}, Username: "bob", Password: "word"}},
 		},
 		{
 			"PasswordFileOverridesURL",
 			environ{"REDIS_URL": "redis://:pass@cache", "REDIS_PASSWORD_FILE": password},
-			store.Options{Mode: store.Standalone, Addrs: []string{"cache:6379"}, Password: "from file"},
+			store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:6379"}, Password: "from file"}},
 		},
 		{
 			"IPv6",
 			environ{"REDIS_URL": "redis://[::1]:7000"},
-			store.Options{Mode: store.Standalone, Addrs: []string{"[::1]:7000"}},
+			store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"[::1]:7000"}}},
 		},
 		{
 			"Embedded",
 			environ{"REDIS_URL": "embedded://"},
-			store.Options{Mode: store.Embedded},
+			store.Options{Redis: redis.Options{Mode: redis.Embedded}},
 		},
 		{
 			"Cluster",
 			environ{"REDIS_CLUSTER_NODES": "a:1, b,[::1]:2", "REDIS_PASSWORD": "pass"},
-			store.Options{Mode: store.Cluster, Addrs: []string{"a:1", "b:6379", "[::1]:2"}, Password: "pass"},
+			store.Options{Redis: redis.Options{Mode: redis.Cluster, Addrs: []string{"a:1", "b:6379", "[::1]:2"}, Password: "pass"}},
 		},
 		{
 			"Sentinel",
 			environ{"REDIS_SENTINEL_NODES": "a,b:1", "REDIS_SENTINEL_MASTER": "main", "REDIS_SENTINEL_USERNAME": "eve", "REDIS_SENTINEL_PASSWORD": "word", "REDIS_PASSWORD": "pass", "REDIS_DB": "2"},
-			store.Options{Mode: store.Sentinel, Addrs: []string{"a:26379", "b:1"}, SentinelMaster: "main", SentinelUsername: "eve", SentinelPassword: "word", Password: "pass", DB: 2},
+			store.Options{Redis: redis.Options{Mode: redis.Sentinel, Addrs: []string{"a:26379", "b:1"}, SentinelMaster: "main", SentinelUsername: "eve", SentinelPassword: "word", Password: "pass", DB: 2}},
 		},
 		{
 			"EmptyVariablesAreUnset",
 			environ{"REDIS_URL": "", "REDIS_DB": "", "REDIS_TLS": "", "LARDER_DEFAULT_TTL": "", "REDIS_CLUSTER_NODES": "a:1"},
-			store.Options{Mode: store.Cluster, Addrs: []string{"a:1"}},
+			store.Options{Redis: redis.Options{Mode: redis.Cluster, Addrs: []string{"a:1"}}},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -185,8 +177,8 @@ func TestRedisSettings(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ignored := cmpopts.IgnoreFields(store.Options{}, "CommandTimeout", "NearCacheBytes", "NearCacheTTL", "CompressAbove", "SweepInterval")
-			if diff := cmp.Diff(test.want, got, ignored); diff != "" {
+			ignored := cmpopts.IgnoreFields(redis.Options{}, "CommandTimeout", "NearCacheBytes", "NearCacheTTL")
+			if diff := cmp.Diff(test.want.Redis, got.Redis, ignored); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
@@ -366,8 +358,8 @@ func TestTLS(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if o.TLS == nil || o.TLS.ServerName != test.serverName || o.TLS.MinVersion < 0x0303 || o.TLS.RootCAs == nil || len(o.TLS.Certificates) != 1 || o.TLS.InsecureSkipVerify {
-				t.Errorf("TLS = %+v, want %q, TLS 1.2 or later, the authority and the certificate", o.TLS, test.serverName)
+			if o.Redis.TLS == nil || o.Redis.TLS.ServerName != test.serverName || o.Redis.TLS.MinVersion < 0x0303 || o.Redis.TLS.RootCAs == nil || len(o.Redis.TLS.Certificates) != 1 || o.Redis.TLS.InsecureSkipVerify {
+				t.Errorf("TLS = %+v, want %q, TLS 1.2 or later, the authority and the certificate", o.Redis.TLS, test.serverName)
 			}
 		})
 	}

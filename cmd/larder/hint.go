@@ -5,7 +5,7 @@ import (
 	"io"
 	"os"
 
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // tries are calls to make by hand, as grpcurl takes them: a method and a JSON request.
@@ -17,7 +17,7 @@ var tries = []struct{ method, request string }{
 
 // hint shows somebody who has just started Larder what to try next. Nobody is there to read it in production.
 func (p *program) hint() {
-	if !p.config.Log.Reflection || p.options.Mode != store.Embedded && !isTerminal(p.stdout) {
+	if !p.config.Log.Reflection || p.options.Redis.Mode != redis.Embedded && !isTerminal(p.stdout) {
 		return
 	}
 	addr, err := reachable(p.grpc.Addr().String())

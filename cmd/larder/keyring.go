@@ -8,12 +8,12 @@ import (
 	"os"
 	"strings"
 
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/keyring"
 )
 
 // readKeyring reads a file of keys: on each line the id of a key and the key in base64, the active one first. Empty lines
 // and those that begin with # are passed over. No file means no keyring. Errors name lines, and never what is on them.
-func readKeyring(file string) (*store.Keyring, error) {
+func readKeyring(file string) (*keyring.Keyring, error) {
 	if file == "" {
 		return nil, nil //nolint:nilnil // none is what was asked for
 	}
@@ -33,8 +33,8 @@ func readKeyring(file string) (*store.Keyring, error) {
 			return nil, fmt.Errorf("%s: line %d: expected the id of a key and the key in base64", file, n)
 		}
 		key, err := base64.StdEncoding.DecodeString(fields[1])
-		if err != nil || len(key) != store.KeyBytes {
-			return nil, fmt.Errorf("%s: line %d: expected %d bytes in base64 after the id", file, n, store.KeyBytes)
+		if err != nil || len(key) != keyring.KeyBytes {
+			return nil, fmt.Errorf("%s: line %d: expected %d bytes in base64 after the id", file, n, keyring.KeyBytes)
 		}
 		if keys[fields[0]] != nil {
 			return nil, fmt.Errorf("%s: line %d: the id is that of an earlier line", file, n)
@@ -47,7 +47,7 @@ func readKeyring(file string) (*store.Keyring, error) {
 	if err := lines.Err(); err != nil || active == "" {
 		return nil, fmt.Errorf("%s holds no key", file)
 	}
-	k, err := store.NewKeyring(active, keys)
+	k, err := keyring.New(active, keys)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}

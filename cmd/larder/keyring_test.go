@@ -8,13 +8,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/keyring"
 )
 
 func TestKeyringFile(t *testing.T) {
 	t.Parallel()
 	canary := []byte("a key of 32 bytes, shown nowhere")
-	key, other := base64.StdEncoding.EncodeToString(canary), base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, store.KeyBytes))
+	key, other := base64.StdEncoding.EncodeToString(canary), base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, keyring.KeyBytes))
 	for _, test := range []struct{ name, text, fault string }{
 		{"One", "2026-11 " + key, ""},
 		{"Several", "# the active one first\r\n2026-11\t" + key + "\r\n\r\n  2026-05   " + other + "  \n", ""},
@@ -34,10 +34,10 @@ func TestKeyringFile(t *testing.T) {
 			if err := os.WriteFile(file, []byte(test.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			redis, _, err := settings(t, environ{"LARDER_KEYRING_FILE": file}).Options()
+			server, _, err := settings(t, environ{"LARDER_KEYRING_FILE": file}).Options()
 			if test.fault == "" {
-				if err != nil || redis.Keyring == nil {
-					t.Errorf("keyring %v, %v", redis.Keyring, err)
+				if err != nil || server.Keyring == nil {
+					t.Errorf("keyring %v, %v", server.Keyring, err)
 				}
 				return
 			}
@@ -49,7 +49,7 @@ func TestKeyringFile(t *testing.T) {
 			}
 		})
 	}
-	if redis, _, err := settings(t, nil).Options(); redis.Keyring != nil || err != nil {
-		t.Errorf("without a file: %v, %v", redis.Keyring, err)
+	if server, _, err := settings(t, nil).Options(); server.Keyring != nil || err != nil {
+		t.Errorf("without a file: %v, %v", server.Keyring, err)
 	}
 }

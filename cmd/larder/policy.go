@@ -22,7 +22,8 @@ import (
 	"github.com/goccy/go-yaml/token"
 
 	"github.com/berthcare/larder/service"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/service/policy"
+	"github.com/berthcare/larder/store/session"
 )
 
 const (
@@ -84,11 +85,11 @@ func readPolicy(path string) ([]byte, error) {
 }
 
 func (p *policyFile) apply(text []byte) error {
-	policy, lines, err := parsePolicy(text)
+	parsed, lines, err := parsePolicy(text)
 	if err == nil {
-		err = p.server.SetPolicy(policy)
+		err = p.server.SetPolicy(parsed)
 	}
-	var wrong *service.FieldError
+	var wrong *policy.FieldError
 	var at *policyError
 	switch {
 	case errors.As(err, &wrong):
@@ -158,7 +159,7 @@ type policyError struct {
 func (e *policyError) Error() string { return e.what }
 
 // parsePolicy reads a policy in YAML, of which JSON is a part. Lines are those of all fields, by their paths.
-func parsePolicy(text []byte) (p *service.Policy, lines map[string]int, err error) {
+func parsePolicy(text []byte) (p *policy.Policy, lines map[string]int, err error) {
 	defer func() {
 		if recover() != nil { // a file must never end a running server, whatever the library makes of it
 			err = &policyError{1, "cannot be read as YAML"}
@@ -178,7 +179,7 @@ func parsePolicy(text []byte) (p *service.Policy, lines map[string]int, err erro
 		return nil, nil, &policyError{1, "must be one YAML document"}
 	}
 	r := policyReader{lines: make(map[string]int)}
-	p = new(service.Policy)
+	p = new(policy.Policy)
 	err = r.mapping("", file.Docs[0].Body, map[string]read{
 		"cache":    section(&r, &p.Cache),
 		"sessions": section(&r, &p.Sessions),
@@ -219,7 +220,7 @@ type policyReader struct{ lines map[string]int }
 // A read takes in the value of one key.
 type read func(path string, value *ast.MappingValueNode) error
 
-func section[P any](r *policyReader, s *service.PolicySection[P]) read {
+func section[P any](r *policyReader, s *policy.Section[P]) read {
 	return func(path string, value *ast.MappingValueNode) error {
 		return r.mapping(path, value.Value, map[string]read{
 			"defaults": func(path string, value *ast.MappingValueNode) error {
@@ -288,11 +289,11 @@ func (r *policyReader) each(path string, node ast.Node, do func(path, name strin
 
 // forms say what values of a type look like.
 var forms = map[reflect.Type]string{
-	reflect.TypeFor[time.Duration]():            "must be a duration, such as 30s or 12h",
-	reflect.TypeFor[int]():                      "must be a whole number",
-	reflect.TypeFor[bool]():                     "must be true or false",
-	reflect.TypeFor[service.SessionPreset]():    "must be a name",
-	reflect.TypeFor[store.SessionLimitPolicy](): "must be a name",
+	reflect.TypeFor[time.Duration]():       "must be a duration, such as 30s or 12h",
+	reflect.TypeFor[int]():                 "must be a whole number",
+	reflect.TypeFor[bool]():                "must be true or false",
+	reflect.TypeFor[policy.Preset]():       "must be a name",
+	reflect.TypeFor[session.LimitPolicy](): "must be a name",
 }
 
 // located says in one line what yaml finds wrong with the value of a path, or with the text as a whole.

@@ -17,8 +17,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
-	"github.com/berthcare/larder/service"
-	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/service/policy"
+	"github.com/berthcare/larder/store/keyring"
 )
 
 // Each fault is one line that says where it is and what should be there.
@@ -308,7 +308,7 @@ func TestDocsShowAPolicy(t *testing.T) {
 	if !found {
 		t.Fatalf("%s shows no policy", path)
 	}
-	policy, _, err := parsePolicy([]byte(text))
+	parsed, _, err := parsePolicy([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,11 +321,11 @@ func TestDocsShowAPolicy(t *testing.T) {
 			t.Errorf("the example does not show %s", field)
 		}
 	}
-	if err := service.NewPolicies(service.Limits{Keyring: true}).Set(policy); err != nil {
+	if err := policy.New(policy.Limits{Keyring: true}).Set(parsed); err != nil {
 		t.Error(err)
 	}
 	keys := filepath.Join(t.TempDir(), "keys")
-	if err := os.WriteFile(keys, []byte("a "+base64.StdEncoding.EncodeToString(make([]byte, store.KeyBytes))), 0o600); err != nil {
+	if err := os.WriteFile(keys, []byte("a "+base64.StdEncoding.EncodeToString(make([]byte, keyring.KeyBytes))), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_KEYRING_FILE": keys, "LARDER_POLICY_FILE": writePolicy(t, t.TempDir(), text)})

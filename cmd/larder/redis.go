@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // The ports of Redis and of its sentinels where a setting names none.
@@ -22,28 +23,22 @@ const (
 // options returns what the store needs to reach Redis, or all faults at once. The mode follows from which settings were
 // made and is never guessed from what answers; settings that contradict each other are refused.
 func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
-	o := store.Options{
-		Mode:             store.Standalone,
-		DB:               r.DB,
-		SentinelMaster:   r.SentinelMaster,
-		SentinelUsername: r.SentinelUsername,
-		CommandTimeout:   r.Timeout,
-	}
+	o := store.Options{Redis: redis.Options{Mode: redis.Standalone, DB: r.DB, SentinelMaster: r.SentinelMaster, SentinelUsername: r.SentinelUsername, CommandTimeout: r.Timeout}}
 	var faults, addrFaults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	switch {
 	case len(r.ClusterNodes) > 0:
-		o.Mode = store.Cluster
-		o.Addrs, addrFaults = hostPorts("REDIS_CLUSTER_NODES", r.ClusterNodes, redisPort)
+		o.Redis.Mode = redis.Cluster
+		o.Redis.Addrs, addrFaults = hostPorts("REDIS_CLUSTER_NODES", r.ClusterNodes, redisPort)
 	case len(r.SentinelNodes) > 0:
-		o.Mode = store.Sentinel
-		o.Addrs, addrFaults = hostPorts("REDIS_SENTINEL_NODES", r.SentinelNodes, sentinelPort)
+		o.Redis.Mode = redis.Sentinel
+		o.Redis.Addrs, addrFaults = hostPorts("REDIS_SENTINEL_NODES", r.SentinelNodes, sentinelPort)
 	case r.URL == "embedded://":
-		o.Mode = store.Embedded
+		o.Redis.Mode = redis.Embedded
 	default:
-		o.Addrs, addrFaults = hostPorts("REDIS_URL", []string{r.URL.parts().Host}, redisPort)
+		o.Redis.Addrs, addrFaults = hostPorts("REDIS_URL", []string{r.URL.parts().Host}, redisPort)
 		if !given["REDIS_DB"] {
-			o.DB = r.URL.database()
+			o.Redis.DB = r.URL.database()
 		}
 	}
 	faults = append(faults, addrFaults...)
@@ -54,7 +49,7 @@ func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
 	} else if nodes > 0 && given["REDIS_URL"] {
 		fault("REDIS_URL: is set together with a list of nodes; set one of them")
 	}
-	if o.Mode == store.Sentinel && r.SentinelMaster == "" {
+	if o.Redis.Mode == redis.Sentinel && r.SentinelMaster == "" {
 		fault("REDIS_SENTINEL_MASTER: is required with REDIS_SENTINEL_NODES")
 	}
 	if len(r.SentinelNodes) == 0 {
@@ -64,9 +59,9 @@ func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
 			}
 		}
 	}
-	if o.DB < 0 {
+	if o.Redis.DB < 0 {
 		fault("REDIS_DB: must not be below zero")
-	} else if o.DB != 0 && o.Mode == store.Cluster {
+	} else if o.Redis.DB != 0 && o.Redis.Mode == redis.Cluster {
 		fault("REDIS_DB: must be 0 with REDIS_CLUSTER_NODES, a cluster has no other")
 	}
 	if r.Timeout <= 0 {
@@ -75,20 +70,20 @@ func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
 
 	var username string
 	if nodes == 0 {
-		username, o.Password = r.URL.credentials()
+		username, o.Redis.Password = r.URL.credentials()
 	}
-	o.Username = first(r.Username, username)
+	o.Redis.Username = first(r.Username, username)
 	var err error
-	if o.Password, err = secret("REDIS_PASSWORD", r.Password, r.PasswordFile, o.Password); err != nil {
+	if o.Redis.Password, err = secret("REDIS_PASSWORD", r.Password, r.PasswordFile, o.Redis.Password); err != nil {
 		faults = append(faults, err)
-	} else if o.Username != "" && o.Password == "" {
+	} else if o.Redis.Username != "" && o.Redis.Password == "" {
 		fault("REDIS_USERNAME: is set without REDIS_PASSWORD")
 	}
-	if o.SentinelPassword, err = secret("REDIS_SENTINEL_PASSWORD", r.SentinelPassword, r.SentinelPasswordFile, ""); err != nil {
+	if o.Redis.SentinelPassword, err = secret("REDIS_SENTINEL_PASSWORD", r.SentinelPassword, r.SentinelPasswordFile, ""); err != nil {
 		faults = append(faults, err)
 	}
 	var tlsFaults []error
-	o.TLS, tlsFaults = r.tls(given, o)
+	o.Redis.TLS, tlsFaults = r.tls(given, o)
 	return o, errors.Join(append(faults, tlsFaults...)...)
 }
 
@@ -96,7 +91,7 @@ func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
 func (r *redisSettings) tls(given map[string]bool, o store.Options) (*tls.Config, []error) {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	secure := r.URL.parts().Scheme == "rediss" && o.Mode == store.Standalone
+	secure := r.URL.parts().Scheme == "rediss" && o.Redis.Mode == redis.Standalone
 	if secure && given["REDIS_TLS"] && !r.TLS {
 		fault("REDIS_TLS: is false and REDIS_URL is rediss://, which means TLS")
 	}
@@ -109,7 +104,7 @@ func (r *redisSettings) tls(given map[string]bool, o store.Options) (*tls.Config
 		return nil, faults
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: r.TLSServerName}
-	if config.ServerName == "" && o.Mode == store.Standalone {
+	if config.ServerName == "" && o.Redis.Mode == redis.Standalone {
 		config.ServerName = r.URL.parts().Hostname() // elsewhere each node answers to its own name
 	}
 	if r.TLSCAFile != "" {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/berthcare/larder/service"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 type serveCommand struct {
@@ -61,7 +62,7 @@ func (p *program) prepare() error {
 	}
 	p.log = p.config.Log.logger(p.stdout)
 	metrics := service.NewMetrics()
-	options.Logger, options.Observer = p.log, metrics
+	options.Redis.Logger, options.Redis.Observer = p.log, metrics
 	serving.Logger = p.log
 	p.options = options
 	if p.store, err = store.New(options); err != nil {
@@ -152,22 +153,22 @@ func (p *program) connect(ctx context.Context) error {
 	defer cancel()
 	p.log.Info("connecting to redis", "redis", p.redis(), "timeout", p.config.Serving.StartupTimeout.String())
 	start := time.Now()
-	err := p.store.Connect(ctx)
+	err := p.store.Redis.Connect(ctx)
 	if err == nil {
-		p.log.Info("connected to redis", "mode", p.store.Mode(), "version", p.store.Version(), "took", time.Since(start).String())
+		p.log.Info("connected to redis", "mode", p.store.Redis.Mode(), "version", p.store.Redis.Version(), "took", time.Since(start).String())
 		p.hint()
 		return nil
 	}
-	cause := strings.Join(strings.Fields(store.Cause(err)), " ")
+	cause := strings.Join(strings.Fields(redis.Cause(err)), " ")
 	switch {
-	case errors.Is(err, store.ErrWrongMode):
-		why := strings.TrimPrefix(cause, store.ErrWrongMode.Error()+": ")
+	case errors.Is(err, redis.ErrWrongMode):
+		why := strings.TrimPrefix(cause, redis.ErrWrongMode.Error()+": ")
 		return fmt.Errorf("%s cannot be used: %s; check REDIS_URL, REDIS_CLUSTER_NODES and REDIS_SENTINEL_NODES", p.redis(), why)
-	case !errors.Is(err, store.ErrRefused):
+	case !errors.Is(err, redis.ErrRefused):
 		return fmt.Errorf("%s could not be reached within %v: %s", p.redis(), p.config.Serving.StartupTimeout, cause)
 	case strings.Contains(cause, "NOPERM"):
 		return fmt.Errorf("redis refused a command to this user: check its ACL (%s)", cause)
-	case p.options.Mode == store.Sentinel:
+	case p.options.Redis.Mode == redis.Sentinel:
 		return fmt.Errorf("redis refused the credentials: check REDIS_USERNAME and REDIS_PASSWORD, REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD (%s)", cause)
 	default:
 		return fmt.Errorf("redis refused the credentials: check REDIS_USERNAME and REDIS_PASSWORD (%s)", cause)
@@ -176,10 +177,10 @@ func (p *program) connect(ctx context.Context) error {
 
 // redis names what the settings point at, without credentials.
 func (p *program) redis() string {
-	if p.options.Mode == store.Embedded {
+	if p.options.Redis.Mode == redis.Embedded {
 		return "redis embedded in this process"
 	}
-	return fmt.Sprintf("redis at %s (%s)", strings.Join(p.options.Addrs, ","), p.options.Mode)
+	return fmt.Sprintf("redis at %s (%s)", strings.Join(p.options.Redis.Addrs, ","), p.options.Redis.Mode)
 }
 
 // logger writes to standard output, so that standard error is left to the one reason why the process ends.

@@ -76,9 +76,9 @@ func invoke(t *testing.T, conn *grpc.ClientConn, service, method, request string
 
 func TestHintIsForPeopleAlone(t *testing.T) {
 	t.Parallel()
-	redis := redistest.Start(t, redistest.Options{})
+	server := redistest.Start(t, redistest.Options{})
 	for name, p := range map[string]*process{
-		"in production":      serve(t, environ{"REDIS_URL": redis.URL()}),
+		"in production":      serve(t, environ{"REDIS_URL": server.URL()}),
 		"without reflection": serve(t, environ{"REDIS_URL": "embedded://", "LARDER_REFLECTION": "false"}),
 	} {
 		p.log.await(t, "connected to redis")
@@ -110,9 +110,9 @@ func TestServesBeforeRedisIsThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	redis := redistest.Start(t, redistest.Options{Port: number})
+	server := redistest.Start(t, redistest.Options{Port: number})
 	record := p.log.await(t, "connected to redis")
-	if record["version"] != redis.Version() || record["mode"] != "standalone" {
+	if record["version"] != server.Version() || record["mode"] != "standalone" {
 		t.Errorf("got %v", record)
 	}
 	p.awaitHealth(t, "ready", healthv1.HealthCheckResponse_SERVING)
@@ -168,7 +168,7 @@ func TestTopologies(t *testing.T) {
 // What no waiting will mend ends the process at once, with one line that says what to check.
 func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 	t.Parallel()
-	redis := redistest.Start(t, redistest.Options{Password: "right"})
+	server := redistest.Start(t, redistest.Options{Password: "right"})
 	open := redistest.Start(t, redistest.Options{ACL: []string{"user larder on >hunter2 ~* +@all -time -info"}})
 	cert := redistest.GenerateTLS(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -185,13 +185,13 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 	}{
 		{
 			"WrongPassword",
-			environ{"REDIS_URL": "redis://:hunter2@" + redis.Addr},
+			environ{"REDIS_URL": "redis://:hunter2@" + server.Addr},
 			[]string{"--drain-delay=1h"}, // nobody was told to come here, so nobody is waited for
 			"larder: redis refused the credentials: check REDIS_USERNAME and REDIS_PASSWORD",
 		},
 		{
 			"NoPassword",
-			environ{"REDIS_URL": redis.URL()},
+			environ{"REDIS_URL": server.URL()},
 			nil,
 			"larder: redis refused the credentials: check REDIS_USERNAME and REDIS_PASSWORD",
 		},

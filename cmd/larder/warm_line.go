@@ -137,7 +137,7 @@ func (l *entryLine) size() int {
 
 // item is the entry as it is to be written at a time; false means that it has expired by then. An expire_time is by the
 // clock of this machine, as export wrote it, whatever that of the server shows.
-func (l *entryLine) item(now time.Time) (client.Item, bool) {
+func (l *entryLine) item(now time.Time) (client.SetItem, bool) {
 	o := client.SetOptions{
 		TTL: time.Duration(l.TTL), Never: l.Never, StaleTTL: time.Duration(l.StaleTTL), Negative: l.Negative, Tags: l.Tags, ContentType: l.ContentType,
 	}
@@ -145,12 +145,12 @@ func (l *entryLine) item(now time.Time) (client.Item, bool) {
 		o.TTL = l.ExpireTime.Sub(now)
 		if o.TTL <= 0 {
 			if o.StaleTTL += o.TTL; l.StaleTTL == 0 || o.StaleTTL <= 0 {
-				return client.Item{}, false
+				return client.SetItem{}, false
 			}
 			o.TTL = time.Millisecond // the shortest that there is: from then on it is stale
 		}
 	}
-	return client.Item{Key: l.Key, Value: l.value(), Options: o}, true
+	return client.SetItem{Key: l.Key, Value: l.value(), Options: o}, true
 }
 
 // lineOf is the entry that was found at a time; nil if there was none.

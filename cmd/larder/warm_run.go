@@ -275,7 +275,7 @@ func (w *warming) send(ctx context.Context, b *warmBatch) error {
 // set writes entries of one namespace. Where the server refuses some it writes none and returns the others.
 func (w *warming) set(ctx context.Context, namespace string, lines []*warmLine, b *warmBatch) (again []*warmLine, err error) {
 	now := time.Now()
-	var items []client.Item
+	var items []client.SetItem
 	var alive []*warmLine
 	for _, l := range lines {
 		if item, ok := l.item(now); ok {

@@ -322,8 +322,8 @@ func TestWarmGoesOnAfterAnInterruption(t *testing.T) {
 
 func TestWarmGoesOnAfterAnOutage(t *testing.T) {
 	t.Parallel()
-	redis := redistest.Start(t, redistest.Options{})
-	env := environ{"REDIS_URL": redis.URL(), "LARDER_REDIS_TIMEOUT": "500ms"}
+	server := redistest.Start(t, redistest.Options{})
+	env := environ{"REDIS_URL": server.URL(), "LARDER_REDIS_TIMEOUT": "500ms"}
 	w := newWarmed(t, env)
 	path := w.file(t, "in", numbered(100)...)
 	type result struct {
@@ -336,10 +336,10 @@ func TestWarmGoesOnAfterAnOutage(t *testing.T) {
 		ended <- result{code, stdout, stderr}
 	}()
 	reaches(t, path, 10)
-	redis.Stop()
+	server.Stop()
 	r := <-ended
 	checks(t, r.code, r.stdout, r.stderr, 1, " stored, 0 expired and 0 bad lines", "line", "run the same command again")
-	redis.Restart(t)
+	server.Restart(t)
 	w.serve.awaitHealth(t, "ready", healthv1.HealthCheckResponse_SERVING)
 	at := reaches(t, path, 0)
 	code, stdout, stderr := w.warm(t.Context(), t, nil, path, "--batch=5")
@@ -440,9 +440,9 @@ func TestWarmTakesLargeValues(t *testing.T) {
 }
 
 // entryOf draws an entry.
-func entryOf(r *rapid.T, i int) client.Item {
+func entryOf(r *rapid.T, i int) client.SetItem {
 	ttl := rapid.SampledFrom([]time.Duration{0, time.Millisecond, time.Minute, time.Hour})
-	item := client.Item{
+	item := client.SetItem{
 		Key:   fmt.Sprint(i, rapid.StringMatching(`[^\x00]{0,20}`).Draw(r, "key")),
 		Value: rapid.OneOf(rapid.SliceOfN(rapid.Byte(), 0, 100), rapid.Map(rapid.String(), func(s string) []byte { return []byte(s) })).Draw(r, "value"),
 		Options: client.SetOptions{
@@ -470,13 +470,13 @@ func entryOf(r *rapid.T, i int) client.Item {
 // What is exported from one namespace and warmed into another is the same there.
 func TestExportIntoWarm(t *testing.T) {
 	t.Parallel()
-	redis := redistest.Start(t, redistest.Options{})
-	w := newWarmed(t, environ{"REDIS_URL": redis.URL()})
+	server := redistest.Start(t, redistest.Options{})
+	w := newWarmed(t, environ{"REDIS_URL": server.URL()})
 	round := 0
 	rapid.Check(t, func(r *rapid.T) {
 		round++
 		from, to := fmt.Sprint("from", round), fmt.Sprint("to", round)
-		var items []client.Item
+		var items []client.SetItem
 		for i := range rapid.IntRange(0, 12).Draw(r, "entries") {
 			items = append(items, entryOf(r, i))
 		}

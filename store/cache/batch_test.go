@@ -1,0 +1,207 @@
+package cache_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
+	"github.com/berthcare/larder/store/redis"
+	"github.com/berthcare/larder/store/storetest"
+)
+
+// many is less on the embedded store, which is a hundred times slower.
+func many(s *store.Store, n int) int {
+	if s.Redis.Mode() == redis.Embedded {
+		return n / 10
+	}
+	return n
+}
+
+func TestBatchesKeepTheOrder(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		keys := storetest.Keys(many(s, 1000))
+		items := make([]cache.BatchWrite, len(keys))
+		for i, k := range keys {
+			items[i] = cache.BatchWrite{Key: k, Write: cache.Write{Value: []byte(k), Fresh: time.Minute, Stale: time.Minute}}
+		}
+		stored, err := s.Cache.BatchSet(t.Context(), namespace, items)
+		if err != nil || len(stored) != len(keys) {
+			t.Fatal(len(stored), err)
+		}
+		// The first time from Redis, the second time from the near cache, as far as there is one.
+		for _, again := range []bool{false, true} {
+			found, err := s.Cache.BatchGet(t.Context(), namespace, keys, true)
+			if err != nil || len(found) != len(keys) {
+				t.Fatal(len(found), err)
+			}
+			for i, f := range found {
+				if f.Err != nil || f.Entry == nil || string(f.Value) != keys[i] || f.ETag.String() != stored[i].ETag {
+					t.Fatalf("%d: %+v, stored as %+v", i, f, stored[i])
+				}
+				if want := again && s.Redis.Mode() != redis.Embedded; f.Near != want {
+					t.Fatalf("%d: near is %v, the second time: %v", i, f.Near, again)
+				}
+			}
+		}
+		if left := expiry(t, s, namespace, keys[7]); !about(left, 2*time.Minute) {
+			t.Errorf("redis keeps one for %v", left)
+		}
+		deleted, err := s.Cache.BatchDelete(t.Context(), namespace, append([]string{"absent"}, keys...))
+		if err != nil || len(deleted) != len(keys)+1 {
+			t.Fatal(len(deleted), err)
+		}
+		for i, d := range deleted {
+			if d.Err != nil || d.Deleted != (i > 0) {
+				t.Fatalf("%d: %+v", i, d)
+			}
+		}
+		found, err := s.Cache.BatchGet(t.Context(), namespace, keys, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, f := range found {
+			if f.Err != nil || f.Entry != nil {
+				t.Fatalf("%d: %+v", i, f)
+			}
+		}
+	})
+}
+
+func TestBatchOfOneKeyTwice(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		stored, err := s.Cache.BatchSet(t.Context(), namespace, []cache.BatchWrite{
+			{Key: "a", Write: cache.Write{Value: []byte("first")}},
+			{Key: "b", Write: cache.Write{Value: []byte("other")}},
+			{Key: "a", Write: cache.Write{Value: []byte("last")}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, err := s.Cache.BatchGet(t.Context(), namespace, []string{"a", "b", "a"}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, f := range found {
+			got = append(got, string(f.Value))
+		}
+		if diff := cmp.Diff([]string{"last", "other", "last"}, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		if found[0].ETag.String() != stored[2].ETag {
+			t.Errorf("etag %s, stored as %v", found[0].ETag, stored)
+		}
+		deleted, err := s.Cache.BatchDelete(t.Context(), namespace, []string{"a", "a"})
+		if err != nil || !deleted[0].Deleted || deleted[1].Deleted {
+			t.Errorf("deleted %v, %v", deleted, err)
+		}
+	})
+}
+
+func TestBatchOfNothing(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		if found, err := s.Cache.BatchGet(t.Context(), namespace, nil, true); err != nil || len(found) != 0 {
+			t.Error(found, err)
+		}
+		if stored, err := s.Cache.BatchSet(t.Context(), namespace, nil); err != nil || len(stored) != 0 {
+			t.Error(stored, err)
+		}
+		if deleted, err := s.Cache.BatchDelete(t.Context(), namespace, nil); err != nil || len(deleted) != 0 {
+			t.Error(deleted, err)
+		}
+	})
+}
+
+// TestBatchReadsEveryKindOfValue: entries, plain values with and without expiry, what has expired and what is not there.
+func TestBatchReadsEveryKindOfValue(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		storetest.Set(t, s, namespace, "entry", cache.Write{Value: []byte("entry"), Fresh: time.Hour})
+		storetest.Set(t, s, namespace, "negative", cache.Write{Negative: true, Fresh: time.Hour})
+		storetest.Set(t, s, namespace, "expired", cache.Write{Value: []byte("expired"), Fresh: time.Millisecond})
+		storetest.Command(t, s, "SET", s.Cache.RedisKey(namespace, "plain"), "plain")
+		storetest.Command(t, s, "SET", s.Cache.RedisKey(namespace, "plain for an hour"), "hour", "EX", "3600")
+		storetest.Eventually(t, "the short entry is gone", func() bool { return storetest.Get(t, s, namespace, "expired", false).Entry == nil })
+		keys := []string{"entry", "absent", "negative", "expired", "plain", "plain for an hour"}
+		for _, near := range []bool{false, true, true} {
+			found, err := s.Cache.BatchGet(t.Context(), namespace, keys, near)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, key := range keys {
+				one := storetest.Get(t, s, namespace, key, false)
+				if found[i].Err != nil || (found[i].Entry == nil) != (one.Entry == nil) {
+					t.Fatalf("%s: %+v, alone %+v", key, found[i], one)
+				}
+				if one.Entry == nil {
+					continue
+				}
+				a, b := *found[i].Entry, *one.Entry
+				if !about(a.Hard.Sub(b.Hard), 0) || !about(a.Soft.Sub(b.Soft), 0) {
+					t.Errorf("%s: ends at %v, alone at %v", key, a.Hard, b.Hard)
+				}
+				a.Soft, a.Hard = b.Soft, b.Hard
+				if diff := cmp.Diff(b, a); diff != "" {
+					t.Errorf("%s (-alone +batch):\n%s", key, diff)
+				}
+			}
+		}
+	})
+}
+
+func TestBatchFailsItemByItem(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		storetest.Set(t, s, namespace, "a", cache.Write{Value: []byte("a")})
+		storetest.Set(t, s, namespace, "z", cache.Write{Value: []byte("z")})
+		storetest.Command(t, s, "HSET", s.Cache.RedisKey(namespace, "hash"), "f", "v")
+		storetest.Command(t, s, "SET", s.Cache.RedisKey(namespace, "corrupt"), "\xc1LD\x09")
+		keys := []string{"a", "hash", "absent", "corrupt", "z"}
+		for _, near := range []bool{false, true, true} {
+			found, err := s.Cache.BatchGet(t.Context(), namespace, keys, near)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !errors.Is(found[1].Err, redis.ErrWrongType) || !errors.Is(found[3].Err, redis.ErrCorrupt) {
+				t.Errorf("hash: %v, corrupt: %v", found[1].Err, found[3].Err)
+			}
+			for _, i := range []int{0, 2, 4} {
+				if found[i].Err != nil {
+					t.Errorf("%s: %v", keys[i], found[i].Err)
+				}
+			}
+			if found[0].Entry == nil || string(found[0].Value) != "a" || found[2].Entry != nil || found[4].Entry == nil || string(found[4].Value) != "z" {
+				t.Errorf("%+v", found)
+			}
+		}
+		// Even where every item fails: that they do is theirs, and does not go away by asking again.
+		found, err := s.Cache.BatchGet(t.Context(), namespace, []string{"hash"}, true)
+		if err != nil || !errors.Is(found[0].Err, redis.ErrWrongType) {
+			t.Errorf("a batch of one hash: %v, %v", found, err)
+		}
+		// SET and UNLINK do not ask what they replace.
+		stored, err := s.Cache.BatchSet(t.Context(), namespace, []cache.BatchWrite{{Key: "hash", Write: cache.Write{Value: []byte("value")}}})
+		if err != nil || stored[0].Err != nil || storetest.Get(t, s, namespace, "hash", true).Entry == nil {
+			t.Errorf("batch set over a hash: %v, %v", stored, err)
+		}
+	})
+}
+
+func TestBatchOfACancelledCaller(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := s.Cache.BatchGet(ctx, namespace, storetest.Keys(3), true); !errors.Is(err, context.Canceled) {
+			t.Errorf("get: %v", err)
+		}
+		if _, err := s.Cache.BatchSet(ctx, namespace, []cache.BatchWrite{{Key: "a"}}); !errors.Is(err, context.Canceled) {
+			t.Errorf("set: %v", err)
+		}
+		if _, err := s.Cache.BatchDelete(ctx, namespace, storetest.Keys(3)); !errors.Is(err, context.Canceled) {
+			t.Errorf("delete: %v", err)
+		}
+	})
+}

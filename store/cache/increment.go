@@ -1,0 +1,96 @@
+package cache
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/berthcare/larder/store/redis"
+)
+
+// Increment is a change of a counter.
+type Increment struct {
+	// Delta is what to add.
+	Delta int64
+	// Initial is what an absent counter counts from.
+	Initial int64
+	// TTL is the time to live that Policy applies; zero means for ever.
+	TTL time.Duration
+	// Policy says when TTL is applied.
+	Policy TTLPolicy
+	// Min and Max bound the sum; nil means no bound.
+	Min, Max *int64
+	// Saturate sets the counter to the bound that the sum would cross; else it is left as it is.
+	Saturate bool
+}
+
+// TTLPolicy says when an increment sets the counter's expiry.
+type TTLPolicy string
+
+// The policies.
+const (
+	// TTLOnCreate sets it when the counter is created.
+	TTLOnCreate TTLPolicy = "create"
+	// TTLAlways sets it every time.
+	TTLAlways TTLPolicy = "always"
+	// TTLKeep never sets it.
+	TTLKeep TTLPolicy = "keep"
+)
+
+// Incremented is what became of a counter.
+type Incremented struct {
+	// Outcome says what was done.
+	Outcome IncrementOutcome
+	// Value is the counter now.
+	Value int64
+	// TTL is how much longer it lives; negative means for ever, or that there is none.
+	TTL time.Duration
+}
+
+// IncrementOutcome says what an increment did.
+type IncrementOutcome int64
+
+// The outcomes, as the script numbers them.
+const (
+	// Added means that delta was added.
+	Added IncrementOutcome = 1
+	// Saturated means that the counter was set to a bound.
+	Saturated IncrementOutcome = 2
+	// Rejected means that the sum would have crossed a bound and nothing was written.
+	Rejected IncrementOutcome = 3
+)
+
+// Increment adds to a counter. It fails with ErrNotCounter where something else is, and with ErrOverflow beyond 64 bits.
+func (c *Cache) Increment(ctx context.Context, namespace, key string, inc Increment) (r Incremented, err error) {
+	redisKey := c.entryKey(namespace, key)
+	defer c.redis.Forget(redisKey)
+	bound := "reject"
+	if inc.Saturate {
+		bound = "saturate"
+	}
+	parts, err := c.judged(ctx, incrementScript, redis.WritesOnce, namespace, []string{redisKey, c.leaseKey(namespace, key)},
+		decimal(&inc.Delta), decimal(&inc.Initial), redis.Millis(inc.TTL), string(inc.Policy),
+		decimal(inc.Min), decimal(inc.Max), bound)
+	if err != nil {
+		return r, err
+	}
+	if len(parts) != 3 {
+		return r, redis.ErrInternal
+	}
+	outcome, err1 := parts[0].AsInt64()
+	text, err2 := parts[1].ToString()
+	pttl, err3 := parts[2].AsInt64()
+	value, err4 := strconv.ParseInt(text, 10, 64)
+	if err1 != nil || err2 != nil || err3 != nil || err4 != nil {
+		return r, redis.ErrInternal
+	}
+	return Incremented{IncrementOutcome(outcome), value, time.Duration(pttl) * time.Millisecond}, nil
+}
+
+// decimal writes a number as scripts take it; nil is empty.
+func decimal(n *int64) string {
+	if n == nil {
+		return ""
+	}
+	return strconv.FormatInt(*n, 10)
+}

@@ -1,0 +1,262 @@
+package cache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
+	"github.com/berthcare/larder/store/redis"
+	"github.com/berthcare/larder/store/storetest"
+)
+
+func TestPlainValuesAreRead(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		tests := []struct {
+			name, value string
+			ttl         time.Duration
+		}{
+			{"set", "value", 0},
+			{"setex", "value", time.Hour},
+			{"empty", "", 0},
+			{"json", `{"a":1}`, time.Hour},
+			{"begins like an entry", "\xc1L", 0},
+		}
+		for _, test := range tests {
+			redisKey := s.Cache.RedisKey(namespace, test.name)
+			if test.ttl > 0 {
+				storetest.Command(t, s, "SETEX", redisKey, fmt.Sprint(int(test.ttl.Seconds())), test.value)
+			} else {
+				storetest.Command(t, s, "SET", redisKey, test.value)
+			}
+			for _, read := range reads {
+				e := read.get(t, s, namespace, test.name).Entry
+				if e == nil {
+					t.Fatalf("%s %s: nothing there", read.name, test.name)
+				}
+				if string(e.Value) != test.value || e.Negative || !e.AsOf.IsZero() || e.ETag == (cache.ETag{}) {
+					t.Errorf("%s %s: %+v", read.name, test.name, e)
+				}
+				if test.ttl == 0 && !e.Hard.IsZero() || test.ttl > 0 && (!about(e.Hard.Sub(s.Redis.Now()), test.ttl) || !e.Soft.Equal(e.Hard)) {
+					t.Errorf("%s %s: ends at %v, %v", read.name, test.name, e.Soft, e.Hard)
+				}
+			}
+		}
+		storetest.Command(t, s, "SET", s.Cache.RedisKey(namespace, "short"), "value", "PX", "150")
+		storetest.Eventually(t, "the short plain value is gone", func() bool { return storetest.Get(t, s, namespace, "short", true).Entry == nil })
+	})
+}
+
+// TestPlainNamespace: keys of other clients are served under their own names, and Larder's own keys stay out of sight.
+func TestPlainNamespace(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []redis.Mode{redis.Standalone, redis.Cluster, redis.Sentinel, redis.Embedded} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			o := storetest.Options(t, mode)
+			o.Cache.PlainNamespace = storetest.NewNamespace()
+			s, plain := storetest.Open(t, o), o.Cache.PlainNamespace
+			prefix := plain + ":user:"
+			key := prefix + "123"
+			storetest.Command(t, s, "SETEX", key, "60", "alice")
+			if e := storetest.Get(t, s, plain, key, true).Entry; e == nil || string(e.Value) != "alice" || !about(e.Hard.Sub(s.Redis.Now()), time.Minute) {
+				t.Errorf("read %v", e)
+			}
+			storetest.Set(t, s, plain, prefix+"124", cache.Write{Value: []byte("bob")})
+			if storetest.Command(t, s, "GET", prefix+"124") == nil {
+				t.Error("written under another key")
+			}
+			if _, err := s.Cache.Increment(t.Context(), plain, prefix+"125", cache.Increment{Delta: 5}); err != nil {
+				t.Fatal(err)
+			}
+			if v := storetest.Command(t, s, "GET", prefix+"125"); v != "5" {
+				t.Errorf("the counter is %v", v)
+			}
+			storetest.Set(t, s, plain+"-other", "ld:"+prefix, cache.Write{Value: []byte("not to be seen")})
+			storetest.Command(t, s, "HSET", prefix+"hash", "f", "v")
+
+			want := map[string]bool{key: true, prefix + "124": true, prefix + "125": true}
+			if diff := cmp.Diff(want, keySet(list(t, s, plain, prefix+"*", 100))); diff != "" {
+				t.Errorf("keys (-want +got):\n%s", diff)
+			}
+			for _, pattern := range []string{"ld:*", "*" + prefix + "*"} {
+				for _, k := range list(t, s, plain, pattern, 100) {
+					if strings.HasPrefix(k, "ld:") {
+						t.Errorf("%s shows %q", pattern, k)
+					}
+				}
+			}
+			if n := deleteMatching(t, s, plain, "*"+prefix+"*"); n != 3 {
+				t.Errorf("deleted %d", n)
+			}
+			if e := storetest.Get(t, s, plain+"-other", "ld:"+prefix, true).Entry; e == nil {
+				t.Error("deleted an entry of another namespace")
+			}
+		})
+	}
+}
+
+func TestOtherTypesAreLeftAlone(t *testing.T) {
+	one := int64(1)
+	ops := []struct {
+		name string
+		run  func(ctx context.Context, s *store.Store, namespace string) error
+	}{
+		{"get", func(ctx context.Context, s *store.Store, namespace string) error {
+			_, err := s.Cache.Get(ctx, namespace, "hash", false)
+			return err
+		}},
+		{"near get", func(ctx context.Context, s *store.Store, namespace string) error {
+			_, err := s.Cache.Get(ctx, namespace, "hash", true)
+			return err
+		}},
+		{"set if absent", func(ctx context.Context, s *store.Store, namespace string) error {
+			_, _, err := s.Cache.Set(ctx, namespace, "hash", cache.Write{}, cache.Condition{Kind: cache.IfAbsent})
+			return err
+		}},
+		{"set if present", func(ctx context.Context, s *store.Store, namespace string) error {
+			_, _, err := s.Cache.Set(ctx, namespace, "hash", cache.Write{}, cache.Condition{Kind: cache.IfPresent})
+			return err
+		}},
+		{"set if match", func(ctx context.Context, s *store.Store, namespace string) error {
+			_, _, err := s.Cache.Set(ctx, namespace, "hash", cache.Write{}, cache.Condition{Kind: cache.IfMatch})
+			return err
+		}},
+		{"set if none match", func(ctx context.Context, s *store.Store, namespace string) error {
+			_, _, err := s.Cache.Set(ctx, namespace, "hash", cache.Write{}, cache.Condition{Kind: cache.IfNoneMatch})
+			return err
+		}},
+		{"delete if match", func(ctx context.Context, s *store.Store, namespace string) error {
+			_, _, err := s.Cache.Delete(ctx, namespace, "hash", &cache.ETag{})
+			return err
+		}},
+		{"touch", func(ctx context.Context, s *store.Store, namespace string) error {
+			_, _, err := s.Cache.Touch(ctx, namespace, "hash", time.Minute, cache.TouchOverwrite)
+			return err
+		}},
+		{"increment", func(ctx context.Context, s *store.Store, namespace string) error {
+			_, err := s.Cache.Increment(ctx, namespace, "hash", cache.Increment{Delta: 1, Max: &one, Saturate: true})
+			return err
+		}},
+	}
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		redisKey := s.Cache.RedisKey(namespace, "hash")
+		storetest.Command(t, s, "HSET", redisKey, "field", "value")
+		for _, op := range ops {
+			err := op.run(t.Context(), s, namespace)
+			if !errors.Is(err, redis.ErrWrongType) || redis.Retryable(err) {
+				t.Errorf("%s: %v: %s", op.name, err, redis.Cause(err))
+			}
+			if v := storetest.Command(t, s, "HGET", redisKey, "field"); v != "value" {
+				t.Errorf("%s changed the hash: %v", op.name, v)
+			}
+			if left := storetest.Command(t, s, "PTTL", redisKey); left != int64(-1) {
+				t.Errorf("%s gave the hash an expiry: %v", op.name, left)
+			}
+		}
+		// SET and UNLINK do not ask what they replace, and neither do these.
+		storetest.Set(t, s, namespace, "hash", cache.Write{Value: []byte("value")})
+		if e := storetest.Get(t, s, namespace, "hash", true).Entry; e == nil || string(e.Value) != "value" {
+			t.Errorf("unconditional set over a hash: %v", e)
+		}
+	})
+}
+
+func TestEntriesOfLaterVersionsAreCorrupt(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		storetest.Command(t, s, "SET", s.Cache.RedisKey(namespace, "key"), "\xc1LD\x02"+strings.Repeat("x", 60))
+		for _, near := range []bool{false, true} {
+			if _, err := s.Cache.Get(t.Context(), namespace, "key", near); !errors.Is(err, redis.ErrCorrupt) || redis.Retryable(err) {
+				t.Errorf("near %v: %v", near, err)
+			}
+		}
+		storetest.Set(t, s, namespace, "key", cache.Write{Value: []byte("mended")})
+		if e := storetest.Get(t, s, namespace, "key", true).Entry; e == nil || string(e.Value) != "mended" {
+			t.Errorf("after a set: %v", e)
+		}
+	})
+}
+
+// TestScriptsReadTheHeaderAsGoDoes: the scripts find the same etag and expiry in an entry as decoding it does, whatever
+// the entry is made of, on Redis and on the embedded store.
+func TestScriptsReadTheHeaderAsGoDoes(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		rapid.Check(t, func(t *rapid.T) {
+			w := cache.Write{
+				Value:       rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "value"),
+				Negative:    rapid.Bool().Draw(t, "negative"),
+				Tags:        rapid.SliceOfN(rapid.StringN(1, -1, 128), 0, 32).Draw(t, "tags"),
+				ContentType: rapid.StringN(0, -1, 255).Draw(t, "type"),
+				Fresh:       time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "fresh")),
+			}
+			if w.Fresh > 0 {
+				w.Fresh += time.Minute
+				w.Stale = time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "stale"))
+			}
+			if _, _, err := s.Cache.Set(context.Background(), namespace, "key", w, cache.Condition{}); err != nil {
+				t.Fatal(err)
+			}
+			found, err := s.Cache.Get(context.Background(), namespace, "key", true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := found.ETag.String()
+			stored, etag, err := s.Cache.Set(context.Background(), namespace, "key", cache.Write{}, cache.Condition{Kind: cache.IfAbsent})
+			if err != nil || stored || etag != want {
+				t.Fatalf("the script sees etag %q, Go %q (%v, %v)", etag, want, stored, err)
+			}
+			// The old expiry is neither later nor earlier than itself.
+			if !found.Hard.IsZero() {
+				for mode, shift := range map[cache.TouchMode]time.Duration{cache.TouchExtend: -time.Second, cache.TouchShorten: time.Second} {
+					left := found.Soft.Sub(s.Redis.Now()) + shift
+					if _, changed, err := s.Cache.Touch(context.Background(), namespace, "key", left, mode); err != nil || changed {
+						t.Fatalf("%s from %v by %v: %v, %v", mode, found.Soft, shift, changed, err)
+					}
+				}
+			}
+			if deleted, _, err := s.Cache.Delete(context.Background(), namespace, "key", &found.ETag); err != nil || !deleted {
+				t.Fatalf("delete with the etag that Go sees: %v, %v", deleted, err)
+			}
+		})
+	})
+}
+
+// FuzzRawValue puts any bytes under a key, as another client can: Go and the scripts agree on what they are, and no
+// operation breaks on them.
+func FuzzRawValue(f *testing.F) {
+	for _, raw := range []string{
+		"", "x", "12", "\xc1", "\xc1L", "\xc1LD", "\xc1LD\x01", "\xc1LD\x02", "\xc1LD\x01" + strings.Repeat("\x00", 36),
+		"\xc1LD\x01" + strings.Repeat("\x00", 37), "\xc1LD\x01" + strings.Repeat("\xff", 60), "\xc1LD\x01\x02" + strings.Repeat("\x00", 36) + "\x05\x01a",
+	} {
+		f.Add([]byte(raw))
+	}
+	stores := []*store.Store{storetest.Open(f, storetest.Options(f, redis.Standalone)), storetest.Open(f, storetest.Options(f, redis.Embedded))}
+	namespace := storetest.NewNamespace()
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		for _, s := range stores {
+			storetest.Command(t, s, "SET", s.Cache.RedisKey(namespace, "key"), string(raw))
+			found, err := s.Cache.Get(t.Context(), namespace, "key", true)
+			if err != nil && !errors.Is(err, redis.ErrCorrupt) {
+				t.Fatal(err)
+			}
+			stored, etag, scriptErr := s.Cache.Set(t.Context(), namespace, "key", cache.Write{}, cache.Condition{Kind: cache.IfAbsent})
+			if scriptErr != nil || stored || err == nil && found.Entry != nil && etag != found.ETag.String() {
+				t.Fatalf("the script sees etag %q, Go %v (%v, %v)", etag, found.Entry, stored, scriptErr)
+			}
+			if _, _, err := s.Cache.Touch(t.Context(), namespace, "key", time.Minute, cache.TouchOverwrite); err != nil {
+				t.Fatalf("touch: %v: %s", err, redis.Cause(err))
+			}
+			if _, err := s.Cache.Increment(t.Context(), namespace, "key", cache.Increment{Delta: 1}); err != nil &&
+				!errors.Is(err, redis.ErrNotCounter) && !errors.Is(err, redis.ErrOverflow) {
+				t.Fatalf("increment: %v: %s", err, redis.Cause(err))
+			}
+		}
+	})
+}

@@ -1,0 +1,199 @@
+package redis
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// Connect connects, and retries with exponential backoff until it succeeds or ctx or the client's lifetime ends. It
+// returns at once on errors that no retry mends: [ErrRefused] for wrong credentials or missing rights, [ErrWrongMode] for a
+// Redis of another kind or older than 7.0. After it has succeeded, lost connections are renewed without it.
+func (c *Client) Connect(ctx context.Context) error {
+	for failures := 1; ; failures++ {
+		conns, version, err := c.open(ctx)
+		if err == nil {
+			c.version.Store(&version)
+			if !c.conns.CompareAndSwap(nil, conns) {
+				conns.close()
+			} else if c.Near != nil {
+				go c.keepConfirming(conns)
+			}
+			return nil
+		}
+		if errors.Is(err, ErrRefused) || errors.Is(err, ErrWrongMode) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-c.lifetime.Done():
+			return err
+		case <-time.After(backoff(failures)):
+		}
+	}
+}
+
+// open makes one attempt to connect.
+func (c *Client) open(ctx context.Context) (*Conns, string, error) {
+	primary, err := c.newClient(nil)
+	if err != nil {
+		return nil, "", connectError(err)
+	}
+	conns := &Conns{Primary: primary, Tracked: primary}
+	if c.Near != nil {
+		if conns.Tracked, err = c.newClient(&tracker{
+			// Not OPTIN: Redis tracks whatever is read over these connections, and no command has to ask for it.
+			options: []string{"OPTOUT"}, told: c.invalidated,
+		}); err != nil {
+			primary.Close()
+			return nil, "", connectError(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.options.CommandTimeout)
+	defer cancel()
+	version, err := c.inspect(ctx, primary)
+	if err == nil {
+		err = c.ping(ctx, conns)
+	}
+	if err != nil {
+		conns.close()
+		return nil, "", err
+	}
+	return conns, version, nil
+}
+
+// tracker says what Redis pushes over a rueidis client's connections, and which function is told.
+type tracker struct {
+	options []string
+	told    func(keys []rueidis.RedisMessage)
+	// addr, if any, is the one server to connect to, by dial.
+	addr string
+	dial func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error)
+}
+
+// newClient connects a rueidis client; with a nil tracker Redis pushes nothing over it.
+func (c *Client) newClient(t *tracker) (rueidis.Client, error) {
+	o := &c.options
+	co := rueidis.ClientOption{
+		InitAddress:       o.Addrs,
+		Username:          o.Username,
+		Password:          o.Password,
+		ClientName:        "larder",
+		SelectDB:          o.DB,
+		TLSConfig:         o.TLS,
+		DialCtxFn:         c.dialer.dial,
+		Dialer:            net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive},
+		ConnWriteTimeout:  writeTimeout,
+		ForceSingleClient: o.Mode == Standalone || o.Mode == Embedded,
+		// One layer retries each hop; for this hop it is the service's interceptor.
+		DisableRetry: true,
+		// Without it the deadline of one caller would close the connection that all callers share.
+		AlwaysPipelining:  true,
+		PipelineMultiplex: -1,
+		DisableCache:      t == nil,
+		ClientNoEvict:     o.Mode != Embedded,
+		ClusterOption:     rueidis.ClusterOption{ShardsRefreshInterval: 2 * time.Second, MaxMovedRedirections: 8},
+	}
+	if t != nil {
+		co.ClientTrackingOptions, co.OnInvalidations = t.options, t.told
+	}
+	switch {
+	case t != nil && t.addr != "":
+		co.InitAddress, co.DialCtxFn, co.ForceSingleClient = []string{t.addr}, t.dial, true
+	case o.Mode == Sentinel:
+		co.Sentinel = rueidis.SentinelOption{
+			MasterSet: o.SentinelMaster, Username: o.SentinelUsername, Password: o.SentinelPassword,
+			TLSConfig: o.TLS, Dialer: co.Dialer, ClientName: "larder", TopologyRefreshInterval: 5 * time.Second,
+		}
+	case o.Mode == Embedded:
+		co.InitAddress = []string{"embedded"}
+		co.DialCtxFn = func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) { return c.embedded.Dial() }
+	}
+	client, err := rueidis.NewClient(co)
+	if err != nil && client != nil { // ForceSingleClient returns both
+		client.Close()
+	}
+	return client, err
+}
+
+// invalidated is called by rueidis with keys that were written, or with nil if any key may have been: the data was flushed,
+// or the connection was lost and with it what Redis tracked for it.
+func (c *Client) invalidated(keys []rueidis.RedisMessage) {
+	if keys == nil {
+		c.Near.Flush()
+		c.waiting.wakeAll()
+		return
+	}
+	for _, k := range keys {
+		if key, err := k.ToString(); err == nil {
+			c.Near.Invalidate(key)
+			c.waiting.wake(key)
+		}
+	}
+}
+
+// connectError classifies the error of making a rueidis client.
+func connectError(err error) error {
+	if classified := classify(context.Background(), err, Reads); errors.Is(classified, ErrRefused) {
+		return classified
+	}
+	text := strings.ToUpper(err.Error())
+	switch {
+	case strings.Contains(text, "NOPERM"): // rueidis has wrapped it beyond recognition
+		return Fail(ErrRefused, err)
+	case strings.Contains(text, "CLUSTER SUPPORT DISABLED"):
+		return wrongMode("redis is not a cluster")
+	case strings.Contains(text, "UNKNOWN COMMAND") && strings.Contains(text, "SENTINEL"):
+		return wrongMode("the sentinel address is not a sentinel's")
+	case strings.Contains(text, "DB INDEX IS OUT OF RANGE"):
+		return wrongMode("redis has no database of that number")
+	case errors.Is(err, rueidis.ErrNoCache):
+		return wrongMode("redis does not support client-side caching: it is older than 6.0 or behind a proxy, or an ACL denies client|tracking")
+	}
+	return Fail(ErrUnavailable, err)
+}
+
+func wrongMode(why string) error {
+	return fmt.Errorf("%w: %s", ErrWrongMode, why)
+}
+
+var infoLine = regexp.MustCompile(`(?m)^(redis_version|redis_mode|valkey_version):([^\r\n]*)`)
+
+// inspect asserts the mode and the version of Redis, and returns the version.
+func (c *Client) inspect(ctx context.Context, primary rueidis.Client) (version string, err error) {
+	if c.options.Mode == Embedded {
+		return "embedded", nil
+	}
+	text, err := primary.Do(ctx, primary.B().Info().Section("server").Build()).ToString()
+	if err != nil {
+		return "", connectError(err)
+	}
+	info := make(map[string]string)
+	for _, m := range infoLine.FindAllStringSubmatch(text, -1) {
+		info[m[1]] = m[2]
+	}
+	want := "standalone" // the primary that sentinels monitor reports this mode, too
+	if c.options.Mode == Cluster {
+		want = "cluster"
+	}
+	if got := info["redis_mode"]; got != want {
+		return "", wrongMode(fmt.Sprintf("redis runs as %s, the configuration says %s", got, c.options.Mode))
+	}
+	major, _, _ := strings.Cut(info["redis_version"], ".")
+	if n, err := strconv.Atoi(major); err != nil || n < 7 {
+		return "", wrongMode(fmt.Sprintf("redis is version %q, the oldest supported is 7.0", info["redis_version"]))
+	}
+	if v := info["valkey_version"]; v != "" {
+		return "valkey " + v, nil
+	}
+	return info["redis_version"], nil
+}

@@ -1,0 +1,96 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// enterTimeout is how long a round trip waits to begin while MaxInFlight others are in flight.
+const enterTimeout = 100 * time.Millisecond
+
+// enter takes a slot for a round trip.
+func (c *Client) enter(ctx context.Context) error {
+	select {
+	case c.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	t := time.NewTimer(enterTimeout)
+	defer t.Stop()
+	select {
+	case c.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return Fail(ErrOverloaded, errors.New("too many round trips to redis in flight"))
+	}
+}
+
+func (c *Client) leave() { <-c.slots }
+
+// RoundTrip makes one round trip: run sends commands and returns the answer. It bounds the time by ctx and by
+// CommandTimeout, and the concurrency by MaxInFlight ([ErrOverloaded] beyond). An error of run is classified by the effect
+// of its commands; the answer nil of Redis is no error. Name labels metrics and must be one of a small fixed set.
+func RoundTrip[T any](ctx context.Context, c *Client, name string, eff Effect, run func(context.Context, *Conns) (T, error)) (answer T, err error) {
+	conns := c.conns.Load()
+	if conns == nil {
+		return answer, Fail(ErrUnavailable, errors.New("not connected yet"))
+	}
+	if err := ctx.Err(); err != nil {
+		return answer, err
+	}
+	if err := c.enter(ctx); err != nil {
+		return answer, err
+	}
+	start := time.Now()
+	if c.dialer.busy.Load() == 0 {
+		answer, err = attached(ctx, c, conns, run)
+	} else {
+		answer, err = detached(ctx, c, conns, run)
+	}
+	if rueidis.IsRedisNil(err) {
+		err = nil
+	}
+	err = classify(ctx, err, eff)
+	c.observe(ctx, name, start, err)
+	return answer, err
+}
+
+// attached runs a round trip in the caller's goroutine and frees its slot.
+func attached[T any](ctx context.Context, c *Client, conns *Conns, run func(context.Context, *Conns) (T, error)) (T, error) {
+	defer c.leave()
+	if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > c.options.CommandTimeout {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.options.CommandTimeout)
+		defer cancel()
+	}
+	return run(ctx, conns)
+}
+
+// detached runs a round trip in a goroutine of its own and returns when ctx ends, whether or not the round trip has. It is
+// used while rueidis dials: callers block inside rueidis on the goroutine that dials, which ignores their deadlines.
+func detached[T any](ctx context.Context, c *Client, conns *Conns, run func(context.Context, *Conns) (T, error)) (none T, err error) {
+	type result struct {
+		answer T
+		err    error
+	}
+	done := make(chan result, 1)
+	go func() {
+		answer, err := attached(ctx, c, conns, run)
+		done <- result{answer, err}
+	}()
+	timeout := time.NewTimer(c.options.CommandTimeout)
+	defer timeout.Stop()
+	select {
+	case r := <-done:
+		return r.answer, r.err
+	case <-ctx.Done():
+		return none, ctx.Err()
+	case <-timeout.C:
+		return none, errors.New("no answer in time")
+	}
+}

@@ -1,0 +1,96 @@
+package redis
+
+import (
+	"context"
+	"crypto/sha1" //nolint:gosec // Redis names scripts by their SHA-1
+	"encoding/hex"
+	"errors"
+	"strings"
+
+	"github.com/redis/rueidis"
+)
+
+// Script is a Lua script that Redis runs.
+type Script struct {
+	name   string
+	text   string
+	sha    string
+	errors map[string]error
+	lua    *rueidis.Lua
+}
+
+// NewScript returns a script that may write. Name labels metrics. Errors maps the codes that the script raises, such as
+// LARDER_TAGGED, to what they mean.
+func NewScript(name, text string, errors map[string]error) *Script {
+	return newScript(name, text, errors, rueidis.NewLuaScript(text))
+}
+
+// NewReadScript returns a script that only reads, which Redis runs with EVALSHA_RO. Redis tracks the keys that it declares.
+func NewReadScript(name, text string) *Script {
+	return newScript(name, text, nil, rueidis.NewLuaScriptReadOnly(text))
+}
+
+func newScript(name, text string, errors map[string]error, lua *rueidis.Lua) *Script {
+	sum := sha1.Sum([]byte(text)) //nolint:gosec // see the import
+	return &Script{name: name, text: text, sha: hex.EncodeToString(sum[:]), errors: errors, lua: lua}
+}
+
+// Name returns the script's name in metrics.
+func (s *Script) Name() string { return s.name }
+
+// Text returns the script itself.
+func (s *Script) Text() string { return s.text }
+
+// Run runs a script on the primary in one round trip.
+func (c *Client) Run(ctx context.Context, s *Script, eff Effect, keys []string, args ...string) (rueidis.RedisMessage, error) {
+	return RoundTrip(ctx, c, s.name, eff, func(ctx context.Context, conns *Conns) (rueidis.RedisMessage, error) {
+		answer, err := s.lua.Exec(ctx, conns.Primary, keys, args).ToMessage()
+		return answer, s.translate(err)
+	})
+}
+
+// RunRead runs a script that only reads in one round trip. Tracked sends it over the tracked connections, so that the answer
+// may be kept in the near cache.
+func (c *Client) RunRead(ctx context.Context, s *Script, tracked bool, keys []string, args ...string) (rueidis.RedisMessage, error) {
+	return RoundTrip(ctx, c, s.name, Reads, func(ctx context.Context, conns *Conns) (rueidis.RedisMessage, error) {
+		client := conns.Primary
+		if tracked {
+			client = conns.Tracked
+		}
+		return s.lua.Exec(ctx, client, keys, args).ToMessage()
+	})
+}
+
+// command returns the command that runs the script.
+func (s *Script) command(b rueidis.Builder, byHash, readOnly bool, keys, args []string) rueidis.Completed {
+	n := int64(len(keys))
+	switch {
+	case byHash && readOnly:
+		return b.EvalshaRo().Sha1(s.sha).Numkeys(n).Key(keys...).Arg(args...).Build()
+	case byHash:
+		return b.Evalsha().Sha1(s.sha).Numkeys(n).Key(keys...).Arg(args...).Build()
+	case readOnly:
+		return b.EvalRo().Script(s.text).Numkeys(n).Key(keys...).Arg(args...).Build()
+	}
+	return b.Eval().Script(s.text).Numkeys(n).Key(keys...).Arg(args...).Build()
+}
+
+// translate turns an error that the script has raised into what its code means.
+func (s *Script) translate(err error) error {
+	var re *rueidis.RedisError
+	if err == nil || !errors.As(err, &re) {
+		return err
+	}
+	for code, kind := range s.errors {
+		if begins(re.Error(), code) {
+			return Fail(kind, errors.New(code))
+		}
+	}
+	return err
+}
+
+// begins reports whether an error of Redis begins with a code. Redis 7 wraps what a command in a script has answered, and
+// miniredis what a script has raised, so that the code comes first or not far behind.
+func begins(text, code string) bool {
+	return strings.HasPrefix(strings.TrimPrefix(text, "ERR "), code) || strings.Contains(text, code+" ")
+}

@@ -1,0 +1,175 @@
+package session_test
+
+import (
+	"maps"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/berthcare/larder/store/session"
+)
+
+// modelTokens are what became of the tokens that a session has had. Grace passes with every step of time, and the token
+// in the place of another has always been seen.
+type modelTokens struct {
+	// before is the token that was superseded last, and older those before it, the latest first.
+	before modelToken
+	older  []modelToken
+}
+
+// modelToken is a superseded token: it may be good yet, or be a sign of theft, or neither for a while.
+type modelToken struct {
+	token         string
+	usable, theft bool
+}
+
+// olderKept is how many older tokens a session remembers.
+const olderKept = 8
+
+func (m *modelTokens) supersede(token string, usable bool) {
+	if m.before.token != "" {
+		theft := !m.before.usable && m.before.theft
+		m.older = append([]modelToken{{token: m.before.token}}, m.older...)
+		m.older = m.older[:min(len(m.older), olderKept)]
+		for i := range m.older {
+			m.older[i].theft = theft
+		}
+	}
+	m.before = modelToken{token: token, usable: usable}
+}
+
+func (m *modelTokens) pass() {
+	m.before.usable, m.before.theft = false, true
+	for i := range m.older {
+		m.older[i].theft = true
+	}
+}
+
+// token draws one of the tokens of a session, and says what the model knows of it; the current one is usable.
+func (m *sessionModel) token(t *rapid.T, s *modelSession) modelToken {
+	tokens := []modelToken{{token: s.token, usable: true}}
+	if s.before.token != "" {
+		tokens = append(append(tokens, s.before), s.older...)
+	}
+	return rapid.SampledFrom(tokens).Draw(t, "token")
+}
+
+func (m *sessionModel) rotate(t *rapid.T) {
+	s := m.pick(t)
+	presented := m.token(t, s)
+	next, got := rotate(m.t, m.store(t), m.namespace, presented.token)
+	switch {
+	case !s.active() || !presented.usable:
+		if got != nil {
+			t.Fatalf("rotated by a token that is no good")
+		}
+		s.revoked = s.revoked || presented.theft
+	case presented.token != s.token:
+		if next != s.token {
+			t.Fatal("another successor of the same token")
+		}
+	default:
+		if got == nil || next == s.token {
+			t.Fatalf("not rotated: %v", got)
+		}
+		s.supersede(s.token, true)
+		s.token = next
+		seen(m.t, m.store(t), m.namespace, next, s.sess)
+	}
+}
+
+func (m *sessionModel) present(t *rapid.T) {
+	s := m.pick(t)
+	presented := m.token(t, s)
+	m.heard()
+	near := rapid.Bool().Draw(t, "near")
+	if got := validate(m.t, m.store(t), m.namespace, presented.token, near); (got != nil) != (s.active() && presented.usable) {
+		t.Fatalf("active %t, session %t, token %+v", got != nil, s.active(), presented)
+	}
+	s.revoked = s.revoked || presented.theft
+}
+
+func (m *sessionModel) reauthenticate(t *rapid.T) {
+	s := m.pick(t)
+	presented := m.token(t, s)
+	reset := rapid.Bool().Draw(t, "reset")
+	m.later()
+	next, got := reauthenticate(m.t, m.store(t), m.namespace, presented.token, session.Reauthentication{AAL: 2, AMR: []string{"otp"}, ResetTimeouts: reset})
+	switch {
+	case !s.active() || !presented.usable:
+		if got != nil {
+			t.Fatal("reauthenticated by a token that is no good")
+		}
+		s.revoked = s.revoked || presented.theft
+	case s.subject == "":
+		if got == nil || next != "" {
+			t.Fatalf("an anonymous sess: %v", got)
+		}
+	default:
+		if got == nil || got.Assurance.AAL != 2 {
+			t.Fatalf("not reauthenticated: %+v", got)
+		}
+		s.supersede(s.token, false)
+		s.token = next
+		if reset {
+			s.idleLeft, s.absoluteLeft = s.idle, s.absolute
+			m.clock++
+			s.used = m.clock
+		}
+		seen(m.t, m.store(t), m.namespace, next, s.sess)
+	}
+}
+
+func (m *sessionModel) promote(t *rapid.T) {
+	s := m.pick(t)
+	subject := rapid.SampledFrom(modelSubjects[1:]).Draw(t, "subject")
+	presented := m.token(t, s)
+	m.later()
+	got := promote(m.t, m.store(t), m.namespace, presented.token, subject)
+	switch {
+	case s.promoted != nil:
+		p := s.promoted
+		good := p.first == p.token || p.first == p.before.token && p.before.usable
+		again := presented.usable && subject == p.subject && p.active() && good
+		if (got.Session != nil) != again || again && got.Token != p.first {
+			t.Fatalf("promoted again: %+v, want it %t", got, again)
+		}
+	case !s.active() || !presented.usable:
+		if diff := cmp.Diff(session.Promoted{}, got); diff != "" {
+			t.Fatalf("promoted by a token that is no good: %+v", got)
+		}
+		s.revoked = s.revoked || presented.theft
+	case s.subject != "":
+		if diff := cmp.Diff(session.Promoted{NotAnonymous: true}, got); diff != "" {
+			t.Fatalf("promoted a subject's sess: %+v", got)
+		}
+	default:
+		if got.Session == nil {
+			t.Fatal("not promoted")
+		}
+		s.revoked = true
+		m.clock++
+		s.promoted = &modelSession{
+			subject: subject, class: s.class, created: m.clock, used: m.clock, token: got.Token, first: got.Token, sess: got.Session, attributes: maps.Clone(s.attributes), version: 1,
+			idle: s.idle, idleLeft: s.idle, absolute: s.absolute, absoluteLeft: s.absolute,
+		}
+		m.sessions = append(m.sessions, s.promoted)
+	}
+}
+
+// The model of tokens agrees with what is written about them.
+func TestModelOfTokens(t *testing.T) {
+	t.Parallel()
+	var m modelTokens
+	m.supersede("a", true)
+	m.supersede("b", true)
+	if m.before != (modelToken{"b", true, false}) || m.older[0] != (modelToken{"a", false, false}) {
+		t.Errorf("%+v", m)
+	}
+	m.pass()
+	m.supersede("c", false)
+	if m.before.theft || !m.older[0].theft || !m.older[1].theft {
+		t.Errorf("%+v", m)
+	}
+}

@@ -1,0 +1,335 @@
+package session_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
+	"github.com/berthcare/larder/store/redistest"
+	"github.com/berthcare/larder/store/session"
+	"github.com/berthcare/larder/store/storetest"
+)
+
+func promote(tb testing.TB, s *store.Store, namespace, token, subject string) session.Promoted {
+	tb.Helper()
+	got, err := s.Sessions.Promote(tb.Context(), namespace, token, session.Promotion{Subject: subject, Assurance: session.Assurance{AAL: 1, AMR: []string{"pwd"}}})
+	if err != nil {
+		tb.Fatalf("promote: %v: %s", err, redis.Cause(err))
+	}
+	return got
+}
+
+func TestPromoteCarriesTheSessionOver(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := session.Creation{
+			Attributes: map[string]string{"cart": "full", "": "\x00"}, Idle: 20 * time.Minute, Absolute: 2 * time.Hour,
+			Device: session.Device{IP: "::1", UserAgent: "curl", Label: "phone"},
+		}
+		token, old := createSession(t, s, namespace, n)
+		wantActive(t, s, namespace, token)
+		age(t, s, namespace, old, 10*time.Minute)
+		updateSession(t, s, namespace, byToken(token), session.Changes{Set: map[string]string{"late": "1"}})
+		got := promote(t, s, namespace, token, "ann")
+		if got.Session == nil {
+			t.Fatalf("%+v", got)
+		}
+		now := got.Session.CreatedAt
+		want := &session.Session{
+			ID: got.Session.ID, Subject: "ann", Attributes: map[string]string{"cart": "full", "": "\x00", "late": "1"}, Version: 1,
+			Device: n.Device, CreatedAt: now, LastActiveAt: now, Idle: n.Idle, AbsoluteExpiresAt: now.Add(n.Absolute),
+			Assurance: session.Assurance{AAL: 1, AMR: []string{"pwd"}, AuthenticatedAt: now},
+		}
+		for how, sess := range map[string]*session.Session{"promote": got.Session, "validate": validate(t, s, namespace, got.Token, primary)} {
+			if diff := cmp.Diff(want, sess); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", how, diff)
+			}
+		}
+		if s.Redis.Now().Sub(now).Abs() > time.Minute || got.Session.ID == old.ID {
+			t.Errorf("created at %v with the id %s of old", now, got.Session.ID)
+		}
+		wantInactive(t, s, namespace, token)
+		if getSession(t, s, namespace, old.ID) != nil {
+			t.Error("the anonymous session is there by its id")
+		}
+		if v := updateSession(t, s, namespace, byToken(token), session.Changes{Set: map[string]string{"a": "b"}}); v != 0 {
+			t.Error("the anonymous session takes updates")
+		}
+		if _, sess := rotate(t, s, namespace, token); sess != nil {
+			t.Error("the anonymous session rotates")
+		}
+		if revokeSession(t, s, namespace, byToken(token)) {
+			t.Error("the anonymous session is revoked")
+		}
+		wantActive(t, s, namespace, got.Token)
+		wantEvents(t, s, namespace, old, "created", "attributes_changed", "revoked promoted")
+		wantEvents(t, s, namespace, got.Session, "promoted")
+		if listed := walk(t, s, namespace, "ann", 10, nil); len(listed) != 1 {
+			t.Errorf("%d sessions are listed", len(listed))
+		}
+		keys := sessionKeysOf(t, namespace, old)
+		if storetest.Command(t, s, "EXISTS", keys.attributes) != int64(0) {
+			t.Error("the attributes are left")
+		}
+		if left := timeToLive(t, s, keys.record); left > time.Minute {
+			t.Errorf("what tells of the promotion is kept for %v", left)
+		}
+	})
+}
+
+func TestPromoteAgain(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, _ := createSession(t, s, namespace, sessionOf(""))
+		got := promote(t, s, namespace, token, "ann")
+		again := promote(t, s, namespace, token, "ann")
+		if diff := cmp.Diff(got, again, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("another session (-first +second):\n%s", diff)
+		}
+		if other := promote(t, s, namespace, token, "bob"); !nothing(other) {
+			t.Errorf("promoted to another subject: %+v", other)
+		}
+		if twice := promote(t, s, namespace, got.Token, "ann"); !twice.NotAnonymous || twice.Session != nil {
+			t.Errorf("promoted a subject's session: %+v", twice)
+		}
+		wantActive(t, s, namespace, got.Token)
+		// Asking again is no theft of the token that was given first.
+		next, _ := rotate(t, s, namespace, got.Token)
+		seen(t, s, namespace, next, got.Session)
+		rotatedLongAgo(t, s, namespace, got.Session)
+		if again := promote(t, s, namespace, token, "ann"); !nothing(again) {
+			t.Errorf("a token that is no good: %+v", again)
+		}
+		wantActive(t, s, namespace, next)
+		got.Token = next
+		// A retry does not bring back what has ended.
+		revokeSession(t, s, namespace, byToken(got.Token))
+		if again := promote(t, s, namespace, token, "ann"); !nothing(again) {
+			t.Errorf("brought back: %+v", again)
+		}
+		wantEvents(t, s, namespace, got.Session, "promoted", "rotated", "revoked revoked")
+
+		// Nor after its time, nor with what is no token.
+		token, old := createSession(t, s, namespace, sessionOf(""))
+		got = promote(t, s, namespace, token, "ann")
+		storetest.Command(t, s, "HINCRBY", sessionKeysOf(t, namespace, old).record, "to_at", "-60000")
+		if again := promote(t, s, namespace, token, "ann"); !nothing(again) {
+			t.Errorf("after a minute: %+v", again)
+		}
+		anonymous, _ := createSession(t, s, namespace, sessionOf(""))
+		for _, bad := range []string{"x", wrongSecret(t, token, anonymous), wrongSecret(t, anonymous, token), got.Token[:69] + "B"} {
+			if p := promote(t, s, namespace, bad, "ann"); !nothing(p) {
+				t.Errorf("%q: %+v", bad, p)
+			}
+		}
+		wantActive(t, s, namespace, anonymous)
+	})
+}
+
+// A rotated token that is still good promotes to the same session as its successor.
+func TestPromoteByThePreviousToken(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, _ := createSession(t, s, namespace, sessionOf(""))
+		next, _ := rotate(t, s, namespace, token)
+		got := promote(t, s, namespace, token, "ann")
+		if again := promote(t, s, namespace, next, "ann"); again.Token != got.Token || got.Token == "" {
+			t.Errorf("%+v and %+v", got, again)
+		}
+		wantInactive(t, s, namespace, token)
+		wantInactive(t, s, namespace, next)
+	})
+}
+
+// Where the subject's session is refused the anonymous one is as it was.
+func TestRefusedPromotionLeavesTheAnonymousSession(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("")
+		n.Attributes = map[string]string{"a": "1"}
+		token, old := createSession(t, s, namespace, n)
+		_, ann := createSession(t, s, namespace, sessionOf("ann"))
+		key := sessionKeysOf(t, namespace, ann).subject
+		storetest.Command(t, s, "SET", key, "not a hash")
+		if got, err := s.Sessions.Promote(t.Context(), namespace, token, session.Promotion{Subject: "ann"}); !errors.Is(err, redis.ErrWrongType) {
+			t.Errorf("%+v, %v", got, err)
+		}
+		wantActive(t, s, namespace, token)
+		if diff := cmp.Diff(old, getSession(t, s, namespace, old.ID)); diff != "" {
+			t.Errorf("changed (-before +after):\n%s", diff)
+		}
+		storetest.Command(t, s, "DEL", key)
+		if got := promote(t, s, namespace, token, "bob"); got.Session == nil {
+			t.Error("not promoted afterwards")
+		}
+	})
+}
+
+// A server that dies between the steps leaves nothing that may do more than before, and a retry goes on.
+func TestPromoteWithLostReply(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	direct := beside(t, server)
+	proxy := redistest.StartProxy(t, server.Addr)
+	s := storetest.Open(t, store.Options{Redis: redis.Options{Addrs: []string{proxy.Addr}, NearCacheBytes: 1 << 20, CommandTimeout: 300 * time.Millisecond}})
+	warm, _ := createSession(t, direct, "n", sessionOf(""))
+	promote(t, s, "n", warm, "ann") // so that Redis knows the scripts
+	token, old := createSession(t, direct, "n", sessionOf(""))
+	proxy.DropReplies(true)
+	if got, err := s.Sessions.Promote(t.Context(), "n", token, session.Promotion{Subject: "ann"}); got.Session != nil || !redis.Retryable(err) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	wantInactive(t, direct, "n", token)
+	wantEvents(t, direct, "n", old, "created")
+	if n := len(walk(t, direct, "n", "ann", 10, nil)); n != 1 {
+		t.Errorf("%d sessions are listed", n)
+	}
+	want := promote(t, direct, "n", token, "ann")
+	proxy.DropReplies(false)
+	proxy.CutAll()
+	storetest.Eventually(t, "the retry", func() bool {
+		got, err := s.Sessions.Promote(t.Context(), "n", token, session.Promotion{Subject: "ann"})
+		if err == nil && (got.Token != want.Token || got.Token == "") {
+			t.Fatalf("another session: %+v", got)
+		}
+		return err == nil
+	})
+	wantActive(t, s, "n", want.Token)
+}
+
+func TestPromoteVersusPromote(t *testing.T) {
+	raced(t, func(t *testing.T, a *store.Store, namespace string) {
+		b := another(t, a)
+		for round := range 40 {
+			token, old := createSession(t, a, namespace, sessionOf(""))
+			subjects := []string{"ann", "ann"}
+			if round%2 == 0 {
+				subjects[1] = "bob"
+			}
+			got := make([]session.Promoted, 8)
+			calls := make([]func(), len(got))
+			for i := range calls {
+				calls[i] = func() {
+					var err error
+					got[i], err = []*store.Store{a, b}[i/2%2].Sessions.Promote(t.Context(), namespace, token, session.Promotion{Subject: subjects[i%2]})
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			atOnce(calls...)
+			tokens := map[string]string{}
+			for _, g := range got {
+				if g.Session != nil {
+					tokens[g.Token] = g.Session.Subject
+				}
+			}
+			if len(tokens) != 1 {
+				t.Fatalf("round %d: %d sessions", round, len(tokens))
+			}
+			for winner, subject := range tokens {
+				wantActive(t, b, namespace, winner)
+				for i, g := range got {
+					if (g.Session != nil) != (subjects[i%2] == subject) {
+						t.Errorf("round %d: call %d for %s got %+v, won by %s", round, i, subjects[i%2], g, subject)
+					}
+				}
+			}
+			wantInactive(t, a, namespace, token)
+			wantEvents(t, a, namespace, old, "created", "revoked promoted")
+		}
+		if n := len(walk(t, a, namespace, "ann", 30, nil)) + len(walk(t, a, namespace, "bob", 30, nil)); n != 40 {
+			t.Errorf("%d sessions are listed, want 40", n)
+		}
+	})
+}
+
+// An attribute whose update was acknowledged is in the subject's session.
+func TestPromoteVersusUpdate(t *testing.T) {
+	raced(t, func(t *testing.T, a *store.Store, namespace string) {
+		b := another(t, a)
+		refusedUpdates := 0
+		for range 60 {
+			token, _ := createSession(t, a, namespace, sessionOf(""))
+			var mu sync.Mutex
+			want := map[string]string{}
+			update := func(s *store.Store, who string) func() {
+				return func() {
+					for i := range 6 {
+						name := fmt.Sprint(who, i)
+						version, err := s.Sessions.Update(t.Context(), namespace, byToken(token), session.Changes{Set: map[string]string{name: "1"}})
+						if err != nil {
+							t.Error(err)
+						}
+						mu.Lock()
+						if version.Version > 0 {
+							want[name] = "1"
+						} else {
+							refusedUpdates++
+						}
+						mu.Unlock()
+					}
+				}
+			}
+			var got session.Promoted
+			atOnce(update(a, "a"), update(b, "b"), func() { got = promote(t, b, namespace, token, "ann") })
+			sess := validate(t, a, namespace, got.Token, primary)
+			if sess == nil || !maps.Equal(sess.Attributes, want) {
+				t.Fatalf("acknowledged %v, there is %+v", want, sess)
+			}
+		}
+		t.Logf("%d of 720 updates came too late", refusedUpdates)
+	})
+}
+
+// A promotion that returned before the revocation began is ended, one that began after it returned is not, and one under
+// way is the one or the other for everybody.
+func TestPromoteVersusRevokeAllOfTheSubject(t *testing.T) {
+	raced(t, func(t *testing.T, a *store.Store, namespace string) {
+		b := another(t, a)
+		lived := 0
+		for round := range 60 {
+			subject := fmt.Sprint("s", round)
+			before, _ := createSession(t, a, namespace, sessionOf(""))
+			during, _ := createSession(t, a, namespace, sessionOf(""))
+			after, _ := createSession(t, a, namespace, sessionOf(""))
+			early := promote(t, b, namespace, before, subject)
+			var racing session.Promoted
+			atOnce(func() { racing = promote(t, a, namespace, during, subject) },
+				func() { revokeSubject(t, b, namespace, subject, "") })
+			late := promote(t, b, namespace, after, subject)
+			wantInactive(t, a, namespace, early.Token)
+			wantActive(t, a, namespace, late.Token)
+			active := validate(t, a, namespace, racing.Token, primary) != nil
+			for _, s := range []*store.Store{a, b} {
+				for _, near := range []bool{cached, cached, primary} {
+					if (validate(t, s, namespace, racing.Token, near) != nil) != active {
+						t.Errorf("round %d: active %t only for some", round, active)
+					}
+				}
+			}
+			if active {
+				lived++
+			}
+			// A retry says the same and brings nothing back.
+			again, err := b.Sessions.Promote(context.Background(), namespace, during, session.Promotion{Subject: subject})
+			if err != nil || (again.Session != nil) != active {
+				t.Errorf("round %d: active %t, the retry got %+v, %v", round, active, again, err)
+			}
+			for _, token := range []string{before, during, after} {
+				wantInactive(t, a, namespace, token)
+			}
+		}
+		t.Logf("%d of 60 promotions came after the revocation", lived)
+	})
+}
+
+// nothing reports whether no session was promoted.
+func nothing(p session.Promoted) bool {
+	return p.Token == "" && p.Session == nil && !p.NotAnonymous && p.Evicted == nil && p.Existing == nil
+}

@@ -1,0 +1,125 @@
+package session_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
+	"github.com/berthcare/larder/store/storetest"
+)
+
+func TestReauthenticationRaisesAssuranceAndRotates(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Assurance = session.Assurance{AAL: 2, AMR: []string{"pwd", "otp"}, AuthenticatedAt: time.UnixMilli(1700000000000)}
+		token, sess := createSession(t, s, namespace, n)
+		wantActive(t, s, namespace, token)
+		age(t, s, namespace, sess, 30*time.Minute)
+		before := getSession(t, s, namespace, sess.ID)
+		next, got := reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 1, AMR: []string{"otp", "hwk"}})
+		if since := got.Assurance.AuthenticatedAt; since.Before(s.Redis.Now().Add(-time.Minute)) || since.After(s.Redis.Now().Add(time.Minute)) {
+			t.Errorf("authenticated at %v", since)
+		}
+		want := *before
+		want.Assurance = session.Assurance{AAL: 2, AMR: []string{"pwd", "otp", "hwk"}, AuthenticatedAt: got.Assurance.AuthenticatedAt}
+		if diff := cmp.Diff(&want, got, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("the session (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff(got, validate(t, s, namespace, next, primary)); diff != "" {
+			t.Errorf("validated (-want +got):\n%s", diff)
+		}
+		// The old token is dead at once, and a sign of theft only when its requests under way have ended.
+		wantInactive(t, s, namespace, token)
+		if _, sess := rotate(t, s, namespace, token); sess != nil {
+			t.Error("the old token was exchanged for the new one")
+		}
+		if _, sess := reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 3}); sess != nil {
+			t.Error("the old token was exchanged for a new one")
+		}
+		wantActive(t, s, namespace, next)
+
+		last, got := reauthenticate(t, s, namespace, next, session.Reauthentication{AAL: 3, AMR: []string{"sc"}, ResetTimeouts: true})
+		if got.Assurance.AAL != 3 || !got.LastActiveAt.Equal(got.Assurance.AuthenticatedAt) || got.AbsoluteExpiresAt.Sub(got.LastActiveAt) != longest {
+			t.Errorf("after a full reauthentication %+v", got)
+		}
+		keys := sessionKeysOf(t, namespace, sess)
+		for _, key := range []string{keys.index} {
+			if left := timeToLive(t, s, key); left < longest {
+				t.Errorf("%s is kept for %v", key, left)
+			}
+		}
+		if listed := walk(t, s, namespace, "ann", 10, nil); len(listed) != 1 {
+			t.Errorf("%d sessions are listed", len(listed))
+		}
+		// The timeouts are as long as they were, however often they begin anew.
+		age(t, s, namespace, sess, 0)
+		_, got = reauthenticate(t, s, namespace, last, session.Reauthentication{AMR: []string{"sc"}, ResetTimeouts: true})
+		if got.AbsoluteExpiresAt.Sub(got.LastActiveAt) != longest {
+			t.Errorf("after another one %+v", got)
+		}
+		wantEvents(t, s, namespace, sess, "created", "reauthenticated", "reauthenticated", "reauthenticated")
+		rotatedLongAgo(t, s, namespace, sess)
+		wantInactive(t, s, namespace, token)
+		if getSession(t, s, namespace, sess.ID) != nil {
+			t.Error("a stolen token ended nothing")
+		}
+	})
+}
+
+func TestReauthenticationLeavesOthersAlone(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, sess := createSession(t, s, namespace, sessionOf(""))
+		next, got := reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 2, AMR: []string{"pwd"}})
+		if next != "" || got == nil || got.Assurance.AAL != 0 {
+			t.Errorf("an anonymous session: %q, %+v", next, got)
+		}
+		wantActive(t, s, namespace, token)
+		wantEvents(t, s, namespace, sess, "created")
+		for _, bad := range []string{"x", wrongSecret(t, token, func() string { t, _ := createSession(t, s, namespace, sessionOf("")); return t }())} {
+			if next, got := reauthenticate(t, s, namespace, bad, session.Reauthentication{AAL: 2}); next != "" && got != nil || got != nil {
+				t.Errorf("%q: %+v", next, got)
+			}
+		}
+		n := sessionOf("ann")
+		for i := range session.MaxMethods {
+			n.Assurance.AMR = append(n.Assurance.AMR, fmt.Sprint("m", i))
+		}
+		token, _ = createSession(t, s, namespace, n)
+		_, got = reauthenticate(t, s, namespace, token, session.Reauthentication{AMR: []string{"m0", "new"}})
+		if amr := got.Assurance.AMR; len(amr) != session.MaxMethods || amr[0] != "m1" || amr[len(amr)-1] != "new" {
+			t.Errorf("methods %v", amr)
+		}
+	})
+}
+
+// Another replica, which has the session near, hears within one push that the token has been superseded.
+func TestElevateVersusValidateNearCachedOnAnotherReplica(t *testing.T) {
+	raced(t, func(t *testing.T, a *store.Store, namespace string) {
+		b := another(t, a)
+		const bound = 5 * time.Second // Options.NearCacheTTL
+		worst := time.Duration(0)
+		for range 100 {
+			token, _ := createSession(t, a, namespace, sessionOf("ann"))
+			wantActive(t, b, namespace, token)
+			next, _ := reauthenticate(t, a, namespace, token, session.Reauthentication{AAL: 2, AMR: []string{"otp"}})
+			elevated := time.Now()
+			for validate(t, b, namespace, token, cached) != nil && pace(t.Context()) {
+				if time.Since(elevated) >= bound {
+					t.Fatal("active for longer than the near cache may say so")
+				}
+			}
+			worst = max(worst, time.Since(elevated))
+			wantInactive(t, b, namespace, token)
+			wantActive(t, b, namespace, next)
+		}
+		t.Logf("worst %v", worst)
+		if worst >= bound/2 {
+			t.Error("pushes do not arrive")
+		}
+	})
+}

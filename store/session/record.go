@@ -1,0 +1,192 @@
+package session
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/near"
+	"github.com/berthcare/larder/store/redis"
+)
+
+// Session is a session that was active when it was read. It is shared with the near cache and must not be changed.
+type Session struct {
+	// ID is the public handle.
+	ID string
+	// Subject is whose session it is; empty means an anonymous one.
+	Subject string
+	// Attributes are its data; Version counts their changes.
+	Attributes map[string]string
+	Version    int64
+	// Device is what the client said of itself.
+	Device Device
+	// CreatedAt is when it was created, LastActiveAt when it was last active as far as that is recorded.
+	CreatedAt, LastActiveAt time.Time
+	// Idle is its idle timeout.
+	Idle time.Duration
+	// AbsoluteExpiresAt is when it ends whatever its activity.
+	AbsoluteExpiresAt time.Time
+	// Assurance says how its subject was authenticated.
+	Assurance Assurance
+}
+
+// IdleExpiresAt is when the session ends without further activity.
+func (s *Session) IdleExpiresAt() time.Time { return s.LastActiveAt.Add(s.Idle) }
+
+// ExpiresAt is when the session ends by time.
+func (s *Session) ExpiresAt() time.Time {
+	if idle := s.IdleExpiresAt(); idle.Before(s.AbsoluteExpiresAt) {
+		return idle
+	}
+	return s.AbsoluteExpiresAt
+}
+
+// record is a session with what its validation needs.
+type record struct {
+	session Session
+	secrets secrets
+	// absolute is how long the absolute timeout is.
+	absolute time.Duration
+	// promotion is set once the session has been, or is being, promoted.
+	promotion promotion
+	// subjectKey is where the subject's epoch is; empty for an anonymous session.
+	subjectHash string
+	// epoch must not be below that of the subject, which was readEpoch when the record was read.
+	epoch, readEpoch int64
+	// readAt is when the record was read by the clock of Redis, whose word on the end of a session is final.
+	readAt time.Time
+	size   int
+}
+
+// numbers reads numbers from the fields of a record; ok says that all were some.
+type numbers struct{ ok bool }
+
+func (n *numbers) int64(text string) int64 {
+	v, err := strconv.ParseInt(text, 10, 64)
+	n.ok = n.ok && err == nil
+	return v
+}
+
+func (n *numbers) time(text string) time.Time { return time.UnixMilli(n.int64(text)) }
+
+// active decides by the times and epochs alone; that a key still exists means nothing.
+func (r *record) active(subjectEpoch int64, now time.Time) bool {
+	return now.Before(r.session.ExpiresAt()) && r.epoch >= subjectEpoch && r.promotion.to == ""
+}
+
+// parseRecord reads the answer of session_read.lua, or a snapshot of another script; nil means that there is no record.
+func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record, error) {
+	parts, err := m.ToArray()
+	if err != nil || len(parts) != 4 {
+		return nil, redis.ErrInternal
+	}
+	fields, err := parts[0].AsStrMap()
+	if err != nil {
+		return nil, redis.ErrInternal
+	}
+	if len(fields) == 0 {
+		return nil, nil //nolint:nilnil // absence is not an error
+	}
+	attributes, err := parts[1].AsStrMap()
+	if err != nil {
+		return nil, redis.ErrInternal
+	}
+	if err := s.openAttributes(key, attributes); err != nil {
+		return nil, err
+	}
+	epoch, err := parts[2].ToString()
+	if err != nil {
+		return nil, redis.ErrInternal
+	}
+	now, err := parts[3].ToString()
+	if err != nil {
+		return nil, redis.ErrInternal
+	}
+	n := numbers{ok: true}
+	optional := func(name string) int64 {
+		if fields[name] == "" {
+			return 0
+		}
+		return n.int64(fields[name])
+	}
+	r := &record{
+		session: Session{
+			ID: id, Subject: fields["sub"], Attributes: attributes, Version: n.int64(fields["v"]),
+			Device:            Device{fields["ip"], fields["ua"], fields["label"], fields["cl"]},
+			CreatedAt:         n.time(fields["ct"]),
+			LastActiveAt:      n.time(fields["la"]),
+			Idle:              time.Duration(n.int64(fields["idle"])) * time.Millisecond,
+			AbsoluteExpiresAt: n.time(fields["abs"]),
+		},
+		secrets: secrets{
+			hash: []byte(fields["h"]), salt: []byte(fields["salt"]), unseen: fields["seen"] == "0",
+			previous: []byte(fields["hp"]), older: []byte(fields["old"]),
+			usableUntil: optional("pu"), reuseFrom: optional("pr"), olderReuseFrom: optional("oldr"),
+		},
+		promotion:   promotion{to: fields["to"], salt: []byte(fields["to_salt"])},
+		subjectHash: fields["sh"],
+		epoch:       n.int64(fields["ep"]),
+		readEpoch:   n.int64(epoch),
+		readAt:      n.time(now),
+	}
+	began := r.session.CreatedAt
+	if fields["ab"] != "" {
+		began = n.time(fields["ab"])
+	}
+	r.absolute = r.session.AbsoluteExpiresAt.Sub(began)
+	if r.subjectHash != "" {
+		r.session.Assurance = Assurance{AAL: int(optional("aal")), AuthenticatedAt: r.session.CreatedAt}
+		if fields["amr"] != "" {
+			r.session.Assurance.AMR = strings.Fields(fields["amr"])
+		}
+		if fields["at"] != "" {
+			r.session.Assurance.AuthenticatedAt = n.time(fields["at"])
+		}
+	}
+	if now == "0" {
+		r.readAt = s.redis.Now()
+	}
+	if !n.ok || len(r.secrets.hash) == 0 {
+		return nil, redis.Fail(redis.ErrCorrupt, nil)
+	}
+	for name, value := range fields {
+		r.size += len(name) + len(value) + 32
+	}
+	for name, value := range attributes {
+		r.size += len(name) + len(value) + 32
+	}
+	return r, nil
+}
+
+// readNear returns an active session by what the near cache knows, filling it as needed; nil says nothing, since only
+// the primary's word is taken for an end.
+func (s *Sessions) readNear(ctx context.Context, p partition, namespace, id string) (*record, error) {
+	var room [redis.KeyRoom]byte
+	v, ok := s.redis.Near.GetBytes(appendSessionKey(room[:0], p, namespace, id))
+	own := false
+	var err error
+	if !ok {
+		v, _, err = s.redis.Near.Load(ctx, sessionKey(p, namespace, id), func() (any, int, time.Duration, error) {
+			own = true
+			r, err := s.read(ctx, p, namespace, id, true)
+			if r == nil {
+				return r, 0, 0, err
+			}
+			return r, r.size, min(near.Longest, r.session.ExpiresAt().Sub(r.readAt)), nil
+		})
+	}
+	r, _ := v.(*record)
+	if err != nil || r == nil || own {
+		return r, err
+	}
+	// The read of another caller may have begun before the subject's sessions were ended: that spoils the ticket of
+	// the subject's key and not that of the record's.
+	epoch, err := s.subjectEpoch(ctx, p, namespace, r.subjectHash, r.session.Device.Class)
+	if err != nil || !r.active(epoch, s.redis.Now()) {
+		return nil, err
+	}
+	return r, nil
+}

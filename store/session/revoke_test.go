@@ -1,0 +1,227 @@
+package session_test
+
+import (
+	"fmt"
+	"maps"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/session"
+	"github.com/berthcare/larder/store/storetest"
+)
+
+func TestRevokeSubjectEndsEverySession(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		var tokens []string
+		var sessions []*session.Session
+		for range 5 {
+			token, sess := createSession(t, s, namespace, sessionOf("ann"))
+			wantActive(t, s, namespace, token)
+			tokens, sessions = append(tokens, token), append(sessions, sess)
+		}
+		bystander, _ := createSession(t, s, namespace, sessionOf("bob"))
+		anonymous, _ := createSession(t, s, namespace, sessionOf(""))
+		revokeSession(t, s, namespace, byID(sessions[4])) // not to be counted again
+
+		if n := revokeSubject(t, s, namespace, "ann", ""); n != 4 {
+			t.Errorf("ended %d, want 4", n)
+		}
+		for i, token := range tokens {
+			wantInactive(t, s, namespace, token)
+			if getSession(t, s, namespace, sessions[i].ID) != nil {
+				t.Error("found by id")
+			}
+			if v := updateSession(t, s, namespace, byToken(token), session.Changes{Set: map[string]string{"a": "b"}}); v != 0 {
+				t.Errorf("updated to version %d", v)
+			}
+			if touch(t, s, namespace, token, primary, session.TouchForce) != nil {
+				t.Error("touched")
+			}
+			if revokeSession(t, s, namespace, byToken(token)) {
+				t.Error("revoked twice")
+			}
+		}
+		if got := walk(t, s, namespace, "ann", 10, nil); len(got) != 0 {
+			t.Errorf("listed %d", len(got))
+		}
+		if n := revokeSubject(t, s, namespace, "ann", ""); n != 0 {
+			t.Errorf("ended %d the second time", n)
+		}
+		wantActive(t, s, namespace, bystander)
+		wantActive(t, s, namespace, anonymous)
+
+		// It is not a ban: the next login is a session like any other.
+		for range 3 {
+			token, _ := createSession(t, s, namespace, sessionOf("ann"))
+			wantActive(t, s, namespace, token)
+			if n := revokeSubject(t, s, namespace, "ann", ""); n != 1 {
+				t.Errorf("ended %d, want 1", n)
+			}
+			wantInactive(t, s, namespace, token)
+		}
+	})
+}
+
+func TestRevokeSubjectKeepsTheExceptedSession(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		var tokens []string
+		var sessions []*session.Session
+		for range 4 {
+			token, sess := createSession(t, s, namespace, sessionOf("ann"))
+			wantActive(t, s, namespace, token)
+			tokens, sessions = append(tokens, token), append(sessions, sess)
+		}
+		for want := int64(3); want >= 0; want -= 3 { // again it ends none
+			if n := revokeSubject(t, s, namespace, "ann", sessions[0].ID); n != want {
+				t.Errorf("ended %d, want %d", n, want)
+			}
+			wantActive(t, s, namespace, tokens[0])
+			for _, token := range tokens[1:] {
+				wantInactive(t, s, namespace, token)
+			}
+			if diff := cmp.Diff([]string{sessions[0].ID}, ids(walk(t, s, namespace, "ann", 10, nil))); diff != "" {
+				t.Errorf("listed (-want +got):\n%s", diff)
+			}
+		}
+		if v := updateSession(t, s, namespace, byToken(tokens[0]), session.Changes{Set: map[string]string{"a": "b"}}); v != 2 {
+			t.Errorf("the kept session is at version %d, want 2", v)
+		}
+		// One that has ended is not kept, and does not come back.
+		if n := revokeSubject(t, s, namespace, "ann", sessions[1].ID); n != 1 {
+			t.Errorf("ended %d, want 1", n)
+		}
+		for _, token := range tokens {
+			wantInactive(t, s, namespace, token)
+		}
+	})
+}
+
+// An excepted session that is not the subject's own is neither kept by mistake nor harmed, also where both subjects share
+// a partition.
+func TestRevokeSubjectIgnoresAnExceptedSessionOfOthers(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		ann, _ := subjectPartition(namespace, "ann")
+		neighbour := ""
+		for i := 0; neighbour == ""; i++ {
+			if p, _ := subjectPartition(namespace, fmt.Sprint("n", i)); p == ann {
+				neighbour = fmt.Sprint("n", i)
+			}
+		}
+		elsewhere := storetest.NewNamespace()
+		for what, other := range map[string]struct{ namespace, subject string }{
+			"neighbour": {namespace, neighbour}, "stranger": {namespace, "bob"}, "anonymous": {namespace, ""}, "namespace": {elsewhere, "ann"},
+		} {
+			own, sess := createSession(t, s, namespace, sessionOf("ann"))
+			token, others := createSession(t, s, other.namespace, sessionOf(other.subject))
+			wantActive(t, s, other.namespace, token)
+			if n := revokeSubject(t, s, namespace, "ann", others.ID); n != 1 {
+				t.Errorf("%s: ended %d, want 1", what, n)
+			}
+			wantInactive(t, s, namespace, own)
+			wantActive(t, s, other.namespace, token)
+			if n := len(walk(t, s, namespace, "ann", 10, nil)); n != 0 {
+				t.Errorf("%s: %d sessions in the subject's list", what, n)
+			}
+			if other.subject != "" && revokeSubject(t, s, other.namespace, other.subject, "") != 1 {
+				t.Errorf("%s: the other subject's count is wrong", what)
+			}
+			if revokeSession(t, s, namespace, byID(sess)) {
+				t.Errorf("%s: the subject's own session was left", what)
+			}
+		}
+	})
+}
+
+// The index is for lists and counts; what ends a session is its epoch.
+func TestRevokeSubjectNeedsNoIndex(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		var tokens []string
+		var last *session.Session
+		for range 3 {
+			var token string
+			token, last = createSession(t, s, namespace, sessionOf("ann"))
+			wantActive(t, s, namespace, token)
+			tokens = append(tokens, token)
+		}
+		storetest.Command(t, s, "DEL", sessionKeysOf(t, namespace, last).index)
+		if n := revokeSubject(t, s, namespace, "ann", last.ID); n != 0 {
+			t.Errorf("ended %d that nobody knew of", n)
+		}
+		for _, token := range tokens[:2] {
+			wantInactive(t, s, namespace, token)
+		}
+		wantActive(t, s, namespace, tokens[2])
+		// The kept one is in the index again, and is counted.
+		createSession(t, s, namespace, sessionOf("ann"))
+		if n := revokeSubject(t, s, namespace, "ann", ""); n != 2 {
+			t.Errorf("ended %d, want 2", n)
+		}
+		wantInactive(t, s, namespace, tokens[2])
+		if n := revokeSubject(t, s, namespace, "ann", ""); n != 0 {
+			t.Errorf("ended %d the second time", n)
+		}
+	})
+}
+
+// Those that have ended by time are not counted.
+func TestRevokeSubjectCountsActiveSessionsAlone(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		_, sessions := createMany(t, s, namespace, sessionOf("ann"), 6)
+		for _, sess := range sessions[:2] {
+			age(t, s, namespace, sess, 61*time.Minute)
+		}
+		if n := revokeSubject(t, s, namespace, "ann", sessions[0].ID); n != 4 {
+			t.Errorf("ended %d, want 4", n)
+		}
+	})
+}
+
+// The number of commands is the same however many sessions there are.
+func TestRevokeSubjectCostsTheSameForMany(t *testing.T) {
+	t.Parallel()
+	server, s := storetest.Alone(t)
+	revokeSubject(t, s, "n", "warm", "")
+	var costs []map[string]int64
+	for _, count := range []int{10, 5000} {
+		subject := fmt.Sprint("with", count)
+		_, sessions := createMany(t, s, "n", sessionOf(subject), count)
+		server.ResetCommandCalls(t)
+		if n := revokeSubject(t, s, "n", subject, sessions[0].ID); n != int64(count-1) {
+			t.Errorf("ended %d, want %d", n, count-1)
+		}
+		calls := server.CommandCalls(t)
+		maps.DeleteFunc(calls, func(name string, _ int64) bool { return name == "info" || name == "config|resetstat" })
+		costs = append(costs, calls)
+	}
+	if diff := cmp.Diff(costs[0], costs[1]); diff != "" || costs[0]["evalsha"] != 1 {
+		t.Errorf("of 10 and of 5000 sessions %v (-10 +5000):\n%s", costs[0], diff)
+	}
+}
+
+// A session can have been made under longer timeouts than today's: the epoch outlives it all the same, or it would come
+// back when the epoch is forgotten.
+func TestRevokeSubjectRemembersAsLongAsAnySessionLives(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		const month = 30 * 24 * time.Hour
+		n := session.Creation{Subject: "ann", Idle: month, Absolute: month}
+		_, sess := createSession(t, s, namespace, n)
+		key := sessionKeysOf(t, namespace, sess).subject
+		for range 2 { // the second time there is no index left
+			if _, err := s.Sessions.RevokeSubject(t.Context(), namespace, "ann", session.SubjectRevocation{Longest: time.Hour}); err != nil {
+				t.Fatal(err)
+			}
+			if ttl := timeToLive(t, s, key); ttl < month {
+				t.Errorf("the epoch is kept for %v, the session lives %v", ttl, month)
+			}
+		}
+		// Where no session lives so long it is kept for a little longer than any can.
+		revokeSubject(t, s, namespace, "bob", "")
+		_, sess = createSession(t, s, namespace, sessionOf("bob"))
+		if ttl := timeToLive(t, s, sessionKeysOf(t, namespace, sess).subject); ttl < longest || ttl > longest+2*time.Hour {
+			t.Errorf("the epoch is kept for %v", ttl)
+		}
+	})
+}

@@ -1,0 +1,349 @@
+package session_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
+	"github.com/berthcare/larder/store/redistest"
+	"github.com/berthcare/larder/store/session"
+	"github.com/berthcare/larder/store/storetest"
+)
+
+// grace is how long rotated tokens stay good in these tests: longer than any of them runs, since age makes it pass.
+const grace = 5 * time.Minute
+
+func rotate(tb testing.TB, s *store.Store, namespace, token string) (next string, sess *session.Session) {
+	tb.Helper()
+	next, sess, err := s.Sessions.Rotate(tb.Context(), namespace, token, grace)
+	if err != nil {
+		tb.Fatalf("rotate: %v: %s", err, redis.Cause(err))
+	}
+	if (next == "") != (sess == nil) {
+		tb.Fatalf("token of %d characters with session %v", len(next), sess)
+	}
+	return next, sess
+}
+
+func reauthenticate(tb testing.TB, s *store.Store, namespace, token string, a session.Reauthentication) (next string, sess *session.Session) {
+	tb.Helper()
+	a.Grace = grace
+	next, sess, err := s.Sessions.Reauthenticate(tb.Context(), namespace, token, a)
+	if err != nil {
+		tb.Fatalf("reauthenticate: %v: %s", err, redis.Cause(err))
+	}
+	return next, sess
+}
+
+// seen waits until Redis knows that a token was presented.
+func seen(tb testing.TB, s *store.Store, namespace, token string, sess *session.Session) {
+	tb.Helper()
+	storetest.Eventually(tb, "the successor has been seen", func() bool {
+		if validate(tb, s, namespace, token, primary) == nil {
+			tb.Fatal("the successor is inactive")
+		}
+		return storetest.Command(tb, s, "HGET", sessionKeysOf(tb, namespace, sess).record, "seen") == "1"
+	})
+}
+
+// rotatedLongAgo lets the grace of every rotation so far pass.
+func rotatedLongAgo(tb testing.TB, s *store.Store, namespace string, sess *session.Session) {
+	tb.Helper()
+	key := sessionKeysOf(tb, namespace, sess).record
+	for _, field := range []string{"pu", "pr", "oldr"} {
+		at, _ := storetest.Command(tb, s, "HGET", key, field).(string)
+		if n, _ := strconv.ParseInt(at, 10, 64); n > 0 {
+			storetest.Command(tb, s, "HINCRBY", key, field, fmt.Sprint(-2*grace.Milliseconds()))
+		}
+	}
+}
+
+// eventTypes are those of one session in the stream of its partition, in order, with the reasons of revocations.
+func eventTypes(tb testing.TB, s *store.Store, namespace string, sess *session.Session) (types []string) {
+	tb.Helper()
+	stream := fmt.Sprintf("ld:e:{p%d}", tokenBytes(tb, "ls1_"+sess.ID)[0])
+	entries, _ := storetest.Command(tb, s, "XRANGE", stream, "-", "+").([]any)
+	for _, e := range entries {
+		fields := map[string]string{}
+		list := e.([]any)[1].([]any)
+		for i := 0; i < len(list); i += 2 {
+			fields[list[i].(string)] = list[i+1].(string)
+		}
+		if fields["ns"] != namespace || fields["sid"] != sess.ID {
+			continue
+		}
+		what := fields["type"]
+		if fields["reason"] != "" {
+			what += " " + fields["reason"]
+		}
+		types = append(types, what)
+	}
+	return types
+}
+
+func wantEvents(tb testing.TB, s *store.Store, namespace string, sess *session.Session, want ...string) {
+	tb.Helper()
+	if diff := cmp.Diff(want, eventTypes(tb, s, namespace, sess)); diff != "" {
+		tb.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
+func TestRotateGivesAnotherTokenOfTheSameSession(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"a": "1"}
+		token, sess := createSession(t, s, namespace, n)
+		wantActive(t, s, namespace, token) // so that the near cache holds what is about to change
+		next, rotated := rotate(t, s, namespace, token)
+		if next == token || !isToken(next) {
+			t.Errorf("another token of %d characters", len(next))
+		}
+		if diff := cmp.Diff(sess, rotated); diff != "" {
+			t.Errorf("the session (-before +after):\n%s", diff)
+		}
+		wantActive(t, s, namespace, next)
+		third, _ := rotate(t, s, namespace, next)
+		wantActive(t, s, namespace, third)
+		wantEvents(t, s, namespace, sess, "created", "rotated", "rotated")
+		if next, sess := rotate(t, s, namespace, "ls1_x"); next != "" || sess != nil {
+			t.Error("rotated what is no token")
+		}
+		revokeSession(t, s, namespace, byToken(third))
+		if _, sess := rotate(t, s, namespace, third); sess != nil {
+			t.Error("rotated after its end")
+		}
+	})
+}
+
+func TestPreviousTokenIsGoodWithinGrace(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, sess := createSession(t, s, namespace, sessionOf("ann"))
+		next, _ := rotate(t, s, namespace, token)
+		seen(t, s, namespace, next, sess)
+		wantActive(t, s, namespace, token)
+		wantActive(t, s, namespace, next)
+		v, err := s.Sessions.Validate(t.Context(), namespace, session.Validation{Token: token, Near: cached})
+		if err != nil || !v.Superseded {
+			t.Errorf("verdict on the old token %+v, %v; want superseded", v, err)
+		}
+		if again, _ := rotate(t, s, namespace, token); again != next {
+			t.Error("another successor")
+		}
+		if v := updateSession(t, s, namespace, byToken(token), session.Changes{Set: map[string]string{"a": "1"}}); v != 2 {
+			t.Errorf("updated to version %d", v)
+		}
+		if got := touch(t, s, namespace, token, cached, session.TouchForce); got == nil {
+			t.Error("not touched")
+		}
+		wantEvents(t, s, namespace, sess, "created", "rotated", "attributes_changed")
+		if !revokeSession(t, s, namespace, byToken(token)) {
+			t.Error("not revoked")
+		}
+	})
+}
+
+// A client that never got the answer goes on with what it has.
+func TestPreviousTokenIsGoodAfterGraceWhileItsSuccessorIsUnseen(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, sess := createSession(t, s, namespace, sessionOf("ann"))
+		next, _ := rotate(t, s, namespace, token)
+		rotatedLongAgo(t, s, namespace, sess)
+		wantActive(t, s, namespace, token)
+		if again, _ := rotate(t, s, namespace, token); again != next {
+			t.Error("another successor")
+		}
+		wantActive(t, s, namespace, token)
+		seen(t, s, namespace, next, sess)
+		wantInactive(t, s, namespace, token)
+		wantInactive(t, s, namespace, next)
+	})
+}
+
+func TestReuseAfterGraceRevokesAndEmits(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		set := session.Changes{Set: map[string]string{"a": "1"}}
+		for how, use := range map[string]func(token string){
+			"validate":       func(token string) { validate(t, s, namespace, token, cached) },
+			"force":          func(token string) { touch(t, s, namespace, token, primary, session.TouchForce) },
+			"batch":          func(token string) { validateAll(t, s, namespace, session.Validation{Token: token, Near: cached}) },
+			"rotate":         func(token string) { rotate(t, s, namespace, token) },
+			"reauthenticate": func(token string) { reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 2}) },
+			"update":         func(token string) { updateSession(t, s, namespace, byToken(token), set) },
+			"revoke": func(token string) {
+				if revokeSession(t, s, namespace, byToken(token)) {
+					t.Error("a stolen token revokes")
+				}
+			},
+		} {
+			for generations := 1; generations <= 4; generations++ {
+				token, sess := createSession(t, s, namespace, sessionOf("ann"))
+				bystander, _ := createSession(t, s, namespace, sessionOf("ann"))
+				next := token
+				for range generations {
+					next, _ = rotate(t, s, namespace, next)
+				}
+				seen(t, s, namespace, next, sess)
+				rotatedLongAgo(t, s, namespace, sess)
+				wantActive(t, s, namespace, next)
+				use(token)
+				if got := eventTypes(t, s, namespace, sess); len(got) < 2 || got[len(got)-2] != "token_reuse" || got[len(got)-1] != "revoked token_reuse" {
+					t.Errorf("%s, %d rotations ago: events %v", how, generations, got)
+				}
+				wantInactive(t, s, namespace, next)
+				wantInactive(t, s, namespace, token)
+				wantActive(t, s, namespace, bystander)
+				revokeSession(t, s, namespace, byToken(bystander))
+				if listed := walk(t, s, namespace, "ann", 10, nil); len(listed) != 0 {
+					t.Errorf("%s: %d sessions are listed", how, len(listed))
+				}
+			}
+		}
+	})
+}
+
+// What was never a token of the session is not taken for a stolen one, nor is an older one whose requests may be under way.
+func TestStrangeAndRecentTokensEndNothing(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, sess := createSession(t, s, namespace, sessionOf("ann"))
+		other, _ := createSession(t, s, namespace, sessionOf("ann"))
+		next, _ := rotate(t, s, namespace, token)
+		last, _ := rotate(t, s, namespace, next)
+		wantInactive(t, s, namespace, wrongSecret(t, token, other))
+		wantInactive(t, s, namespace, token)
+		wantActive(t, s, namespace, next)
+		wantActive(t, s, namespace, last)
+		for range 20 { // more than are remembered
+			last, _ = rotate(t, s, namespace, last)
+		}
+		if old, _ := storetest.Command(t, s, "HGET", sessionKeysOf(t, namespace, sess).record, "old").(string); len(old) > 64 {
+			t.Errorf("%d bytes of older hashes", len(old))
+		}
+		rotatedLongAgo(t, s, namespace, sess)
+		wantInactive(t, s, namespace, token)
+		wantActive(t, s, namespace, last)
+	})
+}
+
+func TestRotateVersusRotateWithOneToken(t *testing.T) {
+	raced(t, func(t *testing.T, a *store.Store, namespace string) {
+		b := another(t, a)
+		for range 20 {
+			token, sess := createSession(t, a, namespace, sessionOf("ann"))
+			wantActive(t, b, namespace, token)
+			var mu sync.Mutex
+			successors := map[string]int{}
+			rotations := make([]func(), 32)
+			for i := range rotations {
+				s := []*store.Store{a, b}[i%2]
+				rotations[i] = func() {
+					next, _, err := s.Sessions.Rotate(t.Context(), namespace, token, grace)
+					if err != nil {
+						t.Error(err)
+					}
+					mu.Lock()
+					successors[next]++
+					mu.Unlock()
+				}
+			}
+			atOnce(rotations...)
+			if len(successors) != 1 || successors[""] > 0 {
+				t.Fatalf("%d successors", len(successors))
+			}
+			for next := range successors {
+				wantActive(t, a, namespace, next)
+				wantActive(t, b, namespace, next)
+			}
+			wantEvents(t, a, namespace, sess, "created", "rotated")
+		}
+	})
+}
+
+// The connection is cut after the script has run; the retry has the same successor as whoever else asks.
+func TestRotateWithLostReply(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	direct := beside(t, server)
+	proxy := redistest.StartProxy(t, server.Addr)
+	s := storetest.Open(t, store.Options{Redis: redis.Options{Addrs: []string{proxy.Addr}, NearCacheBytes: 1 << 20, CommandTimeout: 300 * time.Millisecond}})
+	warm, _ := createSession(t, direct, "n", sessionOf("ann"))
+	rotate(t, direct, "n", warm) // so that Redis knows the script
+	for _, how := range []string{"dropped", "cut"} {
+		token, sess := createSession(t, direct, "n", sessionOf("ann"))
+		wantActive(t, s, "n", token)
+		proxy.DropReplies(true)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() {
+			_, _, err := s.Sessions.Rotate(ctx, "n", token, grace)
+			done <- err
+		}()
+		storetest.Eventually(t, "the script has run", func() bool {
+			return server.Do(t, "HGET", sessionKeysOf(t, "n", sess).record, "seen") == "0"
+		})
+		if how == "cut" {
+			proxy.CutAll()
+		}
+		if err := <-done; !errors.Is(err, redis.ErrOutcomeUnknown) || !redis.Retryable(err) {
+			t.Errorf("%s: %v", how, err)
+		}
+		cancel()
+		proxy.DropReplies(false)
+		proxy.CutAll()
+		want, _ := rotate(t, direct, "n", token)
+		var next string
+		storetest.Eventually(t, "the retry", func() bool {
+			var err error
+			next, _, err = s.Sessions.Rotate(t.Context(), "n", token, grace)
+			return err == nil
+		})
+		if next != want || next == "" {
+			t.Errorf("%s: another successor", how)
+		}
+		storetest.Eventually(t, "connected for the near cache, too", func() bool {
+			_, err := s.Sessions.ValidateSession(t.Context(), "n", next, cached, session.TouchNever)
+			return err == nil
+		})
+		wantActive(t, s, "n", next)
+		wantEvents(t, direct, "n", sess, "created", "rotated")
+	}
+}
+
+// However a touch and a rotation meet, both are kept: the secret is the new one and the activity is recorded.
+func TestTouchVersusRotate(t *testing.T) {
+	raced(t, func(t *testing.T, a *store.Store, namespace string) {
+		b := another(t, a)
+		for range 100 {
+			token, sess := createSession(t, a, namespace, sessionOf("ann"))
+			age(t, a, namespace, sess, 10*time.Minute)
+			var next string
+			atOnce(func() { next, _ = rotate(t, a, namespace, token) },
+				func() {
+					if touch(t, b, namespace, token, cached, session.TouchForce) == nil {
+						t.Error("inactive for a touch")
+					}
+				},
+				func() {
+					if touch(t, b, namespace, token, cached, session.TouchAuto) == nil {
+						t.Error("inactive for a touch")
+					}
+				})
+			wantActive(t, b, namespace, next)
+			got := getSession(t, a, namespace, sess.ID)
+			if got == nil || !got.LastActiveAt.After(sess.LastActiveAt.Add(-5*time.Minute)) {
+				t.Fatalf("the activity is lost: %+v", got)
+			}
+			// The touch by the old token has not passed for the arrival of the new one.
+			if storetest.Command(t, a, "HGET", sessionKeysOf(t, namespace, sess).record, "seen") == nil {
+				t.Fatal("not recorded whether the successor was seen")
+			}
+		}
+	})
+}

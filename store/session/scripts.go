@@ -1,0 +1,50 @@
+package session
+
+import (
+	"embed"
+
+	"github.com/berthcare/larder/store/keyring"
+	"github.com/berthcare/larder/store/redis"
+)
+
+//go:embed *.lua
+var files embed.FS
+
+// A script's text is common.lua, what else it needs, and the file of its own.
+var (
+	createScript         = script("create", "limit")
+	listScript           = redis.NewReadScript("session_list", file("common")+file("list"))
+	promoteScript        = script("promote")
+	promotedScript       = script("promoted")
+	readScript           = redis.NewReadScript("session_read", file("common")+file("read"))
+	reauthenticateScript = script("reauthenticate")
+	revokeScript         = script("revoke")
+	revokeSubjectScript  = script("revoke_subject")
+	rotateScript         = script("rotate")
+	sweepScript          = script("sweep")
+	touchScript          = script("touch")
+	updateScript         = script("update")
+
+	// eventsScript is sent as a text with each call, and so without common.lua.
+	eventsScript = redis.NewReadScript("session_events", file("events"))
+)
+
+func script(name string, functions ...string) *redis.Script {
+	text := file("common")
+	for _, f := range functions {
+		text += file(f)
+	}
+	return redis.NewScript("session_"+name, text+file(name), map[string]error{
+		"LARDER_SUBJECT_EPOCH_CHANGED": ErrSubjectEpochChanged,
+		"LARDER_TOO_MANY_ATTRIBUTES":   ErrTooManyAttributes,
+		"LARDER_KEY_UNKNOWN":           keyring.ErrKeyUnknown,
+	})
+}
+
+func file(name string) string {
+	b, err := files.ReadFile(name + ".lua")
+	if err != nil {
+		panic(err) // the files are part of the program
+	}
+	return string(b)
+}

@@ -1,0 +1,30 @@
+package session
+
+import "github.com/berthcare/larder/store/keyring"
+
+// sealAttributes returns attributes as they are stored.
+func (s *Sessions) sealAttributes(record string, attributes map[string]string) map[string]string {
+	if s.keyring == nil || len(attributes) == 0 {
+		return attributes
+	}
+	stored := make(map[string]string, len(attributes))
+	for name, value := range attributes {
+		stored[name] = string(s.keyring.Seal(record, name, []byte(value)))
+	}
+	return stored
+}
+
+// openAttributes turns stored attributes into what they hold. Those written without a keyring are left as they are.
+func (s *Sessions) openAttributes(record string, stored map[string]string) error {
+	for name, value := range stored {
+		if !keyring.Sealed([]byte(value)) {
+			continue
+		}
+		plain, err := s.keyring.Open(record, name, []byte(value))
+		if err != nil {
+			return unreadable(err)
+		}
+		stored[name] = string(plain)
+	}
+	return nil
+}

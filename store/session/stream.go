@@ -1,0 +1,226 @@
+package session
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"hash/crc32"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/redis"
+)
+
+// streamEvent is an event of a partition's stream, of whichever namespace.
+type streamEvent struct {
+	Event
+
+	namespace string
+	at        streamPosition
+}
+
+// passes reports whether the filter lets an event of its namespace through.
+func (f *EventFilter) passes(e *Event) bool {
+	return (f.Subject == "" || e.Subject == f.Subject) && (len(f.Types) == 0 || slices.Contains(f.Types, e.Type))
+}
+
+// streamRead is what session_events.lua read.
+type streamRead struct {
+	events []streamEvent
+	// last is the end of the stream; what was ever added up to there is counted from its beginning, trimmed or not.
+	last streamPosition
+	// there is how many events are left.
+	there uint64
+	// counted is false on the embedded store, which does not count; first is then the oldest event there.
+	counted bool
+	first   streamPosition
+}
+
+// gap reports whether events after a position are gone, when up to most were read from there. The stream and the position
+// both count what was ever added, so that it shows if some were trimmed, or if the stream is not the one that it was: it
+// was flushed, or a failover has lost its end.
+func (r *streamRead) gap(at streamPosition, most int) bool {
+	if r.last.before(at) {
+		return true
+	}
+	if !r.counted {
+		// Where the last event told is gone, others may be.
+		return at.ms > 0 && r.there > 0 && at.before(r.first) && uint64(len(r.events)) == r.there
+	}
+	read := at.added + uint64(len(r.events))
+	if len(r.events) < most && read != r.last.added {
+		return true
+	}
+	return read > r.last.added || r.last.added-r.there > at.added
+}
+
+func parseStream(m rueidis.RedisMessage) (*streamRead, error) {
+	parts, err := m.ToArray()
+	if err != nil || len(parts) != 5 {
+		return nil, redis.ErrInternal
+	}
+	events, err := parts[0].ToArray()
+	if err != nil {
+		return nil, redis.ErrInternal
+	}
+	r := new(streamRead)
+	last, err1 := parts[1].ToString()
+	added, err2 := parts[2].AsInt64()
+	there, err3 := parts[3].AsInt64()
+	first, err4 := parts[4].ToString()
+	if err1 != nil || err2 != nil || err3 != nil || err4 != nil || there < 0 {
+		return nil, redis.ErrInternal
+	}
+	var ok bool
+	if r.last, ok = parseStreamID(last); !ok {
+		return nil, redis.ErrInternal
+	}
+	if first != "" {
+		if r.first, ok = parseStreamID(first); !ok {
+			return nil, redis.ErrInternal
+		}
+	}
+	r.there, r.counted = uint64(there), added >= 0
+	if r.counted {
+		r.last.added = uint64(added)
+	}
+	for _, e := range events {
+		parsed, err := parseStreamEvent(e)
+		if err != nil {
+			return nil, err
+		}
+		r.events = append(r.events, parsed)
+	}
+	return r, nil
+}
+
+func parseStreamEvent(m rueidis.RedisMessage) (e streamEvent, err error) {
+	parts, err := m.ToArray()
+	if err != nil || len(parts) != 2 {
+		return e, redis.ErrInternal
+	}
+	id, err := parts[0].ToString()
+	if err != nil {
+		return e, redis.ErrInternal
+	}
+	var ok bool
+	if e.at, ok = parseStreamID(id); !ok {
+		return e, redis.ErrInternal
+	}
+	fields, err := parts[1].AsStrSlice()
+	if err != nil || len(fields)%2 != 0 {
+		return e, redis.ErrInternal
+	}
+	for i := 0; i < len(fields); i += 2 {
+		switch name, value := fields[i], fields[i+1]; name {
+		case "type":
+			e.Type = value
+		case "at":
+			ms, err := strconv.ParseInt(value, 10, 64)
+			if err != nil {
+				return e, redis.Fail(redis.ErrCorrupt, nil)
+			}
+			e.At = time.UnixMilli(ms)
+		case "ns":
+			e.namespace = value
+		case "sid":
+			e.SessionID = value
+		case "sub":
+			e.Subject = value
+		case "reason":
+			e.Reason = value
+		case "except":
+			e.ExceptSessionID = value
+		default:
+			if e.Details == nil {
+				e.Details = make(map[string]string)
+			}
+			e.Details[name] = value
+		}
+	}
+	return e, nil
+}
+
+func parseStreamID(id string) (at streamPosition, ok bool) {
+	ms, seq, found := strings.Cut(id, "-")
+	var err1, err2 error
+	at.ms, err1 = strconv.ParseUint(ms, 10, 64)
+	at.seq, err2 = strconv.ParseUint(seq, 10, 64)
+	return at, found && err1 == nil && err2 == nil
+}
+
+// A resume token is the version, a hash that binds it to the namespace and the subject, and the position in the stream of
+// the subject's partition, or of each, as varints: the milliseconds, and unless they are zero the sequence and the count.
+// Then the CRC-32 of all that, in the URL-safe base64 of RFC 4648 section 5 without padding.
+const (
+	resumeVersion = 1
+	resumeBinding = 8
+	// MaxResumeToken is the length of the longest token.
+	MaxResumeToken = (1 + resumeBinding + partitions*3*binary.MaxVarintLen64 + crc32.Size + 2) / 3 * 4
+)
+
+func resumeToken(namespace, subject string, at []streamPosition) string {
+	b := append(make([]byte, 0, 16+12*len(at)), resumeVersion)
+	b = append(b, resumeBound(namespace, subject)...)
+	for _, p := range at {
+		b = binary.AppendUvarint(b, p.ms)
+		if p.ms > 0 {
+			b = binary.AppendUvarint(b, p.seq)
+			b = binary.AppendUvarint(b, p.added)
+		}
+	}
+	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
+	return strict.EncodeToString(b)
+}
+
+func resumeBound(namespace, subject string) []byte {
+	sum := sha256.Sum256([]byte(namespace + "\x00" + subject))
+	return sum[len(sum)-resumeBinding:]
+}
+
+// parseResume returns the positions of a token, or zero ones if it is empty.
+func parseResume(namespace, subject, token string) (at []streamPosition, ok bool) {
+	at = make([]streamPosition, partitions)
+	if subject != "" {
+		at = at[:1]
+	}
+	if token == "" {
+		return at, true
+	}
+	if len(token) > MaxResumeToken {
+		return nil, false
+	}
+	b, err := strict.DecodeString(token)
+	if err != nil || len(b) < 1+resumeBinding+crc32.Size || b[0] != resumeVersion ||
+		!bytes.Equal(b[1:1+resumeBinding], resumeBound(namespace, subject)) {
+		return nil, false
+	}
+	rest := b[1+resumeBinding : len(b)-crc32.Size]
+	ok = true
+	next := func() uint64 {
+		n, size := binary.Uvarint(rest)
+		if size <= 0 {
+			ok = false
+			return 0
+		}
+		rest = rest[size:]
+		return n
+	}
+	for i := range at {
+		if at[i].ms = next(); at[i].ms > 0 {
+			at[i].seq, at[i].added = next(), next()
+		}
+	}
+	// Compared whole: the checksum, and other spellings of the same numbers.
+	return at, ok && len(rest) == 0 && resumeToken(namespace, subject, at) == token
+}
+
+// ValidResumeToken reports whether token was given out for the events of a namespace, or of a subject in it.
+func ValidResumeToken(namespace, subject, token string) bool {
+	_, ok := parseResume(namespace, subject, token)
+	return ok
+}

@@ -1,0 +1,186 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/redis"
+)
+
+// Changes is a change of attributes. A name may occur once; attributes that are not named stay.
+type Changes struct {
+	// Set are attributes to write.
+	Set map[string]string
+	// SetIfAbsent are attributes to write where the session has none of that name.
+	SetIfAbsent map[string]string
+	// Increment are numbers to add to attributes, of which an absent one counts from zero.
+	Increment map[string]int64
+	// Delete are names of attributes to remove.
+	Delete []string
+	// ExpectedVersion is what the version must be; zero means any.
+	ExpectedVersion int64
+}
+
+// Updated is what became of an update.
+type Updated struct {
+	// Version is the session's version afterwards; zero means that there is no active session.
+	Version int64
+	// Incremented are the new values of the attributes that were added to.
+	Incremented map[string]int64
+	// SetIfAbsent are the names of those attributes that were absent and were written, in order.
+	SetIfAbsent []string
+}
+
+// Update changes attributes of an active session, all or none. An update that leaves every attribute as it was does
+// not change the version. It fails with ErrVersionMismatch, ErrTooManyAttributes, ErrNotCounter and ErrOverflow.
+func (s *Sessions) Update(ctx context.Context, namespace string, t Target, u Changes) (updated Updated, err error) {
+	if s.keyring != nil && len(u.Increment) > 0 {
+		return s.updateEncrypted(ctx, namespace, t, u)
+	}
+	return s.update(ctx, namespace, t, u)
+}
+
+// maxUpdates is how often an update is begun again because others came in between.
+const maxUpdates = 64
+
+// updateEncrypted adds to attributes that Redis cannot read: it reads the session, adds, and writes if the session has not
+// changed since.
+func (s *Sessions) updateEncrypted(ctx context.Context, namespace string, t Target, u Changes) (Updated, error) {
+	p, id, hash, ok := t.resolve()
+	if !ok {
+		return Updated{}, nil
+	}
+	for range maxUpdates {
+		r, err := s.read(ctx, p, namespace, id, false)
+		if err != nil || r == nil {
+			return Updated{}, err
+		}
+		if as := r.secrets.presented([]byte(hash), r.readAt); hash != "" && as != current && as != previous {
+			return s.update(ctx, namespace, t, Changes{}) // which tells who presents such a secret
+		}
+		if u.ExpectedVersion != 0 && u.ExpectedVersion != r.session.Version {
+			return Updated{}, &VersionMismatchError{Version: r.session.Version}
+		}
+		write := u
+		write.ExpectedVersion, write.Increment = r.session.Version, nil
+		write.Set = maps.Clone(u.Set)
+		if write.Set == nil {
+			write.Set = make(map[string]string, len(u.Increment))
+		}
+		sums, err := add(r.session.Attributes, u.Increment)
+		if err != nil {
+			return Updated{}, err
+		}
+		for name, sum := range sums {
+			if value := strconv.FormatInt(sum, 10); value != r.session.Attributes[name] {
+				write.Set[name] = value
+			}
+		}
+		updated, err := s.update(ctx, namespace, t, write)
+		if errors.Is(err, ErrVersionMismatch) {
+			continue
+		}
+		if updated.Version > 0 {
+			updated.Incremented = sums
+		}
+		return updated, err
+	}
+	return Updated{}, redis.Fail(redis.ErrUnavailable, errors.New("the session kept changing"))
+}
+
+// add returns the sums of attributes and numbers; an absent attribute counts from zero.
+func add(attributes map[string]string, numbers map[string]int64) (map[string]int64, error) {
+	sums := make(map[string]int64, len(numbers))
+	for name, delta := range numbers {
+		before := int64(0)
+		if text, ok := attributes[name]; ok {
+			var err error
+			if before, err = strconv.ParseInt(text, 10, 64); err != nil || strconv.FormatInt(before, 10) != text {
+				return nil, redis.Fail(redis.ErrNotCounter, nil)
+			}
+		}
+		if sum := before + delta; delta > 0 && sum < before || delta < 0 && sum > before {
+			return nil, redis.Fail(redis.ErrOverflow, nil)
+		}
+		sums[name] = before + delta
+	}
+	return sums, nil
+}
+
+// update runs the script.
+func (s *Sessions) update(ctx context.Context, namespace string, t Target, u Changes) (updated Updated, err error) {
+	p, id, hash, ok := t.resolve()
+	if !ok {
+		return updated, nil
+	}
+	keys, args := changing(p, namespace, id)
+	keys = append(keys, sumKey(p, namespace, id))
+	args = append(args, hash, strconv.FormatInt(u.ExpectedVersion, 10), strconv.Itoa(MaxAttributes), strconv.Itoa(MaxAttributeBytes),
+		strconv.Itoa(len(u.Set)), strconv.Itoa(len(u.SetIfAbsent)), strconv.Itoa(len(u.Increment)))
+	for name, value := range s.sealAttributes(keys[0], u.Set) {
+		args = append(args, name, value)
+	}
+	var absent, incremented []string
+	for name, value := range s.sealAttributes(keys[0], u.SetIfAbsent) {
+		absent = append(absent, name)
+		args = append(args, name, value)
+	}
+	for name, delta := range u.Increment {
+		incremented = append(incremented, name)
+		args = append(args, name, strconv.FormatInt(delta, 10))
+	}
+	args = append(args, u.Delete...)
+	defer s.redis.Forget(keys[0])
+	m, err := s.redis.Run(ctx, updateScript, redis.WritesOnce, keys, args...)
+	if err != nil {
+		return updated, err
+	}
+	return parseUpdated(m, absent, incremented)
+}
+
+// parseUpdated reads the answer of session_update.lua, which tells of attributes in the order of the request.
+func parseUpdated(m rueidis.RedisMessage, absent, incremented []string) (updated Updated, err error) {
+	parts, err := m.ToArray()
+	if err != nil || len(parts) != 4 {
+		return updated, redis.ErrInternal
+	}
+	outcome, err1 := parts[0].AsInt64()
+	version, err2 := parts[1].AsInt64()
+	sums, err3 := parts[2].AsStrSlice()
+	applied, err4 := parts[3].AsIntSlice()
+	if err1 != nil || err2 != nil || err3 != nil || err4 != nil {
+		return updated, redis.ErrInternal
+	}
+	switch outcome {
+	case 0:
+		return updated, nil
+	case 2:
+		return updated, &VersionMismatchError{Version: version}
+	}
+	if len(sums) != len(incremented) || len(applied) != len(absent) {
+		return updated, redis.ErrInternal
+	}
+	updated.Version = version
+	n := numbers{ok: true}
+	for i, name := range incremented {
+		if updated.Incremented == nil {
+			updated.Incremented = map[string]int64{}
+		}
+		updated.Incremented[name] = n.int64(sums[i])
+	}
+	for i, name := range absent {
+		if applied[i] == 1 {
+			updated.SetIfAbsent = append(updated.SetIfAbsent, name)
+		}
+	}
+	slices.Sort(updated.SetIfAbsent)
+	if !n.ok {
+		return updated, redis.ErrInternal
+	}
+	return updated, nil
+}

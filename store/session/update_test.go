@@ -1,0 +1,237 @@
+package session_test
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
+	"github.com/berthcare/larder/store/session"
+	"github.com/berthcare/larder/store/storetest"
+)
+
+func update(tb testing.TB, s *store.Store, namespace string, sess *session.Session, u session.Changes) session.Updated {
+	tb.Helper()
+	updated, err := s.Sessions.Update(tb.Context(), namespace, byID(sess), u)
+	if err != nil {
+		tb.Fatalf("update: %v: %s", err, redis.Cause(err))
+	}
+	return updated
+}
+
+func TestUpdateSessionMakesEveryKindOfChangeAtOnce(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"set": "1", "there": "1", "gone": "1", "count": "9007199254740993", "keep": "\x00"}
+		token, sess := createSession(t, s, namespace, n)
+		wantActive(t, s, namespace, token)
+		got := update(t, s, namespace, sess, session.Changes{
+			Set:         map[string]string{"set": "2"},
+			SetIfAbsent: map[string]string{"there": "2", "b": "2", "a": ""},
+			Increment:   map[string]int64{"count": 2, "fresh": -7},
+			Delete:      []string{"gone", "never"}, ExpectedVersion: 1,
+		})
+		want := session.Updated{
+			Version: 2, SetIfAbsent: []string{"a", "b"}, Incremented: map[string]int64{"count": 9007199254740995, "fresh": -7}, // exact above 2^53
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		attributes := map[string]string{"set": "2", "there": "1", "a": "", "b": "2", "count": "9007199254740995", "fresh": "-7", "keep": "\x00"}
+		for _, near := range []bool{cached, primary} {
+			if diff := cmp.Diff(attributes, validate(t, s, namespace, token, near).Attributes); diff != "" {
+				t.Errorf("cached %t (-want +got):\n%s", near, diff)
+			}
+		}
+		if got := emitted(t, s, namespace, "ann", "type=attributes_changed"); len(got) != 1 {
+			t.Errorf("%d events", len(got))
+		}
+	})
+}
+
+// What is already as it should be is no change: the version stays, and nobody is told.
+func TestUpdateThatChangesNothingIsNone(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"a": "1", "empty": ""}
+		_, sess := createSession(t, s, namespace, n)
+		for what, u := range map[string]session.Changes{
+			"the same":         {Set: map[string]string{"a": "1", "empty": ""}},
+			"present":          {SetIfAbsent: map[string]string{"a": "2"}},
+			"add nothing":      {Increment: map[string]int64{"a": 0}},
+			"delete none":      {Delete: []string{"b"}},
+			"nothing at all":   {},
+			"expected version": {Set: map[string]string{"a": "1"}, ExpectedVersion: 1},
+		} {
+			if got := update(t, s, namespace, sess, u); got.Version != 1 {
+				t.Errorf("%s: version %d", what, got.Version)
+			}
+		}
+		if diff := cmp.Diff(sess, getSession(t, s, namespace, sess.ID)); diff != "" {
+			t.Errorf("written (-before +after):\n%s", diff)
+		}
+		if got := emitted(t, s, namespace, "ann", "type=attributes_changed"); len(got) != 0 {
+			t.Errorf("%d events", len(got))
+		}
+		for what, u := range map[string]session.Changes{
+			"another value": {Set: map[string]string{"empty": "x"}}, "an empty one": {SetIfAbsent: map[string]string{"c": ""}},
+			"zero where there was none": {Increment: map[string]int64{"d": 0}}, "one less": {Delete: []string{"a"}},
+		} {
+			before := getSession(t, s, namespace, sess.ID).Version
+			if got := update(t, s, namespace, sess, u); got.Version != before+1 {
+				t.Errorf("%s: version %d after %d", what, got.Version, before)
+			}
+		}
+	})
+}
+
+func TestIncrementOfWhatIsNoCounterWritesNothing(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"most": fmt.Sprint(math.MaxInt64), "least": fmt.Sprint(math.MinInt64), "ok": "1"}
+		notNumbers := []string{"", " 1", "1 ", "01", "+1", "-0", "1.0", "1e3", "0x1", "nan", "9223372036854775808", "-9223372036854775809", strings.Repeat("1", 100)}
+		for i, text := range notNumbers {
+			n.Attributes[fmt.Sprint("not", i)] = text
+		}
+		_, sess := createSession(t, s, namespace, n)
+		refused := func(name string, delta int64, want error) {
+			t.Helper()
+			_, err := s.Sessions.Update(t.Context(), namespace, byID(sess), session.Changes{
+				Set: map[string]string{"other": "x"}, Increment: map[string]int64{name: delta, "ok": 1}, Delete: []string{"not0"},
+			})
+			if !errors.Is(err, want) || redis.Retryable(err) {
+				t.Errorf("%s by %d: %v: %s", name, delta, err, redis.Cause(err))
+			}
+		}
+		for i := range notNumbers {
+			refused(fmt.Sprint("not", i), 1, redis.ErrNotCounter)
+		}
+		refused("most", 1, redis.ErrOverflow)
+		refused("least", -1, redis.ErrOverflow)
+		refused("least", math.MinInt64, redis.ErrOverflow)
+		if diff := cmp.Diff(sess, getSession(t, s, namespace, sess.ID)); diff != "" {
+			t.Errorf("written (-before +after):\n%s", diff)
+		}
+		keys := sessionKeysOf(t, namespace, sess)
+		if storetest.Command(t, s, "EXISTS", keys.attributes+":sum") != int64(0) {
+			t.Error("the key for sums is left")
+		}
+		got := update(t, s, namespace, sess, session.Changes{Increment: map[string]int64{"most": -1, "least": math.MaxInt64, "new": math.MinInt64}})
+		want := map[string]int64{"most": math.MaxInt64 - 1, "least": -1, "new": math.MinInt64}
+		if diff := cmp.Diff(want, got.Incremented); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
+}
+
+// The limits hold for every kind of change.
+func TestEveryChangeKeepsToTheLimitsOfAttributes(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{}
+		for i := range session.MaxAttributes - 1 {
+			n.Attributes[fmt.Sprint("n", i)] = ""
+		}
+		n.Attributes["n0"] = strings.Repeat("x", 60000)
+		_, sess := createSession(t, s, namespace, n)
+		size := 0
+		for name, value := range n.Attributes {
+			size += len(name) + len(value)
+		}
+		left := session.MaxAttributeBytes - size - len("big")
+		for what, u := range map[string]session.Changes{
+			"two if absent":   {SetIfAbsent: map[string]string{"a": "", "b": ""}},
+			"two counters":    {Increment: map[string]int64{"a": 1, "b": 1}},
+			"a byte too much": {SetIfAbsent: map[string]string{"big": strings.Repeat("x", left+1)}},
+		} {
+			if _, err := s.Sessions.Update(t.Context(), namespace, byID(sess), u); !errors.Is(err, session.ErrTooManyAttributes) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if got := getSession(t, s, namespace, sess.ID); got.Version != 1 {
+			t.Errorf("version %d", got.Version)
+		}
+		if got := update(t, s, namespace, sess, session.Changes{SetIfAbsent: map[string]string{"big": strings.Repeat("x", left)}}); got.Version != 2 {
+			t.Errorf("to the byte: version %d", got.Version)
+		}
+	})
+}
+
+func TestVersionMismatchTellsTheVersion(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, sess := createSession(t, s, namespace, sessionOf("ann"))
+		for range 4 {
+			update(t, s, namespace, sess, session.Changes{Increment: map[string]int64{"n": 1}})
+		}
+		_, err := s.Sessions.Update(t.Context(), namespace, byToken(token), session.Changes{Set: map[string]string{"a": "b"}, ExpectedVersion: 4})
+		var mismatch *session.VersionMismatchError
+		if !errors.As(err, &mismatch) || mismatch.Version != 5 || !errors.Is(err, session.ErrVersionMismatch) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// Increments through two replicas add up, and each is told a sum of its own.
+func TestParallelIncrementsAddUp(t *testing.T) {
+	raced(t, func(t *testing.T, a *store.Store, namespace string) {
+		b := another(t, a)
+		_, sess := createSession(t, a, namespace, sessionOf("ann"))
+		var sums [101]atomic.Int64
+		adds := make([]func(), 100)
+		for i := range adds {
+			s := []*store.Store{a, b}[i%2]
+			adds[i] = func() {
+				got, err := s.Sessions.Update(t.Context(), namespace, byID(sess), session.Changes{Increment: map[string]int64{"n": 1}})
+				if sum := got.Incremented["n"]; err == nil && sum >= 1 && sum <= 100 {
+					sums[sum].Add(1)
+				} else {
+					t.Errorf("%v, %v", got, err)
+				}
+			}
+		}
+		atOnce(adds...)
+		for sum := 1; sum <= 100; sum++ {
+			if n := sums[sum].Load(); n != 1 {
+				t.Errorf("%d were told %d", n, sum)
+			}
+		}
+		if got := getSession(t, b, namespace, sess.ID); got.Attributes["n"] != "100" || got.Version != 101 {
+			t.Errorf("%v, version %d", got.Attributes, got.Version)
+		}
+	})
+}
+
+func TestSetIfAbsentHasOneWinner(t *testing.T) {
+	raced(t, func(t *testing.T, a *store.Store, namespace string) {
+		b := another(t, a)
+		for range 20 {
+			_, sess := createSession(t, a, namespace, sessionOf("ann"))
+			var winner atomic.Value
+			var winners atomic.Int64
+			sets := make([]func(), 16)
+			for i := range sets {
+				s, value := []*store.Store{a, b}[i%2], fmt.Sprint(i)
+				sets[i] = func() {
+					got, err := s.Sessions.Update(t.Context(), namespace, byID(sess), session.Changes{SetIfAbsent: map[string]string{"a": value}})
+					if err != nil || got.Version != 2 {
+						t.Errorf("%v, %v", got, err)
+					}
+					if len(got.SetIfAbsent) == 1 {
+						winners.Add(1)
+						winner.Store(value)
+					}
+				}
+			}
+			atOnce(sets...)
+			if got := getSession(t, b, namespace, sess.ID); winners.Load() != 1 || got.Attributes["a"] != winner.Load() {
+				t.Fatalf("%d winners, the last %v, found %v", winners.Load(), winner.Load(), got.Attributes)
+			}
+		}
+	})
+}

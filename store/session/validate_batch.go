@@ -1,0 +1,218 @@
+package session
+
+import (
+	"context"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/near"
+	"github.com/berthcare/larder/store/redis"
+)
+
+// BatchVerdict is the answer to one Validation of a batch, or why there is none.
+type BatchVerdict struct {
+	Verdict
+	Err error
+}
+
+// validating is one token of a batch on its way to a verdict.
+type validating struct {
+	Validation
+	cred   credential
+	record string // its key
+	// near is what the near cache knows, of which the epoch is missing; nil if it knows nothing.
+	near    *record
+	ticket  near.Ticket
+	read    *record
+	as      standing
+	decided bool
+}
+
+// ValidateAll checks tokens one by one. What the near cache knows costs nothing; the rest is read in one round trip for
+// each shard, and another where a token is not active by what the near cache knew or has to be touched. Answers are in the
+// order of vs.
+func (s *Sessions) ValidateAll(ctx context.Context, namespace string, vs []Validation) ([]BatchVerdict, error) {
+	results := make([]BatchVerdict, len(vs))
+	items := make([]validating, len(vs))
+	var missing, epochs []int
+	for i, v := range vs {
+		cred, ok := parseToken(v.Token)
+		items[i] = validating{Validation: v, cred: cred, record: sessionKey(cred.partition, namespace, cred.id), decided: !ok}
+		switch {
+		case !ok:
+		case v.Near && s.decideNear(namespace, &items[i], &results[i]):
+		case items[i].near != nil:
+			epochs = append(epochs, i)
+		default:
+			missing = append(missing, i)
+		}
+	}
+	b := &validationBatch{s, namespace, items, results}
+	if err := b.read(ctx, missing, epochs); err != nil {
+		return nil, err
+	}
+	// What the near cache knew was not enough for a good verdict.
+	var doubted []int
+	for _, i := range epochs {
+		if !items[i].decided && results[i].Err == nil {
+			doubted = append(doubted, i)
+		}
+	}
+	if err := b.read(ctx, doubted, nil); err != nil {
+		return nil, err
+	}
+	if err := b.settle(ctx); err != nil {
+		return nil, err
+	}
+	return results, nil
+}
+
+// decideNear gives a good verdict where the near cache allows it.
+func (s *Sessions) decideNear(namespace string, item *validating, result *BatchVerdict) bool {
+	v, ok := s.redis.Near.Get(item.record)
+	if !ok {
+		return false
+	}
+	r := v.(*record)
+	epoch := int64(0)
+	if r.subjectHash != "" {
+		v, ok := s.redis.Near.Get(subjectKey(item.cred.partition, namespace, r.subjectHash))
+		if !ok {
+			item.near = r
+			return false
+		}
+		epoch = v.(*subjectEpochs).of(r.session.Device.Class)
+	}
+	return item.decide(r, epoch, s.redis.Now(), result)
+}
+
+// decide gives a good verdict by a record of the near cache and the epoch of its subject, if it is one.
+func (item *validating) decide(r *record, epoch int64, now time.Time, result *BatchVerdict) bool {
+	if !r.active(epoch, now) {
+		return false
+	}
+	verdict, as := r.weigh(item.cred, item.Validation, now)
+	if verdict.Outcome != Active {
+		return false
+	}
+	result.Verdict, item.read, item.as, item.decided = verdict, r, as, true
+	return true
+}
+
+type validationBatch struct {
+	*Sessions
+	namespace string
+	items     []validating
+	results   []BatchVerdict
+}
+
+// read asks Redis for the records with the indexes missing and decides them, and for the epochs that those of the near
+// cache want. If any answer may be kept, all go over the connections that Redis tracks, which are the primaries' too.
+func (b *validationBatch) read(ctx context.Context, missing, epochs []int) error {
+	tracked := len(epochs) > 0
+	for _, i := range missing {
+		item := &b.items[i]
+		tracked = tracked || item.Near
+		item.ticket, item.near = b.redis.Near.Begin(item.record), nil
+	}
+	for _, i := range epochs {
+		b.items[i].ticket = b.redis.Near.Begin(b.subjectKeyOf(i))
+	}
+	return b.redis.RunScripts(ctx, append(missing, epochs...), redis.ScriptBatch{
+		Script: readScript, Effect: redis.Reads, Tracked: tracked,
+		Command: func(c rueidis.Builder, i int) (rueidis.Completed, bool) {
+			if b.items[i].near == nil {
+				return rueidis.Completed{}, false
+			}
+			return c.Hgetall().Key(b.subjectKeyOf(i)).Build(), true
+		},
+		Call: func(i int) (keys, args []string) {
+			p, id := b.items[i].cred.partition, b.items[i].cred.id
+			return []string{b.items[i].record, attributesKey(p, b.namespace, id)}, []string{subjectKey(p, b.namespace, "")}
+		},
+		Read: func(i int, r rueidis.RedisResult) error {
+			if b.items[i].near != nil {
+				return b.readEpoch(i, r)
+			}
+			return b.readRecord(i, r, tracked)
+		},
+		Fail: func(i int, err error) { b.results[i] = BatchVerdict{Err: err} },
+	})
+}
+
+func (b *validationBatch) subjectKeyOf(i int) string {
+	return subjectKey(b.items[i].cred.partition, b.namespace, b.items[i].near.subjectHash)
+}
+
+func (b *validationBatch) readEpoch(i int, answer rueidis.RedisResult) error {
+	fields, err := answer.AsStrMap()
+	if err != nil {
+		return err
+	}
+	e, err := parseSubjectEpochs(fields)
+	if err != nil {
+		return err
+	}
+	item := &b.items[i]
+	b.redis.Near.Put(b.subjectKeyOf(i), item.ticket, &e, e.size(), near.Longest)
+	item.decide(item.near, e.of(item.near.session.Device.Class), b.redis.Now(), &b.results[i])
+	return nil
+}
+
+func (b *validationBatch) readRecord(i int, answer rueidis.RedisResult, tracked bool) error {
+	m, err := answer.ToMessage()
+	if err != nil {
+		return err
+	}
+	item := &b.items[i]
+	r, err := b.parseRecord(m, sessionKey(item.cred.partition, b.namespace, item.cred.id), item.cred.id)
+	if err != nil {
+		return err
+	}
+	item.decided = true
+	if r == nil || !r.active(r.readEpoch, r.readAt) {
+		return nil
+	}
+	if tracked && item.Near {
+		b.redis.Near.Put(item.record, item.ticket, r, r.size, min(near.Longest, r.session.ExpiresAt().Sub(r.readAt)))
+	}
+	b.results[i].Verdict, item.as = r.weigh(item.cred, item.Validation, r.readAt)
+	item.read = r
+	return nil
+}
+
+// settle has Redis told what follows from the verdicts, as Validate does.
+func (b *validationBatch) settle(ctx context.Context) error {
+	var now []int
+	intervals := make(map[int]time.Duration)
+	for i := range b.items {
+		item, verdict := &b.items[i], b.results[i].Verdict
+		if item.read == nil {
+			continue
+		}
+		if interval, ok := item.settlesNow(verdict, item.as); ok {
+			now, intervals[i] = append(now, i), interval
+			continue
+		}
+		b.settleLater(b.namespace, item.cred, item.Validation, item.read, verdict, item.as)
+	}
+	keys := make([]string, len(now))
+	for n, i := range now {
+		keys[n] = b.items[i].record
+	}
+	defer b.redis.Forget(keys...)
+	return b.redis.RunScripts(ctx, now, redis.ScriptBatch{
+		Script: touchScript, Effect: redis.Writes,
+		Call: func(i int) (keys, args []string) { return touching(b.items[i].cred, b.namespace, intervals[i]) },
+		Read: func(i int, answer rueidis.RedisResult) error {
+			last, err := answer.AsInt64()
+			if err != nil {
+				return err
+			}
+			b.results[i].Verdict = b.results[i].at(last)
+			return nil
+		},
+		Fail: func(i int, err error) { b.results[i] = BatchVerdict{Err: err} },
+	})
+}
