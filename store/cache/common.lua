@@ -1,4 +1,4 @@
--- Functions shared by the scripts of the cache, put before each of them. ARCHITECTURE.md shows the layout of an entry.
+-- Functions shared by the scripts of the cache, put before each of them. docs/redis.md shows the layout of an entry.
 --
 -- Every script begins with the same three arguments, which say what invalidations have to do with the entry that it will
 -- find, as they may be recorded in other slots: 1 a time: an entry as of then or before is gone; 2 an etag whose tags the

@@ -1,4 +1,4 @@
--- Functions shared by the scripts of sessions, put before each of them. ARCHITECTURE.md shows the keys and fields.
+-- Functions shared by the scripts of sessions, put before each of them. docs/redis.md shows the keys and fields.
 --
 -- A record names its subject by a hash alone, so a script that is given a session_id learns only from the record which
 -- subject key and which index belong to it. It makes their names from the prefixes that it is given: they carry the

@@ -70,7 +70,7 @@ for i = first_delete, #ARGV do
   after[ARGV[i]] = nil
 end
 
--- size returns how long a value is, or what it holds if it is encrypted (ARCHITECTURE.md shows how).
+-- size returns how long a value is, or what it holds if it is encrypted (docs/redis.md shows how).
 local function size(value)
   if string.sub(value, 1, 4) == '\193LE\1' then
     return #value - 33 - string.byte(value, 5)
