@@ -72,12 +72,14 @@ func Standalone(tb testing.TB) *redistest.Server {
 // Cluster returns the binary's cluster.
 func Cluster(tb testing.TB) *redistest.Cluster {
 	tb.Helper()
+	redistest.StandaloneOnly(tb)
 	return must(tb, cluster)
 }
 
 // Sentinel returns the binary's primary, replicas and sentinels.
 func Sentinel(tb testing.TB) *redistest.Sentinel {
 	tb.Helper()
+	redistest.StandaloneOnly(tb)
 	return must(tb, sentinel)
 }
 
