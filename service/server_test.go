@@ -387,7 +387,7 @@ func TestShutdown(t *testing.T) {
 		if took := time.Since(start); took > 5*time.Second {
 			t.Errorf("took %v", took)
 		}
-		if len(s.log.lines(t, "a handler does not end")) != 1 {
+		if len(s.log.lines(t, "a cancelled handler does not return")) != 1 {
 			t.Errorf("the log does not say so:\n%s", s.log)
 		}
 	})
