@@ -57,19 +57,19 @@ func serveStore(t testing.TB, so store.Options, l policy.Limits) *api {
 	if l.Keyring {
 		keys, err := store.NewKeyring("a", map[string][]byte{"a": bytes.Repeat([]byte("k"), store.KeyBytes)})
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("NewKeyring = %v, want nil", err)
 		}
 		so.Keyring = keys
 	}
 	st, err := store.New(so)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("store.New = %v, want nil", err)
 	}
 	t.Cleanup(st.Close)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if err := st.Connect(ctx); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Connect = %v, want nil", err)
 	}
 	r := serve(t, New(st, m, Options{Limits: l, Logger: slog.New(slog.DiscardHandler)}))
 	return &api{running: r, session: sessionv1.NewSessionServiceClient(r.conn)}
@@ -104,7 +104,7 @@ func methodOf(t testing.TB, rpc string) protoreflect.MethodDescriptor {
 			return m
 		}
 	}
-	t.Fatalf("no rpc %s", rpc)
+	t.Fatalf("the API has no rpc %s, want one", rpc)
 	return nil
 }
 
@@ -112,7 +112,7 @@ func newMessage(t testing.TB, d protoreflect.MessageDescriptor) proto.Message {
 	t.Helper()
 	mt, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("FindMessageByName(%s) = %v, want the message", d.FullName(), err)
 	}
 	return mt.New().Interface()
 }
@@ -153,7 +153,7 @@ func must[T any](t testing.TB) func(T, error) T {
 	return func(v T, err error) T {
 		t.Helper()
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("error = %v, want none", err)
 		}
 		return v
 	}
@@ -164,7 +164,7 @@ func must[T any](t testing.TB) func(T, error) T {
 func remains(t testing.TB, what string, d **durationpb.Duration, want time.Duration) {
 	t.Helper()
 	if got := (*d).AsDuration(); *d == nil || got > want+time.Second || got < want-20*time.Second {
-		t.Errorf("%s is %v, want just below %v", what, *d, want)
+		t.Errorf("%s = %v, want just below %v", what, *d, want)
 	}
 	*d = nil
 }
@@ -173,7 +173,7 @@ func remains(t testing.TB, what string, d **durationpb.Duration, want time.Durat
 func elapsed(t testing.TB, what string, d **durationpb.Duration) {
 	t.Helper()
 	if got := (*d).AsDuration(); *d == nil || got < 0 || got > 20*time.Second {
-		t.Errorf("%s is %v, want just above zero", what, *d)
+		t.Errorf("%s = %v, want just above zero", what, *d)
 	}
 	*d = nil
 }

@@ -42,21 +42,21 @@ func checkBlock(t *testing.T, name, table string) {
 	path, from, to := "../ARCHITECTURE.md", "<!-- "+name+" -->\n", "<!-- /"+name+" -->"
 	text, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ReadFile = %v, want nil", err)
 	}
 	before, rest, begins := strings.Cut(string(text), from)
 	got, after, ends := strings.Cut(rest, to)
 	if !begins || !ends {
-		t.Fatalf("%s has no block from %s to %s", path, strings.TrimSpace(from), to)
+		t.Fatalf("%s has no block from %s to %s, want one", path, strings.TrimSpace(from), to)
 	}
 	if *update {
 		if err := os.WriteFile(path, []byte(before+from+table+to+after), 0o644); err != nil { //nolint:gosec // it is to be read
-			t.Fatal(err)
+			t.Fatalf("WriteFile = %v, want nil", err)
 		}
 		return
 	}
 	if diff := cmp.Diff(table, got); diff != "" {
-		t.Errorf("%s is not current (-table +document):\n%s", path, diff)
+		t.Errorf("%s differs from the table (-want +got):\n%s", path, diff)
 	}
 }
 
@@ -70,7 +70,7 @@ func TestARCHITECTURENamesTestsThatExist(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../ARCHITECTURE.md")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ReadFile = %v, want nil", err)
 	}
 	tests := map[string]bool{}
 	err = filepath.WalkDir("..", func(path string, _ fs.DirEntry, err error) error {
@@ -84,15 +84,15 @@ func TestARCHITECTURENamesTestsThatExist(t *testing.T) {
 		return err
 	})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("WalkDir = %v, want nil", err)
 	}
 	names := testName.FindAllString(string(text), -1)
 	if len(names) < 20 {
-		t.Errorf("only %d tests are named", len(names))
+		t.Errorf("ARCHITECTURE.md names %d tests, want at least 20", len(names))
 	}
 	for _, name := range names {
 		if !tests[name] {
-			t.Errorf("there is no %s", name)
+			t.Errorf("ARCHITECTURE.md names %s, want a test that exists", name)
 		}
 	}
 }

@@ -34,7 +34,7 @@ func TestSet(t *testing.T) {
 			got := a.primary(t, "expiry", "k")
 			if tt.ttl == 0 {
 				if got.Ttl != nil || a.do(t, "PTTL", "ld:c:{expiry:k}") != int64(-1) {
-					t.Errorf("%s: got %v", tt.name, got)
+					t.Errorf("%s: Get = %v, want no ttl, also in Redis", tt.name, got)
 				}
 			} else {
 				remains(t, tt.name+": ttl", &got.Ttl, tt.ttl)
@@ -43,11 +43,11 @@ func TestSet(t *testing.T) {
 				remains(t, tt.name+": stale_ttl", &got.StaleTtl, tt.stale)
 			}
 			if got.StaleTtl != nil {
-				t.Errorf("%s: stale_ttl is %v", tt.name, got.StaleTtl)
+				t.Errorf("%s: stale_ttl = %v, want none", tt.name, got.StaleTtl)
 			}
 			// Redis itself lets go of the entry when nothing of it is wanted any more.
 			if left := a.do(t, "PTTL", "ld:c:{expiry:k}").(int64); tt.ttl > 0 && time.Duration(left)*time.Millisecond > tt.ttl+tt.stale {
-				t.Errorf("%s: Redis keeps it for %d ms", tt.name, left)
+				t.Errorf("%s: Redis keeps the entry for %d ms, want at most %v", tt.name, left, tt.ttl+tt.stale)
 			}
 		}
 	})
@@ -57,7 +57,7 @@ func TestSet(t *testing.T) {
 		r := &cachev1.SetRequest{Namespace: "etag", Key: "k", Value: []byte("v")}
 		first, second := a.set(t, r), a.set(t, r)
 		if first == second || a.primary(t, "etag", "k").Etag != second {
-			t.Errorf("etags are %q, %q", first, second)
+			t.Errorf("etags of two writes = %q, %q, want two, the second in place", first, second)
 		}
 	})
 
@@ -66,7 +66,7 @@ func TestSet(t *testing.T) {
 		a.set(t, &cachev1.SetRequest{Namespace: "tags", Key: "k", Tags: []string{"red", "blue", "red", "red"}})
 		raw := a.do(t, "GET", "ld:c:{tags:k}").(string)
 		if strings.Count(raw, "red") != 1 || strings.Count(raw, "blue") != 1 {
-			t.Errorf("Redis holds %q", raw)
+			t.Errorf("Redis holds %q, want each tag once", raw)
 		}
 	})
 
@@ -135,13 +135,13 @@ func TestSetPreconditions(t *testing.T) {
 				}
 				if tt.stored {
 					if etag := a.set(t, r); etag == old || a.primary(t, "", key).Etag != etag {
-						t.Errorf("stored with etag %q over %q", etag, old)
+						t.Errorf("etag = %q, want a new one in the place of %q", etag, old)
 					}
 					return
 				}
 				same(t, &cachev1.SetResponse{Outcome: cachev1.SetOutcome_SET_OUTCOME_NOT_STORED, Etag: old}, must[*cachev1.SetResponse](t)(a.cache.Set(t.Context(), r)))
 				if got := a.primary(t, "", key); got.Etag != old || string(got.Value) == "new" {
-					t.Errorf("afterwards there is %v", got)
+					t.Errorf("Get after a refused Set = %v, want the etag %s and the old value", got, old)
 				}
 			})
 		}

@@ -24,7 +24,7 @@ func (a *api) set(t testing.TB, r *cachev1.SetRequest) string {
 	t.Helper()
 	resp := must[*cachev1.SetResponse](t)(a.cache.Set(t.Context(), r))
 	if resp.Outcome != cachev1.SetOutcome_SET_OUTCOME_STORED || !isETag(resp.Etag) {
-		t.Fatalf("Set of %s got %v", r.Key, resp)
+		t.Fatalf("Set(%s) = %v, want STORED with an etag", r.Key, resp)
 	}
 	return resp.Etag
 }
@@ -47,7 +47,7 @@ func isETag(s string) bool {
 func same(t testing.TB, want, got any) {
 	t.Helper()
 	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("answer (-want +got):\n%s", diff)
 	}
 }
 
@@ -82,7 +82,7 @@ func TestGet(t *testing.T) {
 			if source == cachev1.Source_SOURCE_REDIS {
 				r.Consistency = cachev1.Consistency_CONSISTENCY_PRIMARY
 			} else if got := a.get(t, r); got.Outcome != cachev1.GetOutcome_GET_OUTCOME_HIT {
-				t.Fatalf("got %v", got) // and now it is near
+				t.Fatalf("Get = %v, want HIT", got) // and now it is near
 			}
 			got := a.get(t, r)
 			remains(t, "ttl", &got.Ttl, time.Minute)
@@ -150,10 +150,10 @@ func TestGet(t *testing.T) {
 			Outcome: cachev1.GetOutcome_GET_OUTCOME_NOT_MODIFIED, Etag: etag, Source: cachev1.Source_SOURCE_REDIS, ContentType: "text/plain",
 		}, got)
 		if got := a.get(t, &cachev1.GetRequest{Namespace: "etag", Key: "k", IfNoneMatch: "0123456789abcdef"}); got.Outcome != cachev1.GetOutcome_GET_OUTCOME_HIT || string(got.Value) != "v" {
-			t.Errorf("with another etag got %v", got)
+			t.Errorf("Get with another etag = %v, want a HIT of v", got)
 		}
 		if got := a.get(t, &cachev1.GetRequest{Namespace: "etag", Key: "none", IfNoneMatch: etag}); got.Outcome != cachev1.GetOutcome_GET_OUTCOME_MISS {
-			t.Errorf("where nothing is got %v", got)
+			t.Errorf("Get of no entry with an etag = %v, want MISS", got)
 		}
 	})
 
@@ -180,7 +180,7 @@ func TestGet(t *testing.T) {
 			"": cachev1.GetOutcome_GET_OUTCOME_HIT, "default": cachev1.GetOutcome_GET_OUTCOME_HIT, "other": cachev1.GetOutcome_GET_OUTCOME_MISS,
 		} {
 			if got := a.get(t, &cachev1.GetRequest{Namespace: namespace, Key: "ns"}); got.Outcome != want {
-				t.Errorf("in %q got %v", namespace, got)
+				t.Errorf("Get in the namespace %q = %v, want %v", namespace, got, want)
 			}
 		}
 	})
@@ -220,7 +220,7 @@ func TestDelete(t *testing.T) {
 		del(&cachev1.DeleteRequest{Key: "k", IfMatch: "0123456789abcdef"}))
 	same(t, deleted, del(&cachev1.DeleteRequest{Key: "k", IfMatch: etag}))
 	if got := a.get(t, &cachev1.GetRequest{Key: "k"}); got.Outcome != cachev1.GetOutcome_GET_OUTCOME_MISS {
-		t.Errorf("afterwards there is %v", got)
+		t.Errorf("Get after Delete = %v, want MISS", got)
 	}
 	a.do(t, "LPUSH", "ld:c:{default:list}", "x")
 	_, err := a.cache.Delete(t.Context(), &cachev1.DeleteRequest{Key: "list", IfMatch: etag})

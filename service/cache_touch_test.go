@@ -35,7 +35,7 @@ func TestTouch(t *testing.T) {
 		unchanged = cachev1.TouchOutcome_TOUCH_OUTCOME_UNCHANGED
 	)
 	if got := must[*cachev1.TouchResponse](t)(a.cache.Touch(t.Context(), ttl(time.Minute))); got.Outcome != cachev1.TouchOutcome_TOUCH_OUTCOME_MISS {
-		t.Errorf("where nothing is got %v", got)
+		t.Errorf("Touch of no entry = %v, want MISS", got)
 	}
 	etag := a.set(t, &cachev1.SetRequest{Key: "k", Value: []byte("v"), Expiry: setTTL(time.Hour), StaleTtl: secs(60)})
 	for i, tt := range []struct {
@@ -58,7 +58,7 @@ func TestTouch(t *testing.T) {
 		remains(t, fmt.Sprintf("%d: ttl", i), &entry.Ttl, tt.ttl)
 		remains(t, fmt.Sprintf("%d: stale_ttl", i), &entry.StaleTtl, time.Minute)
 		if entry.Etag != etag || string(entry.Value) != "v" {
-			t.Errorf("%d: left %v", i, entry)
+			t.Errorf("%d: entry after Touch = %v, want v with the etag %s", i, entry, etag)
 		}
 	}
 
@@ -68,11 +68,11 @@ func TestTouch(t *testing.T) {
 		want cachev1.TouchOutcome
 	}{{shorten, unchanged}, {extend, touched}, {extend, unchanged}, {overwrite, touched}} {
 		if got := must[*cachev1.TouchResponse](t)(a.cache.Touch(t.Context(), mode(never, tt.mode))); got.Outcome != tt.want {
-			t.Errorf("never with %v got %v", tt.mode, got)
+			t.Errorf("Touch with never and %v = %v, want %v", tt.mode, got, tt.want)
 		}
 	}
 	if got := a.primary(t, "", "k"); got.Ttl != nil || got.StaleTtl != nil || a.do(t, "PTTL", "ld:c:{default:k}") != int64(-1) {
-		t.Errorf("touched for ever: %v", got)
+		t.Errorf("Get after Touch with never = %v, want no ttl, also in Redis", got)
 	}
 	a.do(t, "LPUSH", "ld:c:{default:list}", "x")
 	_, err := a.cache.Touch(t.Context(), &cachev1.TouchRequest{Key: "list"})
@@ -138,14 +138,14 @@ func TestIncrement(t *testing.T) {
 			remains(t, tt.name+": ttl", &got.Ttl, tt.ttl)
 		}
 		if diff := cmp.Diff(tt.want, got, protocmp.Transform()); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+			t.Errorf("Increment of %s (-want +got):\n%s", tt.name, diff)
 		}
 	}
 	if got := a.get(t, &cachev1.GetRequest{Key: "RejectAbsent"}); got.Outcome != cachev1.GetOutcome_GET_OUTCOME_MISS {
-		t.Errorf("a rejected increment left %v", got)
+		t.Errorf("Get after a rejected Increment = %v, want MISS", got)
 	}
 	if got := a.get(t, &cachev1.GetRequest{Key: "Exact"}); string(got.Value) != "9007199254740993" {
-		t.Errorf("Get reads the counter as %v", got)
+		t.Errorf("Get of the counter = %v, want 9007199254740993", got)
 	}
 
 	a.set(t, &cachev1.SetRequest{Key: "entry", Value: []byte("5")})
@@ -165,7 +165,7 @@ func TestIncrement(t *testing.T) {
 	}
 	for key, want := range map[string]string{"entry": "5", "Highest": strconv.Itoa(math.MaxInt64), "new": ""} {
 		if got := a.primary(t, "", key); string(got.Value) != want {
-			t.Errorf("after a failed increment %s holds %v", key, got)
+			t.Errorf("Get(%s) after a failed Increment = %v, want %q", key, got, want)
 		}
 	}
 }

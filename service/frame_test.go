@@ -84,14 +84,14 @@ func serve(t testing.TB, s *Server) *running {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Listen = %v, want nil", err)
 	}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(listener) }()
 	t.Cleanup(func() {
 		s.Shutdown(t.Context())
 		if err := <-served; err != nil {
-			t.Errorf("Serve returned %v after Shutdown", err)
+			t.Errorf("Serve = %v after Shutdown, want nil", err)
 		}
 	})
 	r := &running{Server: s, addr: listener.Addr().String()}
@@ -104,7 +104,7 @@ func dial(t testing.TB, addr string) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("NewClient = %v, want nil", err)
 	}
 	t.Cleanup(func() { conn.Close() })
 	return conn
@@ -117,7 +117,7 @@ func eventually(t testing.TB, what string, done func() bool) {
 	for !done() {
 		select {
 		case <-deadline:
-			t.Fatalf("not %s in 10 s", what)
+			t.Fatalf("not %s after 10 s, want it sooner", what)
 		case <-time.After(time.Millisecond):
 		}
 	}
@@ -130,7 +130,7 @@ func wait[T any](t testing.TB, what string, event <-chan T) T {
 	case v := <-event:
 		return v
 	case <-time.After(10 * time.Second):
-		t.Fatalf("no %s in 10 s", what)
+		t.Fatalf("no %s after 10 s, want it sooner", what)
 		panic("unreachable")
 	}
 }
@@ -159,7 +159,7 @@ func (b *logBuffer) lines(t testing.TB, message string) (found []map[string]any)
 	for line := range strings.Lines(b.String()) {
 		var fields map[string]any
 		if err := json.Unmarshal([]byte(line), &fields); err != nil {
-			t.Fatal(err)
+			t.Fatalf("line %q of the log is not JSON: %v, want JSON", line, err)
 		}
 		if fields["msg"] == message {
 			found = append(found, fields)
@@ -183,7 +183,7 @@ func answerOf(t testing.TB, err error) answer {
 		switch d := d.(type) {
 		case *errdetails.ErrorInfo:
 			if d.Domain != "larder" {
-				t.Errorf("domain is %q", d.Domain)
+				t.Errorf("domain = %q, want larder", d.Domain)
 			}
 			a.Reason = d.Reason
 		case *errdetails.RetryInfo:

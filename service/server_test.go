@@ -23,13 +23,13 @@ func TestServeReturnsWhatBrokeTheListener(t *testing.T) {
 	t.Cleanup(s.grpc.Stop)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Listen = %v, want nil", err)
 	}
 	listener.Close()
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(listener) }()
 	if err := wait(t, "end of Serve", served); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Serve returned %v", err)
+		t.Errorf("Serve = %v, want %v", err, net.ErrClosed)
 	}
 }
 
@@ -48,18 +48,18 @@ func TestLimitsOfTheServer(t *testing.T) {
 	}
 
 	if err := get(t.Context(), 6<<20); err != nil {
-		t.Errorf("a message of the largest value failed: %v", err)
+		t.Errorf("Get with a key of 6 MiB, as long as the largest value = %v, want nil", err)
 	}
 	if err := get(t.Context(), 6<<20+128<<10); status.Code(err) != codes.ResourceExhausted {
-		t.Errorf("a message above the limit got %v", err)
+		t.Errorf("Get above the message limit = %v, want RESOURCE_EXHAUSTED", err)
 	}
 	size = 7 << 20
 	if err := get(t.Context(), 1); status.Code(err) != codes.ResourceExhausted {
-		t.Errorf("an answer above the limit got %v", err)
+		t.Errorf("answer above the message limit = %v, want RESOURCE_EXHAUSTED", err)
 	}
 	size = 0
 	if err := get(metadata.AppendToOutgoingContext(t.Context(), "large", strings.Repeat("h", 20<<10)), 1); err == nil {
-		t.Error("20 KiB of headers passed")
+		t.Error("Get with 20 KiB of headers = nil, want an error")
 	}
 
 	// One connection may have one call in flight; the next waits in its client and reaches no handler.
@@ -74,11 +74,11 @@ func TestLimitsOfTheServer(t *testing.T) {
 	short, cancelShort := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancelShort()
 	if err := get(short, 1); status.Code(err) != codes.DeadlineExceeded {
-		t.Errorf("a second call on the connection got %v", err)
+		t.Errorf("second call on the connection = %v, want DEADLINE_EXCEEDED", err)
 	}
 	cancel()
 	if err := wait(t, "end of the first call", first); status.Code(err) != codes.Canceled {
-		t.Errorf("a cancelled call got %v", err)
+		t.Errorf("cancelled call = %v, want CANCELLED", err)
 	}
 }
 
@@ -96,7 +96,7 @@ func TestSizeOfMessages(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			if got := messageBytes(tt.limits); got != tt.want {
-				t.Errorf("got %d, want %d", got, tt.want)
+				t.Errorf("messageBytes = %d, want %d", got, tt.want)
 			}
 		})
 	}

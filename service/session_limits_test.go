@@ -20,7 +20,7 @@ func metadataOf(t testing.TB, err error) map[string]string {
 			return info.Metadata
 		}
 	}
-	t.Errorf("no ErrorInfo in %v", err)
+	t.Errorf("details of %v have no ErrorInfo, want one", err)
 	return nil
 }
 
@@ -43,12 +43,12 @@ func TestCreateSessionMakesRoom(t *testing.T) {
 		for _, i := range evicted {
 			want.EvictedSessions = append(want.EvictedSessions, summaryOf(made[i].Session))
 			if a.isActive(t, "", made[i].SessionToken) {
-				t.Errorf("session %d is active", i)
+				t.Errorf("session %d is active, want it evicted", i)
 			}
 		}
 		same(t, want, got)
 		if !a.isActive(t, "", got.SessionToken) {
-			t.Error("the new session is inactive")
+			t.Error("the new session is inactive, want it active")
 		}
 		made = append(made, got)
 		eventually(t, "the next millisecond", func() bool { // which tells who is the oldest
@@ -77,7 +77,7 @@ func TestCreateSessionAtTheLimit(t *testing.T) {
 		ExistingSessions: []*sessionv1.SessionSummary{summaryOf(first.Session)},
 	}, a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann"}))
 	if !a.isActive(t, "", first.SessionToken) {
-		t.Error("a refused login ended a session")
+		t.Error("the first session is inactive after a refused login, want it active")
 	}
 }
 
@@ -89,6 +89,6 @@ func TestCreateSessionListsNoMoreThan200(t *testing.T) {
 	}
 	got := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann", MaxSessions: 1})
 	if len(got.EvictedSessions) != 200 || got.EvictedCount != 205 {
-		t.Errorf("%d listed of %d", len(got.EvictedSessions), got.EvictedCount)
+		t.Errorf("evicted sessions listed = %d, counted = %d, want 200 and 205", len(got.EvictedSessions), got.EvictedCount)
 	}
 }

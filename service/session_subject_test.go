@@ -49,17 +49,17 @@ func TestRevokeSubjectSessions(t *testing.T) {
 		{&request{Subject: "ann"}, 0, []bool{false, false, false}},
 	} {
 		if n := revoke(tt.request); n != tt.count {
-			t.Errorf("%v ended %d", tt.request, n)
+			t.Errorf("%v ended %d sessions, want %d", tt.request, n, tt.count)
 		}
 		if diff := cmp.Diff(tt.active, active()); diff != "" {
-			t.Errorf("active after %v (-want +got):\n%s", tt.request, diff)
+			t.Errorf("active sessions after %v (-want +got):\n%s", tt.request, diff)
 		}
 	}
 	if !a.isActive(t, "", bob.SessionToken) || !a.isActive(t, "other", elsewhere) {
-		t.Error("somebody else's session was ended")
+		t.Error("a session of another subject or namespace is inactive, want it active")
 	}
 	if token := a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann"}).SessionToken; !a.isActive(t, "", token) {
-		t.Error("a session created afterwards is inactive")
+		t.Error("a session created afterwards is inactive, want it active")
 	}
 }
 
@@ -93,7 +93,7 @@ func TestListSubjectSessions(t *testing.T) {
 		for page := 0; ; page++ {
 			got := list(r)
 			if size > 0 && len(got.Sessions) > int(size) {
-				t.Errorf("a page of %d has %d", size, len(got.Sessions))
+				t.Errorf("a page has %d sessions, want at most %d", len(got.Sessions), size)
 			}
 			all = append(all, got.Sessions...)
 			if r.PageToken = got.NextPageToken; r.PageToken == "" || page > n {
@@ -134,7 +134,7 @@ func TestListSubjectSessionsBoundsItsPages(t *testing.T) {
 	for size, want := range map[int32]int{0: 50, 199: 199, 200: 200, 201: 200, 1 << 30: 200} {
 		page := must[*sessionv1.ListSubjectSessionsResponse](t)(a.session.ListSubjectSessions(t.Context(), &sessionv1.ListSubjectSessionsRequest{Subject: "ann", PageSize: size}))
 		if len(page.Sessions) != want || page.NextPageToken == "" {
-			t.Errorf("page_size %d: %d sessions", size, len(page.Sessions))
+			t.Errorf("page_size %d: page has %d sessions and the token %q, want %d and a token", size, len(page.Sessions), page.NextPageToken, want)
 		}
 	}
 }
@@ -155,27 +155,27 @@ func TestCreateSessionIfSubjectEpoch(t *testing.T) {
 	for _, class := range []string{"", "mobile"} {
 		before := epoch()
 		if err := create("mobile", before); err != nil {
-			t.Error(err)
+			t.Errorf("CreateSession at the present epoch = %v, want nil", err)
 		}
 		revoked := must[*sessionv1.RevokeSubjectSessionsResponse](t)(a.session.RevokeSubjectSessions(t.Context(),
 			&sessionv1.RevokeSubjectSessionsRequest{Subject: "ann", DeviceClass: class}))
 		after := epoch()
 		if revoked.RevokedCount != 1 || revoked.SubjectEpoch != after || after <= before {
-			t.Errorf("%v, epoch %d after %d", revoked, after, before)
+			t.Errorf("RevokeSubjectSessions = %v, GetSubject = %d, want one ended and an epoch above %d from both", revoked, after, before)
 		}
 		wantAnswer(t, create("mobile", before), changed)
 		if err := create("mobile", after); err != nil {
-			t.Error(err)
+			t.Errorf("CreateSession at the new epoch = %v, want nil", err)
 		}
 		if class != "" { // another class is not concerned
 			if err := create("web", before); err != nil {
-				t.Error(err)
+				t.Errorf("CreateSession of another class at the old epoch = %v, want nil", err)
 			}
 		}
 		must[*sessionv1.RevokeSubjectSessionsResponse](t)(a.session.RevokeSubjectSessions(t.Context(), &sessionv1.RevokeSubjectSessionsRequest{Subject: "ann"}))
 	}
 	if n := must[*sessionv1.GetSubjectResponse](t)(a.session.GetSubject(t.Context(), &sessionv1.GetSubjectRequest{Subject: "nobody"})).SubjectEpoch; n != 0 {
-		t.Errorf("the epoch of nobody is %d", n)
+		t.Errorf("epoch of a subject without sessions = %d, want 0", n)
 	}
 }
 
@@ -202,21 +202,21 @@ func TestSessionsByDeviceClass(t *testing.T) {
 		{DeviceClass: "mobile", CurrentSessionToken: made[1].SessionToken}, {DeviceClass: "mobile", CurrentSessionId: made[1].Session.SessionId},
 	} {
 		if current, other := list(r); !cmp.Equal(current, []string{made[1].Session.SessionId}) || !cmp.Equal(other, []string{made[3].Session.SessionId}) {
-			t.Errorf("current %v, other %v", current, other)
+			t.Errorf("list of the class: current = %v, other = %v, want %s and %s", current, other, made[1].Session.SessionId, made[3].Session.SessionId)
 		}
 	}
 	if current, other := list(&sessionv1.ListSubjectSessionsRequest{CurrentSessionToken: "malformed"}); len(current) != 0 || len(other) != 4 {
-		t.Errorf("current %v, other %v", current, other)
+		t.Errorf("list with a malformed token: current = %v, other = %v, want none and 4", current, other)
 	}
 	revoked := must[*sessionv1.RevokeSubjectSessionsResponse](t)(a.session.RevokeSubjectSessions(t.Context(), &sessionv1.RevokeSubjectSessionsRequest{
 		Subject: "ann", DeviceClass: "mobile", ExceptSessionId: made[1].Session.SessionId,
 	}))
 	if revoked.RevokedCount != 1 {
-		t.Errorf("ended %d", revoked.RevokedCount)
+		t.Errorf("RevokeSubjectSessions ended %d sessions, want 1", revoked.RevokedCount)
 	}
 	for i, c := range made {
 		if a.isActive(t, "", c.SessionToken) != (i != 3) {
-			t.Errorf("session %d is active %t", i, i == 3)
+			t.Errorf("session %d is active: %t, want %t", i, i == 3, i != 3)
 		}
 	}
 }

@@ -40,10 +40,10 @@ func (a *api) isActive(t testing.TB, namespace, token string) bool {
 		Namespace: namespace, SessionToken: token, Touch: sessionv1.Touch_TOUCH_NEVER, Consistency: sessionv1.Consistency_CONSISTENCY_PRIMARY,
 	})
 	if near.Outcome != primary.Outcome {
-		t.Errorf("near it is %v, on the primary %v", near.Outcome, primary.Outcome)
+		t.Errorf("outcome = %v, on the primary = %v, want the same", near.Outcome, primary.Outcome)
 	}
 	if (primary.Outcome == activeSession) != (primary.Session != nil) {
-		t.Errorf("%v with %v", primary.Outcome, primary.Session)
+		t.Errorf("ValidateSession = %v with %v, want a session only if ACTIVE", primary.Outcome, primary.Session)
 	}
 	return primary.Outcome == activeSession
 }
@@ -52,7 +52,7 @@ func (a *api) isActive(t testing.TB, namespace, token string) bool {
 func about(t testing.TB, what string, got *timestamppb.Timestamp, want time.Time) {
 	t.Helper()
 	if d := got.AsTime().Sub(want).Abs(); got == nil || d > 20*time.Second {
-		t.Errorf("%s is %v, want about %v", what, got, want)
+		t.Errorf("%s = %v, want about %v", what, got, want)
 	}
 }
 
@@ -82,10 +82,10 @@ func TestCreateSession(t *testing.T) {
 			t.Parallel()
 			got := a.create(t, tt.request)
 			if got.Outcome != createdSession {
-				t.Errorf("outcome is %v", got.Outcome)
+				t.Errorf("outcome = %v, want %v", got.Outcome, createdSession)
 			}
 			if !strings.HasPrefix(got.SessionToken, "ls1_") || len(got.SessionToken) != 4+66 {
-				t.Errorf("the token has %d characters", len(got.SessionToken))
+				t.Errorf("token has %d characters, want %d that begin with ls1_", len(got.SessionToken), 4+66)
 			}
 			s := got.Session
 			created := s.CreatedAt.AsTime()
@@ -107,7 +107,7 @@ func TestCreateSession(t *testing.T) {
 			same(t, want, s)
 			// The handle is the beginning of the token, and says nothing of the secret behind it.
 			if len(s.SessionId) != 23 || strings.Contains(s.String(), got.SessionToken[4+23:]) {
-				t.Errorf("the session is %v", s)
+				t.Errorf("session = %v, want an id of 23 characters and nothing of the secret", s)
 			}
 
 			// Every way to read it tells the same.
@@ -183,17 +183,17 @@ func TestUpdateSession(t *testing.T) {
 	} {
 		same(t, tt.want, must[*sessionv1.UpdateSessionResponse](t)(a.session.UpdateSession(t.Context(), tt.request)))
 		if diff := cmp.Diff(tt.attributes, read().Attributes); diff != "" {
-			t.Errorf("after %v (-want +got):\n%s", tt.request, diff)
+			t.Errorf("attributes after %v (-want +got):\n%s", tt.request, diff)
 		}
 	}
 	if got := read(); got.Version != 5 {
-		t.Errorf("version is %d", got.Version)
+		t.Errorf("version = %d, want 5", got.Version)
 	}
 
 	_, err := a.session.UpdateSession(t.Context(), &request{Target: byID, SetAttributes: map[string]string{"x": ""}, ExpectedVersion: 4})
 	wantAnswer(t, err, answer{Code: codes.Aborted, Reason: "SESSION_VERSION_MISMATCH"})
 	if got := metadataOf(t, err); got["current_version"] != "5" || len(got) != 1 {
-		t.Errorf("the metadata is %v", got)
+		t.Errorf("metadata = %v, want current_version 5 only", got)
 	}
 	most := map[string]string{}
 	for i := range 64 {
@@ -207,13 +207,13 @@ func TestUpdateSession(t *testing.T) {
 	_, err = a.session.UpdateSession(t.Context(), &request{Target: byID, SetAttributes: map[string]string{"1": strings.Repeat("v", 64<<10-1)}})
 	wantAnswer(t, err, tooMany)
 	if got := read(); got.Version != 7 || len(got.Attributes) != 64 || got.Attributes["1"] != "" {
-		t.Errorf("version %d with %d attributes", got.Version, len(got.Attributes))
+		t.Errorf("version = %d with %d attributes, want 7 with 64", got.Version, len(got.Attributes))
 	}
 
 	must[*sessionv1.RevokeSessionResponse](t)(a.session.RevokeSession(t.Context(), &sessionv1.RevokeSessionRequest{Target: &sessionv1.RevokeSessionRequest_SessionId{SessionId: byID.SessionId}}))
 	same(t, inactive, must[*sessionv1.UpdateSessionResponse](t)(a.session.UpdateSession(t.Context(), &request{Target: byID, SetAttributes: map[string]string{"x": ""}, ExpectedVersion: 7})))
 	if a.isActive(t, "", created.SessionToken) {
-		t.Error("an update brought the session back")
+		t.Error("a revoked session is active after an update, want it inactive")
 	}
 }
 
@@ -243,14 +243,14 @@ func TestRevokeSession(t *testing.T) {
 	} {
 		token, id := created()
 		if !a.isActive(t, "", token) {
-			t.Fatal("inactive at once")
+			t.Fatal("a new session is inactive, want it active")
 		}
 		elsewhere := by(token, id)
 		elsewhere.Namespace = "other"
 		same(t, inactive, revoke(elsewhere))
 		same(t, revoked, revoke(by(token, id)))
 		if a.isActive(t, "", token) { // near as well, at once
-			t.Error("active after its revocation")
+			t.Error("session is active after its revocation, want it inactive")
 		}
 		same(t, inactive, revoke(by(token, id)))
 	}
@@ -258,7 +258,7 @@ func TestRevokeSession(t *testing.T) {
 	same(t, inactive, revoke(byToken(kept[:40]+flip(kept[40])+kept[41:])))
 	same(t, inactive, revoke(byID(flip(keptID[0])+keptID[1:])))
 	if !a.isActive(t, "", kept) {
-		t.Error("another session was revoked")
+		t.Error("another session is inactive after the revocation, want it active")
 	}
 }
 

@@ -46,7 +46,7 @@ func TestValidateSession(t *testing.T) {
 			sessionv1.Consistency_CONSISTENCY_UNSPECIFIED: 0, sessionv1.Consistency_CONSISTENCY_CACHED: 0, sessionv1.Consistency_CONSISTENCY_PRIMARY: 5,
 		} {
 			if got := reads(c); got != want {
-				t.Errorf("5 validations at %v read Redis %d times", c, got)
+				t.Errorf("Redis reads of 5 validations at %v = %d, want %d", c, got, want)
 			}
 		}
 	})
@@ -58,7 +58,7 @@ func TestValidateSession(t *testing.T) {
 			return a.validate(t, &sessionv1.ValidateSessionRequest{SessionToken: token, Touch: sessionv1.Touch_TOUCH_NEVER}).Outcome == inactiveSession
 		})
 		if a.isActive(t, "", token) {
-			t.Error("active again")
+			t.Error("an ended session is active, want it inactive")
 		}
 	})
 
@@ -98,12 +98,12 @@ func TestValidateSession(t *testing.T) {
 		// AUTO waits for its interval, and NEVER for ever.
 		for with(sessionv1.Touch_TOUCH_NEVER); time.Since(last) < 1100*time.Millisecond; {
 			if got := with(sessionv1.Touch_TOUCH_NEVER).LastActiveAt.AsTime(); !got.Equal(last) {
-				t.Fatal("NEVER was activity")
+				t.Fatalf("last activity after NEVER = %v, want %v", got, last)
 			}
 		}
 		auto := moved(sessionv1.Touch_TOUCH_AUTO).LastActiveAt.AsTime()
 		if auto.Sub(last) < time.Second {
-			t.Errorf("AUTO slid after %v", auto.Sub(last))
+			t.Errorf("AUTO recorded activity after %v, want at least 1 s", auto.Sub(last))
 		}
 		same(t, timestamppb.New(auto), with(sessionv1.Touch_TOUCH_UNSPECIFIED).LastActiveAt)
 	})

@@ -42,7 +42,7 @@ func TestShutdown(t *testing.T) {
 						_, err := cachev1.NewCacheServiceClient(conn).Get(t.Context(), &cachev1.GetRequest{Key: key})
 						if _, was := accepted.Load(key); err != nil {
 							if was {
-								t.Errorf("an accepted call failed: %v", err)
+								t.Errorf("accepted call = %v, want nil", err)
 							}
 							return
 						}
@@ -58,7 +58,7 @@ func TestShutdown(t *testing.T) {
 		s.Shutdown(t.Context())
 		callers.Wait()
 		if duringDrain.Load() == 0 {
-			t.Error("no call was served during the drain delay")
+			t.Error("calls served during the drain delay = 0, want some")
 		}
 	})
 
@@ -74,20 +74,20 @@ func TestShutdown(t *testing.T) {
 
 		walk, err := s.cache.DeleteMatching(t.Context(), &cachev1.DeleteMatchingRequest{})
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("DeleteMatching = %v, want a stream", err)
 		}
 		watch, err := s.live.Watch(t.Context(), &healthv1.HealthCheckRequest{Service: "ready"})
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("Watch = %v, want a stream", err)
 		}
 		talk, err := reflectionv1.NewServerReflectionClient(s.conn).ServerReflectionInfo(t.Context())
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("ServerReflectionInfo = %v, want a stream", err)
 		}
 		if err := talk.Send(&reflectionv1.ServerReflectionRequest{
 			MessageRequest: &reflectionv1.ServerReflectionRequest_ListServices{},
 		}); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Send = %v, want nil", err)
 		}
 		for name, recv := range map[string]func() error{
 			"walk":  func() error { _, err := walk.Recv(); return err },
@@ -95,17 +95,17 @@ func TestShutdown(t *testing.T) {
 			"talk":  func() error { _, err := talk.Recv(); return err },
 		} {
 			if err := recv(); err != nil {
-				t.Fatalf("%s: %v", name, err)
+				t.Fatalf("Recv of %s = %v, want a message", name, err)
 			}
 		}
 
 		start := time.Now()
 		s.Shutdown(t.Context())
 		if took := time.Since(start); took > 5*time.Second {
-			t.Errorf("streams held up the shutdown for %v", took)
+			t.Errorf("Shutdown with open streams took %v, want at most 5 s", took)
 		}
 		if state, err := watch.Recv(); err != nil || state.Status != healthv1.HealthCheckResponse_NOT_SERVING {
-			t.Errorf("watch saw %v, %v before its end", state, err)
+			t.Errorf("last message of the watch = %v, %v, want NOT_SERVING", state, err)
 		}
 		_, err = walk.Recv()
 		wantAnswer(t, err, shuttingDown)
@@ -126,16 +126,16 @@ func TestShutdown(t *testing.T) {
 		}}, Options{})
 		ctx, cancel := context.WithCancel(t.Context())
 		if _, err := s.cache.DeleteMatching(ctx, &cachev1.DeleteMatchingRequest{}); err != nil {
-			t.Fatal(err)
+			t.Fatalf("DeleteMatching = %v, want a stream", err)
 		}
 		wait(t, "call", entered)
 		cancel()
 		if err := wait(t, "end", ended); !errors.Is(err, context.Canceled) {
-			t.Errorf("the stream ended with %v", err)
+			t.Errorf("cause of the stream's end = %v, want %v", err, context.Canceled)
 		}
 		eventually(t, "logged", func() bool { return len(s.log.lines(t, "call failed")) == 1 })
 		if got := s.log.lines(t, "call failed")[0]["reason"]; got != "CANCELLED" {
-			t.Errorf("reason is %v", got)
+			t.Errorf("reason = %v, want CANCELLED", got)
 		}
 	})
 
@@ -150,7 +150,7 @@ func TestShutdown(t *testing.T) {
 		}()
 		eventually(t, "draining", func() bool { return !s.health.Ready() })
 		if _, err := s.cache.Increment(t.Context(), &cachev1.IncrementRequest{}); err != nil {
-			t.Errorf("a call during the delay failed: %v", err)
+			t.Errorf("Increment during the drain delay = %v, want nil", err)
 		}
 		cancel()
 		wait(t, "end of Shutdown", down)
@@ -184,10 +184,10 @@ func TestShutdown(t *testing.T) {
 		start := time.Now()
 		s.Shutdown(t.Context())
 		if took := time.Since(start); took < 50*time.Millisecond || took > time.Second {
-			t.Errorf("took %v", took)
+			t.Errorf("Shutdown took %v, want 50 ms to 1 s", took)
 		}
 		if err := wait(t, "answer", answered); err == nil {
-			t.Error("the call succeeded")
+			t.Error("cancelled call = nil, want an error")
 		}
 	})
 
@@ -197,10 +197,10 @@ func TestShutdown(t *testing.T) {
 		start := time.Now()
 		s.Shutdown(t.Context())
 		if took := time.Since(start); took > 5*time.Second {
-			t.Errorf("took %v", took)
+			t.Errorf("Shutdown took %v, want at most 5 s", took)
 		}
 		if len(s.log.lines(t, "a cancelled handler does not return")) != 1 {
-			t.Errorf("the log does not say so:\n%s", s.log)
+			t.Errorf("log has no line about the handler, want one:\n%s", s.log)
 		}
 	})
 
@@ -225,10 +225,10 @@ func TestShutdown(t *testing.T) {
 		s.Shutdown(t.Context())
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("Listen = %v, want nil", err)
 		}
 		if err := s.Serve(listener); err != nil {
-			t.Errorf("Serve returned %v", err)
+			t.Errorf("Serve after Shutdown = %v, want nil", err)
 		}
 	})
 }

@@ -41,7 +41,7 @@ func violations(t testing.TB, err error) (fields []string) {
 			for _, v := range bad.FieldViolations {
 				fields = append(fields, v.Field)
 				if v.Description == "" {
-					t.Errorf("nothing is said of %s", v.Field)
+					t.Errorf("description of %s is empty, want what the field must be", v.Field)
 				}
 			}
 		}
@@ -91,16 +91,16 @@ func wantInvalid(t testing.TB, req proto.Message, err error, fields ...string) {
 	t.Helper()
 	wantAnswer(t, err, answer{Code: codes.InvalidArgument, Reason: "INVALID_FIELD"})
 	if diff := cmp.Diff(fields, violations(t, err)); diff != "" {
-		t.Errorf("fields (-want +got):\n%s", diff)
+		t.Errorf("invalid fields (-want +got):\n%s", diff)
 	}
 	message := status.Convert(err).Message()
 	if !strings.HasPrefix(message, fields[0]+": ") {
-		t.Errorf("the message is %q", message)
+		t.Errorf("message = %q, want it to begin with %s", message, fields[0])
 	}
 	said := status.Convert(err).Proto().String()
 	for _, text := range texts(req.ProtoReflect()) {
 		if strings.Contains(said, text) {
-			t.Errorf("the answer repeats %.40q", text)
+			t.Errorf("answer = %.300q, want it without %.40q of the request", said, text)
 		}
 	}
 }
@@ -141,7 +141,7 @@ func parse(t testing.TB, rpc, text string, s *sessionv1.CreateSessionResponse) (
 	req := newMessage(t, m.Input())
 	text = strings.NewReplacer("$LEASE", strings.Repeat("A", 43), "$TOKEN", s.SessionToken, "$ID", s.Session.GetSessionId()).Replace(text)
 	if err := prototext.Unmarshal([]byte(text), req); err != nil {
-		t.Fatalf("%s %.100s: %v", rpc, text, err)
+		t.Fatalf("%s %.100s = %v, want a valid request", rpc, text, err)
 	}
 	return m, req
 }
@@ -159,10 +159,10 @@ func TestBadRequestsAreNamedAndChangeNothing(t *testing.T) {
 		_, err := a.call(t.Context(), t, m, req)
 		wantInvalid(t, req, err, fields...)
 		if a.do(t, "EVAL", snapshot, "0") != before {
-			t.Error("something was written")
+			t.Error("Redis holds something else after a refused request, want no change")
 		}
 		if t.Failed() {
-			t.Fatalf("this was the answer to %s %.300s", rpc, text)
+			t.Fatalf("the request was %s %.300s, want the answer above", rpc, text)
 		}
 	}
 	bad, _ := edges()
@@ -174,17 +174,17 @@ func TestBadRequestsAreNamedAndChangeNothing(t *testing.T) {
 	for _, m := range methods() {
 		rpc := string(m.Name())
 		if !covered[rpc] {
-			t.Errorf("no bad request of %s", rpc)
+			t.Errorf("edges have no bad request of %s, want one", rpc)
 		}
 		for _, ns := range []string{"Upper", "-dash", ".dot", "_line", "white space", "a:colon", "a{brace", "a*star", "größe", "nul\x00", strings.Repeat("n", 64)} {
 			req := newMessage(t, m.Input())
 			req.ProtoReflect().Set(m.Input().Fields().ByName("namespace"), protoreflect.ValueOfString(ns))
 			_, err := a.call(t.Context(), t, m, req)
 			if got := violations(t, err); len(got) == 0 || got[0] != "namespace" {
-				t.Errorf("%s in %q is told of %q", rpc, ns, got)
+				t.Errorf("%s in %q: invalid fields = %q, want namespace first", rpc, ns, got)
 			}
 			if text := status.Convert(err).Proto().String(); strings.Contains(text, ns) {
-				t.Errorf("the answer repeats %q", ns)
+				t.Errorf("answer = %q, want it without %q", text, ns)
 			}
 		}
 	}
@@ -208,7 +208,7 @@ func TestBadRequestsAreNamedAndChangeNothing(t *testing.T) {
 	m, req := parse(t, "BatchSet", times(1000, "items {}"), session)
 	_, err := a.call(t.Context(), t, m, req)
 	if got, want := status.Convert(err).Message(), "items[0].key: must not be empty (and 19 more)"; got != want {
-		t.Errorf("the message is %q, want %q", got, want)
+		t.Errorf("message = %q, want %q", got, want)
 	}
 }
 
@@ -222,7 +222,7 @@ func TestRequestsAtTheirLimitsAreTaken(t *testing.T) {
 			a.do(t, "FLUSHALL") // what the others have written is no counter
 		}
 		if _, err := a.call(t.Context(), t, m, req); err != nil {
-			t.Errorf("%s %.300s: %v", g[0], g[1], err)
+			t.Errorf("%s %.300s = %v, want nil", g[0], g[1], err)
 		}
 	}
 	for _, m := range methods() {
@@ -230,7 +230,7 @@ func TestRequestsAtTheirLimitsAreTaken(t *testing.T) {
 			req := newMessage(t, m.Input())
 			req.ProtoReflect().Set(m.Input().Fields().ByName("namespace"), protoreflect.ValueOfString(ns))
 			if _, err := a.call(t.Context(), t, m, req); slices.Contains(violations(t, err), "namespace") {
-				t.Errorf("%s in %q: %v", m.Name(), ns, err)
+				t.Errorf("%s in %q = %v, want the namespace to be valid", m.Name(), ns, err)
 			}
 		}
 	}
@@ -244,7 +244,7 @@ func TestDurationsBelowAMillisecondAreRoundedUp(t *testing.T) {
 	} {
 		f := &fields{}
 		if got := f.duration("ttl", durationpb.New(d), 1, time.Hour); got != want || f.err() != nil {
-			t.Errorf("%v became %v, %v", d, got, f.err())
+			t.Errorf("duration(%v) = %v, %v, want %v", d, got, f.err(), want)
 		}
 	}
 }
@@ -256,7 +256,7 @@ func TestExpireTimeIsInTheFutureAndNotTooFar(t *testing.T) {
 		f := newFields(policy.New(strictLimits), func() time.Time { return now })
 		r := &cachev1.SetRequest{Expiry: &cachev1.SetRequest_ExpireTime{ExpireTime: timestamppb.New(now.Add(d))}}
 		if got := f.fresh(r, false); got != d || (f.err() == nil) != ok {
-			t.Errorf("%v away: %v, %v", d, got, f.err())
+			t.Errorf("fresh of %v from now = %v, %v, want %v, valid: %t", d, got, f.err(), d, ok)
 		}
 	}
 }
@@ -286,11 +286,11 @@ func TestTextThatIsNotUTF8(t *testing.T) {
 			wire := []byte{byte(field.Number()<<3 | 2), 9, 's', 'e', 'c', 'r', 'e', 't', 0xff, 0xfe, 0xfd}
 			_, err := a.call(t.Context(), t, m, wire, grpc.ForceCodecV2(codec))
 			if st := status.Convert(err); st.Code() != codes.Internal || strings.Contains(st.String(), "secret") || !strings.Contains(st.Message(), "UTF-8") {
-				t.Errorf("%s: %v", field.FullName(), err)
+				t.Errorf("%s that is not UTF-8 = %v, want INTERNAL by gRPC itself", field.FullName(), err)
 			}
 		}
 	}
 	if n := a.do(t, "DBSIZE"); n != int64(0) {
-		t.Errorf("%d keys were written", n)
+		t.Errorf("keys in Redis = %v, want 0", n)
 	}
 }
