@@ -100,7 +100,9 @@ func TestWatchLeavesHeartbeatsOut(t *testing.T) {
 	want := []client.WatchEvent{
 		{Type: client.WatchReset},
 		{Type: client.KeyInvalidated, Key: "k"},
-		{Type: client.KeyInvalidated, Key: "a1"}, {Type: client.KeyInvalidated, Key: "b1"}, {Type: client.KeyInvalidated, Key: "a2"},
+		{Type: client.KeyInvalidated, Key: "a1"},
+		{Type: client.KeyInvalidated, Key: "b1"},
+		{Type: client.KeyInvalidated, Key: "a2"},
 		{Type: client.TagInvalidated, Tag: "t"},
 		{Type: client.NamespaceCleared},
 		{Type: client.WatchReset},

@@ -24,7 +24,7 @@ type Cache struct {
 	policies *policy.Policies
 	limits   *policy.Limits
 	reads    *reads
-	now      func() time.Time // the store's; a method value is made anew each time
+	now      func() time.Time // the store's Now, kept because each method value allocates
 }
 
 // NewCache returns a CacheService over a store, which adds its counts of reads to the metrics.
@@ -60,7 +60,7 @@ func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetRes
 	if found.Entry != nil && maxAge > 0 && !found.AsOf.IsZero() && now.Sub(found.AsOf) > maxAge {
 		found.Stale = true
 	}
-	answer := new(struct { // in one piece, for they live and die together
+	answer := new(struct { // one allocation for both
 		times entryTimes
 		resp  cachev1.GetResponse
 	})
@@ -83,7 +83,8 @@ func (c *Cache) Get(ctx context.Context, r *cachev1.GetRequest) (*cachev1.GetRes
 	return resp, nil
 }
 
-// entryView is an entry as answers show it. The outcomes of Get and BatchGet are numbered alike as far as it goes.
+// An entryView is an entry as it appears in responses. The outcomes that Get and BatchGet have in common have the same
+// numbers.
 type entryView struct {
 	outcome            cachev1.BatchGetOutcome
 	value              []byte
@@ -94,16 +95,16 @@ type entryView struct {
 	tags               []string
 }
 
-// entryTimes is room for the times of an answer.
+// entryTimes has the durations of a response, allocated together.
 type entryTimes struct{ ttl, staleTTL, age durationpb.Duration }
 
-// setDuration is durationpb.New into room that is there.
+// setDuration sets d to v and returns d, where durationpb.New would allocate.
 func setDuration(d *durationpb.Duration, v time.Duration) *durationpb.Duration {
 	d.Seconds, d.Nanos = int64(v/time.Second), int32(v%time.Second)
 	return d
 }
 
-// view returns an entry as of now, its times in the room that it is given.
+// view returns an entry as it is at the time now. Its durations are stored in times, which may be nil for a miss.
 func view(found cache.Found, now time.Time, times *entryTimes) entryView {
 	e := found.Entry
 	if e == nil {
@@ -192,7 +193,7 @@ func (c *Cache) Delete(ctx context.Context, r *cachev1.DeleteRequest) (*cachev1.
 	return &cachev1.DeleteResponse{Outcome: outcome, Etag: etag}, nil
 }
 
-// touchModes are the store's words for the modes.
+// touchModes maps the modes of the API to those of the store.
 var touchModes = map[cachev1.TouchMode]cache.TouchMode{
 	cachev1.TouchMode_TOUCH_MODE_UNSPECIFIED:  cache.TouchOverwrite,
 	cachev1.TouchMode_TOUCH_MODE_OVERWRITE:    cache.TouchOverwrite,
@@ -225,7 +226,7 @@ func (c *Cache) Touch(ctx context.Context, r *cachev1.TouchRequest) (*cachev1.To
 	return &cachev1.TouchResponse{Outcome: outcome}, nil
 }
 
-// ttlPolicies are the store's words for the policies.
+// ttlPolicies maps the ttl policies of the API to those of the store.
 var ttlPolicies = map[cachev1.TtlPolicy]cache.TTLPolicy{
 	cachev1.TtlPolicy_TTL_POLICY_UNSPECIFIED: cache.TTLOnCreate,
 	cachev1.TtlPolicy_TTL_POLICY_ON_CREATE:   cache.TTLOnCreate,
@@ -249,7 +250,7 @@ func (c *Cache) Increment(ctx context.Context, r *cachev1.IncrementRequest) (*ca
 		inc.Delta = r.GetDelta()
 	}
 	if policy == cache.TTLKeep && r.GetExpiry() != nil {
-		f.add("ttl_policy", "must not be KEEP where an expiry is set")
+		f.add("ttl_policy", "must not be TTL_POLICY_KEEP if ttl, expire_time or never is set")
 	}
 	if inc.Min != nil && inc.Max != nil && *inc.Max < *inc.Min {
 		f.add("max", "must not be below min")
@@ -326,7 +327,7 @@ func (c *Cache) BatchSet(ctx context.Context, r *cachev1.BatchSetRequest) (*cach
 	return resp, nil
 }
 
-// shared returns why a batch failed in which every item failed for the same reason, else nil.
+// shared returns the error of the first item if every item of a batch failed for the same reason, otherwise nil.
 func shared[T any](results []T, errOf func(T) error) error {
 	first := errOf(results[0])
 	for _, r := range results {

@@ -7,26 +7,26 @@ import (
 	"github.com/berthcare/larder/store/cache"
 )
 
-// resultOverhead is about what a result takes in an answer beside its key, its value and its content type.
+// resultOverhead is the approximate size of a result in a response without its key, value, content type and tags.
 const resultOverhead = 128
 
-// tagOverhead is what a tag takes beside its bytes.
+// tagOverhead is the approximate size of a tag in a response beyond its own bytes.
 const tagOverhead = 3
 
-// A batchAnswer is the answer of a BatchGet while it is put together.
+// A batchAnswer builds the response of a BatchGet within a maximum size.
 type batchAnswer struct {
 	resp  *cachev1.BatchGetResponse
 	keys  []string
-	size  int // of the answer, about, every key counting as left out
-	most  int
+	size  int // approximate, in bytes
+	most  int // the maximum of size
 	items []batchItem
-	added int
+	added int // number of keys that were read
 
 	allowStale bool
 	reads      *readCounts
 }
 
-// A batchItem is a result with the room for its times.
+// A batchItem is a result with its durations.
 type batchItem struct {
 	result cachev1.BatchGetResult
 	times  entryTimes
@@ -39,14 +39,14 @@ func newBatchAnswer(keys []string, most int, allowStale bool, reads *readCounts)
 		allowStale: allowStale, reads: reads,
 	}
 	for i, key := range keys {
-		a.size += 2*len(key) + resultOverhead // a key left out is named twice
+		a.size += 2*len(key) + resultOverhead // an unprocessed key appears twice
 		a.items[i].result.Key = key
 		a.resp.Results[i] = &a.items[i].result
 	}
 	return a
 }
 
-// add answers the next key with what was found under it, or leaves it out where it does not fit.
+// add sets the result of key i, which is unprocessed if its value does not fit.
 func (a *batchAnswer) add(i int, found *cache.BatchFound, now time.Time) {
 	result := &a.items[i].result
 	a.added = i + 1
@@ -63,7 +63,7 @@ func (a *batchAnswer) add(i int, found *cache.BatchFound, now time.Time) {
 	for _, tag := range v.tags {
 		more += len(tag) + tagOverhead
 	}
-	if i > 0 && more > 0 && a.size+more > a.most { // the first fits always, so that callers get on
+	if i > 0 && more > 0 && a.size+more > a.most { // the first always fits, so that callers make progress
 		a.leaveOut(i)
 		return // a smaller one may still fit
 	}
@@ -74,12 +74,13 @@ func (a *batchAnswer) add(i int, found *cache.BatchFound, now time.Time) {
 	a.reads.add(cachev1.ReadOutcome(v.outcome), found.Near)
 }
 
+// leaveOut marks key i as unprocessed.
 func (a *batchAnswer) leaveOut(i int) {
 	a.items[i].result.Outcome = cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_UNPROCESSED
 	a.resp.Unprocessed = append(a.resp.Unprocessed, a.keys[i])
 }
 
-// end leaves out what was not read any more.
+// end returns the response, in which the keys that were not read are unprocessed.
 func (a *batchAnswer) end() *cachev1.BatchGetResponse {
 	for i := a.added; i < len(a.keys); i++ {
 		a.leaveOut(i)
