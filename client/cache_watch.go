@@ -56,12 +56,34 @@ func (c *Cache) Watch(ctx context.Context, prefixes ...string) iter.Seq2[WatchEv
 				yield(WatchEvent{}, err)
 				return
 			}
-			if r.GetEvent() == cachev1.WatchEvent_WATCH_EVENT_HEARTBEAT {
-				continue
-			}
-			if !yield(WatchEvent{Type: WatchEventType(text(r.GetEvent(), "WATCH_EVENT_")), Key: r.GetKey(), Tag: r.GetTag()}, nil) {
-				return
+			for _, e := range watchEvents(r) {
+				if !yield(e, nil) {
+					return
+				}
 			}
 		}
 	}
+}
+
+// watchEvents returns the events of a response, none for a heartbeat. A response that it cannot read may mean any change,
+// for which the caller is told to drop all copies.
+func watchEvents(r *cachev1.WatchResponse) []WatchEvent {
+	switch r.GetEvent() {
+	case cachev1.WatchEvent_WATCH_EVENT_HEARTBEAT:
+		return nil
+	case cachev1.WatchEvent_WATCH_EVENT_INVALIDATED:
+		if len(r.GetKeys()) == 0 {
+			break
+		}
+		events := make([]WatchEvent, len(r.GetKeys()))
+		for i, key := range r.GetKeys() {
+			events[i] = WatchEvent{Type: KeyInvalidated, Key: key}
+		}
+		return events
+	case cachev1.WatchEvent_WATCH_EVENT_TAG_INVALIDATED:
+		return []WatchEvent{{Type: TagInvalidated, Tag: r.GetTag()}}
+	case cachev1.WatchEvent_WATCH_EVENT_CLEARED:
+		return []WatchEvent{{Type: NamespaceCleared}}
+	}
+	return []WatchEvent{{Type: WatchReset}}
 }

@@ -36,14 +36,15 @@ const (
 	watchQueueBytes = 1 << 20
 )
 
-// Watch calls event for everything that happens to the keys of a namespace that begin with one of the prefixes, to its
-// tags and to the namespace, beginning with a WatchReset. It returns when ctx ends or event fails. Idle is called when
-// nothing has happened for the given time.
+// Watch calls events for everything that happens to the keys of a namespace that begin with one of the prefixes, to its
+// tags and to the namespace, beginning with a WatchReset. Each call gets the events that have queued since the last one, in
+// their order and at least one. It returns when ctx ends or events fails. Idle is called when nothing has happened for the
+// given time.
 //
 // Redis broadcasts the names of all keys written in the namespace over connections that are made for it and shared by its
 // watchers. When one of them is lost all watchers get a WatchReset, and another as soon as nothing is missed any more; and
 // one when the primaries have changed or all data was flushed. A watcher that is slower than the events gets one, too.
-func (s *Store) Watch(ctx context.Context, namespace string, prefixes []string, every time.Duration, event func(WatchEvent) error, idle func() error) error {
+func (s *Store) Watch(ctx context.Context, namespace string, prefixes []string, every time.Duration, events func([]WatchEvent) error, idle func() error) error {
 	w := &watcher{prefixes: prefixes, ready: make(chan struct{}, 1)}
 	leave, err := s.watches.join(ctx, s, namespace, w)
 	if err != nil {
@@ -63,8 +64,8 @@ func (s *Store) Watch(ctx context.Context, namespace string, prefixes []string, 
 				return err
 			}
 		case <-w.ready:
-			for _, e := range w.take() {
-				if err := event(e); err != nil {
+			if queued := w.take(); len(queued) > 0 {
+				if err := events(queued); err != nil {
 					return err
 				}
 			}

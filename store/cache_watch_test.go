@@ -49,15 +49,15 @@ func (w *watching) end(tb testing.TB) {
 	}
 }
 
-// watch begins a Watch, which has begun when it returns. Hold, if any, is called with every event.
+// watch begins a Watch, which has begun when it returns. Hold, if any, is called after every delivery of events.
 func watch(t *testing.T, s *store.Store, namespace string, prefixes []string, hold func()) *watching {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &watching{cancel: cancel, done: make(chan error, 1)}
 	go func() {
-		w.done <- s.Watch(ctx, namespace, prefixes, time.Hour, func(e store.WatchEvent) error {
+		w.done <- s.Watch(ctx, namespace, prefixes, time.Hour, func(events []store.WatchEvent) error {
 			w.mu.Lock()
-			w.events = append(w.events, e)
+			w.events = append(w.events, events...)
 			w.mu.Unlock()
 			if hold != nil {
 				hold()
@@ -311,7 +311,7 @@ func TestWatchIdle(t *testing.T) {
 	everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		enough := errors.New("enough")
 		idles, began := 0, time.Now()
-		err := s.Watch(t.Context(), namespace, nil, 30*time.Millisecond, func(store.WatchEvent) error { return nil }, func() error {
+		err := s.Watch(t.Context(), namespace, nil, 30*time.Millisecond, func([]store.WatchEvent) error { return nil }, func() error {
 			if idles++; idles == 3 {
 				return enough
 			}
@@ -320,7 +320,7 @@ func TestWatchIdle(t *testing.T) {
 		if took := time.Since(began); !errors.Is(err, enough) || took < 90*time.Millisecond {
 			t.Errorf("%v after %v", err, took)
 		}
-		err = s.Watch(t.Context(), namespace, nil, time.Hour, func(store.WatchEvent) error { return enough }, func() error { return nil })
+		err = s.Watch(t.Context(), namespace, nil, time.Hour, func([]store.WatchEvent) error { return enough }, func() error { return nil })
 		if !errors.Is(err, enough) {
 			t.Errorf("the caller's error became %v", err)
 		}

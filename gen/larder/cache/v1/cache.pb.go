@@ -4056,15 +4056,21 @@ func (x *WatchRequest) GetPrefixes() []string {
 	return nil
 }
 
-// WatchResponse is one event.
+// WatchResponse is one event, or several of type INVALIDATED. While one response is on its way, which takes long where
+// the caller reads slowly, the server gathers the keys that are invalidated and sends them in the next response. Events
+// of all types are sent in the order in which the replica learned of them.
 type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// event says what happened.
 	Event WatchEvent `protobuf:"varint,1,opt,name=event,proto3,enum=larder.cache.v1.WatchEvent" json:"event,omitempty"`
-	// key is the key of INVALIDATED; empty otherwise.
+	// key is never set. Read keys.
+	//
+	// Deprecated: Marked as deprecated in larder/cache/v1/cache.proto.
 	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	// tag is the tag of TAG_INVALIDATED; empty otherwise.
-	Tag           string `protobuf:"bytes,3,opt,name=tag,proto3" json:"tag,omitempty"`
+	// tag is the tag of TAG_INVALIDATED; empty for all other events.
+	Tag string `protobuf:"bytes,3,opt,name=tag,proto3" json:"tag,omitempty"`
+	// keys are the keys of INVALIDATED: 1 to 1000, each once, and at most 64 KiB in total. Empty for all other events.
+	Keys          []string `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4106,6 +4112,7 @@ func (x *WatchResponse) GetEvent() WatchEvent {
 	return WatchEvent_WATCH_EVENT_UNSPECIFIED
 }
 
+// Deprecated: Marked as deprecated in larder/cache/v1/cache.proto.
 func (x *WatchResponse) GetKey() string {
 	if x != nil {
 		return x.Key
@@ -4118,6 +4125,13 @@ func (x *WatchResponse) GetTag() string {
 		return x.Tag
 	}
 	return ""
+}
+
+func (x *WatchResponse) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
 }
 
 // GetStatsRequest asks for the figures of the replica that answers.
@@ -4663,11 +4677,12 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\x16ClearNamespaceResponse\"H\n" +
 	"\fWatchRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
-	"\bprefixes\x18\x02 \x03(\tR\bprefixes\"f\n" +
+	"\bprefixes\x18\x02 \x03(\tR\bprefixes\"~\n" +
 	"\rWatchResponse\x121\n" +
-	"\x05event\x18\x01 \x01(\x0e2\x1b.larder.cache.v1.WatchEventR\x05event\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\tR\x03key\x12\x10\n" +
-	"\x03tag\x18\x03 \x01(\tR\x03tag\"/\n" +
+	"\x05event\x18\x01 \x01(\x0e2\x1b.larder.cache.v1.WatchEventR\x05event\x12\x14\n" +
+	"\x03key\x18\x02 \x01(\tB\x02\x18\x01R\x03key\x12\x10\n" +
+	"\x03tag\x18\x03 \x01(\tR\x03tag\x12\x12\n" +
+	"\x04keys\x18\x04 \x03(\tR\x04keys\"/\n" +
 	"\x0fGetStatsRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\"\xce\x01\n" +
 	"\x10GetStatsResponse\x129\n" +
