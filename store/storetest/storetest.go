@@ -58,7 +58,7 @@ func must[T any](tb testing.TB, start func() (T, error)) T {
 	tb.Helper()
 	topology, err := start()
 	if err != nil {
-		tb.Fatalf("start redis: %v", err)
+		tb.Fatalf("start redis: error %v, want none", err)
 	}
 	return topology
 }
@@ -105,13 +105,13 @@ func Open(tb testing.TB, o store.Options) *store.Store {
 	tb.Helper()
 	s, err := store.New(o)
 	if err != nil {
-		tb.Fatalf("New: %v", err)
+		tb.Fatalf("New: error %v, want none", err)
 	}
 	tb.Cleanup(s.Close)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if err := s.Redis.Connect(ctx); err != nil {
-		tb.Fatalf("Connect: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("Connect: error %v, want none: %s", err, redis.Cause(err))
 	}
 	return s
 }
@@ -158,7 +158,7 @@ func Command(tb testing.TB, s *store.Store, name, redisKey string, args ...strin
 		return v, err
 	})
 	if err != nil {
-		tb.Fatalf("%s %q: %v: %s", name, redisKey, err, redis.Cause(err))
+		tb.Fatalf("%s %q: error %v, want none: %s", name, redisKey, err, redis.Cause(err))
 	}
 	return v
 }
