@@ -248,7 +248,7 @@ func TestWatchSlowReader(t *testing.T) {
 				items[i].Key = fmt.Sprintf("%s-%d", long, start+i)
 			}
 			if _, err := s.Cache.BatchSet(t.Context(), namespace, items); err != nil {
-				t.Fatalf("BatchSet: error %v, want none", err)
+				t.Fatalf("BatchSet: error %v, want none: %s", err, redis.Cause(err))
 			}
 		}
 		storetest.Set(t, s, namespace, "last", cache.Write{})
