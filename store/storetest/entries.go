@@ -61,7 +61,7 @@ func Fill(tb testing.TB, s *store.Store, namespace string, keys []string) {
 	}
 }
 
-// Version reads what these tests write: a number.
+// Version returns the number that a test wrote as the value; -1 if the key holds nothing.
 func Version(t testing.TB, f cache.Found) int64 {
 	t.Helper()
 	if f.Entry == nil {
@@ -74,7 +74,7 @@ func Version(t testing.TB, f cache.Found) int64 {
 	return n
 }
 
-// Nearly are the topologies that have a near cache.
+// Nearly runs a test in every topology that has a near cache, as [Everywhere] does.
 func Nearly(t *testing.T, test func(t *testing.T, s *store.Store, namespace string)) {
 	t.Parallel()
 	for _, mode := range []redis.Mode{redis.Standalone, redis.Cluster, redis.Sentinel} {
@@ -85,5 +85,5 @@ func Nearly(t *testing.T, test func(t *testing.T, s *store.Store, namespace stri
 	}
 }
 
-// EntryKey is the Redis key of an entry, of any namespace but the plain one.
+// EntryKey returns the Redis key of an entry in any namespace but the plain one.
 func EntryKey(namespace, key string) string { return "ld:c:{" + namespace + ":" + key + "}" }
