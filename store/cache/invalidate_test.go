@@ -24,13 +24,13 @@ var invalidations = []struct {
 	{"tag", func(t *testing.T, s *store.Store, namespace string, mode cache.InvalidationMode) {
 		t.Helper()
 		if err := s.Cache.InvalidateTags(t.Context(), namespace, []string{"unused", "tag"}, mode, time.Hour); err != nil {
-			t.Fatalf("%v: %s", err, redis.Cause(err))
+			t.Fatalf("InvalidateTags: error %v, want none: %s", err, redis.Cause(err))
 		}
 	}},
 	{"namespace", func(t *testing.T, s *store.Store, namespace string, mode cache.InvalidationMode) {
 		t.Helper()
 		if err := s.Cache.ClearNamespace(t.Context(), namespace, mode); err != nil {
-			t.Fatalf("%v: %s", err, redis.Cause(err))
+			t.Fatalf("ClearNamespace: error %v, want none: %s", err, redis.Cause(err))
 		}
 	}},
 }
@@ -57,13 +57,13 @@ func TestInvalidate(t *testing.T) {
 					storetest.Set(t, s, other, "one", tagged("value", "tag"))
 					storetest.Command(t, s, "SET", s.Cache.RedisKey(namespace, "plain"), "value")
 					if _, err := s.Cache.Increment(t.Context(), namespace, "counter", cache.Increment{Delta: 3}); err != nil {
-						t.Fatal(err)
+						t.Fatalf("Increment: error %v, want none", err)
 					}
 					keys := []string{"one", "many", "negative", "other tag", "no tag", "plain", "counter"}
 					for range 2 {
 						if held {
 							if _, err := s.Cache.BatchGet(t.Context(), namespace, keys, true); err != nil {
-								t.Fatal(err)
+								t.Fatalf("BatchGet: error %v, want none", err)
 							}
 						}
 					}
@@ -74,11 +74,11 @@ func TestInvalidate(t *testing.T) {
 							gone := hit && (mode == cache.InvalidateDelete || key == "negative")
 							f := read.get(t, s, namespace, key)
 							if (f.Entry == nil) != gone || f.Stale != (hit && !gone) {
-								t.Errorf("%s, %s, %s, held %v: %q is there: %v, stale %v", way.name, mode, read.name, held, key, f.Entry != nil, f.Stale)
+								t.Errorf("%s, %s, %s, held %v: %q is there: %v, stale %v, want %v and %v", way.name, mode, read.name, held, key, f.Entry != nil, f.Stale, !gone, hit && !gone)
 							}
 						}
 						if f := read.get(t, s, other, "one"); f.Entry == nil || f.Stale {
-							t.Errorf("%s, %s: an entry of another namespace: %+v", way.name, mode, f)
+							t.Errorf("%s, %s: the entry of another namespace = %+v, want it fresh", way.name, mode, f)
 						}
 					}
 				}
@@ -102,21 +102,21 @@ func TestInvalidateIsO1(t *testing.T) {
 			}
 			for chunk := range slices.Chunk(items, 5000) {
 				if _, err := s.Cache.BatchSet(t.Context(), namespace, chunk); err != nil {
-					t.Fatal(err)
+					t.Fatalf("BatchSet: error %v, want none", err)
 				}
 			}
 			way.do(t, s, namespace, cache.InvalidateStale) // teaches Redis the script
 			seen = append(seen, storetest.Costs(t, server, func() { way.do(t, s, namespace, cache.InvalidateDelete) }))
 			if e := storetest.Get(t, s, namespace, fmt.Sprintf("key-%d", n-1), true).Entry; e != nil {
-				t.Errorf("%s: the last of %d is there", way.name, n)
+				t.Errorf("%s: the last of %d entries is there, want it gone", way.name, n)
 			}
 		}
 		if diff := cmp.Diff(seen[0], seen[1]); diff != "" {
-			t.Errorf("%s: (-10 +100,000):\n%s", way.name, diff)
+			t.Errorf("%s: costs with 10 entries and with 100,000, want the same (-10 +100,000):\n%s", way.name, diff)
 		}
 		for name, calls := range seen[1] {
 			if calls > 4 {
-				t.Errorf("%s: %d %s", way.name, calls, name)
+				t.Errorf("%s: %d %s, want at most 4", way.name, calls, name)
 			}
 		}
 	}
@@ -134,7 +134,7 @@ func TestEntryWrittenAfterwardsIsValid(t *testing.T) {
 			"set if absent": func(key string) error {
 				stored, _, err := s.Cache.Set(t.Context(), namespace, key, tagged("new", "tag"), cache.Condition{Kind: cache.IfAbsent})
 				if !stored {
-					t.Errorf("%s is taken for present", key)
+					t.Errorf("Set of %s if absent = not stored, want stored", key)
 				}
 				return err
 			},
@@ -154,11 +154,11 @@ func TestEntryWrittenAfterwardsIsValid(t *testing.T) {
 						storetest.Set(t, s, namespace, key, tagged("old", "tag"))
 						way.do(t, s, namespace, mode)
 						if err := write(key); err != nil {
-							t.Fatalf("%v: %s", err, redis.Cause(err))
+							t.Fatalf("%s: error %v, want none: %s", name, err, redis.Cause(err))
 						}
 						for _, read := range reads {
 							if f := read.get(t, s, namespace, key); f.Entry == nil || f.Stale || string(f.Value) != "new" {
-								t.Fatalf("%s, %s, %s, %s: %+v", way.name, mode, name, read.name, f)
+								t.Fatalf("%s, %s, %s, %s = %+v, want value new, fresh", way.name, mode, name, read.name, f)
 							}
 						}
 					}
@@ -168,7 +168,7 @@ func TestEntryWrittenAfterwardsIsValid(t *testing.T) {
 	})
 }
 
-// TestInvalidateReachesOtherReplicas by the push of the mark alone: the entries themselves do not change.
+// TestInvalidateReachesOtherReplicas by the push of the invalidation alone: the entries themselves do not change.
 func TestInvalidateReachesOtherReplicas(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []redis.Mode{redis.Standalone, redis.Cluster, redis.Sentinel} {
@@ -186,17 +186,17 @@ func TestInvalidateReachesOtherReplicas(t *testing.T) {
 					began := time.Now()
 					// The primary knows at once.
 					if f := storetest.Get(t, other, namespace, "key", false); (f.Entry == nil) != (what == cache.InvalidateDelete) || f.Stale != (f.Entry != nil) {
-						t.Errorf("%s, %s: the primary says %+v", way.name, what, f)
+						t.Errorf("%s, %s: the primary returns %+v, want it invalidated", way.name, what, f)
 					}
 					storetest.Eventually(t, "the other replica knows", func() bool {
 						f := storetest.Get(t, other, namespace, "key", true)
 						return f.Entry == nil || f.Stale
 					})
 					if took := time.Since(began); took > 5*time.Second {
-						t.Errorf("%s, %s: known after %v", way.name, what, took)
+						t.Errorf("%s, %s: known to the other replica after %v, want at most 5s", way.name, what, took)
 					}
 					if f := storetest.Get(t, other, namespace, "key", true); what == cache.InvalidateStale && f.Entry == nil {
-						t.Errorf("%s: gone", way.name)
+						t.Errorf("%s: the entry is gone, want it stale", way.name)
 					}
 				}
 			}
@@ -211,7 +211,7 @@ func TestWritesTakeInvalidatedEntriesForAbsent(t *testing.T) {
 		for _, way := range invalidations {
 			for _, mode := range []cache.InvalidationMode{cache.InvalidateDelete, cache.InvalidateStale} {
 				absent := mode == cache.InvalidateDelete
-				// The namespace's mark reaches entries with and without tags in different ways.
+				// The namespace's invalidation reaches entries with and without tags in different ways.
 				tags := [][]string{{"tag", "more"}, {"tag", "more"}}
 				if way.name == "namespace" {
 					tags = append(tags, nil, nil)
@@ -223,12 +223,12 @@ func TestWritesTakeInvalidatedEntriesForAbsent(t *testing.T) {
 					for _, key := range []string{"if absent", "if present", "if match", "if none match", "delete", "delete match", "touch", "increment"} {
 						etag, ok := cache.ParseETag(storetest.Set(t, s, namespace, key, tagged("7", tags...)))
 						if !ok {
-							t.Fatal(etag)
+							t.Fatalf("ParseETag(%q) failed, want an etag", etag)
 						}
 						etags[key] = etag
 					}
 					way.do(t, s, namespace, mode)
-					if writer != s { // it hears of the namespace's mark by a push
+					if writer != s { // it learns of the namespace's invalidation by a push
 						storetest.Eventually(t, "the other replica knows", func() bool {
 							f := storetest.Get(t, writer, namespace, "touch", true)
 							return f.Entry == nil || f.Stale
@@ -237,7 +237,7 @@ func TestWritesTakeInvalidatedEntriesForAbsent(t *testing.T) {
 					check := func(what string, got, want bool, err error) {
 						t.Helper()
 						if err != nil || got != want {
-							t.Errorf("%s, %s, tags %q, replica %d: %s: %v, %v", way.name, mode, tags, i%2, what, got, err)
+							t.Errorf("%s, %s, tags %q, replica %d: %s = %v, %v, want %v", way.name, mode, tags, i%2, what, got, err, want)
 						}
 					}
 					for key, want := range map[string]bool{"if absent": absent, "if present": !absent, "if match": !absent, "if none match": absent} {
@@ -247,13 +247,13 @@ func TestWritesTakeInvalidatedEntriesForAbsent(t *testing.T) {
 						stored, etag, err := writer.Cache.Set(t.Context(), namespace, key, tagged("new"), cache.Condition{Kind: kind, ETag: etags[key]})
 						check(key, stored, want, err)
 						if old := etags[key]; !stored && (etag == "") != absent || etag == old.String() && absent {
-							t.Errorf("%s, %s: %s returns etag %q", way.name, mode, key, etag)
+							t.Errorf("%s, %s: %s returns etag %q, want one of an entry that is there: %v", way.name, mode, key, etag, !absent)
 						}
 					}
 					deleted, etag, err := writer.Cache.Delete(t.Context(), namespace, "delete", nil)
 					check("delete", deleted, !absent, err)
 					if etag != "" {
-						t.Errorf("deleted, and left %q", etag)
+						t.Errorf("Delete returns etag %q, want none", etag)
 					}
 					match := etags["delete match"]
 					deleted, _, err = writer.Cache.Delete(t.Context(), namespace, "delete match", &match)
@@ -262,7 +262,7 @@ func TestWritesTakeInvalidatedEntriesForAbsent(t *testing.T) {
 					check("touch", found, !absent, err)
 					r, err := writer.Cache.Increment(t.Context(), namespace, "increment", cache.Increment{Delta: 1, Initial: 40})
 					if absent && (err != nil || r.Value != 41) || !absent && !errors.Is(err, redis.ErrNotCounter) {
-						t.Errorf("%s, %s: increment: %+v, %v", way.name, mode, r, err)
+						t.Errorf("%s, %s: Increment = %+v, %v, want 41 if absent, which it is: %v", way.name, mode, r, err, absent)
 					}
 				}
 			}
@@ -270,48 +270,48 @@ func TestWritesTakeInvalidatedEntriesForAbsent(t *testing.T) {
 	})
 }
 
-// TestTouchDoesNotReviveTheInvalidated: an entry stale by a mark stays so.
+// TestTouchDoesNotReviveTheInvalidated: an entry that was invalidated stays stale.
 func TestTouchDoesNotReviveTheInvalidated(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		storetest.Set(t, s, namespace, "key", tagged("value", "tag"))
 		if err := s.Cache.InvalidateTags(t.Context(), namespace, []string{"tag"}, cache.InvalidateStale, time.Hour); err != nil {
-			t.Fatal(err)
+			t.Fatalf("InvalidateTags: error %v, want none", err)
 		}
 		if found, _, err := s.Cache.Touch(t.Context(), namespace, "key", 2*time.Hour, cache.TouchExtend); !found || err != nil {
-			t.Fatal(found, err)
+			t.Fatalf("Touch = found %v, %v, want found", found, err)
 		}
 		if f := storetest.Get(t, s, namespace, "key", true); !f.Stale {
-			t.Errorf("%+v", f)
+			t.Errorf("Get after Touch = %+v, want it stale", f)
 		}
 	})
 }
 
-// TestMarksAreRemembered for as long as was asked, whatever comes later, and those of a namespace for ever.
-func TestMarksAreRemembered(t *testing.T) {
+// TestInvalidationsAreKept for as long as was asked, whatever comes later, and those of a namespace for ever.
+func TestInvalidationsAreKept(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		left := func(key string) time.Duration {
 			return time.Duration(storetest.Command(t, s, "PTTL", key).(int64)) * time.Millisecond
 		}
-		mark := cache.TagKey(namespace, "tag")
+		invalidation := cache.TagKey(namespace, "tag")
 		for _, step := range []struct{ memory, want time.Duration }{{time.Hour, time.Hour}, {time.Minute, time.Hour}, {2 * time.Hour, 2 * time.Hour}} {
 			if err := s.Cache.InvalidateTags(t.Context(), namespace, []string{"tag"}, cache.InvalidateDelete, step.memory); err != nil {
-				t.Fatal(err)
+				t.Fatalf("InvalidateTags: error %v, want none", err)
 			}
-			if got := left(mark); got > step.want || got < step.want-10*time.Second {
-				t.Errorf("remembered for %v of %v", got, step.want)
+			if got := left(invalidation); got > step.want || got < step.want-10*time.Second {
+				t.Errorf("PTTL of the invalidation = %v, want about %v", got, step.want)
 			}
 		}
 		if err := s.Cache.ClearNamespace(t.Context(), namespace, cache.InvalidateDelete); err != nil {
-			t.Fatal(err)
+			t.Fatalf("ClearNamespace: error %v, want none", err)
 		}
 		if got := left(cache.ClearKey(namespace)); got != noExpiry {
-			t.Errorf("the namespace's mark is remembered for %v", got)
+			t.Errorf("PTTL of the namespace's invalidation = %v, want %v", got, noExpiry)
 		}
 	})
 }
 
-// TestStaleMarkDoesNotUndoADelete, nor the other way round: a mark holds both times.
-func TestStaleMarkDoesNotUndoADelete(t *testing.T) {
+// TestStaleInvalidationDoesNotUndoADelete, nor the other way round: an invalidation holds both times.
+func TestStaleInvalidationDoesNotUndoADelete(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, _ string) {
 		for _, way := range invalidations {
 			namespace := storetest.NewNamespace()
@@ -319,7 +319,7 @@ func TestStaleMarkDoesNotUndoADelete(t *testing.T) {
 			way.do(t, s, namespace, cache.InvalidateDelete)
 			way.do(t, s, namespace, cache.InvalidateStale)
 			if f := storetest.Get(t, s, namespace, "key", true); f.Entry != nil {
-				t.Errorf("%s: %+v", way.name, f)
+				t.Errorf("%s: Get = %+v, want nothing", way.name, f)
 			}
 		}
 	})
