@@ -77,7 +77,7 @@ func TestLogoutVersusSlowSave(t *testing.T) {
 					for range 3 {
 						updated, err := s.Sessions.Update(t.Context(), namespace, target, session.Changes{Set: map[string]string{"cart": "full"}})
 						if err != nil {
-							t.Error(err)
+							t.Errorf("Update: error %v, want none", err)
 						}
 						if updated.Version > 0 && round%2 == 0 {
 							saved++
@@ -87,7 +87,7 @@ func TestLogoutVersusSlowSave(t *testing.T) {
 			}
 			logout := func() {
 				if revoked, err := b.Sessions.Revoke(t.Context(), namespace, byToken(token)); !revoked || err != nil {
-					t.Errorf("revoked %t, %v", revoked, err)
+					t.Errorf("Revoke = %t, %v; want true, no error", revoked, err)
 				}
 			}
 			if round%2 == 0 {
@@ -97,12 +97,12 @@ func TestLogoutVersusSlowSave(t *testing.T) {
 			}
 			wantInactive(t, b, namespace, token)
 			if validate(t, a, namespace, token, primary) != nil || getSession(t, a, namespace, sess.ID) != nil {
-				t.Error("brought back")
+				t.Error("the session is active after its revocation, want inactive")
 			}
 			keys := sessionKeysOf(t, namespace, sess)
 			for _, key := range []string{keys.record, keys.attributes} {
 				if storetest.Command(t, a, "EXISTS", key) != int64(0) {
-					t.Fatalf("%s is left", key)
+					t.Fatalf("%s exists after the revocation, want it removed", key)
 				}
 			}
 		}
@@ -123,7 +123,7 @@ func TestTouchVersusRevoke(t *testing.T) {
 					for range 4 {
 						got, err := s.Sessions.ValidateSession(t.Context(), namespace, token, near, session.TouchForce)
 						if err != nil || got != nil && gone {
-							t.Errorf("touched %v after its end, %v", got, err)
+							t.Errorf("Validate after it was inactive = %v, %v; want inactive, no error", got, err)
 						}
 						gone = got == nil
 					}
@@ -131,18 +131,18 @@ func TestTouchVersusRevoke(t *testing.T) {
 			}
 			atOnce(touches(a, cached), touches(b, cached), touches(b, primary), func() {
 				if revoked, err := a.Sessions.Revoke(t.Context(), namespace, byID(sess)); !revoked || err != nil {
-					t.Errorf("revoked %t, %v", revoked, err)
+					t.Errorf("Revoke = %t, %v; want true, no error", revoked, err)
 				}
 			})
 			wantInactive(t, a, namespace, token)
 			keys := sessionKeysOf(t, namespace, sess)
 			for _, key := range []string{keys.record, keys.attributes} {
 				if storetest.Command(t, a, "EXISTS", key) != int64(0) {
-					t.Fatalf("%s is left", key)
+					t.Fatalf("%s exists after the revocation, want it removed", key)
 				}
 			}
 			if n := len(walk(t, a, namespace, "ann", 10, nil)); n != 0 {
-				t.Fatalf("%d sessions are listed", n)
+				t.Fatalf("%d sessions are listed, want 0", n)
 			}
 		}
 	})
@@ -192,7 +192,7 @@ func TestRevokeAllVersusCreate(t *testing.T) {
 						began := time.Now()
 						created, err := s.Sessions.Create(t.Context(), namespace, sessionOf(subject))
 						if err != nil {
-							t.Error(err)
+							t.Errorf("Create: error %v, want none", err)
 							return
 						}
 						mu.Lock()
@@ -206,7 +206,7 @@ func TestRevokeAllVersusCreate(t *testing.T) {
 				revoking = time.Now()
 				r, err := b.Sessions.RevokeSubject(t.Context(), namespace, subject, session.SubjectRevocation{Longest: longest})
 				if err != nil {
-					t.Error(err)
+					t.Errorf("RevokeSubject: error %v, want none", err)
 				}
 				revoked, count = time.Now(), r.Count
 			})
@@ -218,24 +218,24 @@ func TestRevokeAllVersusCreate(t *testing.T) {
 				for _, s := range []*store.Store{a, b} {
 					for _, near := range []bool{cached, cached, primary} {
 						if (validate(t, s, namespace, l.token, near) != nil) != active {
-							t.Errorf("round %d: active %t only for some", round, active)
+							t.Errorf("round %d: replicas differ, want active %t everywhere", round, active)
 						}
 					}
 				}
 				if slices.Contains(listed, l.id) != active {
-					t.Errorf("round %d: active %t, listed %t", round, active, !active)
+					t.Errorf("round %d: listed = %t, want %t", round, !active, active)
 				}
 				switch {
 				case l.ended.Before(revoking) && active:
-					t.Errorf("round %d: a session created before the revocation lives", round)
+					t.Errorf("round %d: a session created before the revocation is active, want inactive", round)
 				case l.began.After(revoked) && !active:
-					t.Errorf("round %d: a session created after the revocation is ended", round)
+					t.Errorf("round %d: a session created after the revocation is inactive, want active", round)
 				case !l.ended.Before(revoking) && !l.began.After(revoked):
 					undecided++
 				}
 			}
 			if int(count) != len(logins)-len(listed) {
-				t.Errorf("round %d: ended %d, but %d of %d are left", round, count, len(listed), len(logins))
+				t.Errorf("round %d: revocation counted %d, want %d, as %d of %d are left", round, count, len(logins)-len(listed), len(listed), len(logins))
 			}
 		}
 		t.Logf("%d logins met the revocation", undecided)
@@ -262,11 +262,11 @@ func TestRevokeReachesOtherReplica(t *testing.T) {
 			}
 			revoked := time.Now()
 			if round%4 < 2 && validate(t, b, namespace, token, primary) != nil {
-				t.Errorf("round %d: active on the primary", round)
+				t.Errorf("round %d: active at PRIMARY after the revocation, want inactive", round)
 			}
 			for validate(t, b, namespace, token, cached) != nil && pace(t.Context()) {
 				if time.Since(revoked) >= bound {
-					t.Fatalf("round %d: active for longer than the near cache may say so", round)
+					t.Fatalf("round %d: active in the near cache %v after the revocation, want inactive within %v", round, time.Since(revoked), bound)
 				}
 			}
 			took = append(took, time.Since(revoked))
@@ -275,7 +275,7 @@ func TestRevokeReachesOtherReplica(t *testing.T) {
 		slices.Sort(took)
 		t.Logf("until revoked everywhere: median %v, p99 %v, worst %v", took[len(took)/2], took[len(took)*99/100], took[len(took)-1])
 		if p99 := took[len(took)*99/100]; p99 >= bound/10 {
-			t.Errorf("p99 %v: pushes do not arrive", p99)
+			t.Errorf("p99 of the revocations = %v, want below %v", p99, bound/10)
 		}
 	})
 }
@@ -312,21 +312,21 @@ func TestRevokedWhilePartitioned(t *testing.T) {
 					believed++
 				}
 				if got != nil && asked >= bound {
-					t.Fatalf("active %v after its revocation", asked)
+					t.Fatalf("active %v after its revocation, want inactive from %v on", asked, bound)
 				}
 				if got == nil && err == nil {
-					t.Fatal("a verdict without Redis")
+					t.Fatal("Validate without Redis = inactive, want an error")
 				}
 			}
 			if believed == 0 {
-				t.Error("the near cache never answered: nothing was tried")
+				t.Error("the near cache answered 0 validations, want some")
 			}
 			proxy.Blackhole(false)
 			proxy.CutAll()
 			storetest.Eventually(t, "the verdict", func() bool {
 				got, err := b.Sessions.ValidateSession(t.Context(), how, token, cached, session.TouchNever)
 				if got != nil {
-					t.Fatal("active again")
+					t.Fatal("active after the partition, want inactive")
 				}
 				return err == nil
 			})
@@ -347,7 +347,7 @@ func TestReadYourRevoke(t *testing.T) {
 				for pace(ctx) {
 					_, err := s.Sessions.ValidateSession(ctx, namespace, *current.Load(), cached, session.TouchNever)
 					if err != nil && ctx.Err() == nil {
-						t.Error(err)
+						t.Errorf("Validate: error %v, want none", err)
 					}
 				}
 			})
@@ -359,7 +359,7 @@ func TestReadYourRevoke(t *testing.T) {
 			token, sess := createSession(t, s, namespace, ofClass(subject, "mobile"))
 			current.Store(&token)
 			if round%2 == 0 && validate(t, s, namespace, token, cached) == nil {
-				t.Fatalf("round %d: inactive before its end", round)
+				t.Fatalf("round %d: inactive before its end, want active", round)
 			}
 			switch round % 4 {
 			case 0:
@@ -372,7 +372,7 @@ func TestReadYourRevoke(t *testing.T) {
 				revokeClass(t, s, namespace, subject, "mobile", "")
 			}
 			if validate(t, s, namespace, token, cached) != nil {
-				t.Fatalf("round %d: active after its end", round)
+				t.Fatalf("round %d: active after its end, want inactive", round)
 			}
 		}
 	})
@@ -401,7 +401,7 @@ func TestReadYourRevokeOfSubjectDuringASlowRead(t *testing.T) {
 	got := validate(t, s, "n", token, cached)
 	proxy.Slice(false)
 	if got != nil {
-		t.Error("active after its end")
+		t.Error("active after its end, want inactive")
 	}
 	slow.Wait()
 	wantInactive(t, s, "n", token)
@@ -420,7 +420,7 @@ func TestNegativeVerdictConfirmedOnPrimary(t *testing.T) {
 			wantInactive(t, b, namespace, token)
 			storetest.Command(t, a, "RENAME", aside, keys.record)
 			if validate(t, b, namespace, token, cached) == nil {
-				t.Fatal("inactive although it is there")
+				t.Fatal("inactive once its record is there, want active")
 			}
 		}
 
@@ -435,7 +435,7 @@ func TestNegativeVerdictConfirmedOnPrimary(t *testing.T) {
 				for pace(ctx) {
 					got, err := b.Sessions.ValidateSession(ctx, namespace, token, cached, session.TouchNever)
 					if ctx.Err() == nil && (got == nil || err != nil) {
-						t.Errorf("%v, %v", got, err)
+						t.Errorf("Validate = %v, %v; want active, no error", got, err)
 						return
 					}
 					verdicts.Add(1)
@@ -445,7 +445,7 @@ func TestNegativeVerdictConfirmedOnPrimary(t *testing.T) {
 		for range 500 {
 			revokeSubject(t, a, namespace, "ann", sess.ID)
 			if fresh, _ := createSession(t, a, namespace, sessionOf("ann")); validate(t, b, namespace, fresh, cached) == nil {
-				t.Error("a session created just now is inactive elsewhere")
+				t.Error("a new session is inactive at another replica, want active")
 			}
 		}
 		cancel()

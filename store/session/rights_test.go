@@ -20,11 +20,11 @@ func TestREADMERights(t *testing.T) {
 	t.Parallel()
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ReadFile: error %v, want none", err)
 	}
 	rights := regexp.MustCompile("(?s)```\n(ACL SETUSER larder .*?)```").FindSubmatch(readme)
 	if rights == nil {
-		t.Fatal("README.md gives no rights")
+		t.Fatal("README.md has no ACL SETUSER line, want one")
 	}
 	server := redistest.Start(t, redistest.Options{Password: "admin"})
 	server.Do(t, strings.Fields(string(rights[1]))...)
@@ -33,7 +33,7 @@ func TestREADMERights(t *testing.T) {
 	ok := func(what string, err error) {
 		t.Helper()
 		if err != nil {
-			t.Errorf("%s: %v: %s", what, err, redis.Cause(err))
+			t.Errorf("%s: error %v: %s; want none", what, err, redis.Cause(err))
 		}
 	}
 	for _, cond := range []cache.ConditionKind{cache.Always, cache.IfPresent, cache.IfAbsent} {

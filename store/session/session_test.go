@@ -40,10 +40,10 @@ func createSession(tb testing.TB, s *store.Store, namespace string, n session.Cr
 	tb.Helper()
 	created, err := s.Sessions.Create(tb.Context(), namespace, n)
 	if err != nil {
-		tb.Fatalf("create: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("Create: error %v: %s; want none", err, redis.Cause(err))
 	}
 	if created.Session == nil {
-		tb.Fatal("create: the limit is reached")
+		tb.Fatal("Create = no session, want one")
 	}
 	return created.Token, created.Session
 }
@@ -53,7 +53,7 @@ func validate(tb testing.TB, s *store.Store, namespace, token string, near bool)
 	tb.Helper()
 	sess, err := s.Sessions.ValidateSession(tb.Context(), namespace, token, near, session.TouchNever)
 	if err != nil {
-		tb.Fatalf("validate: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("Validate: error %v: %s; want none", err, redis.Cause(err))
 	}
 	return sess
 }
@@ -81,7 +81,7 @@ func getSession(tb testing.TB, s *store.Store, namespace, id string) *session.Se
 	tb.Helper()
 	sess, err := s.Sessions.Get(tb.Context(), namespace, id)
 	if err != nil {
-		tb.Fatalf("get: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("Get: error %v: %s; want none", err, redis.Cause(err))
 	}
 	return sess
 }
@@ -90,7 +90,7 @@ func updateSession(tb testing.TB, s *store.Store, namespace string, target sessi
 	tb.Helper()
 	updated, err := s.Sessions.Update(tb.Context(), namespace, target, u)
 	if err != nil {
-		tb.Fatalf("update: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("Update: error %v: %s; want none", err, redis.Cause(err))
 	}
 	return updated.Version
 }
@@ -99,7 +99,7 @@ func revokeSession(tb testing.TB, s *store.Store, namespace string, target sessi
 	tb.Helper()
 	revoked, err := s.Sessions.Revoke(tb.Context(), namespace, target)
 	if err != nil {
-		tb.Fatalf("revoke: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("Revoke: error %v: %s; want none", err, redis.Cause(err))
 	}
 	return revoked
 }
@@ -108,7 +108,7 @@ func revokeSubject(tb testing.TB, s *store.Store, namespace, subject, except str
 	tb.Helper()
 	revoked, err := s.Sessions.RevokeSubject(tb.Context(), namespace, subject, session.SubjectRevocation{Except: except, Longest: longest})
 	if err != nil {
-		tb.Fatalf("revoke subject: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("RevokeSubject: error %v: %s; want none", err, redis.Cause(err))
 	}
 	return revoked.Count
 }
@@ -128,7 +128,7 @@ func tokenBytes(tb testing.TB, token string) []byte {
 	tb.Helper()
 	b, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(token, "ls1_"))
 	if err != nil {
-		tb.Fatal(err)
+		tb.Fatalf("token %q: error %v, want base64", token, err)
 	}
 	return b
 }
@@ -140,7 +140,7 @@ func sessionKeysOf(tb testing.TB, namespace string, sess *session.Session) sessi
 	tb.Helper()
 	b, err := base64.RawURLEncoding.DecodeString(sess.ID)
 	if err != nil {
-		tb.Fatal(err)
+		tb.Fatalf("id %q: error %v, want base64", sess.ID, err)
 	}
 	at := fmt.Sprintf(":{p%d}:%s:", b[0], namespace)
 	_, hash := subjectPartition(namespace, sess.Subject)
@@ -194,7 +194,7 @@ func TestCreatedSessionReadsBackAsItWasMade(t *testing.T) {
 		token, created := createSession(t, s, namespace, n)
 
 		if at := created.CreatedAt; at.Before(before) || at.After(s.Redis.Now().Add(time.Second)) || !at.Equal(created.LastActiveAt) {
-			t.Errorf("created at %v, last active at %v", at, created.LastActiveAt)
+			t.Errorf("created at %v, last active at %v; want both now", at, created.LastActiveAt)
 		}
 		want := &session.Session{
 			ID: created.ID, Subject: "ann", Attributes: n.Attributes, Version: 1, Device: n.Device,
@@ -204,7 +204,7 @@ func TestCreatedSessionReadsBackAsItWasMade(t *testing.T) {
 		}
 		listed, _, err := s.Sessions.ListSubject(t.Context(), namespace, "ann", session.SubjectList{Count: 10})
 		if err != nil || len(listed) != 1 {
-			t.Fatalf("listed %d sessions, %v", len(listed), err)
+			t.Fatalf("ListSubject = %d sessions, %v; want 1, no error", len(listed), err)
 		}
 		for how, got := range map[string]*session.Session{
 			"create": created, "primary": validate(t, s, namespace, token, primary),
@@ -224,7 +224,7 @@ func TestAnonymousSessionHasNoSubject(t *testing.T) {
 		for range 40 {
 			token, sess := createSession(t, s, namespace, sessionOf(""))
 			if got := validate(t, s, namespace, token, primary); got == nil || got.Subject != "" {
-				t.Fatalf("got %+v", got)
+				t.Fatalf("Validate = %+v, want an active session without a subject", got)
 			}
 			partitions[sess.ID[:1]] = true
 		}
@@ -233,17 +233,17 @@ func TestAnonymousSessionHasNoSubject(t *testing.T) {
 		}
 		token, sess := createSession(t, s, namespace, sessionOf(""))
 		if listed, _, err := s.Sessions.ListSubject(t.Context(), namespace, "", session.SubjectList{Count: 10}); err != nil || len(listed) != 0 {
-			t.Errorf("listed %d anonymous sessions, %v", len(listed), err)
+			t.Errorf("ListSubject = %d anonymous sessions, %v; want 0, no error", len(listed), err)
 		}
 		if n := revokeSubject(t, s, namespace, "", sess.ID); n != 0 {
-			t.Errorf("ended %d anonymous sessions together", n)
+			t.Errorf("RevokeSubject counted %d anonymous sessions, want 0", n)
 		}
 		wantActive(t, s, namespace, token)
 		if v := updateSession(t, s, namespace, byToken(token), session.Changes{Set: map[string]string{"cart": "1"}}); v != 2 {
 			t.Errorf("version %d, want 2", v)
 		}
 		if !revokeSession(t, s, namespace, byToken(token)) {
-			t.Error("not revoked")
+			t.Error("Revoke = false, want true")
 		}
 		wantInactive(t, s, namespace, token)
 	})
@@ -255,22 +255,22 @@ func TestSessionIsVisibleInItsNamespaceAlone(t *testing.T) {
 		other := storetest.NewNamespace()
 		wantInactive(t, s, other, token)
 		if getSession(t, s, other, sess.ID) != nil {
-			t.Error("found by id in another namespace")
+			t.Error("Get in another namespace = active, want inactive")
 		}
 		if v := updateSession(t, s, other, byToken(token), session.Changes{Set: map[string]string{"a": "b"}}); v != 0 {
-			t.Errorf("updated to version %d from another namespace", v)
+			t.Errorf("Update in another namespace = version %d, want 0", v)
 		}
 		if revokeSession(t, s, other, byToken(token)) || revokeSession(t, s, other, byID(sess)) {
-			t.Error("revoked from another namespace")
+			t.Error("Revoke in another namespace = true, want false")
 		}
 		if n := revokeSubject(t, s, other, "ann", ""); n != 0 {
-			t.Errorf("ended %d sessions of another namespace", n)
+			t.Errorf("RevokeSubject in another namespace counted %d, want 0", n)
 		}
 		if n := revokeSubject(t, s, other, "ann", sess.ID); n != 0 {
-			t.Errorf("ended %d sessions of another namespace", n)
+			t.Errorf("RevokeSubject in another namespace counted %d, want 0", n)
 		}
 		if listed, _, err := s.Sessions.ListSubject(t.Context(), other, "ann", session.SubjectList{Count: 10}); err != nil || len(listed) != 0 {
-			t.Errorf("listed %d sessions of another namespace, %v", len(listed), err)
+			t.Errorf("ListSubject in another namespace = %d sessions, %v; want 0, no error", len(listed), err)
 		}
 		wantActive(t, s, namespace, token)
 	})
@@ -298,7 +298,7 @@ func TestUpdateSessionMergesAttributes(t *testing.T) {
 		}
 		v = updateSession(t, s, namespace, byID(sess), session.Changes{Delete: []string{"keep", "change", "add"}})
 		if got := getSession(t, s, namespace, sess.ID); v != 3 || got.Version != 3 || len(got.Attributes) != 0 {
-			t.Errorf("version %d, got %+v", v, got)
+			t.Errorf("Update = version %d, Get = %+v; want version 3 without attributes", v, got)
 		}
 	})
 }
@@ -311,7 +311,7 @@ func TestUpdateSessionConcurrentlyKeepsEveryAttribute(t *testing.T) {
 			wg.Go(func() {
 				name := fmt.Sprint("a", i)
 				if _, err := s.Sessions.Update(t.Context(), namespace, byID(sess), session.Changes{Set: map[string]string{name: name}}); err != nil {
-					t.Error(err)
+					t.Errorf("Update: error %v, want none", err)
 				}
 			})
 		}
@@ -330,11 +330,11 @@ func TestUpdateSessionOfAnotherVersionWritesNothing(t *testing.T) {
 		for _, version := range []int64{2, 1 << 40} {
 			u := session.Changes{Set: map[string]string{"a": "2"}, Delete: []string{"a"}, ExpectedVersion: version}
 			if _, err := s.Sessions.Update(t.Context(), namespace, byID(sess), u); !errors.Is(err, session.ErrVersionMismatch) || redis.Retryable(err) {
-				t.Errorf("expecting %d: %v", version, err)
+				t.Errorf("Update that expects version %d: error %v, want a final ErrVersionMismatch", version, err)
 			}
 		}
 		if diff := cmp.Diff(sess, getSession(t, s, namespace, sess.ID)); diff != "" {
-			t.Errorf("written (-before +after):\n%s", diff)
+			t.Errorf("a refused update changed the session, want it as before (-before +after):\n%s", diff)
 		}
 		// Of those who expect the same version, one wins.
 		var wg sync.WaitGroup
@@ -352,14 +352,14 @@ func TestUpdateSessionOfAnotherVersionWritesNothing(t *testing.T) {
 			case err == nil:
 				won++
 				if got := getSession(t, s, namespace, sess.ID); got.Attributes["a"] != fmt.Sprint(i) || got.Version != 2 {
-					t.Errorf("the winner wrote %d, found %+v", i, got)
+					t.Errorf("session after update %d won = %+v, want its attribute and version 2", i, got)
 				}
 			case !errors.Is(err, session.ErrVersionMismatch):
-				t.Error(err)
+				t.Errorf("Update: error %v, want ErrVersionMismatch", err)
 			}
 		}
 		if won != 1 {
-			t.Errorf("%d updates of version 1 won", won)
+			t.Errorf("%d updates of version 1 won, want 1", won)
 		}
 	})
 }
@@ -374,16 +374,16 @@ func TestUpdateSessionKeepsToTheLimits(t *testing.T) {
 			t.Helper()
 			before := getSession(t, s, namespace, sess.ID)
 			if err := update(sess, u); !errors.Is(err, session.ErrTooManyAttributes) || redis.Retryable(err) {
-				t.Errorf("over the limit: %v", err)
+				t.Errorf("Update over the limit: error %v, want a final ErrTooManyAttributes", err)
 			}
 			if diff := cmp.Diff(before, getSession(t, s, namespace, sess.ID)); diff != "" {
-				t.Errorf("written (-before +after):\n%s", diff)
+				t.Errorf("a refused update changed the session, want it as before (-before +after):\n%s", diff)
 			}
 		}
 		accepted := func(sess *session.Session, u session.Changes) {
 			t.Helper()
 			if err := update(sess, u); err != nil {
-				t.Error(err)
+				t.Errorf("Update within the limit: error %v, want none", err)
 			}
 		}
 		set := func(name, value string) session.Changes {
@@ -420,22 +420,22 @@ func TestWrongSecretChangesNothing(t *testing.T) {
 		wantInactive(t, s, namespace, forged)
 		for _, touch := range []session.Touch{session.TouchAuto, session.TouchForce} {
 			if got, err := s.Sessions.ValidateSession(t.Context(), namespace, forged, cached, touch); got != nil || err != nil {
-				t.Errorf("validated %+v, %v", got, err)
+				t.Errorf("Validate by a forged token = %+v, %v; want inactive, no error", got, err)
 			}
 		}
 		if v := updateSession(t, s, namespace, byToken(forged), session.Changes{Set: map[string]string{"a": "b"}}); v != 0 {
-			t.Errorf("updated to version %d", v)
+			t.Errorf("Update by a forged token = version %d, want 0", v)
 		}
 		// Without the secret one does not even learn the version.
 		u := session.Changes{Set: map[string]string{"a": "b"}, ExpectedVersion: 7}
 		if v, err := s.Sessions.Update(t.Context(), namespace, byToken(forged), u); v.Version != 0 || err != nil {
-			t.Errorf("updated to version %d, %v", v.Version, err)
+			t.Errorf("Update by a forged token = version %d, %v; want 0, no error", v.Version, err)
 		}
 		if revokeSession(t, s, namespace, byToken(forged)) {
-			t.Error("revoked")
+			t.Error("Revoke by a forged token = true, want false")
 		}
 		if diff := cmp.Diff(sess, validate(t, s, namespace, token, primary), cmpopts.EquateEmpty()); diff != "" {
-			t.Errorf("changed (-before +after):\n%s", diff)
+			t.Errorf("a forged token changed the session, want it as before (-before +after):\n%s", diff)
 		}
 	})
 }
@@ -451,22 +451,22 @@ func TestRevokeSessionEndsItOnce(t *testing.T) {
 			}
 			wantActive(t, s, namespace, token)
 			if !revokeSession(t, s, namespace, target) {
-				t.Errorf("by %s: not revoked", how)
+				t.Errorf("by %s: Revoke = false, want true", how)
 			}
 			wantInactive(t, s, namespace, token)
 			if revokeSession(t, s, namespace, target) {
-				t.Errorf("by %s: revoked twice", how)
+				t.Errorf("by %s: second Revoke = true, want false", how)
 			}
 			if getSession(t, s, namespace, sess.ID) != nil {
-				t.Errorf("by %s: still found", how)
+				t.Errorf("by %s: Get = active, want inactive", how)
 			}
 			u := session.Changes{Set: map[string]string{"a": "b"}, ExpectedVersion: 1}
 			if v := updateSession(t, s, namespace, target, u); v != 0 {
-				t.Errorf("by %s: brought back by an update, version %d", how, v)
+				t.Errorf("by %s: Update after the revocation = version %d, want 0", how, v)
 			}
 			for _, touch := range []session.Touch{session.TouchAuto, session.TouchForce} {
 				if got, err := s.Sessions.ValidateSession(t.Context(), namespace, token, cached, touch); got != nil || err != nil {
-					t.Errorf("by %s: brought back by a touch: %+v, %v", how, got, err)
+					t.Errorf("by %s: Validate with a touch after the revocation = %+v, %v; want inactive, no error", how, got, err)
 				}
 			}
 			wantInactive(t, s, namespace, token)
@@ -486,13 +486,13 @@ func TestRevokedSessionLeavesNothingBehind(t *testing.T) {
 		keys := sessionKeysOf(t, namespace, sess)
 		for _, key := range []string{keys.record, keys.attributes, keys.index} {
 			if storetest.Command(t, s, "EXISTS", key) != int64(1) {
-				t.Fatalf("%s is not where this test looks", key)
+				t.Fatalf("%s does not exist, want it where this test looks", key)
 			}
 		}
 		revokeSession(t, s, namespace, byID(sess))
 		for _, key := range []string{keys.record, keys.attributes, keys.index} {
 			if storetest.Command(t, s, "EXISTS", key) != int64(0) {
-				t.Errorf("%s is left", key)
+				t.Errorf("%s exists after the revocation, want it removed", key)
 			}
 		}
 	})
@@ -507,14 +507,14 @@ func TestEndedSessionTakesNoUpdate(t *testing.T) {
 		keys := sessionKeysOf(t, namespace, sess)
 		for _, target := range []session.Target{byID(sess), byToken(token)} {
 			if v := updateSession(t, s, namespace, target, session.Changes{Set: map[string]string{"a": "2"}}); v != 0 {
-				t.Errorf("updated an ended session to version %d", v)
+				t.Errorf("Update of an expired session = version %d, want 0", v)
 			}
 		}
 		if a, v := storetest.Command(t, s, "HGET", keys.attributes, "a"), storetest.Command(t, s, "HGET", keys.record, "v"); a != "1" || v != "1" {
 			t.Errorf("attribute %v, version %v; want nothing written", a, v)
 		}
 		if revokeSession(t, s, namespace, byToken(token)) {
-			t.Error("revoked an ended session")
+			t.Error("Revoke of an expired session = true, want false")
 		}
 	})
 }
@@ -525,14 +525,14 @@ func TestMalformedTargetsAreInactive(t *testing.T) {
 		for _, bad := range []string{"x", "ls1_", sess.ID + "A", token[:69], token + "A", strings.Repeat("\n", 23), "ls1_" + strings.Repeat("\n", 66)} {
 			wantInactive(t, s, namespace, bad)
 			if getSession(t, s, namespace, bad) != nil {
-				t.Errorf("%q: found", bad)
+				t.Errorf("Get %q = active, want inactive", bad)
 			}
 			for _, target := range []session.Target{{ID: bad}, {Token: bad}} {
 				if v := updateSession(t, s, namespace, target, session.Changes{Set: map[string]string{"a": "b"}}); v != 0 {
-					t.Errorf("%q: updated", bad)
+					t.Errorf("Update %q = version %d, want 0", bad, v)
 				}
 				if revokeSession(t, s, namespace, target) {
-					t.Errorf("%q: revoked", bad)
+					t.Errorf("Revoke %q = true, want false", bad)
 				}
 			}
 			revokeSubject(t, s, namespace, "bob", bad)
@@ -553,13 +553,13 @@ func TestSessionsFailClosedWithoutRedis(t *testing.T) {
 	defer cancel()
 	for _, near := range []bool{cached, primary} {
 		if got, err := s.Sessions.ValidateSession(ctx, "n", token, near, session.TouchAuto); got != nil || !errors.Is(err, redis.ErrUnavailable) {
-			t.Errorf("cached %t: %+v, %v", near, got, err)
+			t.Errorf("Validate without Redis (cached %t) = %+v, %v; want nil, ErrUnavailable", near, got, err)
 		}
 	}
 	if got, err := s.Sessions.Get(ctx, "n", sess.ID); got != nil || !errors.Is(err, redis.ErrUnavailable) {
-		t.Errorf("get: %+v, %v", got, err)
+		t.Errorf("Get without Redis = %+v, %v; want nil, ErrUnavailable", got, err)
 	}
 	if _, err := s.Sessions.Revoke(ctx, "n", byID(sess)); !redis.Retryable(err) {
-		t.Errorf("revoke: %v", err)
+		t.Errorf("Revoke without Redis: error %v, want a retryable one", err)
 	}
 }

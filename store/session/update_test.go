@@ -20,7 +20,7 @@ func update(tb testing.TB, s *store.Store, namespace string, sess *session.Sessi
 	tb.Helper()
 	updated, err := s.Sessions.Update(tb.Context(), namespace, byID(sess), u)
 	if err != nil {
-		tb.Fatalf("update: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("Update: error %v: %s; want none", err, redis.Cause(err))
 	}
 	return updated
 }
@@ -50,7 +50,7 @@ func TestUpdateSessionMakesEveryKindOfChangeAtOnce(t *testing.T) {
 			}
 		}
 		if got := emitted(t, s, namespace, "ann", "type=attributes_changed"); len(got) != 1 {
-			t.Errorf("%d events", len(got))
+			t.Errorf("%d attributes_changed events, want 1", len(got))
 		}
 	})
 }
@@ -70,14 +70,14 @@ func TestUpdateThatChangesNothingIsNone(t *testing.T) {
 			"expected version": {Set: map[string]string{"a": "1"}, ExpectedVersion: 1},
 		} {
 			if got := update(t, s, namespace, sess, u); got.Version != 1 {
-				t.Errorf("%s: version %d", what, got.Version)
+				t.Errorf("%s: version %d, want 1", what, got.Version)
 			}
 		}
 		if diff := cmp.Diff(sess, getSession(t, s, namespace, sess.ID)); diff != "" {
-			t.Errorf("written (-before +after):\n%s", diff)
+			t.Errorf("the session changed, want it as before (-before +after):\n%s", diff)
 		}
 		if got := emitted(t, s, namespace, "ann", "type=attributes_changed"); len(got) != 0 {
-			t.Errorf("%d events", len(got))
+			t.Errorf("%d attributes_changed events, want 0", len(got))
 		}
 		for what, u := range map[string]session.Changes{
 			"another value": {Set: map[string]string{"empty": "x"}}, "an empty one": {SetIfAbsent: map[string]string{"c": ""}},
@@ -85,7 +85,7 @@ func TestUpdateThatChangesNothingIsNone(t *testing.T) {
 		} {
 			before := getSession(t, s, namespace, sess.ID).Version
 			if got := update(t, s, namespace, sess, u); got.Version != before+1 {
-				t.Errorf("%s: version %d after %d", what, got.Version, before)
+				t.Errorf("%s: version %d, want %d", what, got.Version, before+1)
 			}
 		}
 	})
@@ -106,7 +106,7 @@ func TestIncrementOfWhatIsNoCounterWritesNothing(t *testing.T) {
 				Set: map[string]string{"other": "x"}, Increment: map[string]int64{name: delta, "ok": 1}, Delete: []string{"not0"},
 			})
 			if !errors.Is(err, want) || redis.Retryable(err) {
-				t.Errorf("%s by %d: %v: %s", name, delta, err, redis.Cause(err))
+				t.Errorf("increment of %s by %d: error %v: %s; want a final %v", name, delta, err, redis.Cause(err), want)
 			}
 		}
 		for i := range notNumbers {
@@ -116,11 +116,11 @@ func TestIncrementOfWhatIsNoCounterWritesNothing(t *testing.T) {
 		refused("least", -1, redis.ErrOverflow)
 		refused("least", math.MinInt64, redis.ErrOverflow)
 		if diff := cmp.Diff(sess, getSession(t, s, namespace, sess.ID)); diff != "" {
-			t.Errorf("written (-before +after):\n%s", diff)
+			t.Errorf("the session changed, want it as before (-before +after):\n%s", diff)
 		}
 		keys := sessionKeysOf(t, namespace, sess)
 		if storetest.Command(t, s, "EXISTS", keys.attributes+":sum") != int64(0) {
-			t.Error("the key for sums is left")
+			t.Error("the key for sums exists, want it removed")
 		}
 		got := update(t, s, namespace, sess, session.Changes{Increment: map[string]int64{"most": -1, "least": math.MaxInt64, "new": math.MinInt64}})
 		want := map[string]int64{"most": math.MaxInt64 - 1, "least": -1, "new": math.MinInt64}
@@ -151,14 +151,14 @@ func TestEveryChangeKeepsToTheLimitsOfAttributes(t *testing.T) {
 			"a byte too much": {SetIfAbsent: map[string]string{"big": strings.Repeat("x", left+1)}},
 		} {
 			if _, err := s.Sessions.Update(t.Context(), namespace, byID(sess), u); !errors.Is(err, session.ErrTooManyAttributes) {
-				t.Errorf("%s: %v", what, err)
+				t.Errorf("%s: error %v, want ErrTooManyAttributes", what, err)
 			}
 		}
 		if got := getSession(t, s, namespace, sess.ID); got.Version != 1 {
-			t.Errorf("version %d", got.Version)
+			t.Errorf("version %d after refused updates, want 1", got.Version)
 		}
 		if got := update(t, s, namespace, sess, session.Changes{SetIfAbsent: map[string]string{"big": strings.Repeat("x", left)}}); got.Version != 2 {
-			t.Errorf("to the byte: version %d", got.Version)
+			t.Errorf("version %d after an update to exactly the limit, want 2", got.Version)
 		}
 	})
 }
@@ -172,7 +172,7 @@ func TestVersionMismatchTellsTheVersion(t *testing.T) {
 		_, err := s.Sessions.Update(t.Context(), namespace, byToken(token), session.Changes{Set: map[string]string{"a": "b"}, ExpectedVersion: 4})
 		var mismatch *session.VersionMismatchError
 		if !errors.As(err, &mismatch) || mismatch.Version != 5 || !errors.Is(err, session.ErrVersionMismatch) {
-			t.Errorf("%v", err)
+			t.Errorf("error %v, want a VersionMismatchError with version 5", err)
 		}
 	})
 }
@@ -191,18 +191,18 @@ func TestParallelIncrementsAddUp(t *testing.T) {
 				if sum := got.Incremented["n"]; err == nil && sum >= 1 && sum <= 100 {
 					sums[sum].Add(1)
 				} else {
-					t.Errorf("%v, %v", got, err)
+					t.Errorf("Update = %v, %v; want a sum from 1 to 100, no error", got, err)
 				}
 			}
 		}
 		atOnce(adds...)
 		for sum := 1; sum <= 100; sum++ {
 			if n := sums[sum].Load(); n != 1 {
-				t.Errorf("%d were told %d", n, sum)
+				t.Errorf("%d callers got the sum %d, want 1", n, sum)
 			}
 		}
 		if got := getSession(t, b, namespace, sess.ID); got.Attributes["n"] != "100" || got.Version != 101 {
-			t.Errorf("%v, version %d", got.Attributes, got.Version)
+			t.Errorf("attributes = %v, version %d; want n 100, version 101", got.Attributes, got.Version)
 		}
 	})
 }
@@ -220,7 +220,7 @@ func TestSetIfAbsentHasOneWinner(t *testing.T) {
 				sets[i] = func() {
 					got, err := s.Sessions.Update(t.Context(), namespace, byID(sess), session.Changes{SetIfAbsent: map[string]string{"a": value}})
 					if err != nil || got.Version != 2 {
-						t.Errorf("%v, %v", got, err)
+						t.Errorf("Update = %v, %v; want version 2, no error", got, err)
 					}
 					if len(got.SetIfAbsent) == 1 {
 						winners.Add(1)
@@ -230,7 +230,7 @@ func TestSetIfAbsentHasOneWinner(t *testing.T) {
 			}
 			atOnce(sets...)
 			if got := getSession(t, b, namespace, sess.ID); winners.Load() != 1 || got.Attributes["a"] != winner.Load() {
-				t.Fatalf("%d winners, the last %v, found %v", winners.Load(), winner.Load(), got.Attributes)
+				t.Fatalf("%d winners, the last with %v, attributes %v; want 1 winner with its value stored", winners.Load(), winner.Load(), got.Attributes)
 			}
 		}
 	})
