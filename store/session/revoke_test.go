@@ -225,3 +225,61 @@ func TestRevokeSubjectRemembersAsLongAsAnySessionLives(t *testing.T) {
 		}
 	})
 }
+
+func TestRevokeSessionEndsItOnce(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		bystander, _ := createSession(t, s, namespace, sessionOf("ann"))
+		for _, how := range []string{"token", "id"} {
+			token, sess := createSession(t, s, namespace, sessionOf("ann"))
+			target := byToken(token)
+			if how == "id" {
+				target = byID(sess)
+			}
+			wantActive(t, s, namespace, token)
+			if !revokeSession(t, s, namespace, target) {
+				t.Errorf("by %s: Revoke = false, want true", how)
+			}
+			wantInactive(t, s, namespace, token)
+			if revokeSession(t, s, namespace, target) {
+				t.Errorf("by %s: second Revoke = true, want false", how)
+			}
+			if getSession(t, s, namespace, sess.ID) != nil {
+				t.Errorf("by %s: Get = active, want inactive", how)
+			}
+			u := session.Changes{Set: map[string]string{"a": "b"}, ExpectedVersion: 1}
+			if v := updateSession(t, s, namespace, target, u); v != 0 {
+				t.Errorf("by %s: Update after the revocation = version %d, want 0", how, v)
+			}
+			for _, touch := range []session.Touch{session.TouchAuto, session.TouchForce} {
+				if got, err := s.Sessions.ValidateSession(t.Context(), namespace, token, cached, touch); got != nil || err != nil {
+					t.Errorf("by %s: Validate with a touch after the revocation = %+v, %v; want inactive, no error", how, got, err)
+				}
+			}
+			wantInactive(t, s, namespace, token)
+		}
+		wantActive(t, s, namespace, bystander)
+		if listed, _, err := s.Sessions.ListSubject(t.Context(), namespace, "ann", session.SubjectList{Count: 10}); err != nil || len(listed) != 1 {
+			t.Errorf("listed %d, %v; want the bystander", len(listed), err)
+		}
+	})
+}
+
+func TestRevokedSessionLeavesNothingBehind(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"a": "b"}
+		_, sess := createSession(t, s, namespace, n)
+		keys := sessionKeysOf(t, namespace, sess)
+		for _, key := range []string{keys.record, keys.attributes, keys.index} {
+			if storetest.Command(t, s, "EXISTS", key) != int64(1) {
+				t.Fatalf("%s does not exist, want it where this test looks", key)
+			}
+		}
+		revokeSession(t, s, namespace, byID(sess))
+		for _, key := range []string{keys.record, keys.attributes, keys.index} {
+			if storetest.Command(t, s, "EXISTS", key) != int64(0) {
+				t.Errorf("%s exists after the revocation, want it removed", key)
+			}
+		}
+	})
+}
