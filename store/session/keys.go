@@ -117,3 +117,9 @@ func attributesPrefix(p partition) string { return "ld:d:" + p.tag() + ":" }
 func indexPrefix(p partition) string { return "ld:i:" + p.tag() + ":" }
 
 func subjectPrefix(p partition) string { return "ld:u:" + p.tag() + ":" }
+
+// changing returns the keys and arguments with which every script that changes one session begins.
+func changing(p partition, namespace, id string) (keys, args []string) {
+	return []string{sessionKey(p, namespace, id), attributesKey(p, namespace, id), eventsKey(p), endsKey(p)},
+		[]string{namespace, id, subjectKey(p, namespace, ""), indexKey(p, namespace, "")}
+}

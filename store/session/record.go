@@ -1,48 +1,14 @@
 package session
 
 import (
-	"context"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
 
-	"github.com/berthcare/larder/store/near"
 	"github.com/berthcare/larder/store/redis"
 )
-
-// Session is a session that was active when it was read. It is shared with the near cache and must not be changed.
-type Session struct {
-	// ID is the public handle.
-	ID string
-	// Subject is whose session it is; empty means an anonymous one.
-	Subject string
-	// Attributes are its data; Version counts their changes.
-	Attributes map[string]string
-	Version    int64
-	// Device is what the client said of itself.
-	Device Device
-	// CreatedAt is when it was created, LastActiveAt when it was last active as far as that is recorded.
-	CreatedAt, LastActiveAt time.Time
-	// Idle is its idle timeout.
-	Idle time.Duration
-	// AbsoluteExpiresAt is when it ends whatever its activity.
-	AbsoluteExpiresAt time.Time
-	// Assurance says how its subject was authenticated.
-	Assurance Assurance
-}
-
-// IdleExpiresAt is when the session ends without further activity.
-func (s *Session) IdleExpiresAt() time.Time { return s.LastActiveAt.Add(s.Idle) }
-
-// ExpiresAt is when the session ends by time.
-func (s *Session) ExpiresAt() time.Time {
-	if idle := s.IdleExpiresAt(); idle.Before(s.AbsoluteExpiresAt) {
-		return idle
-	}
-	return s.AbsoluteExpiresAt
-}
 
 // record is a session with what its validation needs.
 type record struct {
@@ -157,36 +123,6 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 	}
 	for name, value := range attributes {
 		r.size += len(name) + len(value) + 32
-	}
-	return r, nil
-}
-
-// readNear returns an active session by what the near cache knows, filling it as needed; nil says nothing, since only
-// the primary's word is taken for an end.
-func (s *Sessions) readNear(ctx context.Context, p partition, namespace, id string) (*record, error) {
-	var room [redis.KeyRoom]byte
-	v, ok := s.redis.Near.GetBytes(appendSessionKey(room[:0], p, namespace, id))
-	own := false
-	var err error
-	if !ok {
-		v, _, err = s.redis.Near.Load(ctx, sessionKey(p, namespace, id), func() (any, int, time.Duration, error) {
-			own = true
-			r, err := s.read(ctx, p, namespace, id, true)
-			if r == nil {
-				return r, 0, 0, err
-			}
-			return r, r.size, min(near.Longest, r.session.ExpiresAt().Sub(r.readAt)), nil
-		})
-	}
-	r, _ := v.(*record)
-	if err != nil || r == nil || own {
-		return r, err
-	}
-	// The read of another caller may have begun before the subject's sessions were ended: that spoils the ticket of
-	// the subject's key and not that of the record's.
-	epoch, err := s.subjectEpoch(ctx, p, namespace, r.subjectHash, r.session.Device.Class)
-	if err != nil || !r.active(epoch, s.redis.Now()) {
-		return nil, err
 	}
 	return r, nil
 }

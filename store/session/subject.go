@@ -5,8 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/rueidis"
-
 	"github.com/berthcare/larder/store/near"
 	"github.com/berthcare/larder/store/redis"
 )
@@ -102,58 +100,4 @@ func (s *Sessions) SubjectEpoch(ctx context.Context, namespace, subject string) 
 	p, hash := subjectHash(namespace, subject)
 	e, err := s.readSubjectEpochs(ctx, subjectKey(p, namespace, hash), false)
 	return e.highest(), err
-}
-
-// SubjectRevocation says which sessions of a subject to end.
-type SubjectRevocation struct {
-	// Class is the device class whose sessions end; empty means all.
-	Class string
-	// Except is the id of a session to keep; empty means none.
-	Except string
-	// Longest is the longest that any session can live.
-	Longest time.Duration
-}
-
-// RevokedSubject is what a revocation did.
-type RevokedSubject struct {
-	// Count is how many active sessions were ended.
-	Count int64
-	// Epoch is the subject's epoch from then on.
-	Epoch int64
-}
-
-// RevokeSubject ends sessions of a subject, at a cost that does not depend on their number.
-func (s *Sessions) RevokeSubject(ctx context.Context, namespace, subject string, r SubjectRevocation) (revoked RevokedSubject, err error) {
-	p, hash := subjectHash(namespace, subject)
-	subjectAt := subjectKey(p, namespace, hash)
-	keys := []string{subjectAt, indexKey(p, namespace, hash), eventsKey(p), classesKey(p, namespace, hash), epochKey(p)}
-	forget := []string{subjectAt}
-	// A session of another partition is not this subject's.
-	if q, ok := parseSessionID(r.Except); ok && q == p {
-		kept := sessionKey(p, namespace, r.Except)
-		keys, forget = append(keys, kept), append(forget, kept)
-	} else {
-		r.Except = ""
-	}
-	defer s.redis.Forget(forget...)
-	m, err := s.redis.Run(ctx, revokeSubjectScript, redis.Writes, keys,
-		namespace, r.Except, subjectKey(p, namespace, ""), subject, redis.Millis(r.Longest+epochMemory), r.Class, discardedKey(p))
-	if err != nil {
-		return revoked, err
-	}
-	return parseRevokedSubject(m)
-}
-
-func parseRevokedSubject(m rueidis.RedisMessage) (revoked RevokedSubject, err error) {
-	parts, err := m.ToArray()
-	if err != nil || len(parts) != 2 {
-		return revoked, redis.ErrInternal
-	}
-	if revoked.Count, err = parts[0].AsInt64(); err != nil {
-		return revoked, redis.ErrInternal
-	}
-	if revoked.Epoch, err = parts[1].AsInt64(); err != nil {
-		return revoked, redis.ErrInternal
-	}
-	return revoked, nil
 }
