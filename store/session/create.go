@@ -11,41 +11,44 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// Creation is what a session is created with.
+// Creation is the input of [Sessions.Create].
 type Creation struct {
-	// Subject is whose session it is; empty means an anonymous one.
+	// Subject is the user whose session it is; empty means an anonymous session.
 	Subject string
-	// Attributes are its data, within the limits.
+	// Attributes are the data of the session, at most [MaxAttributes] and [MaxAttributeBytes].
 	Attributes map[string]string
-	// Idle and Absolute are its timeouts.
+	// Idle and Absolute are the timeouts of the session, rounded up to whole milliseconds.
 	Idle, Absolute time.Duration
-	// Device is what the client said of itself.
+	// Device describes the client.
 	Device Device
-	// Assurance says how the subject was authenticated; a zero AuthenticatedAt means now. An anonymous session has none.
+	// Assurance says how the subject was authenticated; a zero AuthenticatedAt means now. It is ignored for an anonymous
+	// session.
 	Assurance Assurance
-	// Limits are those of the subject.
+	// Limits bound the sessions of the subject. They do not apply to an anonymous session.
 	Limits Limits
-	// IfSubjectEpoch, unless nil, is the subject's epoch as it was known before: if the subject's sessions or those of the
-	// device class have been revoked since, there will be no session.
+	// IfSubjectEpoch is the result of an earlier [Sessions.SubjectEpoch]; nil means no condition. If the sessions of the
+	// subject or of the device class were revoked since, Create fails with [ErrSubjectEpochChanged].
 	IfSubjectEpoch *int64
 }
 
-// Created is what became of a creation.
+// Created is the result of [Sessions.Create].
 type Created struct {
-	// Token is the secret and Session the new session; both are empty where the limit has been reached.
+	// Token is the session token and Session the new session. Both are empty if the limit was reached and the policy is
+	// [Reject].
 	Token   string
 	Session *Session
-	// Evicted are the sessions that were ended to make room.
+	// Evicted are the sessions that were revoked to make room.
 	Evicted []Summary
-	// Existing are up to 200 of the sessions that count against the limit, where that has been reached.
+	// Existing are up to 200 of the sessions that count towards the limit, if the limit was reached and the policy is
+	// [Reject].
 	Existing []Summary
 
-	at      time.Time // zero where there is no new session
-	existed bool      // because there was one of that id before
+	at      time.Time // zero if there is no new session
+	existed bool      // the session, or its promotion, exists already
 }
 
-// Create writes a session and returns its token, which is not stored anywhere. It fails with
-// ErrSubjectEpochChanged.
+// Create writes a session and returns its token, of which Redis keeps the hash alone. It fails with
+// [ErrSubjectEpochChanged].
 func (s *Sessions) Create(ctx context.Context, namespace string, n Creation) (Created, error) {
 	p := randomPartition()
 	if n.Subject != "" {
@@ -53,7 +56,7 @@ func (s *Sessions) Create(ctx context.Context, namespace string, n Creation) (Cr
 	}
 	token, cred := newCredential(p)
 	created, err := s.create(ctx, namespace, n, cred, "", redis.WritesOnce)
-	if err == nil && created.existed { // 128 random bits do not meet twice
+	if err == nil && created.existed { // a collision of 128 random bits: it does not happen
 		err = redis.ErrInternal
 	}
 	if err != nil {
@@ -65,8 +68,8 @@ func (s *Sessions) Create(ctx context.Context, namespace string, n Creation) (Cr
 	return created, nil
 }
 
-// create writes a session with the id and the secret of a credential. From is the id of the anonymous session in
-// whose place it comes, empty for none.
+// create writes a session with the id and the secret of a credential. From is the id of the anonymous session that is
+// promoted; empty means none.
 func (s *Sessions) create(ctx context.Context, namespace string, n Creation, cred credential, from string, eff redis.Effect) (Created, error) {
 	p := cred.partition
 	keys, args := changing(p, namespace, cred.id)
@@ -115,7 +118,7 @@ func (s *Sessions) create(ctx context.Context, namespace string, n Creation, cre
 	return created, nil
 }
 
-// parseCreated reads the answer of session_create.lua.
+// parseCreated reads the answer of create.lua.
 func parseCreated(m rueidis.RedisMessage) (created Created, err error) {
 	parts, err := m.ToArray()
 	if err != nil || len(parts) == 0 {

@@ -5,34 +5,34 @@ import (
 	"time"
 )
 
-// Event is something that happened to a session, or to all of a subject. It holds no secrets and no attributes.
+// Event is a change of one session, or of all sessions of a subject. It holds no secrets and no attributes.
 type Event struct {
-	// ID is unique, and the same whenever the event is told.
+	// ID is unique. An event that is delivered again has the same ID.
 	ID string
-	// Type is the word of the scripts: created, rotated, attributes_changed, promoted, reauthenticated, revoked, expired_idle,
-	// expired_absolute or token_reuse.
+	// Type is one of created, rotated, attributes_changed, promoted, reauthenticated, revoked, expired_idle,
+	// expired_absolute and token_reuse, as the scripts write it.
 	Type string
-	// At is when it happened; for an expiry when the session's time was over.
+	// At is when the change happened. For an expiry it is when the timeout elapsed, not when the sweeper noticed.
 	At time.Time
-	// SessionID is empty where all sessions of the subject are meant, but ExceptSessionID.
+	// SessionID is empty if the event is about all sessions of the subject except ExceptSessionID.
 	SessionID, ExceptSessionID string
 	// Subject is empty for an anonymous session.
 	Subject string
-	// Reason tells more of the type, in a word of the scripts; empty where there is nothing to tell.
+	// Reason says why a session was revoked, as the scripts write it; empty for other types.
 	Reason string
-	// Details are further fields of the scripts.
+	// Details are the other fields that the scripts write, by name.
 	Details map[string]string
 }
 
-// EventFilter says which events of a namespace to tell.
+// EventFilter selects events of a namespace.
 type EventFilter struct {
-	// Subject is whose; empty means everybody's.
+	// Subject is the subject whose events pass; empty means all subjects.
 	Subject string
-	// Types are of which types; empty means of all.
+	// Types are the types that pass; empty means all types.
 	Types []string
 }
 
-// passes reports whether the filter lets an event of its namespace through.
+// passes reports whether the filter selects an event of its namespace.
 func (f *EventFilter) passes(e *Event) bool {
 	return (f.Subject == "" || e.Subject == f.Subject) && (len(f.Types) == 0 || slices.Contains(f.Types, e.Type))
 }

@@ -8,10 +8,10 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// Target names a session by its id or by its token, of which one is empty.
+// Target names a session, by its id or by its token. Exactly one of them is set.
 type Target struct{ ID, Token string }
 
-// resolve returns where the session is and the hash that its secret must have, empty for an id.
+// resolve returns the partition, the id and the hash of the secret of a target; the hash is empty if the target is an id.
 func (t Target) resolve() (p partition, id, hash string, ok bool) {
 	if t.Token != "" {
 		c, ok := parseToken(t.Token)
@@ -21,7 +21,7 @@ func (t Target) resolve() (p partition, id, hash string, ok bool) {
 	return p, t.ID, "", ok
 }
 
-// Get reads an active session by its id from the primary; nil means that there is none.
+// Get reads an active session by its id from the primary. It returns nil if there is none.
 func (s *Sessions) Get(ctx context.Context, namespace, id string) (*Session, error) {
 	p, ok := parseSessionID(id)
 	if !ok {
@@ -34,7 +34,8 @@ func (s *Sessions) Get(ctx context.Context, namespace, id string) (*Session, err
 	return &r.session, nil
 }
 
-// read reads a session at one moment; nil means that there is no active one.
+// read reads the record, the attributes and the subject's epoch of a session at one moment. It returns nil if the session is
+// not active. Tracked lets the caller keep the result in the near cache.
 func (s *Sessions) read(ctx context.Context, p partition, namespace, id string, tracked bool) (r *record, err error) {
 	keys := []string{sessionKey(p, namespace, id), attributesKey(p, namespace, id)}
 	m, err := s.redis.RunRead(ctx, readScript, tracked, keys, subjectKey(p, namespace, ""))
@@ -48,8 +49,8 @@ func (s *Sessions) read(ctx context.Context, p partition, namespace, id string, 
 	return r, nil
 }
 
-// readNear returns an active session by what the near cache knows, filling it as needed; nil says nothing, since only
-// the primary's word is taken for an end.
+// readNear returns an active session from the near cache, or reads it into the near cache. A nil record decides nothing:
+// only the primary may say that a session is inactive.
 func (s *Sessions) readNear(ctx context.Context, p partition, namespace, id string) (*record, error) {
 	var room [redis.KeyRoom]byte
 	v, ok := s.redis.Near.GetBytes(appendSessionKey(room[:0], p, namespace, id))
@@ -69,8 +70,8 @@ func (s *Sessions) readNear(ctx context.Context, p partition, namespace, id stri
 	if err != nil || r == nil || own {
 		return r, err
 	}
-	// The read of another caller may have begun before the subject's sessions were ended: that spoils the ticket of
-	// the subject's key and not that of the record's.
+	// The record may come from a read of another caller that began before the subject's sessions were revoked. A revocation
+	// invalidates the key of the subject and not that of the record, so the epoch must be looked up too.
 	epoch, err := s.subjectEpoch(ctx, p, namespace, r.subjectHash, r.session.Device.Class)
 	if err != nil || !r.active(epoch, s.redis.Now()) {
 		return nil, err

@@ -2,35 +2,35 @@ package session
 
 import "time"
 
-// Limits bound how many sessions a subject has at once.
+// Limits bound the concurrent sessions of a subject.
 type Limits struct {
-	// PerSubject is how many sessions a subject may have, PerClass how many with one device class; zero means any number.
+	// PerSubject is the maximum of all sessions of the subject and PerClass that of one device class; 0 means unlimited.
 	PerSubject, PerClass int
-	// Policy says what happens to a session beyond.
+	// Policy says what happens at the limit.
 	Policy LimitPolicy
 }
 
-// LimitPolicy says what happens when a subject has as many sessions as it may and gets another one.
+// LimitPolicy says what happens when a subject at its limit gets another session.
 type LimitPolicy string
 
-// The policies. The script of creation knows them by these words.
+// The policies. The values are arguments of create.lua.
 const (
-	// EvictLeastRecentlyUsed ends those that were active longest ago, as far as activity is recorded.
+	// EvictLeastRecentlyUsed revokes the sessions with the earliest recorded activity.
 	EvictLeastRecentlyUsed LimitPolicy = "evict_least_recently_used"
-	// EvictOldest ends those that were created first.
+	// EvictOldest revokes the sessions that were created first.
 	EvictOldest LimitPolicy = "evict_oldest"
-	// Reject creates none.
+	// Reject creates no session.
 	Reject LimitPolicy = "reject"
 )
 
-// Summary tells a session from the others of its subject.
+// Summary describes a session to its subject.
 type Summary struct {
 	// ID is the public handle.
 	ID string
-	// Device is what the client said of itself.
+	// Device describes the client.
 	Device Device
-	// CreatedAt is when it was created, LastActiveAt when it was last active as far as that is recorded.
+	// CreatedAt is when the session was created and LastActiveAt its last recorded activity.
 	CreatedAt, LastActiveAt time.Time
-	// ExpiresAt is when it ends, or would have ended, by time.
+	// ExpiresAt is when the session expires, or would have expired if it had not been revoked.
 	ExpiresAt time.Time
 }

@@ -10,27 +10,29 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// Reauthentication is another proof of who a session's subject is.
+// Reauthentication is the input of [Sessions.Reauthenticate].
 type Reauthentication struct {
-	// AAL is the level of assurance that it reached; the session keeps the highest.
+	// AAL is the authentication assurance level of the new authentication, 0 to 3. The session keeps the higher one.
 	AAL int
-	// AMR are the methods, which are added to those of the session.
+	// AMR are the methods of the new authentication. They are added to those of the session.
 	AMR []string
-	// ResetTimeouts begins the idle and the absolute timeout anew.
+	// ResetTimeouts restarts the idle and the absolute timeout.
 	ResetTimeouts bool
-	// Grace is how long rotated tokens stay good in general. The token presented here does not: when the grace has passed
-	// it is taken for a thief's.
+	// Grace is the rotation grace. The superseded token is not good during it; presenting it after the grace counts as
+	// theft.
 	Grace time.Duration
 }
 
-// Reauthenticate records another authentication and returns a new token; the old one is dead at once. A nil session
-// means that there is no active one, no token that the session is anonymous and was left alone.
+// Reauthenticate records another authentication of the subject and returns a new token; the old one is inactive at once. The
+// session is nil if the token is not that of an active session. The token is empty if the session is anonymous, which
+// Reauthenticate does not change.
 func (s *Sessions) Reauthenticate(ctx context.Context, namespace, token string, a Reauthentication) (next string, session *Session, err error) {
 	cred, ok := parseToken(token)
 	if !ok {
 		return "", nil, nil
 	}
-	// The new secret is random and not derived: a retry must not have it for the old one.
+	// The new secret is random and not derived from the old one: whoever holds the old token must not be able to get the new
+	// one by repeating the call.
 	secret := make([]byte, secretBytes)
 	_, _ = rand.Read(secret)
 	next, fresh := cred.withSecret(secret)

@@ -10,24 +10,25 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// record is a session with what its validation needs.
+// record is a session together with what a validation needs.
 type record struct {
 	session Session
 	secrets secrets
-	// absolute is how long the absolute timeout is.
+	// absolute is the length of the absolute timeout.
 	absolute time.Duration
-	// promotion is set once the session has been, or is being, promoted.
+	// promotion names another session if this one was promoted or a promotion has begun.
 	promotion promotion
-	// subjectKey is where the subject's epoch is; empty for an anonymous session.
+	// subjectHash stands for the subject in keys; empty for an anonymous session.
 	subjectHash string
-	// epoch must not be below that of the subject, which was readEpoch when the record was read.
+	// epoch is the session's epoch: the session is revoked if it is below the subject's. readEpoch is the subject's epoch
+	// when the record was read.
 	epoch, readEpoch int64
-	// readAt is when the record was read by the clock of Redis, whose word on the end of a session is final.
+	// readAt is when the record was read, by the clock of Redis.
 	readAt time.Time
 	size   int
 }
 
-// numbers reads numbers from the fields of a record; ok says that all were some.
+// numbers parses numbers of a record. ok is false once one of them was not a number.
 type numbers struct{ ok bool }
 
 func (n *numbers) int64(text string) int64 {
@@ -38,12 +39,12 @@ func (n *numbers) int64(text string) int64 {
 
 func (n *numbers) time(text string) time.Time { return time.UnixMilli(n.int64(text)) }
 
-// active decides by the times and epochs alone; that a key still exists means nothing.
+// active reports whether the session is active, by its times, its epoch and its promotion. That its key exists says nothing.
 func (r *record) active(subjectEpoch int64, now time.Time) bool {
 	return now.Before(r.session.ExpiresAt()) && r.epoch >= subjectEpoch && r.promotion.to == ""
 }
 
-// parseRecord reads the answer of session_read.lua, or a snapshot of another script; nil means that there is no record.
+// parseRecord reads a snapshot, the answer of read.lua and other scripts. It returns nil if there is no record.
 func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record, error) {
 	parts, err := m.ToArray()
 	if err != nil || len(parts) != 4 {

@@ -7,13 +7,14 @@ import (
 	"hash/crc32"
 )
 
-// A resume token is the version, a hash that binds it to the namespace and the subject, and the position in the stream of
-// the subject's partition, or of each, as varints: the milliseconds, and unless they are zero the sequence and the count.
-// Then the CRC-32 of all that, in the URL-safe base64 of RFC 4648 section 5 without padding.
+// A resume token is the URL-safe base64 without padding (RFC 4648 section 5) of: the version, a hash that binds the token to
+// its namespace and subject, the positions in the streams as varints, and the CRC-32 of all that. There is one position if
+// the watch has a subject and 256 if not. A position is the milliseconds, and unless they are zero the sequence number and
+// the count.
 const (
 	resumeVersion = 1
 	resumeBinding = 8
-	// MaxResumeToken is the length of the longest token.
+	// MaxResumeToken is the maximum length of a token in bytes.
 	MaxResumeToken = (1 + resumeBinding + partitions*3*binary.MaxVarintLen64 + crc32.Size + 2) / 3 * 4
 )
 
@@ -36,7 +37,7 @@ func resumeBound(namespace, subject string) []byte {
 	return sum[len(sum)-resumeBinding:]
 }
 
-// parseResume returns the positions of a token, or zero ones if it is empty.
+// parseResume returns the positions of a token; zero positions if the token is empty.
 func parseResume(namespace, subject, token string) (at []streamPosition, ok bool) {
 	at = make([]streamPosition, partitions)
 	if subject != "" {
@@ -69,11 +70,12 @@ func parseResume(namespace, subject, token string) (at []streamPosition, ok bool
 			at[i].seq, at[i].added = next(), next()
 		}
 	}
-	// Compared whole: the checksum, and other spellings of the same numbers.
+	// Comparing the whole token checks the checksum and refuses other encodings of the same numbers.
 	return at, ok && len(rest) == 0 && resumeToken(namespace, subject, at) == token
 }
 
-// ValidResumeToken reports whether token was given out for the events of a namespace, or of a subject in it.
+// ValidResumeToken reports whether token was given out for the events of a namespace and subject; an empty subject means all
+// subjects.
 func ValidResumeToken(namespace, subject, token string) bool {
 	_, ok := parseResume(namespace, subject, token)
 	return ok

@@ -9,7 +9,7 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// Revoke ends a session and returns whether it was active.
+// Revoke ends a session and reports whether it was active.
 func (s *Sessions) Revoke(ctx context.Context, namespace string, t Target) (revoked bool, err error) {
 	p, id, hash, ok := t.resolve()
 	if !ok {
@@ -25,31 +25,31 @@ func (s *Sessions) Revoke(ctx context.Context, namespace string, t Target) (revo
 	return n == 1, err
 }
 
-// SubjectRevocation says which sessions of a subject to end.
+// SubjectRevocation selects sessions of a subject.
 type SubjectRevocation struct {
 	// Class is the device class whose sessions end; empty means all.
 	Class string
 	// Except is the id of a session to keep; empty means none.
 	Except string
-	// Longest is the longest that any session can live.
+	// Longest is the maximum absolute timeout of any session. The epoch is kept for longer than that.
 	Longest time.Duration
 }
 
-// RevokedSubject is what a revocation did.
+// RevokedSubject is the result of [Sessions.RevokeSubject].
 type RevokedSubject struct {
-	// Count is how many active sessions were ended.
+	// Count is the number of active sessions that ended.
 	Count int64
-	// Epoch is the subject's epoch from then on.
+	// Epoch is the subject's new epoch.
 	Epoch int64
 }
 
-// RevokeSubject ends sessions of a subject, at a cost that does not depend on their number.
+// RevokeSubject ends sessions of a subject. Its cost does not depend on their number.
 func (s *Sessions) RevokeSubject(ctx context.Context, namespace, subject string, r SubjectRevocation) (revoked RevokedSubject, err error) {
 	p, hash := subjectHash(namespace, subject)
 	subjectAt := subjectKey(p, namespace, hash)
 	keys := []string{subjectAt, indexKey(p, namespace, hash), eventsKey(p), classesKey(p, namespace, hash), epochKey(p)}
 	forget := []string{subjectAt}
-	// A session of another partition is not this subject's.
+	// A session of another partition is not one of this subject's.
 	if q, ok := parseSessionID(r.Except); ok && q == p {
 		kept := sessionKey(p, namespace, r.Except)
 		keys, forget = append(keys, kept), append(forget, kept)

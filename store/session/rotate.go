@@ -7,15 +7,16 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// minReuse is how long after a rotation a superseded secret is not taken for a thief's at least: requests that were under
-// way may still bring it.
+// minReuse is the minimum time between a rotation and the moment from which the superseded token counts as stolen, so that
+// requests under way end nothing.
 const minReuse = 10 * time.Second
 
 func reuseAfter(grace time.Duration) string { return redis.Millis(max(grace, minReuse)) }
 
-// Rotate supersedes the secret of an active session and returns the token that takes its place; a nil session means
-// that there is none. For the grace, and for as long as the new token has not been presented, the old one stays good and
-// rotating it again returns the same new one; with no grace it ends at once. Presented later it ends the session.
+// Rotate supersedes the token of an active session and returns its successor; the session is nil if there is none. The
+// superseded token stays good for the rotation grace, and after that until the successor is first presented; rotating it
+// again returns the same successor. With a grace of zero it is inactive at once. If it is presented later, the session is
+// revoked.
 func (s *Sessions) Rotate(ctx context.Context, namespace, token string, grace time.Duration) (next string, session *Session, err error) {
 	cred, ok := parseToken(token)
 	if !ok {

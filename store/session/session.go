@@ -1,58 +1,59 @@
-// Package session keeps sessions in Redis: creation, validation, rotation, revocation, and the events of all that.
+// Package session keeps sessions in Redis: it creates, validates, updates, rotates, promotes and revokes them, and delivers
+// events about them.
 package session
 
 import "time"
 
 // The limits of a session's attributes.
 const (
-	// MaxAttributes is how many attributes a session may have.
+	// MaxAttributes is the maximum number of attributes of a session.
 	MaxAttributes = 64
-	// MaxAttributeBytes is how long their names and values may be together.
+	// MaxAttributeBytes is the maximum total length of their names and values.
 	MaxAttributeBytes = 64 << 10
 )
 
-// Device is what a client said of itself. Class is the kind of device, such as "mobile", by which sessions can be limited
-// and revoked.
+// Device describes a client in its own words. Class is the kind of device, such as "mobile", by which sessions are limited,
+// listed and revoked; empty means none.
 type Device struct{ IP, UserAgent, Label, Class string }
 
-// Assurance says how well it is known that a session's subject is who it says.
+// Assurance says how the subject of a session was authenticated.
 type Assurance struct {
 	// AAL is the authentication assurance level of NIST SP 800-63B-4, 1 to 3; 0 means unknown.
 	AAL int
-	// AMR are methods of authentication by the names of RFC 8176, each once.
+	// AMR are the authentication methods, named as in RFC 8176, without duplicates.
 	AMR []string
-	// AuthenticatedAt is when the subject last proved who it is; zero for an anonymous session.
+	// AuthenticatedAt is when the subject last authenticated; zero for an anonymous session.
 	AuthenticatedAt time.Time
 }
 
-// MaxMethods is how many methods of authentication a session keeps: those that came last.
+// MaxMethods is the maximum number of authentication methods that a session keeps: the latest ones.
 const MaxMethods = 16
 
-// Session is a session that was active when it was read. It is shared with the near cache and must not be changed.
+// Session is a session that was active when it was read. The near cache shares it: callers must not change it.
 type Session struct {
 	// ID is the public handle.
 	ID string
-	// Subject is whose session it is; empty means an anonymous one.
+	// Subject is the user whose session it is; empty for an anonymous session.
 	Subject string
-	// Attributes are its data; Version counts their changes.
+	// Attributes are the data of the session. Version counts their changes, from 1.
 	Attributes map[string]string
 	Version    int64
-	// Device is what the client said of itself.
+	// Device describes the client.
 	Device Device
-	// CreatedAt is when it was created, LastActiveAt when it was last active as far as that is recorded.
+	// CreatedAt is when the session was created and LastActiveAt its last recorded activity.
 	CreatedAt, LastActiveAt time.Time
-	// Idle is its idle timeout.
+	// Idle is the idle timeout.
 	Idle time.Duration
-	// AbsoluteExpiresAt is when it ends whatever its activity.
+	// AbsoluteExpiresAt is when the session expires whatever its activity.
 	AbsoluteExpiresAt time.Time
-	// Assurance says how its subject was authenticated.
+	// Assurance says how the subject was authenticated.
 	Assurance Assurance
 }
 
-// IdleExpiresAt is when the session ends without further activity.
+// IdleExpiresAt returns when the idle timeout elapses if there is no further activity.
 func (s *Session) IdleExpiresAt() time.Time { return s.LastActiveAt.Add(s.Idle) }
 
-// ExpiresAt is when the session ends by time.
+// ExpiresAt returns the earlier of IdleExpiresAt and AbsoluteExpiresAt.
 func (s *Session) ExpiresAt() time.Time {
 	if idle := s.IdleExpiresAt(); idle.Before(s.AbsoluteExpiresAt) {
 		return idle

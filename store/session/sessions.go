@@ -9,8 +9,8 @@ import (
 
 // Options configures [Sessions].
 type Options struct {
-	// SweepInterval is how often sessions whose time is over are swept: their end becomes an event and what they have left in
-	// Redis is removed. One replica at a time sweeps. 0 means never.
+	// SweepInterval is how often one of the replicas sweeps: it emits an event for each expired session and removes its
+	// keys; 0 means never.
 	SweepInterval time.Duration
 }
 
@@ -23,13 +23,13 @@ type Sessions struct {
 	sweeper sweeper
 }
 
-// New returns sessions over a Redis client, and starts the sweeper. The keyring encrypts attributes; nil means that they are
+// New returns sessions over a Redis client and starts the sweeper. The keyring encrypts attributes; nil means that they are
 // not encrypted. The caller must call Close after it has stopped the client.
 func New(c *redis.Client, k *keyring.Keyring, o Options) *Sessions {
 	s := &Sessions{redis: c, keyring: k, options: o}
 	s.touches.busy = make(map[string]struct{})
 	s.sweeper.maxEvents = maxPartitionEvents
-	// Every change of a session may have added an event to its partition's stream.
+	// Any change of a session may add an event to the stream of its partition.
 	c.OnEmbeddedWrite(func(key string) {
 		if p, ok := partitionOf(key); ok {
 			c.Wake(eventsKey(p))
@@ -42,7 +42,7 @@ func New(c *redis.Client, k *keyring.Keyring, o Options) *Sessions {
 	return s
 }
 
-// Close waits for the touches and the sweep under way; no other begins.
+// Close waits for the touches and the sweep under way; no new one begins.
 func (s *Sessions) Close() {
 	s.touches.close()
 	if s.sweeper.stopped != nil {
@@ -52,11 +52,11 @@ func (s *Sessions) Close() {
 
 // Stats are counters of [Sessions] in this process.
 type Stats struct {
-	// ExpiredIdle and ExpiredAbsolute count the sessions that this process has swept, by the timeout that was over.
+	// ExpiredIdle and ExpiredAbsolute count the sessions that this process has swept, by the timeout that elapsed.
 	ExpiredIdle, ExpiredAbsolute int64
-	// Removed counts the sessions of which it has removed what they had left after they were revoked together.
+	// Removed counts the revoked sessions whose keys this process has removed.
 	Removed int64
-	// SweepLate is how long the first session that its last sweep has ended had been over.
+	// SweepLate is the longest time between the expiry of a session and its removal by this process's last sweep.
 	SweepLate time.Duration
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// streamEvent is an event of a partition's stream, of whichever namespace.
+// streamEvent is an event of a partition's stream, of any namespace.
 type streamEvent struct {
 	Event
 
@@ -18,27 +18,26 @@ type streamEvent struct {
 	at        streamPosition
 }
 
-// streamRead is what session_events.lua read.
+// streamRead is the answer of events.lua.
 type streamRead struct {
 	events []streamEvent
-	// last is the end of the stream; what was ever added up to there is counted from its beginning, trimmed or not.
+	// last is the end of the stream. Its added counts all events since the stream began, including those that were trimmed.
 	last streamPosition
-	// there is how many events are left.
+	// there is the number of events that Redis still has.
 	there uint64
-	// counted is false on the embedded store, which does not count; first is then the oldest event there.
+	// counted is false with the embedded store, which does not count additions; first is then the oldest event.
 	counted bool
 	first   streamPosition
 }
 
-// gap reports whether events after a position are gone, when up to most were read from there. The stream and the position
-// both count what was ever added, so that it shows if some were trimmed, or if the stream is not the one that it was: it
-// was flushed, or a failover has lost its end.
+// gap reports whether events after a position are missing, when up to most events were read from there. Stream and position
+// both count additions, so the counts differ if events were trimmed, the stream was flushed, or a failover lost its end.
 func (r *streamRead) gap(at streamPosition, most int) bool {
 	if r.last.before(at) {
 		return true
 	}
 	if !r.counted {
-		// Where the last event told is gone, others may be.
+		// If the last delivered event is gone, others after it may be gone too.
 		return at.ms > 0 && r.there > 0 && at.before(r.first) && uint64(len(r.events)) == r.there
 	}
 	read := at.added + uint64(len(r.events))
@@ -143,8 +142,8 @@ func parseStreamID(id string) (at streamPosition, ok bool) {
 	return at, found && err1 == nil && err2 == nil
 }
 
-// streamPosition is a place in a stream: the id of the last event before it, and how many were ever added up to that, by
-// which a gap is noticed.
+// streamPosition is a position in a stream: the id of the last event before it, and the number of events that were ever
+// added up to it.
 type streamPosition struct{ ms, seq, added uint64 }
 
 func (a streamPosition) before(b streamPosition) bool {

@@ -269,17 +269,17 @@ func TestRevokeReachesSessionsFromBeforeTheClockWasSetBack(t *testing.T) {
 			token, sess := createSession(t, s, namespace, ofClass("ann", "mobile"))
 			keys := sessionKeysOf(t, namespace, sess)
 			p, _ := subjectPartition(namespace, "ann")
-			mark := fmt.Sprintf("ld:m:{p%d}", p)
-			if epoch, given := storetest.Command(t, s, "HGET", keys.record, "ep"), storetest.Command(t, s, "GET", mark); epoch.(string) > given.(string) {
+			epochKey := fmt.Sprintf("ld:m:{p%d}", p)
+			if epoch, given := storetest.Command(t, s, "HGET", keys.record, "ep"), storetest.Command(t, s, "GET", epochKey); epoch.(string) > given.(string) {
 				t.Fatalf("the partition's highest epoch = %v, want at least the session's %v", given, epoch)
 			}
-			if storetest.Command(t, s, "PTTL", mark) != int64(-1) {
+			if storetest.Command(t, s, "PTTL", epochKey) != int64(-1) {
 				t.Error("the partition's highest epoch expires, want it kept for ever")
 			}
 			// As if it had been created with the clock an hour ahead.
 			ahead := fmt.Sprint(s.Redis.Now().Add(time.Hour).UnixMilli())
 			storetest.Command(t, s, "HSET", keys.record, "ep", ahead)
-			storetest.Command(t, s, "SET", mark, ahead)
+			storetest.Command(t, s, "SET", epochKey, ahead)
 			wantActive(t, s, namespace, token)
 			second, _ := createSession(t, s, namespace, ofClass("ann", "mobile"))
 			first := revokeClass(t, s, namespace, "ann", class, "").Epoch
@@ -292,7 +292,7 @@ func TestRevokeReachesSessionsFromBeforeTheClockWasSetBack(t *testing.T) {
 				t.Errorf("epoch of the next revocation = %d, want above %d", next, first)
 			}
 			wantInactive(t, s, namespace, third)
-			storetest.Command(t, s, "DEL", mark) // the partition may be another test's as well
+			storetest.Command(t, s, "DEL", epochKey) // the partition may be another test's as well
 		}
 	})
 }

@@ -298,9 +298,9 @@ func TestSweepTellsNoEndOfRevokedSessions(t *testing.T) {
 		if leaves(t, s, namespace, sess) {
 			t.Error("keys of the session are left, want none")
 		}
-		_, mark := createSession(t, s, namespace, sessionOf("ann"))
-		storetest.Eventually(t, "the mark", func() bool { return len(w.seen()) > 0 })
-		if got := w.lines(); len(got) != 1 || got[0] != line("created", mark.ID, "ann", "") {
+		_, later := createSession(t, s, namespace, sessionOf("ann"))
+		storetest.Eventually(t, "the later", func() bool { return len(w.seen()) > 0 })
+		if got := w.lines(); len(got) != 1 || got[0] != line("created", later.ID, "ann", "") {
 			t.Errorf("events = %q, want only that the later session was created", got)
 		}
 		w.stop(t)

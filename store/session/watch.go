@@ -12,13 +12,14 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// Watch calls tell for everything that happens to the sessions of a namespace, in the order in which it
-// happened to each subject, with a token to resume after it where that is not empty. It calls tell with no event and a
-// token at the beginning, at least once per interval, and soon after events that came without.
+// Watch delivers the events of a namespace that the filter selects: it calls tell for each, in order for each subject.
+// Token, if not empty, resumes the watch after this event. Tell is also called without an event, but with a token, at the
+// beginning, at least once per interval, and soon after events that came without a token.
 //
-// Without a token the watch tells what happens after the first call; with one, what happened after that was given out. It
-// fails with ErrEventsTrimmed if some of that is gone, and returns when ctx ends or tell fails. Events stay in Redis until
-// they are told: a slow caller costs no memory. Who waits is woken by the invalidation that Redis pushes for a stream.
+// With an empty token the watch delivers what happens after the first call of tell; otherwise it resumes after the token. It
+// fails with [ErrEventsTrimmed] if some of those events are gone, and ends when ctx ends or tell fails. Events stay in Redis
+// until they are delivered, so a slow caller costs no memory. Redis wakes the watch by invalidating the streams that it has
+// read.
 func (s *Sessions) Watch(ctx context.Context, namespace string, f EventFilter, token string, interval time.Duration,
 	tell func(e *Event, token string) error,
 ) error {
@@ -48,7 +49,7 @@ func (s *Sessions) Watch(ctx context.Context, namespace string, f EventFilter, t
 	return w.run(ctx)
 }
 
-// watch is one caller of Watch. It reads one partition, or all.
+// watch is one call of Watch. It reads the subject's partition, or all.
 type watch struct {
 	sessions  *Sessions
 	namespace string
@@ -56,17 +57,17 @@ type watch struct {
 	tell      func(*Event, string) error
 	interval  time.Duration
 
-	at      []streamPosition // of each partition, up to where it has been told
-	sent    time.Time        // when something was told last
-	saved   time.Time        // when a token was told last
-	unsaved int              // events told since
+	at      []streamPosition // position in each stream, up to which events were delivered
+	sent    time.Time        // when tell was last called
+	saved   time.Time        // when tell last got a token
+	unsaved int              // events delivered since
 	mu      sync.Mutex
-	dirty   []bool // of each partition, whether there may be something new
-	from    int    // the partition to look at next, so that each has its turn
+	dirty   []bool // for each stream, whether it may have new events
+	from    int    // the stream to look at next, so that each has its turn
 	changed chan struct{}
 }
 
-// partition returns the partition whose position is the ith.
+// partition returns the partition of the position with index i.
 func (w *watch) partition(i int) partition {
 	if w.filter.Subject == "" {
 		return partition(i)
@@ -75,7 +76,7 @@ func (w *watch) partition(i int) partition {
 	return p
 }
 
-// wake is told of a stream that has changed, or may have.
+// wake notes that a stream has changed, or may have.
 func (w *watch) wake(key string) {
 	p, _ := partitionOf(key)
 	w.mu.Lock()
@@ -93,7 +94,7 @@ func (w *watch) wakeAll() {
 	redis.Signal(w.changed)
 }
 
-// take returns some partitions in which there may be something new. What changes from here on is noticed again.
+// take returns up to partitionsRead partitions that may have new events. Changes from here on are noted again.
 func (w *watch) take() (some []int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -158,7 +159,7 @@ func (w *watch) run(ctx context.Context) error {
 	}
 }
 
-// send tells an event, or that there is none, and sees to it that a token comes in time.
+// send calls tell with an event, or with nil, and adds a token when one is due.
 func (w *watch) send(e *Event) error {
 	now := time.Now()
 	w.unsaved++
@@ -171,8 +172,8 @@ func (w *watch) send(e *Event) error {
 	return w.tell(e, token)
 }
 
-// read reads up to most events of each of some partitions and tells those that pass the filter. With none it only notes
-// where each stream ends.
+// read reads up to most events from each of some partitions and delivers those that pass the filter. If most is zero it only
+// moves the positions to the ends of the streams.
 func (w *watch) read(ctx context.Context, some []int, most int) error {
 	answers := make([]rueidis.RedisMessage, len(some))
 	var failed error
@@ -180,7 +181,7 @@ func (w *watch) read(ctx context.Context, some []int, most int) error {
 		Name: eventsScript.Name(), Effect: redis.Reads, Tracked: true,
 		Command: func(b rueidis.Builder, n int) rueidis.Completed {
 			key, after, count := eventsKey(w.partition(some[n])), w.at[some[n]].id(), strconv.Itoa(most)
-			if w.sessions.redis.Mode() == redis.Embedded { // miniredis takes the script for one that writes
+			if w.sessions.redis.Mode() == redis.Embedded { // miniredis refuses the script as a read-only one
 				return b.Eval().Script(eventsScript.Text()).Numkeys(1).Key(key).Arg(after, count).Build()
 			}
 			return b.EvalRo().Script(eventsScript.Text()).Numkeys(1).Key(key).Arg(after, count).Build()
@@ -231,14 +232,13 @@ func (w *watch) tellAll(i int, events []streamEvent) error {
 }
 
 const (
-	// Events are read as fast as they are taken, so many of a partition and of so many partitions at a time: that bounds the
-	// memory of a watch.
+	// At most so many events of at most so many partitions are read at a time, which bounds the memory of a watch.
 	eventsRead      = 64
 	partitionsRead  = 16
 	checkpointEvery = 100 // events
 	checkpointAfter = time.Second
-	// eventsCheck is how often streams are looked at without need: Redis says when they change. Without a near cache it
-	// does not.
+	// eventsCheck is how often a watch reads all streams without being woken, in case a push is lost. Without a near cache
+	// there are no pushes.
 	eventsCheck          = 30 * time.Second
 	eventsCheckUntracked = time.Second
 )
