@@ -10,27 +10,29 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/berthcare/larder/cmd/larder/setting"
 )
 
 // benchCommand measures Larder beside the floor: the least that a gRPC server can cost, a bare grpc-go handler that
 // answers the same bytes from memory. The two take turns in short rounds, so that whatever else the machine does slows
 // both alike, and what counts is how they compare.
 type benchCommand struct {
-	Workload     []string      `enum:"near-get,redis-get,set,mixed,batchget,stampede,validate" default:"near-get,redis-get,set,mixed,batchget,stampede,validate" placeholder:"NAME" help:"What to measure: ${enum}; all by default."`
-	Connections  int           `default:"4" help:"Connections to each server."`
-	InFlight     int           `default:"64" help:"Callers, each with one call in flight."`
-	ValueSize    Bytes         `default:"1KiB" help:"Size of each value."`
-	Keys         int           `default:"10000" help:"Number of entries, and of sessions."`
-	Distribution string        `enum:"uniform,zipf" default:"uniform" help:"How keys are chosen: uniform, or zipf, where a few of them get most calls."`
-	Duration     time.Duration `default:"10s" help:"Time for each workload, which the servers share; warming up comes on top."`
-	Rounds       int           `default:"10" help:"Rounds in which the servers take turns."`
-	Target       string        `placeholder:"HOST:PORT" help:"A Larder that is running already; without it bench starts one."`
-	TargetAdmin  string        `placeholder:"HOST:PORT" help:"Admin address of that Larder, for its CPU time and its round trips to Redis."`
-	RedisURL     RedisURL      `env:"REDIS_URL" placeholder:"URL" help:"Redis of the Larder that bench starts, which takes all its settings from the environment. Without one bench starts a redis-server, or if there is none uses the embedded store."`
-	Cluster      string        `name:"redis-cluster-nodes" env:"REDIS_CLUSTER_NODES" hidden:""`
-	Sentinels    string        `name:"redis-sentinel-nodes" env:"REDIS_SENTINEL_NODES" hidden:""`
-	Output       string        `enum:"text,json" default:"text" help:"Format of the result: text or json."`
-	HTML         string        `name:"html" type:"path" placeholder:"FILE" help:"Write a page that draws the latencies, too."`
+	Workload     []string         `enum:"near-get,redis-get,set,mixed,batchget,stampede,validate" default:"near-get,redis-get,set,mixed,batchget,stampede,validate" placeholder:"NAME" help:"What to measure: ${enum}; all by default."`
+	Connections  int              `default:"4" help:"Connections to each server."`
+	InFlight     int              `default:"64" help:"Callers, each with one call in flight."`
+	ValueSize    setting.Bytes    `default:"1KiB" help:"Size of each value."`
+	Keys         int              `default:"10000" help:"Number of entries, and of sessions."`
+	Distribution string           `enum:"uniform,zipf" default:"uniform" help:"How keys are chosen: uniform, or zipf, where a few of them get most calls."`
+	Duration     time.Duration    `default:"10s" help:"Time for each workload, which the servers share; warming up comes on top."`
+	Rounds       int              `default:"10" help:"Rounds in which the servers take turns."`
+	Target       string           `placeholder:"HOST:PORT" help:"A Larder that is running already; without it bench starts one."`
+	TargetAdmin  string           `placeholder:"HOST:PORT" help:"Admin address of that Larder, for its CPU time and its round trips to Redis."`
+	RedisURL     setting.RedisURL `env:"REDIS_URL" placeholder:"URL" help:"Redis of the Larder that bench starts, which takes all its settings from the environment. Without one bench starts a redis-server, or if there is none uses the embedded store."`
+	Cluster      string           `name:"redis-cluster-nodes" env:"REDIS_CLUSTER_NODES" hidden:""`
+	Sentinels    string           `name:"redis-sentinel-nodes" env:"REDIS_SENTINEL_NODES" hidden:""`
+	Output       string           `enum:"text,json" default:"text" help:"Format of the result: text or json."`
+	HTML         string           `name:"html" type:"path" placeholder:"FILE" help:"Write a page that draws the latencies, too."`
 }
 
 // check finds what kong cannot.
@@ -45,8 +47,8 @@ func (b *benchCommand) check() error {
 		{b.Keys >= 1, "--keys must be at least 1"},
 		{b.Rounds >= 1, "--rounds must be at least 1"},
 		{b.Duration > 0, "--duration must be above zero"},
-		{b.Target == "" || isAddr(b.Target), "--target must be host:port"},
-		{b.TargetAdmin == "" || isAddr(b.TargetAdmin), "--target-admin must be host:port"},
+		{b.Target == "" || setting.IsAddr(b.Target), "--target must be host:port"},
+		{b.TargetAdmin == "" || setting.IsAddr(b.TargetAdmin), "--target-admin must be host:port"},
 		{b.TargetAdmin == "" || b.Target != "", "--target-admin is of use with --target alone"},
 	} {
 		if !rule.holds {
@@ -129,7 +131,7 @@ func (b *benchCommand) measure(ctx context.Context) (r *benchReport, err error) 
 // startLarder connects to the target, or else starts Larder with a Redis for it.
 func (b *benchCommand) startLarder(ctx context.Context, s *benchSide) error {
 	if b.Target != "" {
-		addr, err := reachable(b.Target)
+		addr, err := setting.DialAddr(b.Target)
 		if err != nil {
 			return err
 		}
@@ -142,7 +144,7 @@ func (b *benchCommand) startLarder(ctx context.Context, s *benchSide) error {
 		redis, started, err := startRedis(ctx)
 		switch {
 		case errors.Is(err, exec.ErrNotFound):
-			url = "embedded://"
+			url = string(setting.Embedded)
 		case err != nil:
 			return err
 		default:
@@ -151,7 +153,7 @@ func (b *benchCommand) startLarder(ctx context.Context, s *benchSide) error {
 		}
 	}
 	// A server without a password; with one, or with several servers, what they execute is not counted.
-	if addr, plain := strings.CutPrefix(url, "redis://"); plain && isAddr(addr) {
+	if addr, plain := strings.CutPrefix(url, "redis://"); plain && setting.IsAddr(addr) {
 		s.redisAddr = addr
 	}
 	var env []string

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/berthcare/larder/cmd/larder/setting"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
@@ -66,7 +67,7 @@ func (s *benchSide) close() {
 
 // setMetrics says where the admin pages are; empty for nowhere.
 func (s *benchSide) setMetrics(admin string) {
-	if addr, err := reachable(admin); err == nil {
+	if addr, err := setting.DialAddr(admin); err == nil {
 		s.metrics = "http://" + addr + "/metrics"
 	}
 }

@@ -68,8 +68,9 @@ var rooms = []room{
 		path: "client", may: []string{"gen"}, outside: []string{grpcModule, codesPkg},
 		why: "whoever imports the client must not get a server with it",
 	},
+	{path: "cmd/larder/setting", why: "every command parses sizes, secrets and addresses alike"},
 	{
-		path: "cmd/larder", may: []string{"gen", "client", "service", "service/policy", "store", "store/redis", "store/keyring", "store/session"},
+		path: "cmd/larder", may: []string{"gen", "client", "service", "service/policy", "store", "store/redis", "store/keyring", "store/session", "cmd/larder/setting"},
 		outside: []string{grpcModule, codesPkg, kongModule, prometheus}, why: "it wires everything, and reads the settings",
 	},
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/dustin/go-humanize/english"
 
 	"github.com/berthcare/larder/client"
+	"github.com/berthcare/larder/cmd/larder/setting"
 )
 
 // exportPage is how many keys are listed and read at a time.
@@ -49,7 +50,7 @@ func (c *exportCommand) Run(ctx context.Context, stdout io.Writer) error {
 	if c.Attempts < 1 || c.Timeout <= 0 {
 		return errors.New("--attempts must be at least 1 and --timeout above zero")
 	}
-	addr, err := reachable(c.Addr)
+	addr, err := setting.DialAddr(c.Addr)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/berthcare/larder/cmd/larder/setting"
 )
 
 // lookupEnv reads an environment variable, as os.LookupEnv does.
@@ -108,10 +110,10 @@ func secretsIn(line *kong.Context) []error {
 			continue
 		}
 		switch value := step.Flag.Target.Interface().(type) {
-		case Secret:
+		case setting.Secret:
 			faults = append(faults, fmt.Errorf("--%s is refused, the process list would show it: set %s or %[2]s_FILE", step.Flag.Name, step.Flag.Envs[0]))
-		case RedisURL:
-			if _, password := value.credentials(); password != "" {
+		case setting.RedisURL:
+			if _, password := value.Credentials(); password != "" {
 				faults = append(faults, errors.New("--redis-url with a password is refused, the process list would show it: set REDIS_URL or REDIS_PASSWORD"))
 			}
 		}
@@ -130,7 +132,7 @@ func help(options kong.HelpOptions, line *kong.Context) error {
 	}
 	title := "\nSecrets, from the environment only:\n"
 	for _, flag := range node.Flags {
-		if _, secret := flag.Target.Interface().(Secret); !secret {
+		if _, secret := flag.Target.Interface().(setting.Secret); !secret {
 			continue
 		}
 		if _, err := fmt.Fprintf(line.Stdout, "%s  $%-26s %s\n", title, flag.Envs[0], flag.Help); err != nil {

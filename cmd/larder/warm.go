@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/berthcare/larder/client"
+	"github.com/berthcare/larder/cmd/larder/setting"
 )
 
 // maxWarmBatch is the most entries that a BatchSet takes.
@@ -87,7 +88,7 @@ func (c *warmCommand) Run(ctx context.Context, stdout io.Writer) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	addr, err := reachable(c.Addr)
+	addr, err := setting.DialAddr(c.Addr)
 	if err != nil {
 		return err
 	}
