@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/berthcare/larder/cmd/larder/lardertest"
 	"github.com/berthcare/larder/store/redistest"
 )
 
@@ -24,9 +25,7 @@ var quick = []string{"bench", "--duration=60ms", "--rounds=2", "--keys=200", "--
 // bench runs the compiled command to its end.
 func bench(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	command, out, err, exited := start(t, env, slices.Concat(quick, args)...)
-	code = exitCode(t, command, exited)
-	return code, out.String(), err.String()
+	return lardertest.Run(t, env, slices.Concat(quick, args)...)
 }
 
 func names() (all []string) {
@@ -135,7 +134,7 @@ func TestBenchStartsARedis(t *testing.T) {
 func TestBenchOfATarget(t *testing.T) {
 	t.Parallel()
 	p := serve(t, environ{"REDIS_URL": "embedded://"})
-	p.log.await(t, "connected to redis")
+	p.log.Await(t, "connected to redis")
 	code, stdout, stderr := bench(t, nil, "--output=json", "--workload=set", "--target="+p.addr(t, "grpc"), "--target-admin="+p.addr(t, "admin"))
 	if code != 0 || stderr != "" {
 		t.Fatalf("exit %d: %s", code, stderr)
@@ -209,25 +208,23 @@ func TestBenchPageStandsAlone(t *testing.T) {
 func TestBenchThatIsInterruptedShowsWhatItHas(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
-	command, stdout, stderr, exited := start(t, []string{"REDIS_URL=" + server.URL()},
+	p := lardertest.Start(t, []string{"REDIS_URL=" + server.URL()},
 		"bench", "--duration=1h", "--rounds=3600000", "--keys=10", "--in-flight=2", "--workload=set,validate", "--output=json")
 	// Rounds are over once Redis has had many writes.
 	for server.CommandCalls(t)["set"] < 500 {
 		select {
-		case <-exited:
-			t.Fatalf("ended: %s", stderr)
+		case <-p.Exited:
+			t.Fatalf("larder bench has ended: %s", &p.Stderr)
 		default:
 		}
 	}
-	if err := command.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
-	if code := exitCode(t, command, exited); code != 1 || stderr.String() != "larder: interrupted: not everything was measured\n" {
-		t.Errorf("exit %d: %s", code, stderr)
+	p.Signal(t, syscall.SIGINT)
+	if code := p.Exit(t); code != 1 || p.Stderr.String() != "larder: interrupted: not everything was measured\n" {
+		t.Errorf("exit %d: %s", code, &p.Stderr)
 	}
 	var r benchReport
-	if err := json.Unmarshal([]byte(stdout.String()), &r); err != nil {
-		t.Fatalf("%v: %s", err, stdout)
+	if err := json.Unmarshal([]byte(p.Stdout.String()), &r); err != nil {
+		t.Fatalf("%v: %s", err, &p.Stdout)
 	}
 	if !r.Interrupted || len(r.Workloads) != 1 || len(r.Workloads[0].Larder.CallRates) == 0 || r.Workloads[0].Larder.Errors != 0 {
 		t.Errorf("%+v", r)
@@ -268,7 +265,7 @@ func TestBenchRefusesWhatItCannotDo(t *testing.T) {
 
 func TestBenchSaysWhyLarderDoesNotStart(t *testing.T) {
 	t.Parallel()
-	code, stdout, stderr := bench(t, []string{"REDIS_URL=redis://" + closedAddr(t), "LARDER_STARTUP_TIMEOUT=10ms"})
+	code, stdout, stderr := bench(t, []string{"REDIS_URL=redis://" + lardertest.ClosedAddr(t), "LARDER_STARTUP_TIMEOUT=10ms"})
 	if code != 1 || stdout != "" || !strings.HasPrefix(stderr, "larder: larder serve has ended: redis at ") || strings.Count(stderr, "\n") != 1 {
 		t.Errorf("exit %d: %s%s", code, stdout, stderr)
 	}

@@ -69,6 +69,7 @@ var rooms = []room{
 		why: "whoever imports the client must not get a server with it",
 	},
 	{path: "cmd/larder/setting", why: "every command parses sizes, secrets and addresses alike"},
+	{path: "cmd/larder/lardertest", outside: []string{grpcModule}, why: "it runs the compiled command, for whichever package tests with it"},
 	{
 		path: "cmd/larder", may: []string{"gen", "client", "service", "service/policy", "store", "store/redis", "store/keyring", "store/session", "cmd/larder/setting"},
 		outside: []string{grpcModule, codesPkg, kongModule, prometheus}, why: "it wires everything, and reads the settings",

@@ -18,6 +18,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/berthcare/larder/client"
+	"github.com/berthcare/larder/cmd/larder/lardertest"
 	"github.com/berthcare/larder/store/redistest"
 )
 
@@ -39,7 +40,7 @@ func newWarmed(t *testing.T, env environ) *warmed {
 
 func connectTo(t *testing.T, addr string) *client.Client {
 	t.Helper()
-	c, err := client.New(client.Options{Target: addr, Timeout: patience, MaxAttempts: 50})
+	c, err := client.New(client.Options{Target: addr, Timeout: lardertest.Patience, MaxAttempts: 50})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +277,7 @@ func numbered(n int) (lines []string) {
 // progress waits until a checkpoint tells of a line.
 func reaches(t *testing.T, path string, line int64) (c checkpoint) {
 	t.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(lardertest.Patience)
 	for {
 		if text, err := os.ReadFile(path + ".checkpoint"); err == nil && json.Unmarshal(text, &c) == nil && c.Line >= line {
 			return c
@@ -398,7 +399,7 @@ func TestWarmRefusesItsFlags(t *testing.T) {
 
 func TestWarmOfNobodyThere(t *testing.T) {
 	t.Parallel()
-	w := &warmed{addr: closedAddr(t), dir: t.TempDir()}
+	w := &warmed{addr: lardertest.ClosedAddr(t), dir: t.TempDir()}
 	code, stdout, stderr := w.warm(t.Context(), t, nil, w.file(t, "in", numbered(2)...), "--attempts=2", "--timeout=5s")
 	checks(t, code, stdout, stderr, 1, "0 stored", "Unavailable", "stopped after line 0")
 	var errs strings.Builder
@@ -530,7 +531,7 @@ func TestExportToAFile(t *testing.T) {
 	}
 	// An export that fails leaves the one before.
 	var errs strings.Builder
-	if code := run(t.Context(), []string{"export", "--addr=" + closedAddr(t), "--attempts=1", "--output=" + path}, environ(nil).lookup, io.Discard, &errs); code != 1 {
+	if code := run(t.Context(), []string{"export", "--addr=" + lardertest.ClosedAddr(t), "--attempts=1", "--output=" + path}, environ(nil).lookup, io.Discard, &errs); code != 1 {
 		t.Errorf("exit %d", code)
 	}
 	again, err := os.ReadFile(path)
@@ -561,10 +562,10 @@ func TestWarmAsAProcess(t *testing.T) {
 	t.Parallel()
 	w := newWarmed(t, environ{"REDIS_URL": "embedded://"})
 	path := w.file(t, "in", numbered(2)...)
-	command, stdout, stderr, exited := start(t, nil, "warm", "--addr="+w.addr, path)
-	checks(t, exitCode(t, command, exited), stdout.String(), stderr.String(), 0, "2 stored")
-	command, stdout, stderr, exited = start(t, nil, "export", "--addr="+w.addr)
-	if code := exitCode(t, command, exited); code != 0 || strings.Count(stdout.String(), "\n") != 2 || !strings.HasPrefix(stderr.String(), "2 entries exported in ") {
+	code, stdout, stderr := lardertest.Run(t, nil, "warm", "--addr="+w.addr, path)
+	checks(t, code, stdout, stderr, 0, "2 stored")
+	code, stdout, stderr = lardertest.Run(t, nil, "export", "--addr="+w.addr)
+	if code != 0 || strings.Count(stdout, "\n") != 2 || !strings.HasPrefix(stderr, "2 entries exported in ") {
 		t.Errorf("exit %d: %s%s", code, stdout, stderr)
 	}
 }

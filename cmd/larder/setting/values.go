@@ -37,8 +37,6 @@ func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String(
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
 // MarshalText encodes the same as [Secret.String].
-//
-//nolint:unparam // encoding.TextMarshaler has an error
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // Bytes is a size in bytes. As text it is a number, with a unit if it has one: "65536", "64KiB" (65,536 bytes) or "64kB"
@@ -110,8 +108,6 @@ func (r RedisURL) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, r.Strin
 func (r RedisURL) LogValue() slog.Value { return slog.StringValue(r.String()) }
 
 // MarshalText encodes the same as [RedisURL.String].
-//
-//nolint:unparam // encoding.TextMarshaler has an error
 func (r RedisURL) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
 // Parts returns the parsed URL, credentials included. It is empty for a string that [RedisURL.UnmarshalText] refuses.
