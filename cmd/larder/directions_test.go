@@ -71,7 +71,11 @@ var rooms = []room{
 	{path: "cmd/larder/setting", why: "every command parses sizes, secrets and addresses alike"},
 	{path: "cmd/larder/lardertest", outside: []string{grpcModule}, why: "it runs the compiled command, for whichever package tests with it"},
 	{
-		path: "cmd/larder", may: []string{"gen", "client", "service", "service/policy", "store", "store/redis", "store/keyring", "store/session", "cmd/larder/setting"},
+		path: "cmd/larder/warm", may: []string{"client", "cmd/larder/setting"},
+		why: "it moves entries through the API, as any other client could",
+	},
+	{
+		path: "cmd/larder", may: []string{"gen", "cmd/larder/warm", "service", "service/policy", "store", "store/redis", "store/keyring", "store/session", "cmd/larder/setting"},
 		outside: []string{grpcModule, codesPkg, kongModule, prometheus}, why: "it wires everything, and reads the settings",
 	},
 }
