@@ -75,8 +75,12 @@ var rooms = []room{
 		why: "it moves entries through the API, as any other client could",
 	},
 	{
-		path: "cmd/larder", may: []string{"gen", "cmd/larder/warm", "service", "service/policy", "store", "store/redis", "store/keyring", "store/session", "cmd/larder/setting"},
-		outside: []string{grpcModule, codesPkg, kongModule, prometheus}, why: "it wires everything, and reads the settings",
+		path: "cmd/larder/bench", may: []string{"gen", "cmd/larder/setting"}, outside: []string{grpcModule, prometheus},
+		why: "it compares servers over the wire, as a caller of either",
+	},
+	{
+		path: "cmd/larder", may: []string{"cmd/larder/bench", "cmd/larder/warm", "service", "service/policy", "store", "store/redis", "store/keyring", "store/session", "cmd/larder/setting"},
+		outside: []string{grpcModule, kongModule}, why: "it wires everything, and reads the settings",
 	},
 }
 

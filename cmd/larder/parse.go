@@ -10,6 +10,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/berthcare/larder/cmd/larder/bench"
 	"github.com/berthcare/larder/cmd/larder/setting"
 )
 
@@ -21,7 +22,7 @@ type lookupEnv func(name string) (value string, ok bool)
 // The environment is resolved here and not by kong, which would repeat a value that it cannot read, secret or not, and
 // would stop at the first. An empty variable counts as unset: that is how Compose and Kubernetes pass one on.
 func parse(args []string, lookup lookupEnv, stdout io.Writer) (command, error) {
-	var all commands
+	all := commands{Bench: bench.Command{Version: release()}}
 	helped := false
 	env := &environment{lookup: lookup}
 	parser, err := kong.New(&all,

@@ -31,6 +31,7 @@ func Start(tb testing.TB, env []string, args ...string) *Process {
 	p := &Process{Exited: exited, command: exec.Command(Binary(tb), args...)}
 	p.command.Env = slices.Concat(env, []string{"LARDER_GRPC_ADDR=127.0.0.1:0", "LARDER_ADMIN_ADDR=127.0.0.1:0"})
 	p.command.Stdout, p.command.Stderr = &p.Stdout, &p.Stderr
+	p.command.SysProcAttr = processAttributes()
 	if err := p.command.Start(); err != nil {
 		tb.Fatalf("start larder %q: %v", args, err)
 	}

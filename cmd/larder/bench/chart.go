@@ -1,10 +1,7 @@
-package main
+package bench
 
 import (
-	_ "embed"
 	"fmt"
-	"html/template"
-	"io"
 	"math"
 	"strings"
 
@@ -12,52 +9,7 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-//go:embed bench.html
-var benchPage string
-
-var benchTemplate = template.Must(template.New("bench").Parse(benchPage))
-
-// html writes the report as a page that needs nothing else.
-func (r *benchReport) html(out io.Writer) error {
-	page := struct {
-		*benchReport
-		Rows []benchRow
-	}{benchReport: r}
-	for _, w := range r.Workloads {
-		page.Rows = append(page.Rows, w.row())
-	}
-	return benchTemplate.Execute(out, page)
-}
-
-// A benchRow is one workload as the page shows it.
-type benchRow struct {
-	Name, About, Ratio, RatioNote string
-	Larder, Floor                 benchCells
-	Chart                         benchChart
-}
-
-// benchCells are the cells of one line of the table.
-type benchCells struct {
-	Rate, Ratio   string
-	Latency       []string
-	CPU, CPURatio string
-	Trips, Redis  string
-}
-
-func (w *benchResult) row() benchRow {
-	row := benchRow{
-		Name: w.Name, About: w.About, Ratio: fmt.Sprintf("%.2f", w.Ratio.Median),
-		RatioNote: fmt.Sprintf("of the floor, %.2f–%.2f", w.Ratio.Min, w.Ratio.Max),
-		Larder:    w.Larder.cells(), Floor: w.Floor.cells(), Chart: w.chart(),
-	}
-	row.Larder.Ratio = row.Ratio
-	if w.CPURatio > 0 {
-		row.Larder.CPURatio = fmt.Sprintf("%.2f", w.CPURatio)
-	}
-	return row
-}
-
-// The chart's drawing area, in the units of its viewBox: latencies above, rounds below.
+// The drawing area of a chart, in the units of its viewBox: the latencies, and below them the rounds.
 const (
 	chartWidth                  = 520.0
 	chartTop, chartBottom       = 40.0, 172.0
@@ -65,34 +17,37 @@ const (
 	chartBins                   = 72
 )
 
-// A benchChart is what the page draws of a workload, in those units.
-type benchChart struct {
-	Larder, Floor string // paths
-	Ticks         []benchTick
-	Marks         []benchMark
-	Rounds        []benchDots
-	Top           string // calls per second at the upper line
+// A chart is the drawing of a workload, in those units.
+type chart struct {
+	Larder, Floor string // paths around the densities of the latencies
+	Ticks         []tick
+	Marks         []percentileMark
+	Rounds        []roundDots
+	Top           string // calls per second at the upper line of the rounds
 }
 
-type benchTick struct {
+// A tick is a label on the axis of the latencies.
+type tick struct {
 	At    float64
 	Label string
 }
 
-// A benchMark is a percentile of one server.
-type benchMark struct {
+// A percentileMark is a line at a percentile of the latencies of one server.
+type percentileMark struct {
 	Who, Label, Anchor string
 	At, Top            float64
 }
 
-type benchDots struct{ At, Larder, Floor float64 }
+// roundDots are the calls per second of both servers in one round.
+type roundDots struct{ At, Larder, Floor float64 }
 
-func (w *benchResult) chart() (c benchChart) {
+// chart returns the drawing of a workload, which is empty if a server has answered no call.
+func (w *result) chart() (c chart) {
 	larder, floor := w.Larder.latencies, w.Floor.latencies
 	if larder.TotalCount() == 0 || floor.TotalCount() == 0 {
 		return c
 	}
-	// The slowest of a thousand would squeeze everything else; the table has them.
+	// The axis ends at the 99.9th percentile: the slowest calls would squeeze the others into a corner.
 	lowest := math.Log10(float64(min(larder.ValueAtQuantile(0.1), floor.ValueAtQuantile(0.1)))) - 0.1
 	highest := math.Log10(float64(max(larder.ValueAtQuantile(99.9), floor.ValueAtQuantile(99.9)))) + 0.1
 	highest = max(highest, lowest+0.5)
@@ -114,7 +69,7 @@ func (w *benchResult) chart() (c benchChart) {
 		for _, step := range steps {
 			ns := step * math.Pow(10, power)
 			if at := x(ns); at >= 12 && at <= chartWidth-12 {
-				c.Ticks = append(c.Ticks, benchTick{at, micros(ns / 1000)})
+				c.Ticks = append(c.Ticks, tick{at, micros(ns / 1000)})
 			}
 		}
 	}
@@ -129,7 +84,7 @@ func (w *benchResult) chart() (c benchChart) {
 		{"larder", "p99", "start", larder, 99, 38},
 	} {
 		ns := float64(mark.histogram.ValueAtQuantile(mark.quantile))
-		m := benchMark{Who: mark.who, Label: mark.label + " " + micros(ns/1000), Anchor: mark.anchor, At: x(ns), Top: mark.top}
+		m := percentileMark{Who: mark.who, Label: mark.label + " " + micros(ns/1000), Anchor: mark.anchor, At: x(ns), Top: mark.top}
 		if m.At < 60 {
 			m.Anchor = "start"
 		} else if m.At > chartWidth-60 {
@@ -147,12 +102,13 @@ func (w *benchResult) chart() (c benchChart) {
 	y := func(rate float64) float64 { return round1(chartRounds - rate/fastest*(chartRounds-chartRoundsTop)) }
 	for i, rate := range w.Larder.CallRates {
 		at := round1((float64(i) + 0.5) / float64(len(w.Larder.CallRates)) * chartWidth)
-		c.Rounds = append(c.Rounds, benchDots{at, y(rate), y(w.Floor.CallRates[i])})
+		c.Rounds = append(c.Rounds, roundDots{at, y(rate), y(w.Floor.CallRates[i])})
 	}
 	return c
 }
 
-// density is the share of the calls in each bin between two powers of ten, lightly smoothed.
+// density returns the share of the calls in each bin, lightly smoothed. The bins divide the latencies from 10^lowest to
+// 10^highest nanoseconds equally on a logarithmic scale.
 func density(h *hdrhistogram.Histogram, lowest, highest float64) []float64 {
 	raw := make([]float64, chartBins)
 	for _, bar := range h.Distribution() {
@@ -169,7 +125,7 @@ func density(h *hdrhistogram.Histogram, lowest, highest float64) []float64 {
 	return smooth
 }
 
-// outline is the path around a density.
+// outline returns the SVG path around a density whose maximum is drawn as high as peak.
 func outline(shape []float64, peak float64) string {
 	var path strings.Builder
 	fmt.Fprintf(&path, "M0 %g", chartBottom)
@@ -180,7 +136,7 @@ func outline(shape []float64, peak float64) string {
 	return path.String()
 }
 
-// nice rounds up to the next number with one digit or a half.
+// nice rounds v up to a multiple of half the power of ten that it begins with: 1234 to 1500.
 func nice(v float64) float64 {
 	if v <= 0 {
 		return 0
@@ -189,13 +145,5 @@ func nice(v float64) float64 {
 	return math.Ceil(v/unit*2) / 2 * unit
 }
 
+// round1 rounds to one decimal, which is finer than a pixel.
 func round1(v float64) float64 { return math.Round(v*10) / 10 }
-
-func (f *benchFigures) cells() benchCells {
-	c := benchCells{Rate: humanize.Comma(int64(f.CallsPerSecond))}
-	for _, us := range f.Latency.all() {
-		c.Latency = append(c.Latency, micros(us))
-	}
-	c.CPU, c.Trips, c.Redis = f.perCall()
-	return c
-}

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"bufio"
@@ -10,22 +10,22 @@ import (
 	"time"
 )
 
-// redisStatsTimeout bounds how long Redis may take to tell what it has done.
-const redisStatsTimeout = 2 * time.Second
+// commandStatsTimeout bounds the request for the statistics of a Redis.
+const commandStatsTimeout = 2 * time.Second
 
-// executed returns how often a Redis has executed each command, those inside scripts included; nil if it does not tell, as
-// where it asks for a password.
-func executed(ctx context.Context, addr string) map[string]float64 {
+// commandStats returns the number of times that the Redis at addr has executed each command, commands inside scripts
+// included. It returns nil if addr is empty or if Redis does not answer, for example because it requires a password.
+func commandStats(ctx context.Context, addr string) map[string]float64 {
 	if addr == "" {
 		return nil
 	}
-	dialer := net.Dialer{Timeout: redisStatsTimeout}
+	dialer := net.Dialer{Timeout: commandStatsTimeout}
 	conn, err := dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(redisStatsTimeout))
+	_ = conn.SetDeadline(time.Now().Add(commandStatsTimeout))
 	if _, err := conn.Write([]byte("INFO commandstats\r\n")); err != nil {
 		return nil
 	}
@@ -37,7 +37,7 @@ func executed(ctx context.Context, addr string) map[string]float64 {
 	}
 	calls := make(map[string]float64)
 	lines := bufio.NewScanner(io.LimitReader(reply, size))
-	for lines.Scan() {
+	for lines.Scan() { // such as cmdstat_get:calls=21,usec=175,usec_per_call=8.33
 		name, figures, found := strings.Cut(strings.TrimPrefix(lines.Text(), "cmdstat_"), ":calls=")
 		if !found {
 			continue

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -19,18 +19,18 @@ import (
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
 
-// benchFloorCommand serves what Larder is compared with: no interceptors, no Redis, no expiry, and answers that were made
-// beforehand and are as long as Larder's.
-type benchFloorCommand struct{}
+// FloorCommand serves the floor: a bare grpc-go server without interceptors, Redis and expiry. It makes the parts of its
+// responses when an entry or a session is written; they are as long as those of Larder.
+type FloorCommand struct{}
 
-// Run serves on a free port, which it logs, until ctx ends.
-func (benchFloorCommand) Run(ctx context.Context, stdout io.Writer) error {
+// Run serves on a free port of loopback, which it logs to stdout, until ctx ends.
+func (FloorCommand) Run(ctx context.Context, stdout io.Writer) error {
 	var ports net.ListenConfig
 	listener, err := ports.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer(grpc.MaxConcurrentStreams(1000), grpc.MaxRecvMsgSize(benchMaxMessage), grpc.MaxSendMsgSize(benchMaxMessage))
+	server := grpc.NewServer(grpc.MaxConcurrentStreams(1000), grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
 	cachev1.RegisterCacheServiceServer(server, new(floorCache))
 	sessionv1.RegisterSessionServiceServer(server, new(floorSession))
 	defer context.AfterFunc(ctx, server.Stop)()
@@ -38,14 +38,14 @@ func (benchFloorCommand) Run(ctx context.Context, stdout io.Writer) error {
 	return server.Serve(listener)
 }
 
-// A floorCache answers larder.cache.v1.CacheService, as far as the workloads call it.
+// A floorCache implements the rpcs of larder.cache.v1.CacheService that the workloads call.
 type floorCache struct {
 	cachev1.UnimplementedCacheServiceServer
 
 	entries sync.Map // key -> *floorEntry
 }
 
-// A floorEntry is an entry in each form that answers have.
+// A floorEntry is an entry as Get and as BatchGet return it.
 type floorEntry struct {
 	single *cachev1.GetResponse
 	item   *cachev1.BatchGetResult
@@ -53,7 +53,7 @@ type floorEntry struct {
 
 var floorMiss = &cachev1.GetResponse{Outcome: cachev1.GetOutcome_GET_OUTCOME_MISS}
 
-// Get reads one entry.
+// Get returns an entry, or a miss.
 func (c *floorCache) Get(_ context.Context, r *cachev1.GetRequest) (*cachev1.GetResponse, error) {
 	if e, ok := c.entries.Load(r.GetKey()); ok {
 		return e.(*floorEntry).single, nil
@@ -61,7 +61,7 @@ func (c *floorCache) Get(_ context.Context, r *cachev1.GetRequest) (*cachev1.Get
 	return floorMiss, nil
 }
 
-// BatchGet reads several entries.
+// BatchGet returns several entries.
 func (c *floorCache) BatchGet(_ context.Context, r *cachev1.BatchGetRequest) (*cachev1.BatchGetResponse, error) {
 	resp := &cachev1.BatchGetResponse{Results: make([]*cachev1.BatchGetResult, len(r.GetKeys()))}
 	for i, key := range r.GetKeys() {
@@ -74,7 +74,7 @@ func (c *floorCache) BatchGet(_ context.Context, r *cachev1.BatchGetRequest) (*c
 	return resp, nil
 }
 
-// Set writes one entry.
+// Set stores an entry under a random etag. Its ttl and age are constant and as long on the wire as those of Larder.
 func (c *floorCache) Set(_ context.Context, r *cachev1.SetRequest) (*cachev1.SetResponse, error) {
 	var random [8]byte
 	_, _ = rand.Read(random[:])
@@ -91,14 +91,14 @@ func (c *floorCache) Set(_ context.Context, r *cachev1.SetRequest) (*cachev1.Set
 	return &cachev1.SetResponse{Outcome: cachev1.SetOutcome_SET_OUTCOME_STORED, Etag: etag}, nil
 }
 
-// A floorSession answers larder.session.v1.SessionService, as far as the workloads call it.
+// A floorSession implements the rpcs of larder.session.v1.SessionService that the workloads call.
 type floorSession struct {
 	sessionv1.UnimplementedSessionServiceServer
 
 	sessions sync.Map // token -> *sessionv1.ValidateSessionResponse
 }
 
-// CreateSession starts a session.
+// CreateSession stores a session under a random token.
 func (s *floorSession) CreateSession(_ context.Context, r *sessionv1.CreateSessionRequest) (*sessionv1.CreateSessionResponse, error) {
 	var random [49]byte
 	_, _ = rand.Read(random[:])
@@ -120,7 +120,7 @@ func (s *floorSession) CreateSession(_ context.Context, r *sessionv1.CreateSessi
 
 var floorInactive = &sessionv1.ValidateSessionResponse{Outcome: sessionv1.ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_INACTIVE}
 
-// ValidateSession checks a token.
+// ValidateSession returns the session of a token.
 func (s *floorSession) ValidateSession(_ context.Context, r *sessionv1.ValidateSessionRequest) (*sessionv1.ValidateSessionResponse, error) {
 	if resp, ok := s.sessions.Load(r.GetSessionToken()); ok {
 		return resp.(*sessionv1.ValidateSessionResponse), nil

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -11,31 +11,32 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// A benchUsage is what a server has used in a while.
-type benchUsage struct {
-	// cpu is the CPU time of its process; negative if that is not known.
+// A usage is what a server has used during a turn.
+type usage struct {
+	// cpu is the CPU time of the server's process; negative if it is unknown.
 	cpu time.Duration
-	// redis counts its round trips to Redis by command; nil if that is not known.
-	redis map[string]float64
-	// executed counts what Redis has executed; nil if that is not known.
+	// roundTrips counts the server's round trips to Redis by command; nil if they are unknown.
+	roundTrips map[string]float64
+	// executed counts the commands that Redis has executed by command; nil if they are unknown.
 	executed map[string]float64
 }
 
+// Metrics that Larder exports.
 const (
-	metricCPU   = "process_cpu_seconds_total"
-	metricRedis = "larder_redis_command_duration_seconds"
+	metricCPU        = "process_cpu_seconds_total"
+	metricRoundTrips = "larder_redis_command_duration_seconds"
 )
 
-// meter begins to count; what it returns ends that.
-func (s *benchSide) meter(ctx context.Context) (stop func() benchUsage) {
-	before, executedBefore := s.scrape(ctx), executed(ctx, s.redisAddr)
-	used, known := processCPU(s.pid) // last, because to be asked for metrics costs time, too
-	return func() benchUsage {
-		u := benchUsage{cpu: -1}
+// meter begins to measure the usage of a server. The function that it returns ends the measurement.
+func (s *server) meter(ctx context.Context) (stop func() usage) {
+	before, executedBefore := s.scrape(ctx), commandStats(ctx, s.redisAddr)
+	used, known := processCPU(s.pid) // last, since answering the scrape costs CPU time, too
+	return func() usage {
+		u := usage{cpu: -1}
 		if now, ok := processCPU(s.pid); ok && known {
 			u.cpu = now - used
 		}
-		if after := executed(ctx, s.redisAddr); executedBefore != nil && after != nil {
+		if after := commandStats(ctx, s.redisAddr); executedBefore != nil && after != nil {
 			for command, n := range executedBefore {
 				after[command] -= n
 			}
@@ -49,15 +50,15 @@ func (s *benchSide) meter(ctx context.Context) (stop func() benchUsage) {
 			seconds := after[metricCPU].GetMetric()[0].GetCounter().GetValue() - before[metricCPU].GetMetric()[0].GetCounter().GetValue()
 			u.cpu = time.Duration(seconds * float64(time.Second))
 		}
-		u.redis = roundTrips(after[metricRedis])
-		for command, n := range roundTrips(before[metricRedis]) {
-			u.redis[command] -= n
+		u.roundTrips = roundTrips(after[metricRoundTrips])
+		for command, n := range roundTrips(before[metricRoundTrips]) {
+			u.roundTrips[command] -= n
 		}
 		return u
 	}
 }
 
-// processCPU returns the CPU time that a process has used; it is known on Linux.
+// processCPU returns the CPU time that a process has used. It is known on Linux only, and not for the process id 0.
 func processCPU(pid int) (used time.Duration, ok bool) {
 	if pid == 0 {
 		return 0, false
@@ -70,8 +71,8 @@ func processCPU(pid int) (used time.Duration, ok bool) {
 	return time.Duration(stat.CPUTime() * float64(time.Second)), err == nil
 }
 
-// scrape reads the metrics; nil if there are none.
-func (s *benchSide) scrape(ctx context.Context) map[string]*dto.MetricFamily {
+// scrape reads the metrics of a server. It returns nil if there are none.
+func (s *server) scrape(ctx context.Context) map[string]*dto.MetricFamily {
 	if s.metrics == "" {
 		return nil
 	}
@@ -92,14 +93,15 @@ func (s *benchSide) scrape(ctx context.Context) map[string]*dto.MetricFamily {
 	return families
 }
 
+// roundTrips returns the number of observations of a histogram by its label "command".
 func roundTrips(family *dto.MetricFamily) map[string]float64 {
-	trips := make(map[string]float64)
+	counts := make(map[string]float64)
 	for _, m := range family.GetMetric() {
 		for _, label := range m.GetLabel() {
 			if label.GetName() == "command" {
-				trips[label.GetValue()] += float64(m.GetHistogram().GetSampleCount())
+				counts[label.GetValue()] += float64(m.GetHistogram().GetSampleCount())
 			}
 		}
 	}
-	return trips
+	return counts
 }
