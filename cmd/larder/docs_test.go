@@ -237,3 +237,17 @@ func TestArchitectureNamesEveryDependency(t *testing.T) {
 		}
 	}
 }
+
+// Every package has its row in ARCHITECTURE.md, by its path in the module.
+func TestArchitectureNamesEveryPackage(t *testing.T) {
+	t.Parallel()
+	var named []string
+	for _, m := range regexp.MustCompile(`(?m)^\| ([a-z/, ]+) \|`).FindAllStringSubmatch(repoFile(t, "ARCHITECTURE.md"), -1) {
+		named = append(named, strings.Split(m[1], ", ")...)
+	}
+	for _, s := range sources(t) {
+		if !slices.Contains(named, s.path()) && !under(s.path(), "gen") {
+			t.Errorf("ARCHITECTURE.md has no row of %s", s.path())
+		}
+	}
+}

@@ -92,15 +92,16 @@ func newWorkbench(t *testing.T, env ...string) *workbench {
 	return w
 }
 
-// run runs a script in bash and returns all that it prints. It fails the test if the script fails or leaves a file.
-func (w *workbench) run(t *testing.T, script string) string {
+// run runs a script of a document in bash and returns all that it prints. It fails the test if the script fails or leaves
+// a file.
+func (w *workbench) run(t *testing.T, document, script string) string {
 	t.Helper()
 	shell := exec.CommandContext(t.Context(), "bash")
 	shell.Dir, shell.Env = w.dir, w.env
 	shell.Stdin = strings.NewReader("exec 2>&1\n" + script)
 	out, err := shell.CombinedOutput()
 	if err != nil {
-		t.Errorf("%v\n%s\nprinted by\n%s", err, out, script)
+		t.Errorf("%s: %v, want the commands to succeed\n%s", document, err, out)
 	}
 	for _, dir := range []string{w.dir, w.home, w.tmp} {
 		left, err := os.ReadDir(dir)
@@ -109,7 +110,7 @@ func (w *workbench) run(t *testing.T, script string) string {
 		}
 		for _, file := range left {
 			if dir != w.dir || file.Name() != "larder" {
-				t.Errorf("%s is left behind by\n%s", file.Name(), script)
+				t.Errorf("%s leaves the file %s, want none", document, file.Name())
 			}
 		}
 	}
@@ -133,7 +134,7 @@ func TestTranscripts(t *testing.T) {
 		}
 		fmt.Fprintf(&script, "%s\necho %q\n", strings.ReplaceAll(e.command, "127.0.0.1:50051", addr), mark)
 	}
-	got := strings.Split(newWorkbench(t, "LARDER_GRPC_ADDR="+addr).run(t, script.String()), mark)
+	got := strings.Split(newWorkbench(t, "LARDER_GRPC_ADDR="+addr).run(t, "a transcript", script.String()), mark)
 	for i, e := range steps {
 		if i >= len(got)-1 {
 			t.Errorf("%s: $ %s was not reached", e.document, e.command)
@@ -179,7 +180,7 @@ func TestShellBlocks(t *testing.T) {
 				continue
 			}
 			ran++
-			if out := newWorkbench(t).run(t, "set -euo pipefail\n"+b.text); strings.TrimSpace(out) == "" {
+			if out := newWorkbench(t).run(t, d.path, "set -euo pipefail\n"+b.text); strings.TrimSpace(out) == "" {
 				t.Errorf("%s: nothing is printed by\n%s", d.path, b.text)
 			}
 		}

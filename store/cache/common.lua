@@ -1,4 +1,4 @@
--- Functions that the scripts of the cache share; their text comes before each script's own. ARCHITECTURE.md shows the layout
+-- Functions that the scripts of the cache share; their text comes before each script's own. docs/redis.md shows the layout
 -- of an entry.
 --
 -- Scripts that must know the validity of the entry they find take three arguments for it, because the invalidations may be in

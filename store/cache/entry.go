@@ -13,7 +13,7 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// An entry written by Larder is a Redis string: a header and the value. ARCHITECTURE.md shows the layout. A string that
+// An entry written by Larder is a Redis string: a header and the value. docs/redis.md shows the layout. A string that
 // does not begin with the magic is a plain value, written by another client or by Increment.
 const (
 	// magic begins with a byte that UTF-8 never holds, so that no text is taken for an entry.

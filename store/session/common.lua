@@ -1,4 +1,4 @@
--- Functions shared by the scripts of sessions; scripts.go puts this file before each of them. ARCHITECTURE.md lists the keys
+-- Functions shared by the scripts of sessions; scripts.go puts this file before each of them. docs/redis.md lists the keys
 -- and the fields of a record.
 --
 -- A record names its subject by a hash, so a script that is given a session id learns from the record alone which subject
