@@ -69,7 +69,7 @@ for i = first_delete, #ARGV do
   after[ARGV[i]] = nil
 end
 
--- size returns the length of a value before encryption; ARCHITECTURE.md shows the layout of encrypted values.
+-- size returns the length of a value before encryption; docs/redis.md shows the layout of encrypted values.
 local function size(value)
   if string.sub(value, 1, 4) == '\193LE\1' then
     return #value - 33 - string.byte(value, 5)
