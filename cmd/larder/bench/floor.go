@@ -19,6 +19,23 @@ import (
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
 
+// floorServices are the services of the floor, in the order of the server's registry.
+var floorServices = []struct {
+	desc *grpc.ServiceDesc
+	make func() any
+}{
+	{&cachev1.CacheService_ServiceDesc, func() any { return new(floorCache) }},
+	{&sessionv1.SessionService_ServiceDesc, func() any { return new(floorSession) }},
+}
+
+// FloorServices returns the descriptors of the services that the floor serves.
+func FloorServices() (descriptors []*grpc.ServiceDesc) {
+	for _, service := range floorServices {
+		descriptors = append(descriptors, service.desc)
+	}
+	return descriptors
+}
+
 // FloorCommand serves the floor: a bare grpc-go server without interceptors, Redis and expiry. It makes the parts of its
 // responses when an entry or a session is written; they are as long as those of Larder.
 type FloorCommand struct{}
@@ -31,8 +48,9 @@ func (FloorCommand) Run(ctx context.Context, stdout io.Writer) error {
 		return err
 	}
 	server := grpc.NewServer(grpc.MaxConcurrentStreams(1000), grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
-	cachev1.RegisterCacheServiceServer(server, new(floorCache))
-	sessionv1.RegisterSessionServiceServer(server, new(floorSession))
+	for _, service := range floorServices {
+		server.RegisterService(service.desc, service.make())
+	}
 	defer context.AfterFunc(ctx, server.Stop)()
 	slog.New(slog.NewJSONHandler(stdout, nil)).Info("listening", "grpc", listener.Addr().String())
 	return server.Serve(listener)
