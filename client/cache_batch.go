@@ -44,7 +44,7 @@ type SetItem struct {
 
 // BatchSet writes 1 to 1000 entries and returns one [WriteResult] for each item, in the order of items. A batch is not
 // atomic: each entry is written by itself, and its outcome is [Stored] or [Failed]. If items share a key the last one
-// wins. One invalid item fails the whole call with [ErrInvalid], and so does a failure that all items share.
+// wins. One invalid item fails the whole call with [ErrInvalid]; a failure that all items share fails it too.
 func (c *Cache) BatchSet(ctx context.Context, items []SetItem) ([]WriteResult, error) {
 	req := &cachev1.BatchSetRequest{Namespace: c.namespace, Items: make([]*cachev1.BatchSetItem, len(items))}
 	for i, item := range items {

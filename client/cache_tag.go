@@ -13,7 +13,7 @@ type InvalidationMode string
 const (
 	// Remove removes the entries: reads of them are a [Miss].
 	Remove InvalidationMode = "DELETE"
-	// MakeStale ends the TTL of the entries: reads of them are [Stale] until their StaleTTL is over, and the next
+	// MakeStale makes the entries stale: reads of them are [Stale] until TTL and StaleTTL are over, and the next
 	// [Cache.GetOrLease] gets the lease to load a new value.
 	MakeStale InvalidationMode = "STALE"
 )

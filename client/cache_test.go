@@ -22,7 +22,7 @@ import (
 
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
-// asks makes one call and compares what the server was asked and what the caller was told.
+// asks makes one call to a backend that answers with resp, and compares the request and the result.
 func asks[T any](t *testing.T, name string, resp proto.Message, do func(c *client.Client) (T, error), wantRequest proto.Message, want T) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) {
@@ -30,7 +30,7 @@ func asks[T any](t *testing.T, name string, resp proto.Message, do func(c *clien
 		b := serve(t, always(resp))
 		got, err := do(connect(t, client.Options{Target: b.addr, Namespace: "shop"}))
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("the call failed with %v, want no error", err)
 		}
 		if diff := cmp.Diff(wantRequest, b.last(t), protocmp.Transform()); diff != "" {
 			t.Errorf("request (-want +got):\n%s", diff)
@@ -83,11 +83,11 @@ func TestFound(t *testing.T) {
 		b := serve(t, always(&cachev1.GetResponse{Outcome: cachev1.GetOutcome(number)}))
 		e, err := connect(t, client.Options{Target: b.addr}).Cache.Get(t.Context(), "k")
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("Get = error %v, want none", err)
 		}
 		want := outcome == "GET_OUTCOME_HIT" || outcome == "GET_OUTCOME_STALE"
 		if e.Found() != want {
-			t.Errorf("%s: Found is %v, want %v", outcome, e.Found(), want)
+			t.Errorf("Found of an entry with the outcome %s = %v, want %v", outcome, e.Found(), want)
 		}
 	}
 }
@@ -216,10 +216,10 @@ func TestErrorOfABatchItemIsOfItsKind(t *testing.T) {
 	}}))
 	written, err := connect(t, client.Options{Target: b.addr}).Cache.BatchSet(t.Context(), nil)
 	if err != nil || len(written) != 2 {
-		t.Fatalf("BatchSet = %v, %v", written, err)
+		t.Fatalf("BatchSet = %v, %v; want 2 results and no error", written, err)
 	}
 	if !errors.Is(written[0].Err, client.ErrUnavailable) || written[1].Err != nil {
-		t.Errorf("errors %v and %v, want ErrUnavailable and none", written[0].Err, written[1].Err)
+		t.Errorf("the items have the errors %v and %v, want ErrUnavailable and none", written[0].Err, written[1].Err)
 	}
 }
 
@@ -234,7 +234,7 @@ func TestDeleteMatching(t *testing.T) {
 	var got []client.Progress
 	for p, err := range c.Cache.DeleteMatching(t.Context(), "user:*", client.DeleteMatchingOptions{ResumeToken: "here"}) {
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("DeleteMatching = error %v, want none", err)
 		}
 		got = append(got, p)
 	}
@@ -273,7 +273,7 @@ func TestListKeys(t *testing.T) {
 		got = append(got, key)
 	}
 	if want := []string{"a", "b", "c"}; !slices.Equal(got, want) || !errors.Is(last, client.ErrPageToken) {
-		t.Errorf("keys %v, then %v; want %v, then ErrPageToken", got, last, want)
+		t.Errorf("ListKeys yielded the keys %v and then the error %v, want %v and ErrPageToken", got, last, want)
 	}
 	wantRequest := &cachev1.ListKeysRequest{Namespace: "shop", Pattern: "*", PageSize: 2, PageToken: "4"}
 	if diff := cmp.Diff(wantRequest, b.last(t), protocmp.Transform()); diff != "" {
@@ -285,7 +285,7 @@ func TestListKeys(t *testing.T) {
 		break
 	}
 	if n := b.calls() - before; n != 1 {
-		t.Errorf("%d pages were fetched for the first key, want 1", n)
+		t.Errorf("%d pages were read for the first key, want 1", n)
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 )
 
-// TestWatch sees every kind of event, of the wanted keys alone, from a real server.
+// TestWatch receives events of every type from a real server, and none of keys without the prefix.
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	c, writer := embedded(t)
@@ -43,28 +43,28 @@ func TestWatch(t *testing.T) {
 	next := 0
 	for e, err := range c.Cache.Watch(ctx, "user:") {
 		if err != nil || e != steps[next].want {
-			t.Fatalf("got %+v, %v, want %+v", e, err, steps[next].want)
+			t.Fatalf("event %d = %+v, %v; want %+v", next, e, err, steps[next].want)
 		}
 		if next++; next == len(steps) {
 			break
 		}
 		if err := steps[next].do(); err != nil {
-			t.Fatal(err)
+			t.Fatalf("step %d failed with %v, want no error", next, err)
 		}
 	}
 	if next != len(steps) {
-		t.Errorf("it ended after %d events", next)
+		t.Errorf("Watch ended after %d events, want %d", next, len(steps))
 	}
 	cancel()
 	for _, err := range c.Cache.Watch(ctx) {
 		if !errors.Is(err, context.Canceled) {
-			t.Errorf("error %v, want context.Canceled", err)
+			t.Errorf("Watch with a canceled context = error %v, want context.Canceled", err)
 		}
 	}
 }
 
-// TestWatchLeavesHeartbeatsOut, passes on every event in the order of the server, and ends with the server's error. What
-// it cannot read is a reset.
+// TestWatchLeavesHeartbeatsOut: Watch yields all other events in the order of the server, a WatchReset for a response that
+// it does not understand, and last the server's error.
 func TestWatchLeavesHeartbeatsOut(t *testing.T) {
 	t.Parallel()
 	const heartbeat, invalidated = cachev1.WatchEvent_WATCH_EVENT_HEARTBEAT, cachev1.WatchEvent_WATCH_EVENT_INVALIDATED
@@ -100,7 +100,9 @@ func TestWatchLeavesHeartbeatsOut(t *testing.T) {
 	want := []client.WatchEvent{
 		{Type: client.WatchReset},
 		{Type: client.KeyInvalidated, Key: "k"},
-		{Type: client.KeyInvalidated, Key: "a1"}, {Type: client.KeyInvalidated, Key: "b1"}, {Type: client.KeyInvalidated, Key: "a2"},
+		{Type: client.KeyInvalidated, Key: "a1"},
+		{Type: client.KeyInvalidated, Key: "b1"},
+		{Type: client.KeyInvalidated, Key: "a2"},
 		{Type: client.TagInvalidated, Tag: "t"},
 		{Type: client.NamespaceCleared},
 		{Type: client.WatchReset},
@@ -115,25 +117,31 @@ func TestWatchLeavesHeartbeatsOut(t *testing.T) {
 	}
 }
 
-// TestWatchOfASlowCaller: it gets every key, and other callers are not held up by it.
+// TestWatchOfASlowCaller: a caller that does not read while keys are written receives all of them afterwards.
 func TestWatchOfASlowCaller(t *testing.T) {
 	t.Parallel()
 	c, writer := embedded(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	const keys = 800 // of 500 bytes and each twice: more than the windows of a connection hold, and less than the queue
-	write := func() error {
-		items := make([]client.SetItem, keys)
-		for i := range items {
-			items[i].Key = fmt.Sprintf("%s-%d", strings.Repeat("k", 500), i)
+	const keys, batch = 300, 20 // of 1000 bytes and each twice: more than the windows of a connection hold, and less than the queue
+	set := func(items ...client.SetItem) error {
+		_, err := writer.Cache.BatchSet(ctx, items)
+		for errors.Is(err, client.ErrUnavailable) && ctx.Err() == nil { // the machine is busy
+			_, err = writer.Cache.BatchSet(ctx, items)
 		}
-		for range 2 {
-			if _, err := writer.Cache.BatchSet(ctx, items); err != nil {
+		return err
+	}
+	write := func() error {
+		for first := 0; first < keys; first += batch {
+			items := make([]client.SetItem, batch)
+			for i := range items {
+				items[i].Key = fmt.Sprintf("%s-%d", strings.Repeat("k", 1000), first+i)
+			}
+			if err := errors.Join(set(items...), set(items...)); err != nil {
 				return err
 			}
 		}
-		_, err := writer.Cache.Set(ctx, "last", nil, client.SetOptions{})
-		return err
+		return set(client.SetItem{Key: "last"})
 	}
 	told := map[string]bool{}
 	for e, err := range c.Cache.Watch(ctx) {
@@ -141,8 +149,8 @@ func TestWatchOfASlowCaller(t *testing.T) {
 		case err != nil:
 			t.Fatalf("Watch ended with %v after %d keys, want all", err, len(told))
 		case e.Type == client.WatchReset:
-			if err := write(); err != nil { // while it does not read
-				t.Fatalf("writing failed: %v", err)
+			if err := write(); err != nil { // the loop does not read meanwhile
+				t.Fatalf("writing failed with %v, want no error", err)
 			}
 		}
 		told[e.Key] = true

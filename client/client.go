@@ -115,8 +115,8 @@ func dialOptions(o Options) []grpc.DialOption {
 		grpc.WithTransportCredentials(creds),
 		grpc.WithUserAgent("larder-go"),
 		grpc.WithDefaultServiceConfig(balancing),
-		// Neither a DNS TXT record nor an option may add a second layer of retries. gRPC's transparent retries of calls that
-		// the server cannot have seen remain on.
+		// Neither a DNS TXT record nor an option may add a second layer of retries. gRPC's transparent retries of calls
+		// that the server cannot have seen remain on.
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(),
 		// With its default backoff gRPC would ignore a replica for up to two minutes after it has come back.

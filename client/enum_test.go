@@ -16,7 +16,8 @@ import (
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
 
-// names returns the values of enums without their prefixes, sorted, each once, without the unspecified ones.
+// names returns the names of the values of enums, by prefix and without it, sorted and each once, except the unspecified
+// ones.
 func names(t *testing.T, enums map[string]protoreflect.Enum) (all []string) {
 	t.Helper()
 	for prefix, enum := range enums {
@@ -24,7 +25,7 @@ func names(t *testing.T, enums map[string]protoreflect.Enum) (all []string) {
 		for i := range values.Len() {
 			name, found := strings.CutPrefix(string(values.Get(i).Name()), prefix)
 			if !found {
-				t.Errorf("value %s has no prefix %s", values.Get(i).Name(), prefix)
+				t.Errorf("the enum value is named %s, want the prefix %s", values.Get(i).Name(), prefix)
 			}
 			if values.Get(i).Number() != 0 {
 				all = append(all, name)
@@ -44,8 +45,7 @@ func constants[S ~string](values ...S) (all []string) {
 	return all
 }
 
-// TestEveryEnumValueHasAConstant: a value that is added to the API must be given a constant, or is Unrecognized to
-// callers that have no newer server.
+// TestEveryEnumValueHasAConstant: whoever adds a value to the API has to add a constant to this package.
 func TestEveryEnumValueHasAConstant(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -93,12 +93,12 @@ func TestEveryEnumValueHasAConstant(t *testing.T) {
 		},
 	} {
 		if got := names(t, tt.enums); !slices.Equal(got, tt.constants) {
-			t.Errorf("%s: the API has the values %q, and the constants are %q", name, got, tt.constants)
+			t.Errorf("the constants of %s are %q, want those of the API, %q", name, tt.constants, got)
 		}
 	}
 }
 
-// TestUnknownConstantsAreRefused: what is not a constant of its type is refused before the server is asked.
+// TestUnknownConstantsAreRefused: a string that is not a constant of its type is an error without a call to the server.
 func TestUnknownConstantsAreRefused(t *testing.T) {
 	t.Parallel()
 	b := serve(t, fail(errors.New("must not be called")))
@@ -124,7 +124,7 @@ func TestUnknownConstantsAreRefused(t *testing.T) {
 	}
 }
 
-// TestValuesOfALaterServer: every string type has Unrecognized for a number that this package does not know.
+// TestValuesOfALaterServer: enum values that this package does not know are Unrecognized in every string type.
 func TestValuesOfALaterServer(t *testing.T) {
 	t.Parallel()
 	const later = 99
@@ -141,7 +141,7 @@ func TestValuesOfALaterServer(t *testing.T) {
 	b.events = func(_ *sessionv1.WatchSessionEventsRequest, s grpc.ServerStreamingServer[sessionv1.WatchSessionEventsResponse]) error {
 		return errors.Join(
 			s.Send(&sessionv1.WatchSessionEventsResponse{Event: &sessionv1.SessionEvent{EventId: "1", Type: later}}),
-			s.Send(&sessionv1.WatchSessionEventsResponse{Event: &sessionv1.SessionEvent{EventId: "2"}}), // unknown to the server
+			s.Send(&sessionv1.WatchSessionEventsResponse{Event: &sessionv1.SessionEvent{EventId: "2"}}), // a type that the server does not know either
 			larderError(0xb, "EVENTS_TRIMMED"),
 		)
 	}

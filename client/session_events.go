@@ -82,8 +82,8 @@ type WatchEventsOptions struct {
 // it was for as long as ctx lasts, so that no event is missed; an event may then be yielded twice.
 //
 // The first event has no type: everything that changes after it is reported. An error is yielded last:
-// [ErrEventsTrimmed] if events are gone, which Larder keeps for 24 h, and [ErrUnavailable] only if the watch could not
-// start.
+// [ErrEventsTrimmed] if events no longer exist, and [ErrUnavailable] only if the watch could not start. Larder keeps an
+// event for 24 h and as long as it is among the last 100,000 events of its partition (of 256).
 //
 // A program that must not miss events while it does not run stores each non-empty ResumeToken after it has processed the
 // event and all earlier ones.

@@ -17,7 +17,7 @@ import (
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
 
-// replacement is what the calls that replace a token return.
+// A replacement is the result of a call that replaces a token.
 type replacement struct {
 	Token   string
 	Session *client.Session
@@ -84,16 +84,16 @@ func TestRequirementsAndVerdicts(t *testing.T) {
 		{Token: "a"}, {Token: "b", Options: client.ValidateOptions{Touch: client.TouchNever, Primary: true, MinAAL: 3}},
 	})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("BatchValidate = error %v, want none", err)
 	}
 	want := []error{nil, client.ErrInactive, client.ErrStepUpRequired, client.ErrReauthRequired, client.ErrUnavailable, client.ErrUnprocessed, client.ErrInactive, client.ErrInactive, client.ErrInactive}
 	for i, v := range got {
 		if !errors.Is(v.Err, want[i]) || (v.Session != nil) != (want[i] == nil) {
-			t.Errorf("%d: %+v, %v; want %v", i, v.Session, v.Err, want[i])
+			t.Errorf("verdict %d = %+v, %v; want the error %v and a session only without one", i, v.Session, v.Err, want[i])
 		}
 	}
 	if diff := cmp.Diff(&believed, got[0].Session); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("the active session (-want +got):\n%s", diff)
 	}
 	wantRequest := &sessionv1.BatchValidateSessionsRequest{Namespace: "shop", Items: []*sessionv1.BatchValidateSessionsItem{
 		{SessionToken: "a"},
@@ -136,7 +136,7 @@ func TestWithoutAGoodOutcomeThereIsNoToken(t *testing.T) {
 			t.Parallel()
 			c := connect(t, client.Options{Target: serve(t, always(tt.resp)).addr})
 			if token, s, err := tt.call(t.Context(), c); token != "" || s != nil || !errors.Is(err, tt.want) {
-				t.Errorf("got %q, %v, %v; want %v alone", token, s, err, tt.want)
+				t.Errorf("the call = %q, %v, %v; want no token, no session and %v", token, s, err, tt.want)
 			}
 		})
 	}

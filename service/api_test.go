@@ -58,19 +58,19 @@ func serveStore(t testing.TB, so store.Options, l policy.Limits) *api {
 	if l.Keyring {
 		keys, err := keyring.New("a", map[string][]byte{"a": bytes.Repeat([]byte("k"), keyring.KeyBytes)})
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("NewKeyring = %v, want nil", err)
 		}
 		so.Keyring = keys
 	}
 	st, err := store.New(so)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("store.New = %v, want nil", err)
 	}
 	t.Cleanup(st.Close)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if err := st.Redis.Connect(ctx); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Connect = %v, want nil", err)
 	}
 	r := serve(t, New(st, m, Options{Limits: l, Logger: slog.New(slog.DiscardHandler)}))
 	return &api{running: r, session: sessionv1.NewSessionServiceClient(r.conn)}
@@ -105,7 +105,7 @@ func methodOf(t testing.TB, rpc string) protoreflect.MethodDescriptor {
 			return m
 		}
 	}
-	t.Fatalf("no rpc %s", rpc)
+	t.Fatalf("the API has no rpc %s, want one", rpc)
 	return nil
 }
 
@@ -113,7 +113,7 @@ func newMessage(t testing.TB, d protoreflect.MessageDescriptor) proto.Message {
 	t.Helper()
 	mt, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("FindMessageByName(%s) = %v, want the message", d.FullName(), err)
 	}
 	return mt.New().Interface()
 }
@@ -154,7 +154,7 @@ func must[T any](t testing.TB) func(T, error) T {
 	return func(v T, err error) T {
 		t.Helper()
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("error = %v, want none", err)
 		}
 		return v
 	}
@@ -165,7 +165,7 @@ func must[T any](t testing.TB) func(T, error) T {
 func remains(t testing.TB, what string, d **durationpb.Duration, want time.Duration) {
 	t.Helper()
 	if got := (*d).AsDuration(); *d == nil || got > want+time.Second || got < want-20*time.Second {
-		t.Errorf("%s is %v, want just below %v", what, *d, want)
+		t.Errorf("%s = %v, want just below %v", what, *d, want)
 	}
 	*d = nil
 }
@@ -174,7 +174,7 @@ func remains(t testing.TB, what string, d **durationpb.Duration, want time.Durat
 func elapsed(t testing.TB, what string, d **durationpb.Duration) {
 	t.Helper()
 	if got := (*d).AsDuration(); *d == nil || got < 0 || got > 20*time.Second {
-		t.Errorf("%s is %v, want just above zero", what, *d)
+		t.Errorf("%s = %v, want just above zero", what, *d)
 	}
 	*d = nil
 }

@@ -37,7 +37,7 @@ func TestBatchGet(t *testing.T) {
 		}
 		got := must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), r))
 		if len(got.Results) != len(r.Keys) {
-			t.Fatalf("%d results", len(got.Results))
+			t.Fatalf("BatchGet returned %d results, want %d", len(got.Results), len(r.Keys))
 		}
 		for _, i := range []int{0, 4} {
 			remains(t, "ttl", &got.Results[i].Ttl, time.Minute)
@@ -50,7 +50,7 @@ func TestBatchGet(t *testing.T) {
 		remains(t, "ttl", &got.Results[6].Ttl, time.Minute)
 		plain := got.Results[6].Etag
 		if !isETag(plain) {
-			t.Errorf("the etag of a plain value is %q", plain)
+			t.Errorf("etag of a plain value = %q, want 16 hexadecimal digits", plain)
 		}
 		of := func(key string, outcome cachev1.BatchGetOutcome, value, etag, contentType string) *cachev1.BatchGetResult {
 			return &cachev1.BatchGetResult{Key: key, Outcome: outcome, Value: []byte(value), Etag: etag, Source: source, ContentType: contentType}
@@ -108,12 +108,12 @@ func TestBatchGetAnswersWhatFits(t *testing.T) {
 			for keys := all; len(keys) > 0; calls++ {
 				resp := must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), &cachev1.BatchGetRequest{Namespace: strings.ToLower(tt.name), Keys: keys}))
 				if size := proto.Size(resp); size > 7<<19 {
-					t.Errorf("an answer has %d bytes", size)
+					t.Errorf("size of an answer = %d bytes, want at most %d", size, 7<<19)
 				}
 				var left []string
 				for i, result := range resp.Results {
 					if result.Key != keys[i] {
-						t.Fatalf("result %d is of another key", i)
+						t.Fatalf("key of result %d = %q, want %q", i, result.Key, keys[i])
 					}
 					switch result.Outcome {
 					case cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_UNPROCESSED:
@@ -121,22 +121,22 @@ func TestBatchGetAnswersWhatFits(t *testing.T) {
 						left = append(left, result.Key)
 					case cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_HIT:
 						if len(result.Value) != tt.value || read[result.Key] {
-							t.Fatalf("result %d has %d bytes", i, len(result.Value))
+							t.Fatalf("result %d has %d bytes (read before: %t), want %d bytes once", i, len(result.Value), read[result.Key], tt.value)
 						}
 						read[result.Key] = true
 					case cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_MISS:
 						read[result.Key] = tt.value < 0
 					default:
-						t.Fatalf("result %d is %v", i, result)
+						t.Fatalf("result %d = %v, want UNPROCESSED, HIT or MISS", i, result)
 					}
 				}
 				if diff := cmp.Diff(left, resp.Unprocessed); diff != "" || len(left) == len(keys) {
-					t.Fatalf("%d of %d unprocessed (-want +got):\n%s", len(left), len(keys), diff)
+					t.Fatalf("%d of %d keys are unprocessed, want fewer than all, and those of the results (-want +got):\n%s", len(left), len(keys), diff)
 				}
 				keys = resp.Unprocessed
 			}
 			if len(read) != tt.count || calls < tt.smallest || calls > tt.few {
-				t.Errorf("%d entries in %d calls", len(read), calls)
+				t.Errorf("read %d entries in %d calls, want %d in %d to %d", len(read), calls, tt.count, tt.smallest, tt.few)
 			}
 		})
 	}
@@ -153,7 +153,7 @@ func TestBatchGetAlwaysGetsOn(t *testing.T) {
 	for calls := 0; len(keys) > 0; calls++ {
 		resp := must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), &cachev1.BatchGetRequest{Keys: keys}))
 		if diff := cmp.Diff([][]string{{"b", "c"}, {"c"}, nil}[calls], resp.Unprocessed); diff != "" {
-			t.Fatalf("call %d leaves (-want +got):\n%s", calls, diff)
+			t.Fatalf("unprocessed after call %d (-want +got):\n%s", calls, diff)
 		}
 		keys = resp.Unprocessed
 	}
@@ -183,12 +183,12 @@ func TestBatchGetReadsLittleMoreThanItAnswers(t *testing.T) {
 			}
 		}
 		if gets := a.redis.CommandCalls(t)["get"]; answered == 0 || gets > int64(answered)+128 {
-			t.Fatalf("%d values were read, %d answered", gets, answered)
+			t.Fatalf("Redis served %d reads for %d answers, want at most 128 more, and at least one answer", gets, answered)
 		}
 		left = resp.Unprocessed
 	}
 	if len(read) != len(keys) {
-		t.Errorf("%d of %d were read", len(read), len(keys))
+		t.Errorf("read %d keys, want %d", len(read), len(keys))
 	}
 }
 
@@ -207,13 +207,13 @@ func TestBatchSet(t *testing.T) {
 	for i, key := range []string{"default", "all", "until", "twice", "never", "twice"} {
 		r := resp.Results[i]
 		if !isETag(r.Etag) || etags[key] == r.Etag {
-			t.Errorf("the etag of %s is %q", key, r.Etag)
+			t.Errorf("etag of %s = %q, want a new one of 16 hexadecimal digits", key, r.Etag)
 		}
 		etags[key] = r.Etag
 		same(t, &cachev1.BatchSetResult{Key: key, Outcome: cachev1.BatchSetOutcome_BATCH_SET_OUTCOME_STORED, Etag: r.Etag}, r)
 	}
 	if len(resp.Results) != 6 {
-		t.Errorf("%d results", len(resp.Results))
+		t.Errorf("BatchSet returned %d results, want 6", len(resp.Results))
 	}
 	for key, want := range map[string]struct {
 		ttl, stale time.Duration
@@ -262,7 +262,7 @@ func TestBatchDelete(t *testing.T) {
 	}}, must[*cachev1.BatchDeleteResponse](t)(a.cache.BatchDelete(t.Context(), &cachev1.BatchDeleteRequest{Keys: []string{"a", "none", "b", "a", "list"}})))
 	for key, want := range map[string]cachev1.GetOutcome{"a": cachev1.GetOutcome_GET_OUTCOME_MISS, "kept": cachev1.GetOutcome_GET_OUTCOME_HIT} {
 		if got := a.get(t, &cachev1.GetRequest{Key: key}); got.Outcome != want {
-			t.Errorf("%s: %v", key, got)
+			t.Errorf("Get(%s) = %v, want %v", key, got, want)
 		}
 	}
 }
@@ -277,7 +277,7 @@ func TestBatchesThatFailInPart(t *testing.T) {
 
 	set := must[*cachev1.BatchSetResponse](t)(a.cache.BatchSet(t.Context(), &cachev1.BatchSetRequest{Items: []*cachev1.BatchSetItem{item("theirs"), item("mine")}}))
 	if len(set.Results) != 2 || !isETag(set.Results[1].Etag) {
-		t.Fatalf("got %v", set)
+		t.Fatalf("BatchSet = %v, want two results, the second with an etag", set)
 	}
 	set.Results[1].Etag = ""
 	same(t, []*cachev1.BatchSetResult{

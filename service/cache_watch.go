@@ -21,7 +21,7 @@ const (
 	maxWatchBytes = 64 << 10
 )
 
-// Watch tells which keys are written.
+// Watch sends the events of a namespace until the caller ends the call.
 func (c *Cache) Watch(r *cachev1.WatchRequest, stream grpc.ServerStreamingServer[cachev1.WatchResponse]) error {
 	f := c.fields()
 	ns := f.namespace(r.GetNamespace())

@@ -88,7 +88,7 @@ func (c *costs) do(rpc, request string) {
 	request = strings.NewReplacer("$NEW", c.new(), "$HELD", c.lease).Replace(request)
 	m, req := parse(c.t, rpc, request, c.session)
 	if _, err := c.call(c.t.Context(), c.t, m, req); err != nil {
-		c.t.Fatalf("%s %s: %v", rpc, request, err)
+		c.t.Fatalf("%s %s = %v, want nil", rpc, request, err)
 	}
 }
 
@@ -97,7 +97,7 @@ func (c *costs) trips() (n uint64) {
 	c.t.Helper()
 	families, err := c.metrics.registry.Gather()
 	if err != nil {
-		c.t.Fatal(err)
+		c.t.Fatalf("Gather = %v, want nil", err)
 	}
 	for _, family := range families {
 		if family.GetName() != "larder_redis_command_duration_seconds" {
@@ -185,7 +185,7 @@ func (c *costs) weigh(rpc, when, request string) string {
 	}
 	for name, n := range total {
 		if !byItself(name) && both[name] != n {
-			c.t.Errorf("%s, %s: INFO commandstats has %d of %s, MONITOR %d", rpc, when, n, name, both[name])
+			c.t.Errorf("%s, %s: calls of %s = %d by INFO commandstats, want %d as in MONITOR", rpc, when, name, n, both[name])
 		}
 	}
 	return fmt.Sprintf("| %s | %s | %d | %s | %s |\n", rpc, when, trips, counts(sent), counts(scripted))
@@ -226,7 +226,7 @@ func TestDocsTellWhatEachCallCosts(t *testing.T) {
 	}
 	for _, m := range methods() {
 		if !covered[string(m.Name())] {
-			t.Errorf("no case of %s", m.Name())
+			t.Errorf("costCases has no case of %s, want at least one", m.Name())
 		}
 	}
 	var table strings.Builder

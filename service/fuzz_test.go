@@ -37,7 +37,7 @@ func FuzzRequests(f *testing.F) {
 		for range 25 {
 			b, err := proto.Marshal(g.message(all[i].Input()).Interface())
 			if err != nil {
-				f.Fatal(err)
+				f.Fatalf("Marshal = %v, want nil", err)
 			}
 			f.Add(uint8(i), b) //nolint:gosec // there are fewer than 256 methods
 		}
@@ -58,7 +58,7 @@ func FuzzRequests(f *testing.F) {
 		defer cancel()
 		if calls++; calls%1000 == 0 { // or walks of what the others have left would take all the time
 			if _, err := a.call(ctx, t, methodOf(t, "DeleteMatching"), &cachev1.DeleteMatchingRequest{Namespace: "plain", Pattern: "*"}); err != nil {
-				t.Fatal(err)
+				t.Fatalf("DeleteMatching = %v, want nil", err)
 			}
 		}
 		_, err := a.call(ctx, t, m, req)
@@ -73,7 +73,7 @@ func FuzzRequests(f *testing.F) {
 			}
 		default: // Redis is here, well and fast, and nothing else may go wrong
 		}
-		t.Errorf("%s got %v\n%s", m.Name(), err, prototext.Format(req))
+		t.Errorf("%s = %v, want a success or an error of the request\n%s", m.Name(), err, prototext.Format(req))
 	})
 }
 
@@ -134,7 +134,7 @@ func (g *generator) value(field protoreflect.FieldDescriptor) protoreflect.Value
 		return protoreflect.ValueOfBytes(pick(g, nil, []byte("v"), []byte("42"), []byte("\xc1LD\x01"), make([]byte, 1025)))
 	case protoreflect.StringKind:
 	default:
-		g.Fatalf("no values for %s", field.FullName())
+		g.Fatalf("the generator has no values for %s, want some", field.FullName())
 	}
 	if field.Name() == "namespace" {
 		return protoreflect.ValueOfString(pick(g, "", "", "default", "plain", "other", "NO"))

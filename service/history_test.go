@@ -76,11 +76,11 @@ func (h *history[I, O]) record(ctx context.Context, t testing.TB, c caller, key 
 			r.Attempts = max(r.Attempts, 1)
 		case a.Code == codes.Unavailable, a.Code == codes.ResourceExhausted:
 			if r.Attempts > 0 {
-				t.Errorf("the caller was told %v of a call that may have been applied", a)
+				t.Errorf("answer of a call that may have been applied = %v, want WRITE_OUTCOME_UNKNOWN", a)
 			}
 			return out, false
 		default:
-			t.Errorf("call %+v: %v", in, err)
+			t.Errorf("call %+v = %v, want an answer or an error of an outage", in, err)
 			return out, false
 		}
 	}
@@ -141,13 +141,13 @@ func linearizable[I, O any](t testing.TB, h *history[I, O], model porcupine.Mode
 		switch porcupine.CheckOperationsTimeout(model, operations(keys[key], reads), 20*time.Second) {
 		case porcupine.Ok:
 		case porcupine.Illegal:
-			t.Errorf("no order of these calls explains their answers:")
+			t.Error("no order of these calls explains their answers, want one:")
 			for _, r := range keys[key] {
 				t.Logf("%v-%v client %d replica %d: %+v -> %+v unknown %t attempts %d", r.Begin, r.End, r.Client, r.Replica, r.In, r.Out, r.Unknown, r.Attempts)
 			}
 			return
 		case porcupine.Unknown:
-			t.Errorf("the %d calls of one key are too many to be checked", len(keys[key]))
+			t.Errorf("the %d calls of one key are too many to be checked in 20 s, want fewer", len(keys[key]))
 			return
 		}
 	}
@@ -237,13 +237,13 @@ func startReplica(t testing.TB, so store.Options, number int) *replica {
 	so.Redis.NearCacheBytes, so.Redis.Observer = 16<<20, m
 	st, err := store.New(so)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("store.New = %v, want nil", err)
 	}
 	t.Cleanup(st.Close)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if err := st.Redis.Connect(ctx); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Connect = %v, want nil", err)
 	}
 	o := Options{Logger: slog.New(slog.DiscardHandler)}
 	s := newServer(st.Redis.Ping, m, o)

@@ -30,27 +30,27 @@ func TestPanicsAreInternalErrors(t *testing.T) {
 	_, unary := s.cache.Get(t.Context(), &cachev1.GetRequest{})
 	walk, err := s.cache.DeleteMatching(t.Context(), &cachev1.DeleteMatchingRequest{})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("DeleteMatching = %v, want a stream", err)
 	}
 	_, stream := walk.Recv()
 	for _, err := range []error{unary, stream} {
 		wantAnswer(t, err, answer{Code: codes.Internal, Reason: "PANIC"})
 		if text := status.Convert(err).Message(); strings.Contains(text, "goroutine") || strings.Contains(text, "index") {
-			t.Errorf("the caller was told %q", text)
+			t.Errorf("message = %q, want it without the stack and the panic's value", text)
 		}
 	}
 	if got := metric(t, s.Server, "larder_panics_total"); got != 2 {
-		t.Errorf("counted %v panics", got)
+		t.Errorf("larder_panics_total = %v, want 2", got)
 	}
 	lines := s.log.lines(t, "panic in a handler")
 	if len(lines) != 2 || !strings.Contains(lines[0]["stack"].(string), "interceptors_test.go") {
-		t.Errorf("the log does not say where:\n%s", s.log)
+		t.Errorf("log has %d lines of panics, want 2 whose stack names interceptors_test.go:\n%s", len(lines), s.log)
 	}
 	if text := lines[0]["panic"].(string); !strings.Contains(text, "index out of range") {
-		t.Errorf("the log does not say what: %q", text)
+		t.Errorf("panic in the log = %q, want index out of range", text)
 	}
 	if strings.Contains(s.log.String(), "canary") {
-		t.Error("the log holds what the handler panicked with")
+		t.Errorf("log contains the value of a panic, want it without:\n%s", s.log)
 	}
 }
 
@@ -62,10 +62,10 @@ func TestUnknownMethods(t *testing.T) {
 		wantAnswer(t, err, answer{Code: codes.Unimplemented, Reason: "METHOD_UNKNOWN"})
 	}
 	if got := metric(t, s.Server, "larder_unknown_methods_total"); got != 2 {
-		t.Errorf("counted %v", got)
+		t.Errorf("larder_unknown_methods_total = %v, want 2", got)
 	}
 	if page := scrape(t, s.Server); strings.Contains(page, "Explode") || strings.Contains(page, "Knows") {
-		t.Error("a caller made up a time series")
+		t.Error("metrics have a time series of an unknown method, want none")
 	}
 }
 
@@ -114,10 +114,10 @@ func TestDeadlines(t *testing.T) {
 				defer cancel()
 			}
 			if err := tt.call(ctx); err != nil {
-				t.Fatal(err)
+				t.Fatalf("call = %v, want nil", err)
 			}
 			if left := wait(t, "call", seen); left < tt.min || left > tt.max {
-				t.Errorf("the handler had %v, want %v to %v", left, tt.min, tt.max)
+				t.Errorf("time left to the handler = %v, want %v to %v", left, tt.min, tt.max)
 			}
 		})
 	}
@@ -169,26 +169,26 @@ func TestOverloadIsShedAtOnce(t *testing.T) {
 	wantAnswer(t, err, overloaded)
 	walk, err := s.cache.DeleteMatching(t.Context(), &cachev1.DeleteMatchingRequest{})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("DeleteMatching = %v, want a stream", err)
 	}
 	_, err = walk.Recv()
 	wantAnswer(t, err, overloaded)
 	if took := time.Since(start); took > time.Second {
-		t.Errorf("refused after %v", took)
+		t.Errorf("refused after %v, want at most 1 s", took)
 	}
 	if _, err := s.live.Check(t.Context(), &healthv1.HealthCheckRequest{Service: "live"}); err != nil {
-		t.Errorf("a busy server looks dead: %v", err)
+		t.Errorf("health check of a busy server = %v, want nil", err)
 	}
 	for _, kind := range []string{"unary", "stream"} {
 		if got := metric(t, s.Server, "larder_rpc_shed_total", "type", kind); got != 1 {
-			t.Errorf("counted %v shed %s calls", got, kind)
+			t.Errorf("larder_rpc_shed_total of %s = %v, want 1", kind, got)
 		}
 	}
 
 	close(release)
 	for range 4 {
 		if err := wait(t, "answer", done); err != nil && !errors.Is(err, io.EOF) { // how a stream ends well
-			t.Errorf("an accepted call failed: %v", err)
+			t.Errorf("accepted call = %v, want nil", err)
 		}
 	}
 	eventually(t, "empty", func() bool {
@@ -196,7 +196,7 @@ func TestOverloadIsShedAtOnce(t *testing.T) {
 			metric(t, s.Server, "larder_rpc_in_flight", "type", "stream") == 0
 	})
 	if _, err := s.cache.Increment(t.Context(), &cachev1.IncrementRequest{}); err != nil {
-		t.Errorf("with room again: %v", err)
+		t.Errorf("Increment with room again = %v, want nil", err)
 	}
 }
 
@@ -222,7 +222,7 @@ func BenchmarkFrame(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, err := from(0)(ctx, nil); err != nil {
-					b.Fatal(err)
+					b.Fatalf("call = %v, want nil", err)
 				}
 			}
 		})

@@ -49,7 +49,7 @@ func TestRequestsAsJSON(t *testing.T) {
 		req := newMessage(t, m.Input())
 		body := strings.NewReplacer("$TOKEN", vars.SessionToken, "$ID", vars.Session.SessionId).Replace(tt.request)
 		if err := protojson.Unmarshal([]byte(body), req); err != nil {
-			t.Fatalf("%s %s: %v", tt.rpc, tt.request, err)
+			t.Fatalf("request %s %s = %v, want valid JSON of the request", tt.rpc, tt.request, err)
 		}
 		resp, err := a.call(t.Context(), t, m, req)
 		if tt.want == "INVALID" {
@@ -57,21 +57,21 @@ func TestRequestsAsJSON(t *testing.T) {
 			continue
 		}
 		if err != nil {
-			t.Fatalf("%s %s: %v", tt.rpc, tt.request, err)
+			t.Fatalf("%s %s = %v, want nil", tt.rpc, tt.request, err)
 		}
 		if created, ok := resp.(*sessionv1.CreateSessionResponse); ok {
 			vars = created
 		}
 		b, err := protojson.Marshal(resp)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("Marshal = %v, want nil", err)
 		}
 		var got, want map[string]any
 		if err := json.Unmarshal(b, &got); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Unmarshal of %s = %v, want nil", b, err)
 		}
 		if err := json.Unmarshal([]byte(tt.want), &want); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Unmarshal of %s = %v, want nil", tt.want, err)
 		}
 		for name := range got { // only what is said above
 			if _, said := want[name]; !said {

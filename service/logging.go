@@ -12,12 +12,12 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// An accessLog writes one line for each call that fails or takes longer than slow, and for the others if the logger logs
-// at debug level.
+// An accessLog writes one line for each call that fails and for each unary call that takes longer than slow, and at debug
+// level one for every other call. Health checks get none.
 //
-// The lines are those of go-grpc-middleware. Its interceptor builds all fields of a line whether or not the logger keeps
-// it, which costs a call 3 µs, and it derives the level from the code alone. So it runs when the outcome of the call is
-// known, around a handler that returns this outcome, and only for calls that get a line.
+// go-grpc-middleware writes the lines. Its interceptor builds the fields of a line whether or not the logger keeps it,
+// which costs a call 3 µs, and derives the level from the code alone. So it is run after the call, around a handler that
+// returns the call's error, and only if the call gets a line.
 type accessLog struct {
 	logger *slog.Logger
 	slow   time.Duration
@@ -34,7 +34,7 @@ func newAccessLog(logger *slog.Logger, slow time.Duration) *accessLog {
 	}
 }
 
-// callLine returns the interceptors that write a line with a message. Health checks never get one.
+// callLine returns the interceptors that write a line with a message, at the level that levels derive from the code.
 func callLine(logger *slog.Logger, message string, levels logging.CodeToLevel) layer {
 	to := logging.LoggerFunc(func(ctx context.Context, level logging.Level, _ string, fields ...any) {
 		logger.LogAttrs(ctx, slog.Level(level), message, lineAttrs(fields)...)

@@ -28,33 +28,33 @@ func TestAccessLog(t *testing.T) {
 		ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "secret-canary")
 		_, _ = s.cache.Get(ctx, &cachev1.GetRequest{Key: "secret-canary"})
 		if _, err := s.live.Check(ctx, &healthv1.HealthCheckRequest{Service: "live"}); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Check = %v, want nil", err)
 		}
 		_, _ = s.live.Check(ctx, &healthv1.HealthCheckRequest{Service: "secret-canary"})
 		if strings.Contains(log.String(), "canary") {
-			t.Errorf("the log holds data:\n%s", log)
+			t.Errorf("log contains data of a request or of an answer, want it without:\n%s", log)
 		}
 		if strings.Contains(log.String(), "grpc.health") {
-			t.Errorf("the log holds health checks:\n%s", log)
+			t.Errorf("log contains health checks, want none:\n%s", log)
 		}
 		return s
 	}
 	only := func(t *testing.T, s *running, message string) map[string]any {
 		t.Helper()
 		if n := strings.Count(s.log.String(), `"method":`); n != 1 {
-			t.Fatalf("%d lines for one call:\n%s", n, s.log)
+			t.Fatalf("log has %d lines for one call, want 1:\n%s", n, s.log)
 		}
 		lines := s.log.lines(t, message)
 		if len(lines) != 1 {
-			t.Fatalf("no %q:\n%s", message, s.log)
+			t.Fatalf("log has %d lines %q, want 1:\n%s", len(lines), message, s.log)
 		}
 		for _, field := range []string{"duration", "redis_time", "redis_trips", "peer"} {
 			if _, ok := lines[0][field]; !ok {
-				t.Errorf("no %s", field)
+				t.Errorf("line = %v, want the field %s", lines[0], field)
 			}
 		}
 		if got := lines[0]["method"]; got != "/larder.cache.v1.CacheService/Get" {
-			t.Errorf("method is %v", got)
+			t.Errorf("method = %v, want /larder.cache.v1.CacheService/Get", got)
 		}
 		return lines[0]
 	}
@@ -68,21 +68,21 @@ func TestAccessLog(t *testing.T) {
 	t.Run("SuccessIsSilent", func(t *testing.T) {
 		t.Parallel()
 		if s := call(t, ok(0), slog.LevelInfo, Options{SlowCall: time.Minute}); strings.Contains(s.log.String(), "method") {
-			t.Errorf("the log is:\n%s", s.log)
+			t.Errorf("log = %q, want no line for the call", s.log)
 		}
 	})
 	t.Run("SuccessAtDebugLevel", func(t *testing.T) {
 		t.Parallel()
 		line := only(t, call(t, ok(0), slog.LevelDebug, Options{SlowCall: time.Minute}), "call")
 		if line["level"] != "DEBUG" || line["code"] != "OK" {
-			t.Errorf("got %v", line)
+			t.Errorf("line = %v, want DEBUG and OK", line)
 		}
 	})
 	t.Run("SlowSuccess", func(t *testing.T) {
 		t.Parallel()
 		line := only(t, call(t, ok(20*time.Millisecond), slog.LevelInfo, Options{SlowCall: 10 * time.Millisecond}), "slow call")
 		if line["level"] != "WARN" || line["code"] != "OK" || line["duration"].(float64) < float64(20*time.Millisecond) {
-			t.Errorf("got %v", line)
+			t.Errorf("line = %v, want WARN, OK and a duration of at least 20 ms", line)
 		}
 	})
 	for _, tt := range []struct {
@@ -98,10 +98,10 @@ func TestAccessLog(t *testing.T) {
 			t.Parallel()
 			line := only(t, call(t, failing(tt.err), slog.LevelInfo, Options{}), "call failed")
 			if line["level"] != tt.level || line["code"] != tt.code || line["reason"] != tt.reason {
-				t.Errorf("got %v", line)
+				t.Errorf("line = %v, want %s, %s and %s", line, tt.level, tt.code, tt.reason)
 			}
 			if tt.code == "Internal" && line["cause"] != "service.quotingError" {
-				t.Errorf("the log does not say what failed: %v", line)
+				t.Errorf("cause = %v, want service.quotingError", line["cause"])
 			}
 		})
 	}
@@ -158,6 +158,6 @@ func TestAccessLogHasTheseFieldsOnly(t *testing.T) {
 		}
 	}
 	if len(want) > 0 {
-		t.Errorf("no line for %v, the log is:\n%s", slices.Collect(maps.Keys(want)), log)
+		t.Errorf("log has no line for %v, want one:\n%s", slices.Collect(maps.Keys(want)), log)
 	}
 }

@@ -2,6 +2,7 @@ package service
 
 import (
 	"bytes"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -33,11 +34,11 @@ func TestPolicyEncrypt(t *testing.T) {
 		must[*cachev1.FillResponse](t)(a.cache.Fill(t.Context(), &cachev1.FillRequest{Namespace: ns, Key: "fill", LeaseToken: lease, Value: canary}))
 		for _, key := range []string{"set", "batch", "fill"} {
 			if got := a.primary(t, ns, key); !bytes.Equal(got.Value, canary) {
-				t.Errorf("%s %s: got %v", ns, key, got)
+				t.Errorf("%s: value of %s = %q, want %q", ns, key, got.Value, canary)
 			}
 			stored := a.do(t, "GET", "ld:c:{"+ns+":"+key+"}").(string)
 			if strings.Contains(stored, string(canary)) == encrypted {
-				t.Errorf("%s %s is stored as %q", ns, key, stored)
+				t.Errorf("%s: %s is stored as %q, want it encrypted: %t", ns, key, stored, encrypted)
 			}
 		}
 	}
@@ -52,7 +53,7 @@ func TestPolicyRotationGrace(t *testing.T) {
 		created := a.create(t, &sessionv1.CreateSessionRequest{Namespace: ns, Subject: "ann"})
 		must[*sessionv1.RotateSessionResponse](t)(a.session.RotateSession(t.Context(), &sessionv1.RotateSessionRequest{Namespace: ns, SessionToken: created.SessionToken}))
 		if a.isActive(t, ns, created.SessionToken) != good {
-			t.Errorf("%s: the old token is good: %t", ns, !good)
+			t.Errorf("%s: the old token is valid: %t, want %t", ns, !good, good)
 		}
 	}
 }
@@ -74,7 +75,7 @@ func TestPolicyTouchInterval(t *testing.T) {
 	}
 	eventually(t, "touched", func() bool { return touched("often") })
 	if touched("seldom") {
-		t.Error("touched before its interval was over")
+		t.Error("touched before the touch interval was over, want it afterwards")
 	}
 }
 
@@ -99,7 +100,7 @@ func TestPolicySessionLimits(t *testing.T) {
 		}))
 		rejected := got.Outcome == sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_LIMIT_REACHED
 		if rejected != a.isActive(t, ns, anonymous.SessionToken) || rejected == (got.SessionToken != "") {
-			t.Errorf("%s: promotion: %v", ns, got)
+			t.Errorf("%s: PromoteSession = %v, want the anonymous session to stay active only if it is rejected", ns, got)
 		}
 		return got
 	}
@@ -108,23 +109,32 @@ func TestPolicySessionLimits(t *testing.T) {
 	}
 	first := create("evict", "mobile")
 	if again := create("evict", "mobile"); len(again.EvictedSessions) != 1 || again.EvictedSessions[0].SessionId != first.Session.SessionId {
-		t.Errorf("the class's limit: %v", again)
+		t.Errorf("CreateSession above the limit of the class = %v, want %s evicted", again, first.Session.SessionId)
 	}
+	// Times of creation are whole milliseconds: the next session must be younger by one.
+	clock := func() (ms int64) {
+		at := a.redis.Do(t, "TIME").([]any)
+		seconds, _ := strconv.ParseInt(at[0].(string), 10, 64)
+		micros, _ := strconv.ParseInt(at[1].(string), 10, 64)
+		return seconds*1000 + micros/1000
+	}
+	older := clock()
+	eventually(t, "the next millisecond", func() bool { return clock() > older })
 	create("evict", "desktop")
 	if got := promote("evict"); len(got.EvictedSessions) != 1 || got.EvictedCount != 1 || got.EvictedSessions[0].Device.Class != "mobile" {
-		t.Errorf("the subject's limit on a promotion: %v", got)
+		t.Errorf("PromoteSession above the limit of the subject = %v, want the mobile session evicted", got)
 	}
 	create("reject", "")
 	create("reject", "")
 	if got := create("reject", ""); got.Outcome != sessionv1.CreateSessionOutcome_CREATE_SESSION_OUTCOME_LIMIT_REACHED || len(got.ExistingSessions) != 2 {
-		t.Errorf("a third one: %v", got)
+		t.Errorf("CreateSession of a third session = %v, want LIMIT_REACHED beside 2", got)
 	}
 	if got := promote("reject"); got.Outcome != sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_LIMIT_REACHED || len(got.ExistingSessions) != 2 {
-		t.Errorf("a third one by promotion: %v", got)
+		t.Errorf("PromoteSession to a third session = %v, want LIMIT_REACHED beside 2", got)
 	}
 	for i := range 6 {
 		if got := create("other", ""); (len(got.EvictedSessions) == 1) != (i == 5) {
-			t.Errorf("session %d under the server's limit: %v", i, got)
+			t.Errorf("session %d under the server's limit of 5 = %v, want an eviction: %t", i, got, i == 5)
 		}
 	}
 	r := &sessionv1.CreateSessionRequest{Namespace: "evict", Subject: "ann", MaxSessions: 3, MaxClassSessions: 2, IdleTimeout: durationpb.New(time.Minute)}

@@ -22,7 +22,7 @@ import (
 func (a *api) under(t testing.TB, p *policy.Policy) {
 	t.Helper()
 	if err := a.SetPolicy(p); err != nil {
-		t.Fatal(err)
+		t.Fatalf("SetPolicy = %v, want nil", err)
 	}
 }
 
@@ -78,7 +78,7 @@ func TestPolicyMaxTTL(t *testing.T) {
 		case test.field != "":
 			wantInvalid(t, test.req, err, test.field)
 		case err != nil:
-			t.Errorf("%v: %v", test.req, err)
+			t.Errorf("%v = %v, want nil", test.req, err)
 		}
 	}
 	// The default of the settings, 1 h, is cut to fit.
@@ -108,12 +108,12 @@ func TestPolicyJitter(t *testing.T) {
 	for _, r := range got.Results {
 		left := r.Ttl.AsDuration()
 		if least, most = min(least, left), max(most, left); r.StaleTtl.AsDuration() != stale {
-			t.Errorf("stale_ttl is %v", r.StaleTtl.AsDuration())
+			t.Errorf("stale_ttl = %v, want %v", r.StaleTtl.AsDuration(), stale)
 		}
 	}
 	// The chance that none of 200 is in the first tenth, or in the last, is below 1e-9.
 	if most > ttl || most < ttl*9/10 || least < ttl/2-time.Minute || least > ttl*6/10 {
-		t.Errorf("ttls are between %v and %v", least, most)
+		t.Errorf("ttls = %v to %v, want them spread from about %v to %v", least, most, ttl/2, ttl)
 	}
 
 	all := policy.Percent(100)
@@ -123,7 +123,7 @@ func TestPolicyJitter(t *testing.T) {
 	remains(t, "ttl of an expire_time", &a.get(t, &cachev1.GetRequest{Namespace: "jitter", Key: "k"}).Ttl, time.Hour)
 	a.set(t, &cachev1.SetRequest{Namespace: "jitter", Key: "k", Expiry: &cachev1.SetRequest_Never{Never: true}})
 	if got := a.get(t, &cachev1.GetRequest{Namespace: "jitter", Key: "k"}); got.Outcome != cachev1.GetOutcome_GET_OUTCOME_HIT || got.Ttl != nil {
-		t.Errorf("got %v of what never ends", got)
+		t.Errorf("Get of an entry that never expires = %v, want a HIT without ttl", got)
 	}
 	counted := must[*cachev1.IncrementResponse](t)(a.cache.Increment(t.Context(), &cachev1.IncrementRequest{Namespace: "jitter", Key: "n"}))
 	remains(t, "ttl of a counter", &counted.Ttl, time.Hour)
@@ -160,7 +160,7 @@ func TestPolicyNearCache(t *testing.T) {
 			batch = must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), &cachev1.BatchGetRequest{Namespace: ns, Keys: []string{"k"}})).Results[0]
 		}
 		if get != want || leased != want || batch.Source != want {
-			t.Errorf("%s: Get %v, GetOrLease %v, BatchGet %v, want %v", ns, get, leased, batch.Source, want)
+			t.Errorf("%s: source of Get = %v, of GetOrLease = %v, of BatchGet = %v, want %v", ns, get, leased, batch.Source, want)
 		}
 	}
 }
@@ -196,10 +196,10 @@ func TestWaitersAreWokenWithoutNearCache(t *testing.T) {
 			return strings.Contains(fmt.Sprint(a.do(t, "INFO", "commandstats")), "cmdstat_pttl:calls=2,")
 		})
 		if err := write(first.LeaseToken); err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s: write = %v, want nil", key, err)
 		}
 		if r := <-got; r.GetOutcome() != leaseHit || string(r.GetValue()) != "v" || r.GetSource() != cachev1.Source_SOURCE_REDIS || time.Since(start) > 20*time.Second {
-			t.Errorf("%s: got %v", key, r)
+			t.Errorf("%s: GetOrLease = %v after %v, want a HIT of v from Redis in at most 20 s", key, r, time.Since(start))
 		}
 	}
 }
@@ -223,7 +223,7 @@ func TestPolicyStale(t *testing.T) {
 		test.req.Namespace, test.req.Key = "kept", "k"
 		a.set(t, test.req)
 		if got := a.get(t, &cachev1.GetRequest{Namespace: "kept", Key: "k"}).StaleTtl.AsDuration(); got != test.want {
-			t.Errorf("%v: stale_ttl is %v, want %v", test.req, got, test.want)
+			t.Errorf("%v: stale_ttl = %v, want %v", test.req, got, test.want)
 		}
 	}
 }
@@ -243,7 +243,7 @@ func TestPolicyAllowStale(t *testing.T) {
 		}
 		batch := must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), &cachev1.BatchGetRequest{Namespace: ns, Keys: []string{"k"}}))
 		if got := cachev1.GetOutcome(batch.Results[0].Outcome); got != want || (len(batch.Results[0].Value) > 0) != (want == cachev1.GetOutcome_GET_OUTCOME_STALE) {
-			t.Errorf("%s: BatchGet got %v", ns, batch)
+			t.Errorf("%s: BatchGet = %v, want %v, with a value only if it is stale", ns, batch, want)
 		}
 		// Whoever gets the lease is not shown the value, and others wait for the new one.
 		first, then := leaseStale, leaseStale
@@ -253,7 +253,7 @@ func TestPolicyAllowStale(t *testing.T) {
 		leased := a.lease(t, &cachev1.GetOrLeaseRequest{Namespace: ns, Key: "k"}, first, true)
 		a.lease(t, &cachev1.GetOrLeaseRequest{Namespace: ns, Key: "k"}, then, false)
 		if (len(leased.Value) > 0) != (first == leaseStale) {
-			t.Errorf("%s: GetOrLease got %v", ns, leased)
+			t.Errorf("%s: GetOrLease = %v, want a value: %t", ns, leased, first == leaseStale)
 		}
 	}
 }
@@ -279,11 +279,11 @@ func TestPolicySessionTimeouts(t *testing.T) {
 		s := a.create(t, &sessionv1.CreateSessionRequest{Namespace: ns}).Session
 		created := s.CreatedAt.AsTime()
 		if idle, absolute := s.IdleExpiresAt.AsTime().Sub(created), s.AbsoluteExpiresAt.AsTime().Sub(created); idle != want.idle || absolute != want.absolute {
-			t.Errorf("%s: %v idle and %v in all, want %v", ns, idle, absolute, want)
+			t.Errorf("%s: timeouts = %v idle and %v absolute, want %v", ns, idle, absolute, want)
 		}
 		s = a.create(t, &sessionv1.CreateSessionRequest{Namespace: ns, IdleTimeout: secs(60), AbsoluteTimeout: secs(120)}).Session
 		if s.AbsoluteExpiresAt.AsTime().Sub(s.CreatedAt.AsTime()) != 2*time.Minute {
-			t.Errorf("%s: got %v, want it shorter", ns, s)
+			t.Errorf("%s: session = %v, want an absolute timeout of 2 min", ns, s)
 		}
 		r := &sessionv1.CreateSessionRequest{Namespace: ns, IdleTimeout: durationpb.New(want.idle + 1), AbsoluteTimeout: durationpb.New(want.absolute + 1)}
 		_, err := a.session.CreateSession(t.Context(), r)

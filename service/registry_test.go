@@ -42,7 +42,7 @@ func TestEveryServiceOfTheAPIIsRegistered(t *testing.T) {
 	})
 	slices.Sort(want)
 	if diff := cmp.Diff(want, registered()); diff != "" || len(want) == 0 {
-		t.Errorf("services of the registry (-defined +registered):\n%s", diff)
+		t.Errorf("services of the registry, of which %d are defined (-want +got):\n%s", len(want), diff)
 	}
 }
 
@@ -82,7 +82,7 @@ func TestRegisteredServicesAreComplete(t *testing.T) {
 		}
 		options, _ := method.Options().(*descriptorpb.MethodOptions)
 		if options == nil || options.IdempotencyLevel == nil {
-			t.Errorf("%s has no idempotency_level", name)
+			t.Errorf("%s has no idempotency_level, want one", name)
 		}
 		if want := options.GetIdempotencyLevel() != descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN; repeatable[name] != want {
 			t.Errorf("%s is retried: %t, want %t by its idempotency_level", name, repeatable[name], want)
@@ -140,7 +140,7 @@ func callSeries(t testing.TB, m *Metrics) map[string]float64 {
 		}
 	}
 	if len(series) == 0 {
-		t.Fatalf("none of the %d families has the label grpc_method", len(families))
+		t.Fatalf("%d families have no label grpc_method, want those of calls to", len(families))
 	}
 	return series
 }

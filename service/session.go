@@ -19,7 +19,7 @@ type Session struct {
 	store    *store.Store
 	policies *policy.Policies
 	limits   *policy.Limits
-	now      func() time.Time // the store's
+	now      func() time.Time // the store's Now, kept because each method value allocates
 }
 
 // NewSession returns a SessionService over a store.
@@ -45,7 +45,7 @@ func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionR
 		IfSubjectEpoch: f.ifSubjectEpoch(r),
 	}
 	if n.Subject == "" && r.GetAssurance() != nil {
-		f.add("assurance", "must be unset for an anonymous session")
+		f.add("assurance", "must be unset if subject is empty")
 	}
 	if err := f.err(); err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (s *Session) GetSession(ctx context.Context, r *sessionv1.GetSessionRequest
 	return resp, nil
 }
 
-// UpdateSession changes attributes.
+// UpdateSession changes the attributes of a session.
 func (s *Session) UpdateSession(ctx context.Context, r *sessionv1.UpdateSessionRequest) (*sessionv1.UpdateSessionResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
@@ -119,7 +119,7 @@ func (s *Session) RevokeSession(ctx context.Context, r *sessionv1.RevokeSessionR
 	return &sessionv1.RevokeSessionResponse{Outcome: outcome}, nil
 }
 
-// sessionView is a session as answers show it.
+// sessionView returns a session as it appears in responses.
 func sessionView(s *session.Session) *sessionv1.Session {
 	v := &sessionv1.Session{
 		SessionId: s.ID, Subject: s.Subject, Attributes: s.Attributes, Version: s.Version,

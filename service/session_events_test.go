@@ -32,7 +32,7 @@ func (a *api) watchSessions(ctx context.Context, t *testing.T, r *sessionv1.Watc
 	stream := must[grpc.ServerStreamingClient[sessionv1.WatchSessionEventsResponse]](t)(a.session.WatchSessionEvents(ctx, r))
 	first := must[*sessionv1.WatchSessionEventsResponse](t)(stream.Recv())
 	if first.Event != nil || first.ResumeToken == "" {
-		t.Fatalf("begins with %v", first)
+		t.Fatalf("first message = %v, want a resume token without an event", first)
 	}
 	return stream, first.ResumeToken
 }
@@ -79,7 +79,7 @@ func TestWatchSessionEvents(t *testing.T) {
 		for n, want := range want {
 			got, after := nextEvent(t, stream)
 			if got.EventId == "" || time.Since(got.At.AsTime()).Abs() > time.Minute || after == last {
-				t.Errorf("told %v and %q", got, after)
+				t.Errorf("event = %v with the token %q, want an id, the present time and a token other than %q", got, after, last)
 			}
 			got.EventId, got.At, last = "", nil, after
 			same(t, want, got)
@@ -88,7 +88,7 @@ func TestWatchSessionEvents(t *testing.T) {
 				request.ResumeToken = after
 				again, first := a.watchSessions(ctx, t, request)
 				if e, _ := nextEvent(t, again); first != after || e.SessionId != short.Session.SessionId {
-					t.Errorf("goes on at %q with %v", first, e)
+					t.Errorf("resumed watch begins at %q with %v, want %q and %s", first, e, after, short.Session.SessionId)
 				}
 			}
 		}
@@ -114,7 +114,7 @@ func TestWatchSessionEvents(t *testing.T) {
 		_, err = whole.Recv()
 	}
 	if got := answerOf(t, err); got.Code != codes.Unavailable || got.Reason != "SERVER_SHUTTING_DOWN" {
-		t.Errorf("it ended with %v", err)
+		t.Errorf("the watch ended with %v, want UNAVAILABLE, SERVER_SHUTTING_DOWN", err)
 	}
 }
 
@@ -133,7 +133,7 @@ func TestWatchSessionEventsChecksItsRequest(t *testing.T) {
 		stream := must[grpc.ServerStreamingClient[sessionv1.WatchSessionEventsResponse]](t)(a.session.WatchSessionEvents(t.Context(), r))
 		_, err := stream.Recv()
 		if got := answerOf(t, err); got.Reason != "INVALID_FIELD" || !strings.HasPrefix(status.Convert(err).Message(), field+": ") {
-			t.Errorf("%s: %v", field, err)
+			t.Errorf("error = %v, want INVALID_FIELD of %s", err, field)
 		}
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/berthcare/larder/store/session"
 )
 
-// RotateSession supersedes a session's token.
+// RotateSession replaces the token of a session.
 func (s *Session) RotateSession(ctx context.Context, r *sessionv1.RotateSessionRequest) (*sessionv1.RotateSessionResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
@@ -27,7 +27,7 @@ func (s *Session) RotateSession(ctx context.Context, r *sessionv1.RotateSessionR
 	}, nil
 }
 
-// PromoteSession gives an anonymous session a subject.
+// PromoteSession replaces an anonymous session by one of a subject.
 func (s *Session) PromoteSession(ctx context.Context, r *sessionv1.PromoteSessionRequest) (*sessionv1.PromoteSessionResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
@@ -56,7 +56,7 @@ func (s *Session) PromoteSession(ctx context.Context, r *sessionv1.PromoteSessio
 	}, nil
 }
 
-// ReauthenticateSession records another authentication.
+// ReauthenticateSession records a further authentication and replaces the token of the session.
 func (s *Session) ReauthenticateSession(ctx context.Context, r *sessionv1.ReauthenticateSessionRequest) (*sessionv1.ReauthenticateSessionResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/berthcare/larder/cmd/larder/lardertest"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/store/redistest"
@@ -34,11 +35,11 @@ func TestSecretsAndDataTurnUpNowhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Everything is logged, and every call and command is slow enough to be warned about.
-	command, stdout, stderr, _ := start(t, []string{
+	p := lardertest.Start(t, []string{
 		"REDIS_URL=" + server.URL(), "REDIS_PASSWORD_FILE=" + passwordFile, "LARDER_LOG_LEVEL=debug", "LARDER_SLOW_CALL=1ns",
 	}, "serve")
-	stdout.await(t, "connected to redis")
-	listening := stdout.await(t, "listening")
+	p.Stdout.Await(t, "connected to redis")
+	listening := p.Stdout.Await(t, "listening")
 	conn, err := grpc.NewClient(listening["grpc"].(string), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -111,12 +112,12 @@ func TestSecretsAndDataTurnUpNowhere(t *testing.T) {
 	round()
 	server.Kill()
 	round()
-	stdout.await(t, "redis connection lost")
+	p.Stdout.Await(t, "redis connection lost")
 	if failed < 30 {
 		t.Errorf("only %d calls failed: the test does not reach what it is to look at", failed)
 	}
 
-	places := map[string]string{"standard output": stdout.String(), "standard error": stderr.String()}
+	places := map[string]string{"standard output": p.Stdout.String(), "standard error": p.Stderr.String()}
 	var issued []string
 	for i, text := range seen {
 		if token, ok := strings.CutPrefix(text, "issued "); ok {
@@ -137,7 +138,7 @@ func TestSecretsAndDataTurnUpNowhere(t *testing.T) {
 		}
 		places[page] = string(text)
 	}
-	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", command.Process.Pid))
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID()))
 	if err == nil { // elsewhere than on Linux there is no such file
 		places["command line"] = string(cmdline)
 	}

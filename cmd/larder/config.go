@@ -4,12 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"regexp"
 	"slices"
-	"strconv"
 	"time"
 
+	"github.com/berthcare/larder/cmd/larder/setting"
 	"github.com/berthcare/larder/service"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
@@ -35,33 +34,33 @@ type Config struct {
 }
 
 type redisSettings struct {
-	URL                  RedisURL      `env:"REDIS_URL" default:"redis://localhost:6379" help:"Redis server: redis:// or rediss://[username:password@]host[:port][/database]; embedded:// is a store inside this process, whose data is lost when it exits."`
-	Username             string        `env:"REDIS_USERNAME" help:"Redis user; overrides the user in REDIS_URL."`
-	Password             Secret        `env:"REDIS_PASSWORD" hidden:"" help:"Redis password; overrides the password in REDIS_URL."`
-	PasswordFile         string        `env:"REDIS_PASSWORD_FILE" help:"File that contains the Redis password; used instead of REDIS_PASSWORD."`
-	DB                   int           `env:"REDIS_DB" default:"0" help:"Redis database number; overrides the number in REDIS_URL. A Redis Cluster has database 0 only."`
-	TLS                  bool          `env:"REDIS_TLS" default:"false" negatable:"" help:"Connect to Redis over TLS; rediss:// implies it."`
-	TLSCAFile            string        `name:"tls-ca-file" env:"REDIS_TLS_CA_FILE" help:"PEM file with the authorities trusted to sign the Redis certificate; empty means the authorities of the system."`
-	TLSCertFile          string        `env:"REDIS_TLS_CERT_FILE" help:"PEM file with the client certificate presented to Redis."`
-	TLSKeyFile           string        `env:"REDIS_TLS_KEY_FILE" help:"PEM file with the private key of the client certificate."`
-	TLSServerName        string        `env:"REDIS_TLS_SERVER_NAME" help:"Host name expected in the Redis certificate; empty means the host that is dialled."`
-	ClusterNodes         []string      `env:"REDIS_CLUSTER_NODES" placeholder:"HOST:PORT" help:"Addresses of some Redis Cluster nodes, used instead of REDIS_URL; the other nodes are discovered."`
-	SentinelNodes        []string      `env:"REDIS_SENTINEL_NODES" placeholder:"HOST:PORT" help:"Addresses of some Sentinels, used instead of REDIS_URL; the other Sentinels are discovered."`
-	SentinelMaster       string        `env:"REDIS_SENTINEL_MASTER" help:"Name of the primary in the Sentinel configuration; required with REDIS_SENTINEL_NODES."`
-	SentinelUsername     string        `env:"REDIS_SENTINEL_USERNAME" help:"User for the Sentinels themselves."`
-	SentinelPassword     Secret        `env:"REDIS_SENTINEL_PASSWORD" hidden:"" help:"Password for the Sentinels themselves."`
-	SentinelPasswordFile string        `env:"REDIS_SENTINEL_PASSWORD_FILE" help:"File that contains the Sentinel password; used instead of REDIS_SENTINEL_PASSWORD."`
-	Timeout              time.Duration `env:"LARDER_REDIS_TIMEOUT" default:"2s" help:"Maximum wait for one reply from Redis."`
+	URL                  setting.RedisURL `env:"REDIS_URL" default:"redis://localhost:6379" help:"Redis server: redis:// or rediss://[username:password@]host[:port][/database]; embedded:// is a store inside this process, whose data is lost when it exits."`
+	Username             string           `env:"REDIS_USERNAME" help:"Redis user; overrides the user in REDIS_URL."`
+	Password             setting.Secret   `env:"REDIS_PASSWORD" hidden:"" help:"Redis password; overrides the password in REDIS_URL."`
+	PasswordFile         string           `env:"REDIS_PASSWORD_FILE" help:"File that contains the Redis password; used instead of REDIS_PASSWORD."`
+	DB                   int              `env:"REDIS_DB" default:"0" help:"Redis database number; overrides the number in REDIS_URL. A Redis Cluster has database 0 only."`
+	TLS                  bool             `env:"REDIS_TLS" default:"false" negatable:"" help:"Connect to Redis over TLS; rediss:// implies it."`
+	TLSCAFile            string           `name:"tls-ca-file" env:"REDIS_TLS_CA_FILE" help:"PEM file with the authorities trusted to sign the Redis certificate; empty means the authorities of the system."`
+	TLSCertFile          string           `env:"REDIS_TLS_CERT_FILE" help:"PEM file with the client certificate presented to Redis."`
+	TLSKeyFile           string           `env:"REDIS_TLS_KEY_FILE" help:"PEM file with the private key of the client certificate."`
+	TLSServerName        string           `env:"REDIS_TLS_SERVER_NAME" help:"Host name expected in the Redis certificate; empty means the host that is dialled."`
+	ClusterNodes         []string         `env:"REDIS_CLUSTER_NODES" placeholder:"HOST:PORT" help:"Addresses of some Redis Cluster nodes, used instead of REDIS_URL; the other nodes are discovered."`
+	SentinelNodes        []string         `env:"REDIS_SENTINEL_NODES" placeholder:"HOST:PORT" help:"Addresses of some Sentinels, used instead of REDIS_URL; the other Sentinels are discovered."`
+	SentinelMaster       string           `env:"REDIS_SENTINEL_MASTER" help:"Name of the primary in the Sentinel configuration; required with REDIS_SENTINEL_NODES."`
+	SentinelUsername     string           `env:"REDIS_SENTINEL_USERNAME" help:"User for the Sentinels themselves."`
+	SentinelPassword     setting.Secret   `env:"REDIS_SENTINEL_PASSWORD" hidden:"" help:"Password for the Sentinels themselves."`
+	SentinelPasswordFile string           `env:"REDIS_SENTINEL_PASSWORD_FILE" help:"File that contains the Sentinel password; used instead of REDIS_SENTINEL_PASSWORD."`
+	Timeout              time.Duration    `env:"LARDER_REDIS_TIMEOUT" default:"2s" help:"Maximum wait for one reply from Redis."`
 }
 
 type nearSettings struct {
-	Bytes Bytes         `env:"LARDER_NEAR_CACHE_BYTES" default:"64MiB" help:"Memory limit of the near cache of this process; 0 disables the near cache."`
+	Bytes setting.Bytes `env:"LARDER_NEAR_CACHE_BYTES" default:"64MiB" help:"Memory limit of the near cache of this process; 0 disables the near cache."`
 	TTL   time.Duration `env:"LARDER_NEAR_CACHE_TTL" default:"5s" help:"Maximum age of a near-cached answer while Redis cannot reach this process."`
 }
 
 type cacheSettings struct {
-	MaxValueBytes  Bytes         `env:"LARDER_MAX_VALUE_BYTES" default:"1MiB" help:"Maximum size of a value."`
-	CompressAbove  Bytes         `env:"LARDER_COMPRESS_ABOVE" default:"16KiB" help:"Size above which values are compressed in Redis; 0 disables compression."`
+	MaxValueBytes  setting.Bytes `env:"LARDER_MAX_VALUE_BYTES" default:"1MiB" help:"Maximum size of a value."`
+	CompressAbove  setting.Bytes `env:"LARDER_COMPRESS_ABOVE" default:"16KiB" help:"Size above which values are compressed in Redis; 0 disables compression."`
 	DefaultTTL     time.Duration `env:"LARDER_DEFAULT_TTL" default:"1h" help:"TTL of an entry that is written without a TTL."`
 	MaxTTL         time.Duration `env:"LARDER_MAX_TTL" default:"720h" help:"Maximum TTL of an entry, stale_ttl included."`
 	PlainNamespace string        `env:"LARDER_PLAIN_NAMESPACE" placeholder:"NAMESPACE" help:"Namespace whose keys are the Redis keys themselves, to serve data that other Redis clients write; empty means none."`
@@ -172,8 +171,8 @@ func (c *Config) broken() []error {
 		{c.Limits.PerClass >= 0, "LARDER_SESSIONS_PER_CLASS: must not be below zero"},
 		{isLimitPolicy(c.Sessions.LimitPolicy), "LARDER_SESSION_LIMIT_POLICY: must be evict_least_recently_used, evict_oldest or reject"},
 		{c.Sessions.SweepInterval >= time.Second && c.Sessions.SweepInterval <= 10*time.Minute, "LARDER_SESSION_SWEEP_INTERVAL: must be between 1s and 10m"},
-		{isAddr(c.Serving.GRPCAddr), "LARDER_GRPC_ADDR: must be host:port or :port"},
-		{isAddr(c.Serving.AdminAddr), "LARDER_ADMIN_ADDR: must be host:port or :port"},
+		{setting.IsAddr(c.Serving.GRPCAddr), "LARDER_GRPC_ADDR: must be host:port or :port"},
+		{setting.IsAddr(c.Serving.AdminAddr), "LARDER_ADMIN_ADDR: must be host:port or :port"},
 		{c.Serving.MaxDeadline > 0, "LARDER_MAX_DEADLINE: must be above zero"},
 		{c.Serving.MaxInFlight > 0, "LARDER_MAX_IN_FLIGHT: must be above zero"},
 		{c.Serving.MaxConcurrentStreams > 0, "LARDER_MAX_CONCURRENT_STREAMS: must be above zero"},
@@ -196,13 +195,6 @@ func orNone(d time.Duration) time.Duration {
 		return -1
 	}
 	return d
-}
-
-// isAddr reports whether the server can be asked to listen on addr; port 0 is any free one.
-func isAddr(addr string) bool {
-	_, port, err := net.SplitHostPort(addr)
-	_, notNumber := strconv.ParseUint(port, 10, 16)
-	return err == nil && notNumber == nil
 }
 
 func isLimitPolicy(policy string) bool {

@@ -197,16 +197,6 @@ func TestFlagsGoBeforeTheEnvironment(t *testing.T) {
 	}
 }
 
-func TestSizes(t *testing.T) {
-	t.Parallel()
-	for text, want := range map[string]int{"1MiB": 1 << 20, "1048576": 1 << 20, "64 KiB": 64 << 10, "64kB": 64000, "0.5MiB": 512 << 10} {
-		_, serving, err := settings(t, environ{"LARDER_MAX_VALUE_BYTES": text}).Options()
-		if err != nil || serving.Limits.MaxValueBytes != want {
-			t.Errorf("%s: MaxValueBytes = %d, %v, want %d", text, serving.Limits.MaxValueBytes, err, want)
-		}
-	}
-}
-
 // Each line says which setting to mend, and no line says more than one thing.
 func TestFaults(t *testing.T) {
 	t.Parallel()

@@ -68,9 +68,19 @@ var rooms = []room{
 		path: "client", may: []string{"gen"}, outside: []string{grpcModule, codesPkg},
 		why: "whoever imports the client must not get a server with it",
 	},
+	{path: "cmd/larder/setting", why: "every command parses sizes, secrets and addresses alike"},
+	{path: "cmd/larder/lardertest", outside: []string{grpcModule}, why: "it runs the compiled command, for whichever package tests with it"},
 	{
-		path: "cmd/larder", may: []string{"gen", "client", "service", "service/policy", "store", "store/redis", "store/keyring", "store/session"},
-		outside: []string{grpcModule, codesPkg, kongModule, prometheus}, why: "it wires everything, and reads the settings",
+		path: "cmd/larder/warm", may: []string{"client", "cmd/larder/setting"},
+		why: "it moves entries through the API, as any other client could",
+	},
+	{
+		path: "cmd/larder/bench", may: []string{"gen", "cmd/larder/setting"}, outside: []string{grpcModule, prometheus},
+		why: "it compares servers over the wire, as a caller of either",
+	},
+	{
+		path: "cmd/larder", may: []string{"cmd/larder/bench", "cmd/larder/warm", "service", "service/policy", "store", "store/redis", "store/keyring", "store/session", "cmd/larder/setting"},
+		outside: []string{grpcModule, kongModule}, why: "it wires everything, and reads the settings",
 	},
 }
 

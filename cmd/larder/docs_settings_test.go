@@ -10,6 +10,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/berthcare/larder/cmd/larder/setting"
 )
 
 var update = flag.Bool("update", false, "rewrite the table of settings in docs/operating.md")
@@ -33,7 +35,7 @@ func table(t *testing.T) string {
 			fmt.Fprintf(&text, "\n**%s**\n\n| Variable | Flag | Default | Meaning |\n|---|---|---|---|\n", group)
 		}
 		name := "`--" + flag.Name + "`"
-		if flag.Target.Type() == reflect.TypeFor[Secret]() {
+		if flag.Target.Type() == reflect.TypeFor[setting.Secret]() {
 			name = "none: it is secret"
 		}
 		initial := ""

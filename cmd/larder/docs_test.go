@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/berthcare/larder/cmd/larder/lardertest"
 )
 
 // repoRoot is the folder of the repository.
@@ -162,8 +164,7 @@ func TestDocumentsNameSettingsThatExist(t *testing.T) {
 func TestDocumentsNameMetricsThatExist(t *testing.T) {
 	t.Parallel()
 	metric := regexp.MustCompile(`\b(?:larder|grpc_server)_[a-z_]+[a-z]\b`)
-	_, stdout, _, _ := start(t, []string{"REDIS_URL=embedded://"}, "serve")
-	admin, _ := stdout.await(t, "listening")["admin"].(string)
+	admin := lardertest.Start(t, []string{"REDIS_URL=embedded://"}, "serve").Addr(t, "admin")
 	reply, err := http.Get("http://" + admin + "/metrics")
 	if err != nil {
 		t.Fatal(err)

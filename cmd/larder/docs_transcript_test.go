@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/berthcare/larder/cmd/larder/lardertest"
 )
 
 var pause = flag.Duration("pause", 0, "how long TestTranscripts waits before each command, as a person would: go test ./cmd/larder -run TestTranscripts -pause 30s -timeout 2h")
@@ -81,12 +83,8 @@ func newWorkbench(t *testing.T, env ...string) *workbench {
 	if _, err := os.Stat(filepath.Join(tools, "grpcurl")); err != nil {
 		t.Fatalf("%v: run `make test`, which builds it", err)
 	}
-	built, err := larder()
-	if err != nil {
-		t.Fatal(err)
-	}
 	w := &workbench{dir: t.TempDir(), home: t.TempDir(), tmp: t.TempDir()}
-	if err := os.Symlink(filepath.Join(built, "larder"), filepath.Join(w.dir, "larder")); err != nil {
+	if err := os.Symlink(lardertest.Binary(t), filepath.Join(w.dir, "larder")); err != nil {
 		t.Fatal(err)
 	}
 	w.env = append(os.Environ(), "PATH="+tools+":"+os.Getenv("PATH"), "HOME="+w.home, "TMPDIR="+w.tmp)
@@ -123,9 +121,9 @@ func (w *workbench) run(t *testing.T, document, script string) string {
 // would who reads README.md and then the tour. They leave no file behind.
 func TestTranscripts(t *testing.T) {
 	t.Parallel()
-	_, stdout, _, _ := start(t, []string{"REDIS_URL=embedded://"}, "serve")
-	stdout.await(t, "connected to redis")
-	addr, _ := stdout.await(t, "listening")["grpc"].(string)
+	server := lardertest.Start(t, []string{"REDIS_URL=embedded://"}, "serve")
+	server.Stdout.Await(t, "connected to redis")
+	addr := server.Addr(t, "grpc")
 
 	steps := transcripts(t)
 	const mark = "== next =="
@@ -195,9 +193,9 @@ func TestShellBlocks(t *testing.T) {
 // The Go programs of the documents compile and run.
 func TestGoBlocks(t *testing.T) {
 	t.Parallel()
-	_, stdout, _, _ := start(t, []string{"REDIS_URL=embedded://"}, "serve")
-	stdout.await(t, "connected to redis")
-	addr, _ := stdout.await(t, "listening")["grpc"].(string)
+	server := lardertest.Start(t, []string{"REDIS_URL=embedded://"}, "serve")
+	server.Stdout.Await(t, "connected to redis")
+	addr := server.Addr(t, "grpc")
 	ran := 0
 	for _, d := range documents(t) {
 		for _, b := range d.blocks("go") {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/berthcare/larder/cmd/larder/setting"
 	"github.com/berthcare/larder/store/redis"
 )
 
@@ -20,7 +21,7 @@ func (p *program) hint() {
 	if !p.config.Log.Reflection || p.options.Redis.Mode != redis.Embedded && !isTerminal(p.stdout) {
 		return
 	}
-	addr, err := reachable(p.grpc.Addr().String())
+	addr, err := setting.DialAddr(p.grpc.Addr().String())
 	if err != nil {
 		return
 	}

@@ -12,6 +12,9 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"github.com/berthcare/larder/cmd/larder/bench"
+	"github.com/berthcare/larder/cmd/larder/warm"
 )
 
 func main() {
@@ -21,14 +24,14 @@ func main() {
 
 // commands are what larder can be asked to do; each has its own file.
 type commands struct {
-	Serve   serveCommand   `cmd:"" default:"withargs" help:"Serve until told to stop (the default)."`
-	Probe   probeCommand   `cmd:"" help:"Ask a server for its health: exit 0 if it is SERVING, otherwise 1."`
-	Version versionCommand `cmd:"" help:"Print the version."`
-	Bench   benchCommand   `cmd:"" help:"Measure the server beside a bare gRPC handler."`
-	Warm    warmCommand    `cmd:"" help:"Send entries from a file or from standard input to a server."`
-	Export  exportCommand  `cmd:"" help:"Write the entries of a namespace as lines that warm takes."`
+	Serve   serveCommand       `cmd:"" default:"withargs" help:"Serve until told to stop (the default)."`
+	Probe   probeCommand       `cmd:"" help:"Ask a server for its health: exit 0 if it is SERVING, otherwise 1."`
+	Version versionCommand     `cmd:"" help:"Print the version."`
+	Bench   bench.Command      `cmd:"" help:"Measure the server beside a bare gRPC handler."`
+	Warm    warm.Command       `cmd:"" help:"Send entries from a file or from standard input to a server."`
+	Export  warm.ExportCommand `cmd:"" help:"Write the entries of a namespace as lines that warm takes."`
 
-	BenchFloor benchFloorCommand `cmd:"" hidden:"" help:"Be the bare gRPC handler that bench compares with."`
+	BenchFloor bench.FloorCommand `cmd:"" hidden:"" help:"Be the bare gRPC handler that bench compares with."`
 }
 
 // A command is one of commands with its flags set. What it returns is shown to the operator line by line.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/berthcare/larder/cmd/larder/lardertest"
 )
 
 // call runs one command line to its end.
@@ -113,7 +115,7 @@ func TestStoppedBeforeItConnects(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var stdout, stderr strings.Builder
-	env := environ{"REDIS_URL": "redis://" + closedAddr(t), "LARDER_GRPC_ADDR": "127.0.0.1:0", "LARDER_ADMIN_ADDR": "127.0.0.1:0"}
+	env := environ{"REDIS_URL": "redis://" + lardertest.ClosedAddr(t), "LARDER_GRPC_ADDR": "127.0.0.1:0", "LARDER_ADMIN_ADDR": "127.0.0.1:0"}
 	if code := run(ctx, nil, env.lookup, &stdout, &stderr); code != 0 || stderr.String() != "" {
 		t.Errorf("exit %d: %s", code, stderr.String())
 	}

@@ -9,6 +9,9 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/berthcare/larder/cmd/larder/bench"
+	"github.com/berthcare/larder/cmd/larder/setting"
 )
 
 // lookupEnv reads an environment variable, as os.LookupEnv does.
@@ -19,7 +22,7 @@ type lookupEnv func(name string) (value string, ok bool)
 // The environment is resolved here and not by kong, which would repeat a value that it cannot read, secret or not, and
 // would stop at the first. An empty variable counts as unset: that is how Compose and Kubernetes pass one on.
 func parse(args []string, lookup lookupEnv, stdout io.Writer) (command, error) {
-	var all commands
+	all := commands{Bench: bench.Command{Version: release()}}
 	helped := false
 	env := &environment{lookup: lookup}
 	parser, err := kong.New(&all,
@@ -108,10 +111,10 @@ func secretsIn(line *kong.Context) []error {
 			continue
 		}
 		switch value := step.Flag.Target.Interface().(type) {
-		case Secret:
+		case setting.Secret:
 			faults = append(faults, fmt.Errorf("--%s is refused, the process list would show it: set %s or %[2]s_FILE", step.Flag.Name, step.Flag.Envs[0]))
-		case RedisURL:
-			if _, password := value.credentials(); password != "" {
+		case setting.RedisURL:
+			if _, password := value.Credentials(); password != "" {
 				faults = append(faults, errors.New("--redis-url with a password is refused, the process list would show it: set REDIS_URL or REDIS_PASSWORD"))
 			}
 		}
@@ -130,7 +133,7 @@ func help(options kong.HelpOptions, line *kong.Context) error {
 	}
 	title := "\nSecrets, from the environment only:\n"
 	for _, flag := range node.Flags {
-		if _, secret := flag.Target.Interface().(Secret); !secret {
+		if _, secret := flag.Target.Interface().(setting.Secret); !secret {
 			continue
 		}
 		if _, err := fmt.Fprintf(line.Stdout, "%s  $%-26s %s\n", title, flag.Envs[0], flag.Help); err != nil {

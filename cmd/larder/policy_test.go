@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/berthcare/larder/cmd/larder/lardertest"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store/keyring"
@@ -160,13 +161,13 @@ func TestPolicyIsReadAgain(t *testing.T) {
 func changesPolicy(t *testing.T, path string, change func()) {
 	t.Helper()
 	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_POLICY_FILE": path})
-	p.log.await(t, "connected to redis")
+	p.log.Await(t, "connected to redis")
 	cache := cachev1.NewCacheServiceClient(p.dial(t))
 	if allows(t, cache) {
 		t.Error("the policy of the start is not in force")
 	}
 	change()
-	if record := p.log.await(t, "the policy has changed"); record["file"] != path {
+	if record := p.log.Await(t, "the policy has changed"); record["file"] != path {
 		t.Errorf("got %v", record)
 	}
 	if !allows(t, cache) {
@@ -183,7 +184,7 @@ func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 	dir := t.TempDir()
 	path := writePolicy(t, dir, forbids)
 	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_POLICY_FILE": path})
-	p.log.await(t, "connected to redis")
+	p.log.Await(t, "connected to redis")
 	cache := cachev1.NewCacheServiceClient(p.dial(t))
 	_, before := p.get(t, "/metrics")
 	for _, bad := range []struct{ text, fault string }{
@@ -192,7 +193,7 @@ func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 		{"", path + ":1: is empty"},
 	} {
 		writePolicy(t, dir, bad.text)
-		line := p.log.awaitLine(t, bad.fault)
+		line := p.log.AwaitLine(t, bad.fault)
 		if !strings.Contains(line, `"level":"ERROR"`) || !strings.Contains(line, "the old policy stays in force") {
 			t.Errorf("logged %s", line)
 		}
@@ -203,7 +204,7 @@ func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	p.log.awaitLine(t, path+": no such file")
+	p.log.AwaitLine(t, path+": no such file")
 	if code, body := p.get(t, "/health"); code != 200 {
 		t.Errorf("/health: %d %s", code, body)
 	}
@@ -215,7 +216,7 @@ func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	writePolicy(t, dir, allowed)
-	p.log.await(t, "the policy has changed")
+	p.log.Await(t, "the policy has changed")
 	if !allows(t, cache) {
 		t.Error("the good policy is not in force")
 	}
@@ -225,9 +226,9 @@ func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
-		p.log.awaitLines(t, path+": no such file", n)
+		p.log.AwaitLines(t, path+": no such file", n)
 		writePolicy(t, dir, allowed)
-		p.log.awaitLines(t, "the policy has changed", n)
+		p.log.AwaitLines(t, "the policy has changed", n)
 	}
 }
 
@@ -247,7 +248,7 @@ func TestPolicyChangesDuringTraffic(t *testing.T) {
 	dir := t.TempDir()
 	path := writePolicy(t, dir, forbids)
 	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_POLICY_FILE": path})
-	p.log.await(t, "connected to redis")
+	p.log.Await(t, "connected to redis")
 	cache := cachev1.NewCacheServiceClient(p.dial(t))
 	ctx, stop := context.WithCancel(t.Context())
 	var callers sync.WaitGroup
@@ -284,15 +285,15 @@ func TestPolicyOfTheCommand(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := writePolicy(t, dir, "cache: {defaults: {max_tll: 1s}}\n")
-	command, stdout, stderr, exited := start(t, []string{"REDIS_URL=embedded://", "LARDER_POLICY_FILE=" + path}, "serve")
-	if code, want := exitCode(t, command, exited), "larder: LARDER_POLICY_FILE: "+path+":1: cache.defaults.max_tll: is not known\n"; code != 1 || stderr.String() != want || stdout.String() != "" {
-		t.Errorf("exit %d: %s%s", code, stdout, stderr)
+	code, stdout, stderr := lardertest.Run(t, []string{"REDIS_URL=embedded://", "LARDER_POLICY_FILE=" + path}, "serve")
+	if want := "larder: LARDER_POLICY_FILE: " + path + ":1: cache.defaults.max_tll: is not known\n"; code != 1 || stderr != want || stdout != "" {
+		t.Errorf("exit code %d, standard output %q, standard error %q; want 1, nothing, %q", code, stdout, stderr, want)
 	}
 	writePolicy(t, dir, forbids)
-	_, stdout, _, _ = start(t, []string{"REDIS_URL=embedded://", "LARDER_POLICY_FILE=" + path}, "serve")
-	stdout.await(t, "connected to redis")
+	p := lardertest.Start(t, []string{"REDIS_URL=embedded://", "LARDER_POLICY_FILE=" + path}, "serve")
+	p.Stdout.Await(t, "connected to redis")
 	writePolicy(t, dir, allowed)
-	stdout.await(t, "the policy has changed")
+	p.Stdout.Await(t, "the policy has changed")
 }
 
 // What docs/operating.md shows is a policy, and it is served.
@@ -329,7 +330,7 @@ func TestDocsShowAPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_KEYRING_FILE": keys, "LARDER_POLICY_FILE": writePolicy(t, t.TempDir(), text)})
-	p.log.await(t, "connected to redis")
+	p.log.Await(t, "connected to redis")
 	cache := cachev1.NewCacheServiceClient(p.dial(t))
 	if _, err := cache.Set(t.Context(), &cachev1.SetRequest{Namespace: "prices", Key: "k"}); err != nil {
 		t.Fatal(err)

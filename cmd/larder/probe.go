@@ -2,17 +2,16 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+
+	"github.com/berthcare/larder/cmd/larder/setting"
 )
 
 type probeCommand struct {
@@ -23,7 +22,7 @@ type probeCommand struct {
 
 // Run asks for the health of one service and returns an error unless it is SERVING.
 func (p *probeCommand) Run(ctx context.Context, _ io.Writer) error {
-	addr, err := reachable(p.Addr)
+	addr, err := setting.DialAddr(p.Addr)
 	if err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
@@ -43,19 +42,4 @@ func (p *probeCommand) Run(ctx context.Context, _ io.Writer) error {
 		return fmt.Errorf("probe: %s at %s is %v", p.Service, addr, answer.Status)
 	}
 	return nil
-}
-
-// reachable turns an address to listen on into one to dial: every interface includes loopback.
-func reachable(addr string) (string, error) {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return "", errors.New("the address must be host:port")
-	}
-	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-		if ip.Is6() {
-			host = "::1"
-		}
-	}
-	return net.JoinHostPort(host, port), nil
 }

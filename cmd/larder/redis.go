@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/berthcare/larder/cmd/larder/setting"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 )
@@ -33,12 +34,12 @@ func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
 	case len(r.SentinelNodes) > 0:
 		o.Redis.Mode = redis.Sentinel
 		o.Redis.Addrs, addrFaults = hostPorts("REDIS_SENTINEL_NODES", r.SentinelNodes, sentinelPort)
-	case r.URL == "embedded://":
+	case r.URL == setting.Embedded:
 		o.Redis.Mode = redis.Embedded
 	default:
-		o.Redis.Addrs, addrFaults = hostPorts("REDIS_URL", []string{r.URL.parts().Host}, redisPort)
+		o.Redis.Addrs, addrFaults = hostPorts("REDIS_URL", []string{r.URL.Parts().Host}, redisPort)
 		if !given["REDIS_DB"] {
-			o.Redis.DB = r.URL.database()
+			o.Redis.DB = r.URL.Database()
 		}
 	}
 	faults = append(faults, addrFaults...)
@@ -70,7 +71,7 @@ func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
 
 	var username string
 	if nodes == 0 {
-		username, o.Redis.Password = r.URL.credentials()
+		username, o.Redis.Password = r.URL.Credentials()
 	}
 	o.Redis.Username = first(r.Username, username)
 	var err error
@@ -91,7 +92,7 @@ func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
 func (r *redisSettings) tls(given map[string]bool, o store.Options) (*tls.Config, []error) {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	secure := r.URL.parts().Scheme == "rediss" && o.Redis.Mode == redis.Standalone
+	secure := r.URL.Parts().Scheme == "rediss" && o.Redis.Mode == redis.Standalone
 	if secure && given["REDIS_TLS"] && !r.TLS {
 		fault("REDIS_TLS: is false and REDIS_URL is rediss://, which means TLS")
 	}
@@ -105,7 +106,7 @@ func (r *redisSettings) tls(given map[string]bool, o store.Options) (*tls.Config
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: r.TLSServerName}
 	if config.ServerName == "" && o.Redis.Mode == redis.Standalone {
-		config.ServerName = r.URL.parts().Hostname() // elsewhere each node answers to its own name
+		config.ServerName = r.URL.Parts().Hostname() // elsewhere each node answers to its own name
 	}
 	if r.TLSCAFile != "" {
 		config.RootCAs = x509.NewCertPool()
@@ -130,7 +131,7 @@ func (r *redisSettings) tls(given map[string]bool, o store.Options) (*tls.Config
 }
 
 // secret returns a secret from its variable, from its file, or else as it stands in the URL.
-func secret(name string, value Secret, file, inURL string) (string, error) {
+func secret(name string, value setting.Secret, file, inURL string) (string, error) {
 	switch {
 	case value != "" && file != "":
 		return "", fmt.Errorf("%s and %[1]s_FILE: both are set; set one of them", name)

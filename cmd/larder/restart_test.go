@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os/exec"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -16,6 +15,7 @@ import (
 	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/berthcare/larder/cmd/larder/lardertest"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store/redistest"
 )
@@ -27,14 +27,13 @@ func TestTenRestartsLoseNoCall(t *testing.T) {
 	env := []string{"REDIS_URL=" + redistest.Start(t, redistest.Options{}).URL(), "LARDER_DRAIN_DELAY=300ms"}
 
 	type replica struct {
-		addr    string
-		command *exec.Cmd
-		exited  <-chan struct{}
+		addr string
+		*lardertest.Process
 	}
 	launch := func(addr string) replica {
-		command, stdout, stderr, exited := start(t, env, "serve", "--grpc-addr", addr)
-		stdout.await(t, "connected to redis")
-		for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) { //nolint:forbidigo // polls the probe
+		p := lardertest.Start(t, env, "serve", "--grpc-addr", addr)
+		p.Stdout.Await(t, "connected to redis")
+		for deadline := time.Now().Add(lardertest.Patience); ; time.Sleep(10 * time.Millisecond) { //nolint:forbidigo // polls the probe
 			code, _, why := call(t, nil, "probe", "--addr", addr, "--service", "ready")
 			if code == 0 {
 				break
@@ -45,12 +44,12 @@ func TestTenRestartsLoseNoCall(t *testing.T) {
 		}
 		t.Cleanup(func() {
 			if t.Failed() {
-				t.Logf("%s\n%s%s", addr, stdout, stderr)
+				t.Logf("%s\n%s%s", addr, &p.Stdout, &p.Stderr)
 			}
 		})
-		return replica{addr, command, exited}
+		return replica{addr, p}
 	}
-	replicas := []replica{launch(closedAddr(t)), launch(closedAddr(t))}
+	replicas := []replica{launch(lardertest.ClosedAddr(t)), launch(lardertest.ClosedAddr(t))}
 
 	pick := manual.NewBuilderWithScheme("replicas")
 	pick.InitialState(resolver.State{Addresses: []resolver.Address{{Addr: replicas[0].addr}, {Addr: replicas[1].addr}}})
@@ -101,11 +100,9 @@ func TestTenRestartsLoseNoCall(t *testing.T) {
 			time.Sleep(time.Millisecond) //nolint:forbidigo // polls the counter
 		}
 		r := &replicas[i%2]
-		if err := r.command.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		if code := exitCode(t, r.command, r.exited); code != 0 {
-			t.Errorf("restart %d: exit %d", i, code)
+		r.Signal(t, syscall.SIGTERM)
+		if code := r.Exit(t); code != 0 {
+			t.Errorf("restart %d: exit code %d, want 0", i, code)
 		}
 		*r = launch(r.addr)
 	}

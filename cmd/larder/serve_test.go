@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"github.com/berthcare/larder/cmd/larder/lardertest"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store/redistest"
 )
@@ -27,7 +28,7 @@ import (
 func TestEmbeddedStoreShowsCallsThatWork(t *testing.T) {
 	t.Parallel()
 	p := serve(t, environ{"REDIS_URL": "embedded://"})
-	commands, _ := p.log.await(t, "try")["commands"].([]any)
+	commands, _ := p.log.Await(t, "try")["commands"].([]any)
 	if len(commands) < 4 {
 		t.Fatalf("got %q", commands)
 	}
@@ -53,7 +54,7 @@ func TestEmbeddedStoreShowsCallsThatWork(t *testing.T) {
 	if code, stderr := p.exit(t); code != 0 || stderr != "" {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
-	p.log.await(t, "stopped")
+	p.log.Await(t, "stopped")
 }
 
 // invoke makes one call of which only names are known, as grpcurl does.
@@ -81,7 +82,7 @@ func TestHintIsForPeopleAlone(t *testing.T) {
 		"in production":      serve(t, environ{"REDIS_URL": server.URL()}),
 		"without reflection": serve(t, environ{"REDIS_URL": "embedded://", "LARDER_REFLECTION": "false"}),
 	} {
-		p.log.await(t, "connected to redis")
+		p.log.Await(t, "connected to redis")
 		p.stop()
 		p.exit(t)
 		if strings.Contains(p.log.String(), "grpcurl") {
@@ -89,7 +90,7 @@ func TestHintIsForPeopleAlone(t *testing.T) {
 		}
 	}
 	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_LOG_FORMAT": "text"})
-	p.log.awaitLine(t, "CreateSession")
+	p.log.AwaitLine(t, "CreateSession")
 	if line := regexp.MustCompile(`(?m)^  grpcurl -plaintext -d '\{"key": "greeting"\}' 127\.0\.0\.1:\d+ larder\.cache\.v1\.CacheService/Get$`); !line.MatchString(p.log.String()) {
 		t.Errorf("no line to copy:\n%s", &p.log)
 	}
@@ -97,21 +98,21 @@ func TestHintIsForPeopleAlone(t *testing.T) {
 
 func TestServesBeforeRedisIsThere(t *testing.T) {
 	t.Parallel()
-	addr := closedAddr(t)
+	addr := lardertest.ClosedAddr(t)
 	p := serve(t, environ{"REDIS_URL": "redis://" + addr, "LARDER_LOG_LEVEL": "debug"})
 	p.awaitHealth(t, "live", healthv1.HealthCheckResponse_SERVING)
 	p.awaitHealth(t, "ready", healthv1.HealthCheckResponse_NOT_SERVING)
 	if code, _, stderr := call(t, nil, "probe", "--service=ready", "--addr", p.addr(t, "grpc")); code != 1 {
 		t.Errorf("ready: exit %d: %s", code, stderr)
 	}
-	p.log.awaitLine(t, "connection refused")
+	p.log.AwaitLine(t, "connection refused")
 	_, port, _ := net.SplitHostPort(addr)
 	number, err := strconv.Atoi(port)
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := redistest.Start(t, redistest.Options{Port: number})
-	record := p.log.await(t, "connected to redis")
+	record := p.log.Await(t, "connected to redis")
 	if record["version"] != server.Version() || record["mode"] != "standalone" {
 		t.Errorf("got %v", record)
 	}
@@ -146,7 +147,7 @@ func TestTopologies(t *testing.T) {
 			t.Parallel()
 			test.env["LARDER_LOG_LEVEL"] = "debug"
 			p := serve(t, test.env)
-			if mode := p.log.await(t, "connected to redis")["mode"]; mode != test.mode {
+			if mode := p.log.Await(t, "connected to redis")["mode"]; mode != test.mode {
 				t.Errorf("connected as %v", mode)
 			}
 			p.awaitHealth(t, "ready", healthv1.HealthCheckResponse_SERVING)
@@ -176,7 +177,7 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = taken.Close() })
-	nobody := closedAddr(t)
+	nobody := lardertest.ClosedAddr(t)
 	for _, test := range []struct {
 		name string
 		env  environ
@@ -260,9 +261,9 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 // While the server waits for a Redis that is not there, its log says why, and not with every attempt.
 func TestTheLogTellsThatRedisIsAwayAtTheStart(t *testing.T) {
 	t.Parallel()
-	nobody := closedAddr(t)
+	nobody := lardertest.ClosedAddr(t)
 	p := serve(t, environ{"REDIS_URL": "redis://:hunter2@" + nobody, "LARDER_STARTUP_TIMEOUT": "2s"})
-	record := p.log.await(t, "connecting to redis failed")
+	record := p.log.Await(t, "connecting to redis failed")
 	if record["level"] != "WARN" || !strings.Contains(fmt.Sprint(record["error"]), "connection refused") {
 		t.Errorf("logged %v", record)
 	}

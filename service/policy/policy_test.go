@@ -25,11 +25,11 @@ func TestDefaultLimits(t *testing.T) {
 		SessionLimitPolicy: session.EvictLeastRecentlyUsed,
 	}
 	if diff := cmp.Diff(want, Limits{}.WithDefaults()); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("default limits (-want +got):\n%s", diff)
 	}
 	want.DefaultTTL, want.MaxTTL = time.Minute, time.Minute
 	if diff := cmp.Diff(want, Limits{MaxTTL: time.Minute}.WithDefaults()); diff != "" {
-		t.Errorf("with a low maximum (-want +got):\n%s", diff)
+		t.Errorf("limits with a low maximum (-want +got):\n%s", diff)
 	}
 }
 
@@ -85,7 +85,7 @@ func TestPolicyCheck(t *testing.T) {
 	}
 	for _, policy := range []*Policy{{}, good} {
 		if err := policy.Check(limits); err != nil {
-			t.Error(err)
+			t.Errorf("Check = %v, want nil", err)
 		}
 	}
 }
@@ -94,7 +94,7 @@ func wantFault(t testing.TB, err error, field string) {
 	t.Helper()
 	var fault *FieldError
 	if !errors.As(err, &fault) || fault.Field != field {
-		t.Errorf("got %v, want something of %s", err, field)
+		t.Errorf("error = %v, want a FieldError of %s", err, field)
 	}
 }
 
@@ -102,7 +102,7 @@ func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 	t.Parallel()
 	p := New(Limits{})
 	if err := p.Set(cachePolicy("n", Cache{MaxTTL: new(time.Minute)})); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Set = %v, want nil", err)
 	}
 	wantFault(t, p.Set(cachePolicy("m", Cache{MaxTTL: new(time.Duration(-1))})), "cache.namespaces.m.max_ttl")
 	want := map[string]bool{"n": true, "m": false, "default": false}
@@ -111,39 +111,39 @@ func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 		got[ns] = p.Named(ns)
 	}
 	if diff := cmp.Diff(want, got); diff != "" || p.Current().Of("n").Cache.MaxTTL != time.Minute {
-		t.Errorf("named (-want +got):\n%s", diff)
+		t.Errorf("max ttl = %v, want 1 min; named (-want +got):\n%s", p.Current().Of("n").Cache.MaxTTL, diff)
 	}
 	if err := p.Set(&Policy{Sessions: Section[Session]{Namespaces: map[string]Session{"s": {}}}}); err != nil || !p.Named("s") || p.Named("n") {
-		t.Errorf("the new one is not in force: %v", err)
+		t.Errorf("Set = %v, named s: %t, n: %t, want nil, true and false", err, p.Named("s"), p.Named("n"))
 	}
 }
 
 func TestPolicyLookUpAllocatesNothing(t *testing.T) {
 	p := New(Limits{})
 	if err := p.Set(cachePolicy("n", Cache{NearCache: new(false)})); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Set = %v, want nil", err)
 	}
 	names := []string{"n", "unknown"}
 	if n := testing.AllocsPerRun(100, func() {
 		for _, ns := range names {
 			if p.Current().Of(ns).Cache.NearCache == p.Named(ns) {
-				t.Error("not what was set")
+				t.Errorf("near cache of %s = %t, want %t", ns, p.Named(ns), !p.Named(ns))
 			}
 		}
 	}); n != 0 {
-		t.Errorf("%v allocations", n)
+		t.Errorf("a lookup allocates %v times, want 0", n)
 	}
 }
 
 func BenchmarkPolicyLookUp(b *testing.B) {
 	p := New(Limits{})
 	if err := p.Set(cachePolicy("n", Cache{NearCache: new(false)})); err != nil {
-		b.Fatal(err)
+		b.Fatalf("Set = %v, want nil", err)
 	}
 	b.ReportAllocs()
 	for b.Loop() {
 		if p.Current().Of("n").Cache.NearCache {
-			b.Fatal("not what was set")
+			b.Fatal("near cache = true, want false")
 		}
 	}
 }

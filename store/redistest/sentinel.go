@@ -29,8 +29,10 @@ type Sentinel struct {
 
 // StartSentinel runs the set until the test ends. It returns once the replicas
 // are in sync and every sentinel knows the replicas and the other sentinels.
+// With -short it skips the test.
 func StartSentinel(tb testing.TB) *Sentinel {
 	tb.Helper()
+	StandaloneOnly(tb)
 	s, stop, err := StartSentinelMain()
 	if err != nil {
 		tb.Fatal(err)
