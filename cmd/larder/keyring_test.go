@@ -18,15 +18,15 @@ func TestKeyringFile(t *testing.T) {
 	for _, test := range []struct{ name, text, fault string }{
 		{"One", "2026-11 " + key, ""},
 		{"Several", "# the active one first\r\n2026-11\t" + key + "\r\n\r\n  2026-05   " + other + "  \n", ""},
-		{"Empty", "", "holds no key"},
-		{"CommentsAlone", "# none\n", "holds no key"},
+		{"Empty", "", "contains no key"},
+		{"CommentsAlone", "# none\n", "contains no key"},
 		{"KeyAlone", "a " + other + "\n" + key, "line 2: expected the id"},
 		{"ThreeFields", "a " + key + " active", "line 1: expected the id"},
 		{"NotBase64", "a " + key[:len(key)-2] + "!!", "line 1: expected 32 bytes"},
 		{"ShortKey", "a " + base64.StdEncoding.EncodeToString(canary[:16]), "line 1: expected 32 bytes"},
-		{"IDTwice", "a " + key + "\na " + other, "line 2: the id is that of an earlier line"},
+		{"IDTwice", "a " + key + "\na " + other, "line 2: an earlier line has the same id"},
 		{"BadID", "a/b " + key, "the id of a key must be"},
-		{"LongLine", "a " + strings.Repeat(key, 10000), "holds no key"},
+		{"LongLine", "a " + strings.Repeat(key, 10000), "contains no key"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
