@@ -37,19 +37,19 @@ func TestKeyringFile(t *testing.T) {
 			server, _, err := settings(t, environ{"LARDER_KEYRING_FILE": file}).Options()
 			if test.fault == "" {
 				if err != nil || server.Keyring == nil {
-					t.Errorf("keyring %v, %v", server.Keyring, err)
+					t.Errorf("Options = keyring %v, %v; want a keyring", server.Keyring, err)
 				}
 				return
 			}
 			if err == nil || !strings.HasPrefix(err.Error(), "LARDER_KEYRING_FILE: "+file) || !strings.Contains(err.Error(), test.fault) {
-				t.Fatalf("got %v, want %q", err, test.fault)
+				t.Fatalf("Options = %v, want a fault that names the variable and the file and contains %q", err, test.fault)
 			}
 			if strings.Contains(err.Error(), key[:8]) || strings.Contains(err.Error(), string(canary[:8])) {
-				t.Errorf("the key is shown: %v", err)
+				t.Errorf("the error repeats the key: %v", err)
 			}
 		})
 	}
 	if server, _, err := settings(t, nil).Options(); server.Keyring != nil || err != nil {
-		t.Errorf("without a file: %v, %v", server.Keyring, err)
+		t.Errorf("Options without a file = keyring %v, %v; want none", server.Keyring, err)
 	}
 }
