@@ -29,8 +29,8 @@ type Config struct {
 	Serving  servingSettings `embed:"" group:"Serving"`
 	Log      logSettings     `embed:"" group:"Logs and diagnostics"`
 
-	given  map[string]bool // the variables of the settings that were made, and not left at their defaults
-	faults []error         // what parse could not read
+	given  map[string]bool // variables of the settings on the command line or in the environment
+	faults []error         // values that could not be parsed
 }
 
 type redisSettings struct {
@@ -107,8 +107,8 @@ type logSettings struct {
 	Pprof      bool          `env:"LARDER_PPROF" default:"false" negatable:"" help:"Serve /debug/pprof on the admin address; profiles show the memory of the process."`
 }
 
-// Options returns what the store and the service are to be made with, or all the faults in the settings at once, each
-// naming its variable. It reads the files that settings name, and does nothing else.
+// Options returns the options of the store and of the service, or all faults in the settings joined, each with the name of
+// its variable. It reads the files that the settings name, except for the policy file, and has no other effect.
 func (c *Config) Options() (store.Options, service.Options, error) {
 	stored, err := c.Redis.options(c.given)
 	stored.Redis.NearCacheBytes = int64(c.Near.Bytes)
@@ -148,10 +148,10 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 	return stored, serving, errors.Join(append(append(c.faults, err), c.broken()...)...)
 }
 
-// A namespace as the API allows it; the proto files say so too.
+// namespace matches the names that the API accepts for namespaces.
 var namespace = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 
-// broken tells what is wrong with single settings, those of Redis excepted.
+// broken returns the faults in all settings but those of Redis, which redisSettings.options checks.
 func (c *Config) broken() []error {
 	var faults []error
 	for _, rule := range []struct {
@@ -189,7 +189,7 @@ func (c *Config) broken() []error {
 	return faults
 }
 
-// orNone says none in the way of policy.Limits, where zero asks for the default.
+// orNone returns d, or -1 for zero: in policy.Limits zero means the default and a negative duration means none.
 func orNone(d time.Duration) time.Duration {
 	if d == 0 {
 		return -1

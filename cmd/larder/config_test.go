@@ -37,18 +37,18 @@ func (e environ) lookup(name string) (string, bool) {
 // settings parses a command line of serve.
 func settings(t *testing.T, env environ, args ...string) *Config {
 	t.Helper()
-	asked, err := parse(append([]string{"serve"}, args...), env.lookup, io.Discard)
+	chosen, err := parse(append([]string{"serve"}, args...), env.lookup, io.Discard)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("parse serve %q: %v", args, err)
 	}
-	return &asked.(*serveCommand).Config
+	return &chosen.(*serveCommand).Config
 }
 
 func TestDefaults(t *testing.T) {
 	t.Parallel()
 	stored, serving, err := settings(t, nil).Options()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Options: %v", err)
 	}
 	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"localhost:6379"}, CommandTimeout: 2 * time.Second, NearCacheBytes: 64 << 20, NearCacheTTL: 5 * time.Second}, Cache: cache.Options{CompressAbove: 16 << 10}, Sessions: session.Options{SweepInterval: 10 * time.Second}}
 	if diff := cmp.Diff(wantRedis, stored); diff != "" {
@@ -92,7 +92,7 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 		"LARDER_SESSION_SWEEP_INTERVAL": "17s",
 	}).Options()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Options: %v", err)
 	}
 	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:1"}, CommandTimeout: time.Second, NearCacheBytes: 2, NearCacheTTL: 3 * time.Second}, Cache: cache.Options{PlainNamespace: "seven", CompressAbove: 16}, Sessions: session.Options{SweepInterval: 17 * time.Second}}
 	if diff := cmp.Diff(wantRedis, stored); diff != "" {
@@ -175,11 +175,11 @@ func TestRedisSettings(t *testing.T) {
 			t.Parallel()
 			got, _, err := settings(t, test.env).Options()
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("Options: %v", err)
 			}
 			ignored := cmpopts.IgnoreFields(redis.Options{}, "CommandTimeout", "NearCacheBytes", "NearCacheTTL")
 			if diff := cmp.Diff(test.want.Redis, got.Redis, ignored); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
+				t.Errorf("store options (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -190,14 +190,14 @@ func TestFlagsGoBeforeTheEnvironment(t *testing.T) {
 	env := environ{"LARDER_DEFAULT_TTL": "2h", "LARDER_REFLECTION": "true", "REDIS_DB": "not read"}
 	_, serving, err := settings(t, env, "--default-ttl=3h", "--no-reflection", "--redis-db=1").Options()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Options: %v", err)
 	}
 	if serving.Limits.DefaultTTL != 3*time.Hour || serving.Reflection {
 		t.Errorf("DefaultTTL = %v and Reflection = %t, want 3h0m0s and false", serving.Limits.DefaultTTL, serving.Reflection)
 	}
 }
 
-// Each line says which setting to mend, and no line says more than one thing.
+// Each line of the error names one setting and one fault.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -283,7 +283,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// No limit can be turned off or inverted by a number that is merely too small.
+// A number that is too small is refused: it must not turn a limit off or invert it.
 func TestNumbersBelowTheirLeast(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{
@@ -346,7 +346,7 @@ func TestTLS(t *testing.T) {
 			maps.Copy(test.env, environ{"REDIS_TLS_CA_FILE": files.CA, "REDIS_TLS_CERT_FILE": files.ClientCert, "REDIS_TLS_KEY_FILE": files.ClientKey})
 			o, _, err := settings(t, test.env).Options()
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("Options: %v", err)
 			}
 			if o.Redis.TLS == nil || o.Redis.TLS.ServerName != test.serverName || o.Redis.TLS.MinVersion < 0x0303 || o.Redis.TLS.RootCAs == nil || len(o.Redis.TLS.Certificates) != 1 || o.Redis.TLS.InsecureSkipVerify {
 				t.Errorf("TLS = %+v, want %q, TLS 1.2 or later, the authority and the certificate", o.Redis.TLS, test.serverName)

@@ -18,29 +18,27 @@ import (
 )
 
 const (
-	// policySettles is how long the policy file must be left alone before it is read, as it may be written in parts.
-	policySettles = 100 * time.Millisecond
-	// policyLooks is how often the file is looked at besides, for file systems that do not tell of changes.
-	policyLooks = time.Minute
-	// maxPolicyBytes is room for thousands of namespaces.
+	// policySettleTime is the time without changes after which the policy file is read. Its writer may write it in parts.
+	policySettleTime = 100 * time.Millisecond
+	// policyInterval is the interval at which the policy file is read without a change, for file systems that report none.
+	policyInterval = time.Minute
+	// maxPolicyBytes is the maximum size of the policy file, which holds thousands of namespaces.
 	maxPolicyBytes = 256 << 10
-	// maxPolicyDepth is more than a policy has.
-	maxPolicyDepth = 8
 )
 
-// A policyFile keeps a server under the policy of a file.
+// A policyFile applies the policy in a file to a server, again whenever the file changes.
 type policyFile struct {
 	path    string
 	server  *service.Server
 	metrics *service.Metrics
 	log     *slog.Logger
 
-	text  []byte // what was last tried to be put in force; nil while the file cannot be read
-	fault string // why the last try came to nothing
+	text  []byte // the text that was last tried; nil while the file cannot be read
+	fault string // the error of the last try; empty if it was applied
 }
 
-// load puts the policy of the file in force. Its error is one line that names the file, and the line and the field where
-// they are known. Changed says that there was something new to try.
+// load reads the file and applies its policy. Its error is one line that names the file, and the line and the field if they
+// are known. Changed is false if neither the text nor the error has changed since the last call.
 func (p *policyFile) load() (changed bool, err error) {
 	text, unread := readPolicy(p.path)
 	if err = unread; err == nil {
@@ -54,13 +52,14 @@ func (p *policyFile) load() (changed bool, err error) {
 		return true, nil
 	}
 	if unread != nil {
-		p.text = nil // whoever reads that the file is gone is to read that it is back
+		p.text = nil // the file counts as changed when it can be read again, since its absence was reported
 	}
 	changed = err.Error() != p.fault
 	p.fault = err.Error()
 	return changed, err
 }
 
+// readPolicy reads the file. Its errors name the file once.
 func readPolicy(path string) ([]byte, error) {
 	text, err := os.ReadFile(path)
 	var cause *fs.PathError
@@ -75,6 +74,7 @@ func readPolicy(path string) ([]byte, error) {
 	return text, nil
 }
 
+// apply parses a policy and applies it to the server. Its errors name the file, and the line if it is known.
 func (p *policyFile) apply(text []byte) error {
 	parsed, lines, err := parsePolicy(text)
 	if err == nil {
@@ -91,8 +91,9 @@ func (p *policyFile) apply(text []byte) error {
 	return err
 }
 
-// watch loads the file whenever it changes, until ctx ends. It watches the folder, where a file that takes the place of
-// another is seen, and so is the link that Kubernetes replaces to change a mounted ConfigMap.
+// watch reloads the file whenever it changes, until ctx ends. It watches the folder of the file: a watch of the file itself
+// would not see another file that is renamed to its place, or the link that Kubernetes replaces to change a mounted
+// ConfigMap.
 func (p *policyFile) watch(ctx context.Context) {
 	var events chan fsnotify.Event
 	var failures chan error
@@ -103,22 +104,22 @@ func (p *policyFile) watch(ctx context.Context) {
 		err = watcher.Add(filepath.Dir(p.path))
 	}
 	if err != nil {
-		p.log.Warn("changes of the policy file are noticed late", "every", policyLooks.String(), "error", err.Error())
+		p.log.Warn("the policy file cannot be watched and is read at an interval only", "interval", policyInterval.String(), "error", err.Error())
 	}
-	settled := time.NewTimer(0) // for it may have changed since the start
+	settled := time.NewTimer(0) // the file may have changed before the watch began
 	defer settled.Stop()
-	looks := time.NewTicker(policyLooks)
-	defer looks.Stop()
+	interval := time.NewTicker(policyInterval)
+	defer interval.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-events:
-			settled.Reset(policySettles)
-		case err := <-failures: // such as more events than there was room for
-			p.log.Warn("watching the policy file", "error", err.Error())
-			settled.Reset(policySettles)
-		case <-looks.C:
+			settled.Reset(policySettleTime)
+		case err := <-failures: // for example, the queue of the kernel has overflowed and events are lost
+			p.log.Warn("watching the policy file failed", "error", err.Error())
+			settled.Reset(policySettleTime)
+		case <-interval.C:
 			p.reload()
 		case <-settled.C:
 			p.reload()
@@ -126,7 +127,7 @@ func (p *policyFile) watch(ctx context.Context) {
 	}
 }
 
-// reload loads the file and tells what came of it.
+// reload loads the file, and logs and counts the result if anything has changed.
 func (p *policyFile) reload() {
 	changed, err := p.load()
 	if !changed {

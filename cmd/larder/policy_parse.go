@@ -17,19 +17,23 @@ import (
 	"github.com/berthcare/larder/store/session"
 )
 
-// A policyError says what is wrong with the text of a policy.
+// maxPolicyDepth is the maximum depth of nested braces, which is more than a policy needs.
+const maxPolicyDepth = 8
+
+// A policyError is a mistake in the text of a policy.
 type policyError struct {
-	line int
-	what string
+	line int    // the first line is 1
+	what string // what is wrong, with the path of the field if it is known
 }
 
-// Error returns what is wrong, without the line.
+// Error returns the mistake without its line.
 func (e *policyError) Error() string { return e.what }
 
-// parsePolicy reads a policy in YAML, of which JSON is a part. Lines are those of all fields, by their paths.
+// parsePolicy parses a policy in YAML, or in JSON, which is a subset of YAML. Lines has the line of each field by its path,
+// such as "cache.defaults.max_ttl". Errors are of type [*policyError].
 func parsePolicy(text []byte) (p *policy.Policy, lines map[string]int, err error) {
 	defer func() {
-		if recover() != nil { // a file must never end a running server, whatever the library makes of it
+		if recover() != nil { // a panic of the library must not end a running server
 			err = &policyError{1, "cannot be read as YAML"}
 		}
 	}()
@@ -42,20 +46,21 @@ func parsePolicy(text []byte) (p *policy.Policy, lines map[string]int, err error
 	case err != nil:
 		return nil, nil, located(err, 1, "")
 	case len(file.Docs) == 0 || len(file.Docs) == 1 && file.Docs[0].Body == nil:
-		return nil, nil, &policyError{1, "is empty; {} is a policy that changes nothing"} // it may be about to be written
+		return nil, nil, &policyError{1, "is empty; {} is a policy that changes nothing"} // the file may be truncated and not written yet
 	case len(file.Docs) > 1:
 		return nil, nil, &policyError{1, "must be one YAML document"}
 	}
 	r := policyReader{lines: make(map[string]int)}
 	p = new(policy.Policy)
-	err = r.mapping("", file.Docs[0].Body, map[string]read{
+	err = r.mapping("", file.Docs[0].Body, map[string]readFunc{
 		"cache":    section(&r, &p.Cache),
 		"sessions": section(&r, &p.Sessions),
 	})
 	return p, r.lines, err
 }
 
-// onlyMappings refuses what no policy has: parsing many thousands of nested lists would take all memory.
+// onlyMappings refuses the parts of YAML that no policy has, before they are parsed: the parser's memory grows with the
+// square of the depth of nested lists and braces.
 func onlyMappings(tokens token.Tokens) error {
 	depth := 0
 	for _, t := range tokens {
@@ -82,15 +87,17 @@ func onlyMappings(tokens token.Tokens) error {
 	return nil
 }
 
-// A policyReader walks through the outer levels of a policy, and leaves the fields to yaml.
+// A policyReader walks through the outer levels of a policy and notes the line of each key. The yaml library decodes the
+// fields.
 type policyReader struct{ lines map[string]int }
 
-// A read takes in the value of one key.
-type read func(path string, value *ast.MappingValueNode) error
+// A readFunc reads the value of one key.
+type readFunc func(path string, value *ast.MappingValueNode) error
 
-func section[P any](r *policyReader, s *policy.Section[P]) read {
+// section returns a function that reads a section of the policy: its defaults and its namespaces.
+func section[P any](r *policyReader, s *policy.Section[P]) readFunc {
 	return func(path string, value *ast.MappingValueNode) error {
-		return r.mapping(path, value.Value, map[string]read{
+		return r.mapping(path, value.Value, map[string]readFunc{
 			"defaults": func(path string, value *ast.MappingValueNode) error {
 				return fieldsOf(r, path, value.Value, &s.Defaults)
 			},
@@ -107,13 +114,13 @@ func section[P any](r *policyReader, s *policy.Section[P]) read {
 	}
 }
 
-// fieldsOf reads the fields of a policy one by one, so that whatever is wrong has a line.
+// fieldsOf decodes the fields of a policy one by one, so that each mistake has its line.
 func fieldsOf[P any](r *policyReader, path string, node ast.Node, p *P) error {
 	return r.each(path, node, func(path, _ string, value *ast.MappingValueNode) error {
 		switch value.Value.Type() {
 		case ast.NullType:
 			return &policyError{r.lines[path], path + ": must not be null"}
-		case ast.FloatType: // yaml would round it
+		case ast.FloatType: // the library would round it
 			return &policyError{r.lines[path], path + ": must not be a fraction"}
 		default:
 		}
@@ -124,7 +131,8 @@ func fieldsOf[P any](r *policyReader, path string, node ast.Node, p *P) error {
 	})
 }
 
-func (r *policyReader) mapping(path string, node ast.Node, keys map[string]read) error {
+// mapping reads a mapping whose keys must be among keys.
+func (r *policyReader) mapping(path string, node ast.Node, keys map[string]readFunc) error {
 	return r.each(path, node, func(path, name string, value *ast.MappingValueNode) error {
 		if read := keys[name]; read != nil {
 			return read(path, value)
@@ -133,7 +141,7 @@ func (r *policyReader) mapping(path string, node ast.Node, keys map[string]read)
 	})
 }
 
-// each calls do for every key of a mapping, which may be left out.
+// each calls do for every key of a mapping. An absent or null mapping has no keys.
 func (r *policyReader) each(path string, node ast.Node, do func(path, name string, value *ast.MappingValueNode) error) error {
 	if node == nil || node.Type() == ast.NullType {
 		return nil
@@ -155,7 +163,7 @@ func (r *policyReader) each(path string, node ast.Node, do func(path, name strin
 	return nil
 }
 
-// forms say what values of a type look like.
+// forms describes the values of each type.
 var forms = map[reflect.Type]string{
 	reflect.TypeFor[time.Duration]():       "must be a duration, such as 30s or 12h",
 	reflect.TypeFor[int]():                 "must be a whole number",
@@ -164,12 +172,13 @@ var forms = map[reflect.Type]string{
 	reflect.TypeFor[session.LimitPolicy](): "must be a name",
 }
 
-// located says in one line what yaml finds wrong with the value of a path, or with the text as a whole.
+// located turns an error of the yaml library into one line with a line number. The error is about the value at path, or about
+// the whole text if path is empty.
 func located(err error, line int, path string) error {
 	var what string
 	var positioned yaml.Error
 	if errors.As(err, &positioned) {
-		what = positioned.GetMessage() // Error would draw the whole line
+		what = positioned.GetMessage() // Error adds an excerpt of the text
 		if token := positioned.GetToken(); token != nil {
 			line = token.Position.Line
 		}

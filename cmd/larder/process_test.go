@@ -15,10 +15,10 @@ import (
 	"github.com/berthcare/larder/cmd/larder/lardertest"
 )
 
-// A process is the whole program, run inside the test's own.
+// A process is the whole program, run inside the test process.
 type process struct {
 	log    lardertest.Output
-	stderr strings.Builder // to be read after the exit
+	stderr strings.Builder // is complete after the exit
 	stop   context.CancelFunc
 	exited chan int
 }
@@ -39,7 +39,7 @@ func serve(t *testing.T, env environ, args ...string) *process {
 		select {
 		case <-done:
 		case <-time.After(lardertest.Patience):
-			t.Error("the program does not end")
+			t.Errorf("the program has not ended %v after it was told to stop", lardertest.Patience)
 			return
 		}
 		if t.Failed() {
@@ -56,12 +56,12 @@ func (p *process) exit(t *testing.T) (code int, stderr string) {
 	case code = <-p.exited:
 		return code, p.stderr.String()
 	case <-time.After(lardertest.Patience):
-		t.Fatal("the program does not end")
+		t.Fatalf("the program has not ended after %v, want an exit; log:\n%s", lardertest.Patience, &p.log)
 		return 0, ""
 	}
 }
 
-// addr returns where the program serves "grpc" or "admin".
+// addr waits until the program listens and returns its address. Name is "grpc" or "admin".
 func (p *process) addr(t *testing.T, name string) string {
 	t.Helper()
 	return lardertest.Addr(t, &p.log, name)
@@ -72,29 +72,29 @@ func (p *process) dial(t *testing.T) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient(p.addr(t, "grpc"), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("connect: %v", err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
 
-// awaitHealth waits until a name has a status.
+// awaitHealth waits until the program reports a health status for a name.
 func (p *process) awaitHealth(t *testing.T, name string, want healthv1.HealthCheckResponse_ServingStatus) {
 	t.Helper()
 	lardertest.AwaitHealth(t, p.addr(t, "grpc"), name, want)
 }
 
-// get asks the admin address for a page.
+// get reads a page of the admin port.
 func (p *process) get(t *testing.T, path string) (status int, body string) {
 	t.Helper()
 	reply, err := http.Get("http://" + p.addr(t, "admin") + path)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("get %s: %v", path, err)
 	}
 	defer reply.Body.Close()
 	text, err := io.ReadAll(reply.Body)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("read %s: %v", path, err)
 	}
 	return reply.StatusCode, string(text)
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/berthcare/larder/store/redistest"
 )
 
-// Two replicas take turns in being stopped and started again, under load from a client that retries nothing.
+// Two replicas are restarted in turns, under load from a client that does not retry.
 func TestTenRestartsLoseNoCall(t *testing.T) {
 	t.Parallel()
 	const restarts, callers = 10, 16
@@ -39,7 +39,7 @@ func TestTenRestartsLoseNoCall(t *testing.T) {
 				break
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("%s does not become ready: %s", addr, why)
+				t.Fatalf("the replica at %s is not ready after %v: %s", addr, lardertest.Patience, why)
 			}
 		}
 		t.Cleanup(func() {
@@ -56,10 +56,10 @@ func TestTenRestartsLoseNoCall(t *testing.T) {
 	conn, err := grpc.NewClient("replicas:///", grpc.WithResolvers(pick), grpc.WithDisableRetry(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`),
-		// A replica that is back is found at once, so that the next may go.
+		// The client finds a restarted replica soon, before the other one is stopped.
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second}))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("connect to the replicas: %v", err)
 	}
 	defer conn.Close()
 
@@ -95,7 +95,7 @@ func TestTenRestartsLoseNoCall(t *testing.T) {
 		})
 	}
 	for i := range restarts {
-		// Both have served since the last restart: otherwise there would be nothing to lose.
+		// Calls are in flight at both replicas when one is stopped.
 		for before := calls.Load(); calls.Load() < before+200; {
 			time.Sleep(time.Millisecond) //nolint:forbidigo // polls the counter
 		}
@@ -109,7 +109,7 @@ func TestTenRestartsLoseNoCall(t *testing.T) {
 	close(stop)
 	load.Wait()
 	failures.Range(func(call, err any) bool {
-		t.Errorf("call %v: %v", call, err)
+		t.Errorf("call %v = %v, want no call to fail", call, err)
 		return true
 	})
 	t.Logf("%d calls over %d restarts", calls.Load(), restarts)
