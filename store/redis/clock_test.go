@@ -19,7 +19,7 @@ func TestClockBeforeTheFirstSample(t *testing.T) {
 	t.Parallel()
 	var c clock
 	if off := time.Until(c.now()); off.Abs() > time.Minute {
-		t.Errorf("off by %v", off)
+		t.Errorf("now() is off by %v before the first sample, want at most a minute", off)
 	}
 }
 
@@ -37,7 +37,7 @@ func TestClockIsAsGoodAsItsBestSample(t *testing.T) {
 			shortest = min(shortest, trip)
 			// With age a longer trip may take over, by that much longer.
 			if off, most := (c.ahead() - offset).Abs(), shortest/2+20*sampleAging; off > most {
-				t.Fatalf("off by %v, the shortest trip took %v", off, shortest)
+				t.Fatalf("offset is off by %v after a shortest round trip of %v, want at most %v", off, shortest, most)
 			}
 		}
 	})
@@ -49,7 +49,7 @@ func TestClockIgnoresASlowSample(t *testing.T) {
 	sampleOf(&c, time.Second, time.Millisecond, 0.5)
 	sampleOf(&c, time.Second, 2*time.Second, 1) // as after a pause on the way back: wrong by a second
 	if got := c.ahead(); got != time.Second {
-		t.Errorf("is ahead by %v", got)
+		t.Errorf("offset = %v after a slow sample, want %v", got, time.Second)
 	}
 }
 
@@ -61,7 +61,7 @@ func TestClockFollowsAStep(t *testing.T) {
 		sampleOf(&c, 0, time.Millisecond, 0.5)
 		sampleOf(&c, step, 20*time.Millisecond, 0.5)
 		if off := (c.ahead() - step).Abs(); off > 10*time.Millisecond {
-			t.Errorf("off by %v after a step of %v", off, step)
+			t.Errorf("offset is off by %v after a step of %v, want at most 10ms", off, step)
 		}
 	}
 }
@@ -75,12 +75,12 @@ func TestClockFollowsDrift(t *testing.T) {
 	samples := 0
 	for ; c.ahead() != later; samples++ {
 		if samples > 1000 {
-			t.Fatalf("is ahead by %v", c.ahead())
+			t.Fatalf("offset = %v after %d samples, want %v", c.ahead(), samples, later)
 		}
 		sampleOf(&c, later, time.Millisecond, 0.5)
 	}
 	if want := int(time.Millisecond/sampleAging) + 1; samples > want {
-		t.Errorf("followed after %d samples", samples)
+		t.Errorf("offset followed after %d samples, want at most %d", samples, want)
 	}
 }
 
@@ -89,6 +89,6 @@ func TestClockTakesAnInstantSample(t *testing.T) {
 	var c clock
 	sampleOf(&c, time.Second, 0, 0)
 	if c.ahead() != time.Second || c.best.Load() <= 0 {
-		t.Errorf("is ahead by %v, the best trip took %d", c.ahead(), c.best.Load())
+		t.Errorf("offset = %v, best round trip = %d ns, want %v and more than 0", c.ahead(), c.best.Load(), time.Second)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -91,7 +92,7 @@ func (c *Client) newClient(t *tracker) (rueidis.Client, error) {
 		SelectDB:          o.DB,
 		TLSConfig:         o.TLS,
 		DialCtxFn:         c.dialer.dial,
-		Dialer:            net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive},
+		Dialer:            net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive, Control: control},
 		ConnWriteTimeout:  writeTimeout,
 		ForceSingleClient: o.Mode == Standalone || o.Mode == Embedded,
 		// One layer retries each hop; for this hop it is the service's interceptor.
@@ -124,6 +125,12 @@ func (c *Client) newClient(t *tracker) (rueidis.Client, error) {
 		client.Close()
 	}
 	return client, err
+}
+
+// control sets what a network connection begins with. Where the kernel refuses, rueidis' pings have to do.
+func control(_, _ string, c syscall.RawConn) error {
+	_ = boundUnacknowledged(c, unacknowledged)
+	return nil
 }
 
 // invalidated is called by rueidis with keys that were written, or with nil if any key may have been: the data was flushed,

@@ -28,7 +28,7 @@ func connect(t *testing.T, o store.Options, within time.Duration) error {
 	t.Helper()
 	s, err := store.New(o)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("New = %v, want no error", err)
 	}
 	defer s.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
@@ -43,13 +43,13 @@ func TestConnectInEveryMode(t *testing.T) {
 			want = "embedded"
 		}
 		if s.Redis.Version() != want {
-			t.Errorf("version %q", s.Redis.Version())
+			t.Errorf("Version = %q, want %q", s.Redis.Version(), want)
 		}
 		if err := s.Redis.Ping(t.Context()); err != nil {
-			t.Error(err)
+			t.Errorf("Ping = %v, want no error", err)
 		}
 		if off := time.Since(s.Redis.Now()); off.Abs() > time.Second { // the clock of Redis is the clock of this machine
-			t.Errorf("the time of redis is off by %v", off)
+			t.Errorf("Now is off by %v, want at most 1s", off)
 		}
 	})
 }
@@ -67,7 +67,7 @@ func TestConnectWaitsForRedis(t *testing.T) {
 			o.Redis.Addrs, o.Redis.Observer = []string{proxy.Addr}, watched
 			s, err := store.New(o)
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("New = %v, want no error", err)
 			}
 			defer s.Close()
 			connected := make(chan error)
@@ -75,16 +75,16 @@ func TestConnectWaitsForRedis(t *testing.T) {
 			// Refused connections are opened and closed at once.
 			storetest.Eventually(t, "it has tried", func() bool { return watched.seen(redis.Closed) > 2 })
 			if _, err := s.Cache.Get(t.Context(), "n", "key", true); !errors.Is(err, redis.ErrUnavailable) {
-				t.Errorf("meanwhile: %v", err)
+				t.Errorf("Get before Connect has succeeded = %v, want %v", err, redis.ErrUnavailable)
 			}
 			proxy.Refuse(false)
 			if err := <-connected; err != nil {
-				t.Fatal(err, redis.Cause(err))
+				t.Fatalf("Connect = %v (%s), want no error", err, redis.Cause(err))
 			}
 			namespace := storetest.NewNamespace()
 			storetest.Set(t, s, namespace, "key", cache.Write{Value: []byte("value")})
 			if storetest.Get(t, s, namespace, "key", true).Entry == nil {
-				t.Error("nothing there")
+				t.Error("Get = a miss, want the entry just set")
 			}
 		})
 	}
@@ -94,7 +94,7 @@ func TestConnectGivesUpWithItsContext(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Listen = %v, want no error", err)
 	}
 	nobody := l.Addr().String()
 	l.Close()
@@ -107,13 +107,13 @@ func TestConnectGivesUpWithItsContext(t *testing.T) {
 		begin := time.Now()
 		err := connect(t, store.Options{Redis: o}, 300*time.Millisecond)
 		if !errors.Is(err, redis.ErrUnavailable) {
-			t.Errorf("%s: %v: %s", o.Mode, err, storetest.Cause(err))
+			t.Errorf("%s: Connect = %v (%s), want %v", o.Mode, err, storetest.Cause(err), redis.ErrUnavailable)
 		}
 		if took := time.Since(begin); took > 3*time.Second {
-			t.Errorf("%s: took %v", o.Mode, took)
+			t.Errorf("%s: Connect took %v, want at most 3s", o.Mode, took)
 		}
 		if strings.Contains(fmt.Sprint(err), "127.0.0.1") {
-			t.Errorf("%s: the error tells the address: %v", o.Mode, err)
+			t.Errorf("%s: Connect = %q, want no address in it", o.Mode, err)
 		}
 	}
 }
@@ -151,14 +151,14 @@ func TestConnectTellsAnOperatorsMistakeAtOnce(t *testing.T) {
 			begin := time.Now()
 			err := connect(t, test.o, 10*time.Second)
 			if !errors.Is(err, test.want) || redis.Retryable(err) {
-				t.Errorf("%s, near cache of %d: %v: %s", test.name, bytes, err, storetest.Cause(err))
+				t.Errorf("%s, near cache of %d bytes: Connect = %v (%s), retryable %v, want %v, not retryable", test.name, bytes, err, storetest.Cause(err), redis.Retryable(err), test.want)
 			}
 			if took := time.Since(begin); took > 5*time.Second {
-				t.Errorf("%s: took %v", test.name, took)
+				t.Errorf("%s: Connect took %v, want at most 5s", test.name, took)
 			}
 			for _, secret := range []string{"guess", "127.0.0.1", "secret"} {
 				if strings.Contains(fmt.Sprint(err), secret) {
-					t.Errorf("%s: the error holds %q: %v", test.name, secret, err)
+					t.Errorf("%s: Connect = %q, want it without %q", test.name, err, secret)
 				}
 			}
 		}
@@ -235,14 +235,14 @@ func TestMinimalRights(t *testing.T) {
 		return errors.Join(errs...)
 	}
 	if err := everything(storetest.Open(t, o)); err != nil {
-		t.Errorf("the rights are not enough: %v", err)
+		t.Errorf("with all rights: %v, want no error", err)
 	}
 	for _, right := range slices.Sorted(maps.Keys(rights)) {
 		server.Do(t, "SCRIPT", "FLUSH")
 		server.Do(t, append([]string{"ACL", "SETUSER"}, strings.Fields(strings.TrimPrefix(strings.Replace(user(right), "resetchannels", "resetkeys resetchannels", 1), "user "))...)...)
 		s, err := store.New(o)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("New = %v, want no error", err)
 		}
 		connecting, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err = s.Redis.Connect(connecting)
@@ -251,7 +251,7 @@ func TestMinimalRights(t *testing.T) {
 			err = everything(s)
 		}
 		if !errors.Is(err, redis.ErrRefused) {
-			t.Errorf("without %s, for %s: %v: %s", right, rights[right], err, storetest.Cause(err))
+			t.Errorf("without %s, for %s: %v (%s), want %v", right, rights[right], err, storetest.Cause(err), redis.ErrRefused)
 		}
 		s.Close()
 	}
@@ -264,13 +264,13 @@ func TestTLS(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{TLS: files, Password: "secret"})
 	pemCA, err := os.ReadFile(files.CA)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ReadFile(%q) = %v, want no error", files.CA, err)
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pemCA)
 	pair, err := tls.LoadX509KeyPair(files.ClientCert, files.ClientKey)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("LoadX509KeyPair = %v, want no error", err)
 	}
 	o := store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, Password: "secret", NearCacheBytes: 1 << 20}}
 	o.Redis.TLS = &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
@@ -286,7 +286,7 @@ func TestTLS(t *testing.T) {
 	} {
 		o.Redis.TLS = config
 		if err := connect(t, o, 200*time.Millisecond); !errors.Is(err, redis.ErrUnavailable) {
-			t.Errorf("%s: %v: %s", name, err, storetest.Cause(err))
+			t.Errorf("%s: Connect = %v (%s), want %v", name, err, storetest.Cause(err), redis.ErrUnavailable)
 		}
 	}
 }
@@ -301,13 +301,13 @@ func TestDatabaseNumber(t *testing.T) {
 	storetest.Set(t, three, "n", "key", cache.Write{Value: []byte("value")})
 	storetest.Eventually(t, "it is read from the near cache", func() bool { return storetest.Get(t, three, "n", "key", true).Near })
 	if storetest.Get(t, zero, "n", "key", true).Entry != nil {
-		t.Error("it is in database 0")
+		t.Error("Get in database 0 = the entry of database 3, want a miss")
 	}
 	if info := server.Do(t, "INFO", "keyspace").(string); !strings.Contains(info, "db3:keys=1") {
-		t.Errorf("%s", info)
+		t.Errorf("INFO keyspace = %q, want db3:keys=1 in it", info)
 	}
 	if diff := cmp.Diff([]string{"key"}, list(t, three)); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("ListKeys in database 3 (-want +got):\n%s", diff)
 	}
 }
 
@@ -316,7 +316,7 @@ func list(t *testing.T, s *store.Store) []string {
 	t.Helper()
 	keys, _, err := s.Cache.ListKeys(t.Context(), "n", "", "", 10)
 	if err != nil {
-		t.Fatalf("ListKeys: %v: %s", err, redis.Cause(err))
+		t.Fatalf("ListKeys = %v (%s), want no error", err, redis.Cause(err))
 	}
 	return keys
 }

@@ -23,6 +23,8 @@ const (
 	// they bound how long a dead network goes unnoticed.
 	keepAlive    = time.Second
 	writeTimeout = time.Second
+	// unacknowledged bounds how long the kernel tries to deliver what was sent, as rueidis' pings do with what is not answered.
+	unacknowledged = keepAlive + writeTimeout
 )
 
 // errDial marks errors of opening a connection: no command was sent.
@@ -75,7 +77,7 @@ func (d *dialer) dial(ctx context.Context, addr string, nd *net.Dialer, tc *tls.
 	}
 	if err == nil {
 		d.options.Observer.Connection(Dialed, 1, nil)
-		return &watchedConn{Conn: conn, dialer: d, addr: addr, ctx: ctx, settled: sync.OnceFunc(func() { d.busy.Add(-1) })}, nil
+		return &watchedConn{Conn: conn, raw: reset(conn), dialer: d, addr: addr, ctx: ctx, settled: sync.OnceFunc(func() { d.busy.Add(-1) })}, nil
 	}
 	d.busy.Add(-1)
 	failed := fmt.Errorf("%w: %w", errDial, err)
@@ -87,6 +89,19 @@ func (d *dialer) dial(ctx context.Context, addr string, nd *net.Dialer, tc *tls.
 	}
 	d.options.Logger.Log(ctx, level, "connecting to redis failed", "attempt", failures, "error", err)
 	return nil, failed
+}
+
+// reset makes a connection end with a reset, and returns it without TLS: what was written and not delivered by then must not
+// be delivered later, when the calls that wrote it have failed and others have written anew. Closing would by default leave
+// that to the kernel, which goes on for minutes.
+func reset(conn net.Conn) net.Conn {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // fails only on a connection that has ended
+	}
+	return conn
 }
 
 // failed starts or prolongs the backoff of an address and returns the number of failures in a row.
@@ -146,6 +161,7 @@ const maxLost = 16
 // command before the greeting is answered. The type hides the TCP_NODELAY switch, which only DisableTCPNoDelay would use.
 type watchedConn struct {
 	net.Conn
+	raw    net.Conn // without TLS, whose Close would first try to send a farewell
 	dialer *dialer
 	addr   string
 	ctx    context.Context //nolint:containedctx // of the caller that dialled; only its error is used
@@ -182,5 +198,5 @@ func (c *watchedConn) Close() error {
 		}
 		c.dialer.options.Observer.Connection(Closed, 1, nil)
 	})
-	return c.Conn.Close()
+	return c.raw.Close()
 }

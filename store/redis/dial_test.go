@@ -88,16 +88,16 @@ func TestReconnectsWithoutEnd(t *testing.T) {
 					begin := time.Now()
 					_, err := s.Cache.Get(t.Context(), "n", "key", true)
 					if !errors.Is(err, redis.ErrUnavailable) || !redis.Retryable(err) {
-						t.Errorf("get: %v: %s", err, storetest.Cause(err))
+						t.Errorf("Get while redis is away = %v (%s), retryable %v, want %v, retryable", err, storetest.Cause(err), redis.Retryable(err), redis.ErrUnavailable)
 						return
 					}
 					_, _, err = s.Cache.Set(t.Context(), "n", "key", cache.Write{}, cache.Condition{})
 					if !errors.Is(err, redis.ErrUnavailable) && !errors.Is(err, redis.ErrOutcomeUnknown) || !redis.Retryable(err) {
-						t.Errorf("set: %v: %s", err, storetest.Cause(err))
+						t.Errorf("Set while redis is away = %v (%s), retryable %v, want %v or %v, retryable", err, storetest.Cause(err), redis.Retryable(err), redis.ErrUnavailable, redis.ErrOutcomeUnknown)
 						return
 					}
 					if took := time.Since(begin); took > 1500*time.Millisecond {
-						t.Errorf("failed only after %v", took)
+						t.Errorf("Get and Set failed after %v, want at most 1.5s", took)
 					}
 				}
 			})
@@ -106,18 +106,18 @@ func TestReconnectsWithoutEnd(t *testing.T) {
 		// From half of 50, 100, 200, 400 and 800 ms: some five to six, and a few of callers who were on their way.
 		attempts := watched.seen(redis.DialFailed) - before
 		if attempts < 2 || attempts > 12 {
-			t.Errorf("dialled %d times", attempts)
+			t.Errorf("failed to dial %d times in 800 ms, want 2 to 12", attempts)
 		}
 		server.Restart(t)
 		storetest.Eventually(t, "it works again", func() bool {
 			f, err := s.Cache.Get(t.Context(), "n", "key", true)
 			if err == nil && f.Entry != nil {
-				t.Error("served what Redis has lost")
+				t.Error("Get = the entry that Redis has lost, want a miss")
 			}
 			return err == nil && s.Redis.Ping(t.Context()) == nil
 		})
 		if got := watched.seen(redis.Dialed) - dialed; got < 2 || got > 4 {
-			t.Errorf("opened %d connections", got)
+			t.Errorf("opened %d connections, want 2 to 4", got)
 		}
 	}
 	storetest.Eventually(t, "every connection but two has ended", func() bool {
@@ -143,18 +143,18 @@ func TestBackoffBehindAProxy(t *testing.T) {
 			for time.Now().Before(outage) {
 				_, err := s.Cache.Get(t.Context(), "n", "key", true)
 				if !errors.Is(err, redis.ErrUnavailable) {
-					t.Errorf("get: %v: %s", err, storetest.Cause(err))
+					t.Errorf("Get = %v (%s), want %v", err, storetest.Cause(err), redis.ErrUnavailable)
 				}
 				_, _, err = s.Cache.Set(t.Context(), "n", "key", cache.Write{}, cache.Condition{Kind: cache.IfAbsent})
 				if !errors.Is(err, redis.ErrUnavailable) || !redis.Retryable(err) {
-					t.Errorf("set: %v: %s", err, storetest.Cause(err))
+					t.Errorf("Set = %v (%s), retryable %v, want %v, retryable", err, storetest.Cause(err), redis.Retryable(err), redis.ErrUnavailable)
 				}
 			}
 		})
 	}
 	callers.Wait()
 	if attempts := watched.seen(redis.Dialed) - before; attempts < 2 || attempts > 12 {
-		t.Errorf("dialled %d times", attempts)
+		t.Errorf("dialled %d times in 800 ms, want 2 to 12", attempts)
 	}
 	proxy.Refuse(false)
 	storetest.Eventually(t, "it works again", func() bool { return s.Redis.Ping(t.Context()) == nil })
@@ -171,13 +171,13 @@ func TestShortDeadlinesKeepConnections(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i%50)*10*time.Microsecond)
 		if _, err := s.Cache.Get(ctx, "n", "key", false); err != nil {
 			if late++; !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("%v: %s", err, redis.Cause(err))
+				t.Errorf("Get = %v (%s), want %v", err, redis.Cause(err), context.DeadlineExceeded)
 			}
 		}
 		cancel()
 	}
 	if late == 0 {
-		t.Error("nobody was late")
+		t.Error("0 of 500 calls ran out of time, want some")
 	}
 	if diff := cmp.Diff(before, clientIDs(t, server)); diff != "" {
 		t.Errorf("connections (-before +after):\n%s", diff)

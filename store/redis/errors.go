@@ -11,7 +11,8 @@ import (
 // The errors that operations of the store share; features add their own. Match them with [errors.Is]. Expected outcomes, such
 // as a miss or a condition that did not hold, are results and not errors. The context's errors are returned as they are.
 var (
-	// ErrUnavailable means that Redis could not be reached or was not ready; nothing was written.
+	// ErrUnavailable means that Redis could not be reached or was not ready, as while a slot of a cluster moves; nothing was
+	// written. Scripts keep that promise by reading every key that they do not declare before they write.
 	ErrUnavailable = errors.New("redis is unavailable")
 	// ErrOutcomeUnknown means that a write was sent and its answer was lost; Redis may or may not have applied it.
 	ErrOutcomeUnknown = errors.New("the write was sent and its answer was lost")
@@ -106,6 +107,10 @@ var refusals = []struct {
 	{"MOVED", ErrUnavailable},
 	{"ASK", ErrUnavailable},
 	{"UNBLOCKED", ErrUnavailable},
+	// A script that uses a key which it has not declared meets its slot while that moves, or a cluster that is not whole.
+	{"Script attempted to access a non local key", ErrUnavailable},
+	{"Script attempted to execute a command while the cluster is down", ErrUnavailable},
+	{"Script attempted to execute a write command while the cluster is down", ErrUnavailable},
 	{"OOM", ErrOverloaded},
 	{"WRONGTYPE", ErrWrongType},
 	{"NOAUTH", ErrRefused},

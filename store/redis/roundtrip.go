@@ -3,6 +3,8 @@ package redis
 import (
 	"context"
 	"errors"
+	"runtime"
+	"runtime/debug"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -34,7 +36,8 @@ func (c *Client) leave() { <-c.slots }
 
 // RoundTrip makes one round trip: run sends commands and returns the answer. It bounds the time by ctx and by
 // CommandTimeout, and the concurrency by MaxInFlight ([ErrOverloaded] beyond). An error of run is classified by the effect
-// of its commands; the answer nil of Redis is no error. Name labels metrics and must be one of a small fixed set.
+// of its commands; the answer nil of Redis is no error, and a panic is [ErrInternal]. Name labels metrics and must be one of a
+// small fixed set.
 func RoundTrip[T any](ctx context.Context, c *Client, name string, eff Effect, run func(context.Context, *Conns) (T, error)) (answer T, err error) {
 	conns := c.conns.Load()
 	if conns == nil {
@@ -61,8 +64,9 @@ func RoundTrip[T any](ctx context.Context, c *Client, name string, eff Effect, r
 }
 
 // attached runs a round trip in the caller's goroutine and frees its slot.
-func attached[T any](ctx context.Context, c *Client, conns *Conns, run func(context.Context, *Conns) (T, error)) (T, error) {
+func attached[T any](ctx context.Context, c *Client, conns *Conns, run func(context.Context, *Conns) (T, error)) (answer T, err error) {
 	defer c.leave()
+	defer c.recovered(&err)
 	// The embedded store always answers: on a busy machine it is as late as its caller, which has a deadline of its own.
 	if deadline, ok := ctx.Deadline(); c.options.Mode != Embedded && (!ok || time.Until(deadline) > c.options.CommandTimeout) {
 		var cancel context.CancelFunc
@@ -70,6 +74,22 @@ func attached[T any](ctx context.Context, c *Client, conns *Conns, run func(cont
 		defer cancel()
 	}
 	return run(ctx, conns)
+}
+
+// recovered, deferred, turns a panic into an error and logs its stack. rueidis panics where a command is built wrongly, such as
+// one with keys of several slots, and in a goroutine that no handler waits for a panic would end the process. The value is
+// logged only where it cannot hold a key.
+func (c *Client) recovered(err *error) {
+	value := recover()
+	if value == nil {
+		return
+	}
+	text := "not logged, for it may hold data"
+	if known, ok := value.(runtime.Error); ok {
+		text = known.Error()
+	}
+	c.options.Logger.Error("panic in a round trip to redis", "panic", text, "stack", string(debug.Stack()))
+	*err = Fail(ErrInternal, errors.New("panic in a round trip"))
 }
 
 // detached runs a round trip in a goroutine of its own and returns when ctx ends, whether or not the round trip has. It is

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -67,7 +69,7 @@ func TestDeadlinesHoldWhenRedisStalls(t *testing.T) {
 				if errors.Is(err, redis.ErrOverloaded) {
 					kind = "overloaded"
 					if redis.Retryable(err) {
-						t.Error("asks for more of it")
+						t.Errorf("Retryable(%v) = true, want false", err)
 					}
 				}
 				mu.Lock()
@@ -81,10 +83,10 @@ func TestDeadlinesHoldWhenRedisStalls(t *testing.T) {
 	callers.Wait()
 	t.Logf("longest %v of %v, of a timer %v, %v", longest, deadline, timers, counts)
 	if longest > margin+2*timers-deadline {
-		t.Errorf("a call with %v took %v, a timer %v", deadline, longest, timers)
+		t.Errorf("a call with a deadline of %v took %v while a timer took %v, want at most %v", deadline, longest, timers, margin+2*timers-deadline)
 	}
 	if counts["overloaded"] == 0 || counts[context.DeadlineExceeded.Error()] == 0 {
-		t.Errorf("%v", counts)
+		t.Errorf("results %v, want some overloaded and some beyond their deadline", counts)
 	}
 	server.Resume(t)
 	storetest.Eventually(t, "it works again", func() bool {
@@ -123,10 +125,10 @@ func TestDeadlineHoldsWhileAnotherCallerDials(t *testing.T) {
 	begin := time.Now()
 	_, err := s.Cache.Get(ctx, "n", "key", false)
 	if took := time.Since(begin); took > 500*time.Millisecond || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a call with 20 ms took %v: %v: %s", took, err, storetest.Cause(err))
+		t.Errorf("Get with 20 ms = %v (%s) after %v, want %v within 500ms", err, storetest.Cause(err), took, context.DeadlineExceeded)
 	}
 	if err := <-patient; !errors.Is(err, redis.ErrUnavailable) {
-		t.Errorf("the call that dialled: %v: %s", err, storetest.Cause(err))
+		t.Errorf("Get of the caller that dialled = %v (%s), want %v", err, storetest.Cause(err), redis.ErrUnavailable)
 	}
 }
 
@@ -138,7 +140,7 @@ func TestCancelledCallerIsAlone(t *testing.T) {
 	storetest.Set(t, s, "n", "key", cache.Write{Value: []byte("value")})
 	before := clientIDs(t, server)
 	if len(before) != 2 {
-		t.Fatalf("connections %v", before)
+		t.Fatalf("connections = %v, want 2", before)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	gone, others := make(chan error, 20), make(chan error, 20)
@@ -165,18 +167,66 @@ func TestCancelledCallerIsAlone(t *testing.T) {
 	cancel()
 	for range 10 {
 		if err := <-gone; !errors.Is(err, context.Canceled) {
-			t.Errorf("who went away: %v", err)
+			t.Errorf("the cancelled caller got %v, want %v", err, context.Canceled)
 		}
 	}
 	server.Resume(t)
 	for range 10 {
 		if err := <-others; err != nil {
-			t.Errorf("who stayed: %v: %s", err, redis.Cause(err))
+			t.Errorf("a caller that stayed got %v (%s), want no error", err, redis.Cause(err))
 		}
 	}
 	if diff := cmp.Diff(before, clientIDs(t, server)); diff != "" {
 		t.Errorf("connections (-before +after):\n%s", diff)
 	}
+}
+
+// TestPanicInARoundTripIsAnError: a command built wrongly fails its own caller alone, also while connections are being made,
+// when round trips run in goroutines of their own.
+func TestPanicInARoundTripIsAnError(t *testing.T) {
+	t.Parallel()
+	proxy := redistest.StartProxy(t, storetest.Standalone(t).Addr)
+	watched, logged := new(watcher), new(syncBuffer)
+	o := storetest.Options(t, redis.Standalone)
+	o.Redis.Addrs, o.Redis.NearCacheBytes, o.Redis.Observer = []string{proxy.Addr}, 0, watched
+	o.Redis.Logger = slog.New(slog.NewTextHandler(logged, nil))
+	s := storetest.Open(t, o)
+	check := func(when string) {
+		t.Helper()
+		_, err := redis.RoundTrip(t.Context(), s.Redis, "test", redis.Reads, func(context.Context, *redis.Conns) (int, error) {
+			panic("wrongly built")
+		})
+		if !errors.Is(err, redis.ErrInternal) {
+			t.Errorf("%s: RoundTrip = %v, want %v", when, err, redis.ErrInternal)
+		}
+	}
+	check("connected")
+	proxy.Blackhole(true)
+	proxy.CutAll()
+	storetest.Eventually(t, "the loss is noticed", func() bool { return watched.seen(redis.Closed) == watched.seen(redis.Dialed) })
+	check("connecting")
+	if text := logged.String(); strings.Count(text, "panic in a round trip") != 2 || !strings.Contains(text, "roundtrip_test.go") {
+		t.Errorf("log = %q, want two panics with their stacks", text)
+	}
+	storetest.Eventually(t, "nothing is under way", func() bool { return s.Stats().InFlight == 0 })
+}
+
+// syncBuffer is a buffer that a logger writes and a test reads.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf strings.Builder
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 // TestScriptsSurviveAFlush: a Redis that has forgotten the scripts, as after a restart, is taught them again.
@@ -199,10 +249,10 @@ func TestScriptsSurviveAFlush(t *testing.T) {
 	for i := range int64(300) {
 		r, err := s.Cache.Increment(t.Context(), "n", "counter", cache.Increment{Delta: 1})
 		if err != nil || r.Value != i+1 {
-			t.Fatalf("%+v, %v: %s", r, err, storetest.Cause(err))
+			t.Fatalf("Increment = %+v, %v (%s), want %d", r, err, storetest.Cause(err), i+1)
 		}
 		if _, _, err := s.Cache.Touch(t.Context(), "n", "counter", time.Hour, cache.TouchOverwrite); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Touch = %v (%s), want no error", err, storetest.Cause(err))
 		}
 	}
 	close(stop)
@@ -221,13 +271,13 @@ func TestObserverHearsOfEveryTrip(t *testing.T) {
 	}
 	storetest.Get(t, s, namespace, "key", false)
 	if _, err := s.Cache.BatchGet(t.Context(), namespace, storetest.Keys(10), true); err != nil {
-		t.Error(err)
+		t.Errorf("BatchGet = %v, want no error", err)
 	}
 	if _, _, err := s.Cache.Touch(t.Context(), namespace, "key", time.Minute, cache.TouchOverwrite); err != nil {
-		t.Error(err)
+		t.Errorf("Touch = %v, want no error", err)
 	}
 	want := map[string]int{"set": 2, "get": 3, "cache_touch": 1}
 	if diff := cmp.Diff(want, watched.commands); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("round trips (-want +got):\n%s", diff)
 	}
 }

@@ -19,7 +19,7 @@ func connect(t *testing.T, addr string) *client {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Dial(%s) = %v, want no error", addr, err)
 	}
 	t.Cleanup(func() { conn.Close() })
 	return &client{conn, bufio.NewReader(conn)}
@@ -36,20 +36,20 @@ func (c *client) do(timeout time.Duration, args ...string) (any, error) {
 func (c *client) ping(t *testing.T) {
 	t.Helper()
 	if v, err := c.do(commandTimeout, "PING"); v != "PONG" {
-		t.Fatalf("PING: %v, %v", v, err)
+		t.Fatalf("PING = %v, %v, want PONG", v, err)
 	}
 }
 
 func wantTimeout(t *testing.T, err error) {
 	t.Helper()
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("got %v, want a timeout", err)
+		t.Fatalf("error = %v, want a timeout", err)
 	}
 }
 
 func wantClosed(t *testing.T, c *client) {
 	t.Helper()
 	if _, err := c.do(commandTimeout, "PING"); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("the connection is not closed: %v", err)
+		t.Fatalf("PING = %v, want the error of a closed connection", err)
 	}
 }

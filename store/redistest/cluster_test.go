@@ -12,28 +12,28 @@ func TestCluster(t *testing.T) {
 		c := StartCluster(t, ClusterOptions{})
 		left = pids(c.Nodes...)
 		if len(c.Nodes) != 3 || len(c.Addrs()) != 3 || c.Addrs()[2] != c.Nodes[2].Addr {
-			t.Fatalf("nodes %v", c.Addrs())
+			t.Fatalf("Nodes = %v, want 3", c.Addrs())
 		}
 		// The slots of these keys are 12182 and 5061.
 		c.Nodes[2].Do(t, "SET", "foo", "v")
 		c.Nodes[0].Do(t, "SET", "bar", "v")
 		if _, err := c.Nodes[0].TryDo("GET", "foo"); err == nil || err.Error() != "MOVED 12182 "+c.Nodes[2].Addr {
-			t.Errorf("GET on the wrong node: %v", err)
+			t.Errorf("GET on the wrong node = %v, want MOVED 12182 %s", err, c.Nodes[2].Addr)
 		}
 		if got := c.CommandCalls(t)["set"]; got != 2 {
-			t.Errorf("%d calls of SET", got)
+			t.Errorf("CommandCalls = %d calls of SET, want 2", got)
 		}
 		c.ResetCommandCalls(t)
 		c.Nodes[1].Kill()
 		if got := c.CommandCalls(t)["set"]; got != 0 {
-			t.Errorf("%d calls of SET after reset", got)
+			t.Errorf("CommandCalls = %d calls of SET after the reset, want 0", got)
 		}
 
 		id := c.Nodes[0].Do(t, "CLUSTER", "MYID")
 		c.Nodes[0].Restart(t)
 		c.Nodes[1].Restart(t)
 		if got := c.Nodes[0].Do(t, "CLUSTER", "MYID"); got != id {
-			t.Errorf("id changed from %v to %v", id, got)
+			t.Errorf("CLUSTER MYID after a restart = %v, want %v", got, id)
 		}
 		eventually(t, func() error { return c.ready(3) })
 	})
@@ -43,7 +43,7 @@ func TestCluster(t *testing.T) {
 func TestClusterReplicas(t *testing.T) {
 	c, stop, err := StartClusterMain(ClusterOptions{Primaries: 3, Replicas: 1})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("StartClusterMain = %v, want no error", err)
 	}
 	left := pids(c.Nodes...)
 	defer func() {
@@ -57,10 +57,10 @@ func TestClusterReplicas(t *testing.T) {
 		}
 		role := n.Do(t, "ROLE").([]any)
 		if role[0] != want {
-			t.Errorf("node %d is %v", i, role)
+			t.Errorf("node %d is %v, want %s", i, role, want)
 		}
 		if i >= 3 && fmt.Sprint(role[2]) != fmt.Sprint(c.Nodes[i-3].port) {
-			t.Errorf("node %d replicates %v", i, role)
+			t.Errorf("node %d replicates %v, want port %d", i, role, c.Nodes[i-3].port)
 		}
 	}
 	c.Nodes[0].Kill()

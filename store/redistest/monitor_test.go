@@ -15,6 +15,6 @@ func TestMonitor(t *testing.T) {
 	sent, scripted := m.Stop(t)
 	delete(sent, "auth") // each command of Do has a connection of its own
 	if !maps.Equal(sent, map[string]int64{"get": 1, "client|id": 1, "eval": 1}) || !maps.Equal(scripted, map[string]int64{"set": 1, "get": 1}) {
-		t.Errorf("sent %v, called by scripts %v", sent, scripted)
+		t.Errorf("Stop = sent %v, called by scripts %v, want one each of GET, CLIENT ID and EVAL, and of SET and GET", sent, scripted)
 	}
 }

@@ -43,7 +43,7 @@ func wantGone(t *testing.T, pids []int) {
 	t.Helper()
 	for _, pid := range pids {
 		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
-			t.Errorf("process %d is left: %v", pid, err)
+			t.Errorf("process %d is left (%v), want it gone", pid, err)
 		}
 	}
 }
@@ -60,7 +60,7 @@ func TestCleanup(t *testing.T) {
 	})
 	wantGone(t, left)
 	if dirs, _ := filepath.Glob(filepath.Join(temp, "redistest-*")); len(dirs) > 0 {
-		t.Errorf("directories are left: %v", dirs)
+		t.Errorf("directories %v are left, want none", dirs)
 	}
 }
 
@@ -69,17 +69,17 @@ func TestKilledProgramLeavesNoServer(t *testing.T) {
 	cmd.Env = append(os.Environ(), orphanEnv+"=1", "TMPDIR="+t.TempDir())
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("StdoutPipe = %v, want no error", err)
 	}
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Start = %v, want no error", err)
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	addr := strings.TrimSpace(line)
 	if _, _, bad := net.SplitHostPort(addr); err != nil || bad != nil {
-		t.Fatalf("the program says %q, %v", line, err)
+		t.Fatalf("the program printed %q, %v, want an address", line, err)
 	}
 	eventually(t, func() error {
 		conn, err := net.Dial("tcp", addr)

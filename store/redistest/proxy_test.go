@@ -30,14 +30,14 @@ func TestProxyConnections(t *testing.T) {
 	a.ping(t)
 	b.ping(t)
 	if p.Conns() != 2 {
-		t.Errorf("%d connections", p.Conns())
+		t.Errorf("Conns = %d, want 2", p.Conns())
 	}
 	a.Close()
 	wantConns(t, p, 1)
 
 	p.CutAll()
 	if p.Conns() != 0 {
-		t.Errorf("%d connections after CutAll", p.Conns())
+		t.Errorf("Conns after CutAll = %d, want 0", p.Conns())
 	}
 	wantClosed(t, b)
 	c := connect(t, p.Addr)
@@ -53,10 +53,10 @@ func TestProxyConnections(t *testing.T) {
 	other.Do(t, "SET", "k", "other")
 	p.SetTarget(other.Addr)
 	if v, err := connect(t, p.Addr).do(commandTimeout, "GET", "k"); v != "other" {
-		t.Errorf("GET from the new target: %v, %v", v, err)
+		t.Errorf("GET from the new target = %v, %v, want other", v, err)
 	}
 	if v, err := c.do(commandTimeout, "GET", "k"); v != nil || err != nil {
-		t.Errorf("GET on an old connection: %v, %v", v, err)
+		t.Errorf("GET on an old connection = %v, %v, want nil", v, err)
 	}
 
 	s.Kill()
@@ -78,21 +78,21 @@ func TestProxyBlackhole(t *testing.T) {
 		wantTimeout(t, err)
 	}
 	if got := s.Do(t, "GET", "n"); got != nil {
-		t.Errorf("a request got through: %v", got)
+		t.Errorf("n = %v after requests into the black hole, want nil", got)
 	}
 	wantConns(t, p, 2)
 	p.Blackhole(false)
 	p.Blackhole(false)
 	for _, c := range []*client{old, fresh} {
 		if err := c.SetDeadline(time.Now().Add(commandTimeout)); err != nil {
-			t.Fatal(err)
+			t.Fatalf("SetDeadline = %v, want no error", err)
 		}
 		if v, err := readReply(c.r); err != nil {
-			t.Errorf("the held back reply: %v, %v", v, err)
+			t.Errorf("the reply held back = %v, %v, want no error", v, err)
 		}
 	}
 	if got := s.Do(t, "GET", "n"); got != "2" {
-		t.Errorf("n is %v", got)
+		t.Errorf("n = %v, want 2", got)
 	}
 
 	p.Blackhole(true)
@@ -111,7 +111,7 @@ func TestProxyDelay(t *testing.T) {
 	begin := time.Now()
 	c.ping(t)
 	if d := time.Since(begin); d < silence {
-		t.Errorf("answered after %v", d)
+		t.Errorf("answered after %v, want at least %v", d, silence)
 	}
 
 	// Latency: replies on their way at the same time arrive together.
@@ -119,7 +119,7 @@ func TestProxyDelay(t *testing.T) {
 	begin = time.Now()
 	for i := range requests {
 		if _, err := c.Write([]byte("PING\r\n")); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Write = %v, want no error", err)
 		}
 		// Each request is a separate packet to the server and back.
 		eventually(t, func() error {
@@ -131,11 +131,11 @@ func TestProxyDelay(t *testing.T) {
 	}
 	for range requests {
 		if _, err := readReply(c.r); err != nil {
-			t.Fatal(err)
+			t.Fatalf("reply = %v, want no error", err)
 		}
 	}
 	if d := time.Since(begin); d > requests*silence/2 {
-		t.Errorf("%d pipelined replies took %v", requests, d)
+		t.Errorf("%d pipelined replies took %v, want at most %v", requests, d, requests*silence/2)
 	}
 
 	p.Delay(0)
@@ -156,7 +156,7 @@ func TestProxyDropReplies(t *testing.T) {
 	_, err := c.do(silence, "SET", "k", "v")
 	wantTimeout(t, err)
 	if got := s.Do(t, "GET", "k"); got != "v" {
-		t.Errorf("the request did not arrive: %v", got)
+		t.Errorf("k = %v after a request without a reply, want v", got)
 	}
 	p.DropReplies(false)
 	c.ping(t)
@@ -170,22 +170,22 @@ func TestProxySlice(t *testing.T) {
 	p.Slice(true)
 	c := connect(t, p.Addr)
 	if _, err := c.Write([]byte("GET k\r\n")); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Write = %v, want no error", err)
 	}
 	reads, got := 0, make([]byte, 0, len(value)+16)
 	for !strings.HasSuffix(string(got[max(0, len(got)-2):]), "\r\n") || len(got) < len(value) {
 		n, err := c.Read(got[len(got):cap(got)])
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("Read = %v, want no error", err)
 		}
 		got = got[:len(got)+n]
 		reads++
 	}
 	if !strings.Contains(string(got), value) {
-		t.Errorf("the value was changed")
+		t.Errorf("GET = %d bytes that lack the value, want the value of %d bytes", len(got), len(value))
 	}
 	if reads < 100 {
-		t.Errorf("%d bytes arrived in %d pieces", len(got), reads)
+		t.Errorf("%d bytes arrived in %d pieces, want at least 100", len(got), reads)
 	}
 }
 
@@ -198,7 +198,7 @@ func TestProxyStopsWithTest(t *testing.T) {
 		addr = p.Addr
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("Dial = %v, want no error", err)
 		}
 		c = &client{conn, bufio.NewReader(conn)}
 		c.ping(t)
@@ -206,11 +206,11 @@ func TestProxyStopsWithTest(t *testing.T) {
 	})
 	defer c.Close()
 	if _, err := c.r.ReadByte(); !errors.Is(err, io.EOF) {
-		t.Errorf("the connection is left: %v", err)
+		t.Errorf("reading from a connection of a proxy that has ended = %v, want %v", err, io.EOF)
 	}
 	if conn, err := net.Dial("tcp", addr); err == nil {
 		conn.Close()
-		t.Error("the proxy still listens")
+		t.Errorf("Dial(%s) = no error after the proxy has ended, want one", addr)
 	}
 }
 
@@ -220,11 +220,11 @@ func TestProxyBlackholeOnly(t *testing.T) {
 	held, free := connect(t, p.Addr), connect(t, p.Addr)
 	free.ping(t)
 	if _, err := held.do(commandTimeout, "CLIENT", "SETNAME", "held"); err != nil {
-		t.Fatal(err)
+		t.Fatalf("CLIENT SETNAME = %v, want no error", err)
 	}
 	p.BlackholeOnly("SETNAME")
 	if v, err := held.do(silence, "PING"); err == nil {
-		t.Errorf("answered %v", v)
+		t.Errorf("PING into the black hole = %v, want a timeout", v)
 	}
 	free.ping(t)
 	connect(t, p.Addr).ping(t)

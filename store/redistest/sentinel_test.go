@@ -12,17 +12,17 @@ func TestSentinelFailover(t *testing.T) {
 		s := StartSentinel(t)
 		left = pids(append(s.data(), s.Sentinels...)...)
 		if len(s.Addrs()) != 3 || s.Addrs()[0] != s.Sentinels[0].Addr || len(s.Replicas) != 2 {
-			t.Fatalf("sentinels %v, replicas %v", s.Addrs(), addrs(s.Replicas))
+			t.Fatalf("sentinels %v, replicas %v, want 3 and 2", s.Addrs(), addrs(s.Replicas))
 		}
 		if got := s.Current(t); got != s.Primary {
-			t.Fatalf("%s is the primary, want %s", got.Addr, s.Primary.Addr)
+			t.Fatalf("Current = %s, want %s", got.Addr, s.Primary.Addr)
 		}
 		for range 2 {
 			old := s.Current(t)
 			s.Failover(t)
 			current := s.Current(t)
 			if current == old {
-				t.Fatalf("%s is still the primary", old.Addr)
+				t.Fatalf("Current = %s after a failover, want another one", old.Addr)
 			}
 			current.Do(t, "SET", "k", "v")
 		}
@@ -33,7 +33,7 @@ func TestSentinelFailover(t *testing.T) {
 func TestSentinelPrimaryKilled(t *testing.T) {
 	s, stop, err := StartSentinelMain()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("StartSentinelMain = %v, want no error", err)
 	}
 	defer stop()
 	s.Sentinels[0].Kill() // two are a quorum and a majority

@@ -111,6 +111,17 @@ func writePEM(path, kind string, der []byte) error {
 	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
 }
 
+// ClientConfig returns the configuration of a client that trusts the server
+// and has the client certificate, if there is one.
+func (f *TLSFiles) ClientConfig(tb testing.TB) *tls.Config {
+	tb.Helper()
+	config, err := f.clientConfig()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return config
+}
+
 // clientConfig is what a client with the client certificate uses.
 func (f *TLSFiles) clientConfig() (*tls.Config, error) {
 	pemCA, err := os.ReadFile(f.CA)

@@ -29,14 +29,14 @@ func TestTLS(t *testing.T) {
 	closed := Start(t, Options{TLS: &strict, Password: "secret"})
 
 	if want := "rediss://" + open.Addr; open.URL() != want {
-		t.Errorf("URL %q, want %q", open.URL(), want)
+		t.Errorf("URL = %q, want %q", open.URL(), want)
 	}
 	open.Do(t, "PING")
 	closed.Do(t, "PING")
 
 	withCert, err := files.clientConfig()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("clientConfig = %v, want no error", err)
 	}
 	withoutCert := withCert.Clone()
 	withoutCert.Certificates = nil
@@ -46,7 +46,7 @@ func TestTLS(t *testing.T) {
 	otherName.ServerName = "example.com"
 	otherCA, err := GenerateTLS(t).clientConfig()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("clientConfig = %v, want no error", err)
 	}
 	stranger := withCert.Clone()
 	stranger.Certificates = otherCA.Certificates
@@ -71,21 +71,21 @@ func TestTLS(t *testing.T) {
 		case c.want == "refused":
 			// Either a TLS alert or the reset after it comes first.
 			if err == nil || errors.As(err, &reply) {
-				t.Errorf("%s: got a reply, %v", c.name, err)
+				t.Errorf("%s: PING = %v, want an error before any reply", c.name, err)
 			}
 		case c.want == "" && err != nil:
-			t.Errorf("%s: %v", c.name, err)
+			t.Errorf("%s: PING = %v, want no error", c.name, err)
 		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
-			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+			t.Errorf("%s: PING = %v, want %q in it", c.name, err, c.want)
 		}
 	}
 
 	conn, err := net.Dial("tcp", open.Addr)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Dial = %v, want no error", err)
 	}
 	defer conn.Close()
 	if v, err := roundTrip(conn, bufio.NewReader(conn), "PING"); err == nil {
-		t.Errorf("plain PING on a TLS port: %v", v)
+		t.Errorf("plain PING to a TLS port = %v, want an error", v)
 	}
 }
