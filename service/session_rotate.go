@@ -32,7 +32,10 @@ func (s *Session) PromoteSession(ctx context.Context, r *sessionv1.PromoteSessio
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
 	token := f.token(r.GetSessionToken())
-	p := session.Promotion{Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance()), Limits: f.rules.Sessions.Limits}
+	p := session.Promotion{
+		Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance()),
+		Limits: f.sessionLimits(r), IfSubjectEpoch: f.ifSubjectEpoch(r.GetSubject(), r.IfSubjectEpoch),
+	}
 	if err := f.err(); err != nil {
 		return nil, err
 	}

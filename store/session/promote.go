@@ -24,6 +24,10 @@ type Promotion struct {
 	Assurance Assurance
 	// Limits bound the sessions of the subject.
 	Limits Limits
+	// IfSubjectEpoch is what [Sessions.SubjectEpoch] returned before the login was checked: if the sessions of the subject or
+	// of the device class were revoked since then, Promote fails with [ErrSubjectEpochChanged] and the session stays
+	// anonymous. Nil means that this is not checked.
+	IfSubjectEpoch *int64
 }
 
 // Promoted is the result of [Sessions.Promote]. All fields are empty if the token is not that of an active session.
@@ -65,7 +69,7 @@ func (s *Sessions) Promote(ctx context.Context, namespace, token string, pr Prom
 	next, fresh := credential{partition: p, id: r.promotion.to}.withSecret(derive(secret, r.promotion.salt))
 	created, err := s.create(ctx, namespace, Creation{
 		Subject: pr.Subject, Attributes: r.session.Attributes, Idle: r.session.Idle, Absolute: r.absolute,
-		Device: r.session.Device, Assurance: pr.Assurance, Limits: pr.Limits,
+		Device: r.session.Device, Assurance: pr.Assurance, Limits: pr.Limits, IfSubjectEpoch: pr.IfSubjectEpoch,
 	}, fresh, cred.id, redis.Writes)
 	if err != nil && redis.Refused(err) || created.Existing != nil {
 		s.endPromotion(namespace, cred, fresh.id, 0)
