@@ -118,7 +118,7 @@ func TestRedisSettings(t *testing.T) {
 	t.Parallel()
 	password := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(password, []byte("from file\n"), 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatalf("WriteFile: %v", err)
 	}
 	for _, test := range []struct {
 		name string
@@ -203,7 +203,7 @@ func TestFaults(t *testing.T) {
 	dir := t.TempDir()
 	empty := filepath.Join(dir, "empty")
 	if err := os.WriteFile(empty, []byte("\n"), 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatalf("WriteFile: %v", err)
 	}
 	missing := filepath.Join(dir, "missing")
 	for _, test := range []struct {
@@ -365,7 +365,7 @@ func TestSecretsAreNotShown(t *testing.T) {
 	}
 	text, err := json.Marshal(config)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Marshal: %v", err)
 	}
 	shown.Write(text)
 	slog.New(slog.NewJSONHandler(&shown, nil)).Info("", "password", config.Redis.Password, "url", config.Redis.URL, "config", config)

@@ -94,7 +94,7 @@ func writePolicy(t testing.TB, dir, text string) (path string) {
 	t.Helper()
 	path = filepath.Join(dir, "policy.yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatalf("WriteFile: %v", err)
 	}
 	return path
 }
@@ -103,7 +103,7 @@ func writePolicy(t testing.TB, dir, text string) (path string) {
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("prepare the test: %v", err)
 	}
 }
 
@@ -206,7 +206,7 @@ func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 		}
 	}
 	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Remove: %v", err)
 	}
 	p.log.AwaitLine(t, path+": no such file")
 	if code, body := p.get(t, "/health"); code != 200 {
@@ -228,7 +228,7 @@ func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 	// The server logs that a file is back with the same text, and that it is gone again.
 	for n := 2; n <= 3; n++ {
 		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Remove: %v", err)
 		}
 		p.log.AwaitLines(t, path+": no such file", n)
 		writePolicy(t, dir, allowed)
@@ -306,7 +306,7 @@ func TestDocsShowAPolicy(t *testing.T) {
 	const path = "../../docs/operating.md"
 	operating, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ReadFile: %v", err)
 	}
 	_, rest, _ := strings.Cut(string(operating), "--policy-file /dev/stdin <<'EOF'\n")
 	text, _, found := strings.Cut(rest, "EOF\n")
@@ -331,7 +331,7 @@ func TestDocsShowAPolicy(t *testing.T) {
 	}
 	keys := filepath.Join(t.TempDir(), "keys")
 	if err := os.WriteFile(keys, []byte("a "+base64.StdEncoding.EncodeToString(make([]byte, keyring.KeyBytes))), 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatalf("WriteFile: %v", err)
 	}
 	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_KEYRING_FILE": keys, "LARDER_POLICY_FILE": writePolicy(t, t.TempDir(), text)})
 	p.log.Await(t, "connected to redis")
