@@ -22,9 +22,10 @@ func (a Assurance) message() *sessionv1.Assurance {
 
 // Rotate replaces a token and returns the next one to hand to the end user's client, or [ErrInactive].
 //
-// The old token remains valid for the server's rotation grace, 30 s unless configured otherwise, and at least until the
-// next token is first presented; rotating the old one again returns the same next token. Presenting the old token after
-// that looks like theft and ends the session. Rotate does not count as activity.
+// The previous token stays valid for the server's rotation grace, 30 s unless configured otherwise, and longer until the
+// next token is first presented (unless the grace is 0); rotating it again in that time returns the same next token.
+// Presented after that, and at least 10 s after the rotation, it ends the session as stolen. Rotate does not count as
+// activity.
 func (s *Sessions) Rotate(ctx context.Context, token string) (next string, session *Session, err error) {
 	r, err := s.rpc.RotateSession(ctx, &sessionv1.RotateSessionRequest{Namespace: s.namespace, SessionToken: token})
 	if err != nil {
