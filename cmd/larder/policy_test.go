@@ -55,8 +55,9 @@ func TestPolicyFaults(t *testing.T) {
 		{"{a: {a: {a: {a: {a: {a: {a: {a: {a: 1}}}}}}}}}", "1: braces are nested too deeply"},
 		// The service finds these, and they have their lines as well.
 		{"cache:\n  namespaces:\n\n    No: {}", "4: cache.namespaces.No: must be 1 to 63 characters"},
-		{"cache:\n  namespaces:\n    a:\n      default_ttl: 2s\n      max_ttl: 1s", "4: cache.namespaces.a.default_ttl: must be at least 1ms and at most 1s"},
-		{`{"sessions": {"defaults":` + "\n" + `{"preset": "aal3", "idle_timeout": "16m"}}}`, "2: sessions.defaults.idle_timeout: must be"},
+		{"cache:\n  namespaces:\n    a:\n      default_ttl: 2s\n      max_ttl: 1s", "4: cache.namespaces.a.default_ttl: must be at least 1ms and at most 1s (max_ttl)"},
+		{`{"sessions": {"defaults":` + "\n" + `{"preset": "aal3", "idle_timeout": "16m"}}}`, "2: sessions.defaults.idle_timeout: must be at least 1s and at most 15m (preset aal3)"},
+		{"sessions:\n  defaults: {idle_timeout: 1h}", "2: sessions.defaults.idle_timeout: must be at least 1s and at most 30m (LARDER_SESSION_IDLE_TIMEOUT)"},
 	} {
 		path := writePolicy(t, t.TempDir(), test.text)
 		code, stdout, stderr := call(t, environ{"LARDER_POLICY_FILE": path}, "serve", "--check")
@@ -193,7 +194,7 @@ func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 	_, before := p.get(t, "/metrics")
 	for _, bad := range []struct{ text, fault string }{
 		{"cache:\n  namespaces:\n    n: {max_ttl: 10m, color: red}\n", path + ":3: cache.namespaces.n.color: is not known"},
-		{"cache:\n  namespaces:\n    n: {max_ttl: 10000h}\n", path + ":3: cache.namespaces.n.max_ttl: must be at least 1ms and at most 720h0m0s"},
+		{"cache:\n  namespaces:\n    n: {max_ttl: 10000h}\n", path + ":3: cache.namespaces.n.max_ttl: must be at least 1ms and at most 720h (LARDER_MAX_TTL)"},
 		{"", path + ":1: is empty"},
 	} {
 		writePolicy(t, dir, bad.text)

@@ -171,6 +171,7 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{Password: "right"})
 	open := redistest.Start(t, redistest.Options{ACL: []string{"user larder on >hunter2 ~* +@all -time -info"}})
+	plain := redistest.Start(t, redistest.Options{})
 	cert := redistest.GenerateTLS(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -201,6 +202,18 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 			environ{"REDIS_URL": open.URL(), "REDIS_USERNAME": "larder", "REDIS_PASSWORD": "hunter2"},
 			nil,
 			"larder: redis refused a command to this user: check its ACL (NOPERM)",
+		},
+		{
+			"NoSuchDatabase",
+			environ{"REDIS_URL": plain.URL(), "REDIS_DB": "99"},
+			nil,
+			"larder: REDIS_DB: redis at " + plain.Addr + " (standalone) has no database 99",
+		},
+		{
+			"TLSToAPortWithoutIt",
+			environ{"REDIS_URL": plain.URL(), "REDIS_TLS": "true", "LARDER_STARTUP_TIMEOUT": "1s"},
+			nil,
+			"larder: redis at " + plain.Addr + " (standalone) could not be reached over TLS within 1s: ",
 		},
 		{
 			"NotACluster",
