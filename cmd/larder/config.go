@@ -68,7 +68,7 @@ type cacheSettings struct {
 type sessionSettings struct {
 	IdleTimeout     time.Duration `env:"LARDER_SESSION_IDLE_TIMEOUT" default:"30m" help:"Time without activity after which a session expires, at least 1s and at most LARDER_SESSION_ABSOLUTE_TIMEOUT; a policy or a request may only shorten it."`
 	AbsoluteTimeout time.Duration `env:"LARDER_SESSION_ABSOLUTE_TIMEOUT" default:"12h" help:"Time after its creation at which a session expires; a policy or a request may only shorten it."`
-	RotationGrace   time.Duration `env:"LARDER_SESSION_ROTATION_GRACE" default:"30s" help:"Rotation grace: time for which the previous token stays valid after RotateSession, at most 5m; 0 ends it at once."`
+	RotationGrace   time.Duration `env:"LARDER_SESSION_ROTATION_GRACE" default:"30s" help:"Rotation grace: time for which the previous token stays valid after RotateSession, and longer until the new token is first presented; at most 5m; 0 ends it at once."`
 	CacheFor        time.Duration `env:"LARDER_SESSION_CACHE_FOR" default:"5s" help:"Maximum time for which a caller may reuse a session validation (cache_for); 0 means never."`
 	LimitPolicy     string        `env:"LARDER_SESSION_LIMIT_POLICY" default:"evict_least_recently_used" help:"Action when a new session would exceed a limit: evict_least_recently_used, evict_oldest or reject."`
 	SweepInterval   time.Duration `env:"LARDER_SESSION_SWEEP_INTERVAL" default:"10s" help:"Maximum delay between the expiry of a session and its removal and event, from 1s to 10m."`
