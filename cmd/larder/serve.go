@@ -166,7 +166,7 @@ func (p *program) connect(ctx context.Context) error {
 	cause := strings.Join(strings.Fields(redis.Cause(err)), " ")
 	switch {
 	case errors.Is(err, redis.ErrWrongMode) && strings.Contains(cause, "has no database"):
-		return fmt.Errorf("REDIS_DB: %s has no database %d; the setting databases of redis.conf is their number", p.redis(), p.options.Redis.DB)
+		return fmt.Errorf("REDIS_DB: %s has no database %d; databases in redis.conf sets the number of databases", p.redis(), p.options.Redis.DB)
 	case errors.Is(err, redis.ErrWrongMode):
 		why := strings.TrimPrefix(cause, redis.ErrWrongMode.Error()+": ")
 		return fmt.Errorf("%s cannot be used: %s; check REDIS_URL, REDIS_CLUSTER_NODES and REDIS_SENTINEL_NODES", p.redis(), why)
