@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -25,7 +24,7 @@ func (c *Client) Connect(ctx context.Context) error {
 			c.version.Store(&version)
 			if !c.conns.CompareAndSwap(nil, conns) {
 				conns.close()
-			} else if c.Near != nil {
+			} else if c.options.Mode != Embedded {
 				go c.keepConfirming(conns)
 			}
 			return nil
@@ -69,6 +68,12 @@ func (c *Client) open(ctx context.Context) (*Conns, string, error) {
 		conns.close()
 		return nil, "", err
 	}
+	if c.options.Mode != Embedded {
+		// The near cache must know its sources before it holds anything. Where that fails it will be dropped once.
+		ctx, cancel := context.WithTimeout(ctx, sentinelTimeout)
+		defer cancel()
+		_ = c.confirm(ctx, conns)
+	}
 	return conns, version, nil
 }
 
@@ -81,55 +86,63 @@ type tracker struct {
 	dial func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error)
 }
 
-// newClient connects a rueidis client; with a nil tracker Redis pushes nothing over it.
-func (c *Client) newClient(t *tracker) (rueidis.Client, error) {
+// primaryName is what rueidis takes for the address of a primary that sentinels name.
+const primaryName = "primary"
+
+// newDialer returns a dialer of connections to the primary, or to the nodes of a cluster.
+func (c *Client) newDialer() *dialer {
+	d := &dialer{network: c.network, anyRole: c.options.Mode == Cluster}
+	if c.sentinels != nil {
+		d.resolve, d.failed = c.sentinels.resolve, c.sentinels.disappointed
+	}
+	return d
+}
+
+// clientOption returns what all rueidis clients have in common.
+func (c *Client) clientOption() rueidis.ClientOption {
 	o := &c.options
-	co := rueidis.ClientOption{
-		InitAddress:       o.Addrs,
-		Username:          o.Username,
-		Password:          o.Password,
-		ClientName:        "larder",
-		SelectDB:          o.DB,
-		TLSConfig:         o.TLS,
-		DialCtxFn:         c.dialer.dial,
-		Dialer:            net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive, Control: control},
-		ConnWriteTimeout:  writeTimeout,
-		ForceSingleClient: o.Mode == Standalone || o.Mode == Embedded,
+	return rueidis.ClientOption{
+		Username:         o.Username,
+		Password:         o.Password,
+		ClientName:       "larder",
+		SelectDB:         o.DB,
+		TLSConfig:        o.TLS,
+		Dialer:           net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive, Control: control},
+		ConnWriteTimeout: writeTimeout,
 		// One layer retries each hop; for this hop it is the service's interceptor.
 		DisableRetry: true,
 		// Without it the deadline of one caller would close the connection that all callers share.
 		AlwaysPipelining:  true,
 		PipelineMultiplex: -1,
-		DisableCache:      t == nil,
 		ClientNoEvict:     o.Mode != Embedded,
 		ClusterOption:     rueidis.ClusterOption{ShardsRefreshInterval: 2 * time.Second, MaxMovedRedirections: 8},
 	}
-	if t != nil {
-		co.ClientTrackingOptions, co.OnInvalidations = t.options, t.told
-	}
-	switch {
-	case t != nil && t.addr != "":
-		co.InitAddress, co.DialCtxFn, co.ForceSingleClient = []string{t.addr}, t.dial, true
-	case o.Mode == Sentinel:
-		co.Sentinel = rueidis.SentinelOption{
-			MasterSet: o.SentinelMaster, Username: o.SentinelUsername, Password: o.SentinelPassword,
-			TLSConfig: o.TLS, Dialer: co.Dialer, ClientName: "larder", TopologyRefreshInterval: 5 * time.Second,
-		}
-	case o.Mode == Embedded:
+}
+
+// newClient connects a rueidis client; with a nil tracker Redis pushes nothing over it.
+func (c *Client) newClient(t *tracker) (rueidis.Client, error) {
+	co := c.clientOption()
+	co.InitAddress, co.DialCtxFn, co.DisableCache = c.options.Addrs, c.dialer.dial, t == nil
+	co.ForceSingleClient = c.options.Mode != Cluster
+	switch c.options.Mode {
+	case Sentinel:
+		co.InitAddress = []string{primaryName}
+	case Embedded:
 		co.InitAddress = []string{"embedded"}
 		co.DialCtxFn = func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) { return c.embedded.Dial() }
+	case Standalone, Cluster:
+	}
+	if t != nil {
+		co.ClientTrackingOptions, co.OnInvalidations = t.options, t.told
+		if t.addr != "" {
+			co.InitAddress, co.DialCtxFn, co.ForceSingleClient = []string{t.addr}, t.dial, true
+		}
 	}
 	client, err := rueidis.NewClient(co)
 	if err != nil && client != nil { // ForceSingleClient returns both
 		client.Close()
 	}
 	return client, err
-}
-
-// control sets what a network connection begins with. Where the kernel refuses, rueidis' pings have to do.
-func control(_, _ string, c syscall.RawConn) error {
-	_ = boundUnacknowledged(c, unacknowledged)
-	return nil
 }
 
 // invalidated is called by rueidis with keys that were written, or with nil if any key may have been: the data was flushed,

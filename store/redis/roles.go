@@ -2,16 +2,19 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"sort"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
 )
 
-// Ping asks every primary for a sign of life, within ctx's deadline.
+// Ping asks every primary for a sign of life, within ctx's deadline. A server that has become a replica gives none.
 func (c *Client) Ping(ctx context.Context) error {
 	conns := c.conns.Load()
 	if conns == nil {
@@ -20,64 +23,135 @@ func (c *Client) Ping(ctx context.Context) error {
 	return c.ping(ctx, conns)
 }
 
-// ping also samples the clock of Redis and confirms the near cache.
+// ping also samples the clock of Redis.
 func (c *Client) ping(ctx context.Context, conns *Conns) error {
-	ticket := c.Near.Begin("")
-	var primaries map[string]bool
-	var err error
-	if c.options.Mode == Cluster {
-		primaries, err = c.pingNodes(ctx, conns)
-	} else {
-		err = c.askTime(ctx, conns.Primary)
+	switch c.options.Mode {
+	case Embedded:
+		return c.askTime(ctx, conns.Primary)
+	case Cluster:
+		return c.pingNodes(ctx, conns)
+	case Standalone, Sentinel:
 	}
-	if err != nil || conns.Tracked == conns.Primary {
+	begin := time.Now()
+	if err := c.askTime(ctx, conns.Primary); err != nil {
 		return err
 	}
-	return c.confirm(ctx, conns.Tracked, primaries, ticket)
-}
-
-// pingNodes asks the nodes of a cluster concurrently, and returns for those that answered whether they are primaries. A
-// node that does not answer is an error only if it was a primary when it last answered, or has never answered.
-func (c *Client) pingNodes(ctx context.Context, conns *Conns) (primaries map[string]bool, err error) {
-	type answer struct {
-		addr            string
-		primary, silent bool
-		err             error
-	}
-	nodes := conns.Primary.Nodes()
-	answers := make(chan answer, len(nodes))
-	for addr, node := range nodes {
-		go func() {
-			primary, err := isPrimary(ctx, node)
-			silent := err != nil
-			switch {
-			case !silent && primary:
-				err = c.askTime(ctx, node)
-				c.roles.Store(addr, true)
-			case !silent:
-				c.roles.Store(addr, false)
-			default:
-				if was, known := c.roles.Load(addr); !known || was == false {
-					err = nil
-				}
-			}
-			answers <- answer{addr, primary, silent, err}
-		}()
-	}
-	primaries = make(map[string]bool, len(nodes))
-	for range nodes {
-		a := <-answers
-		if !a.silent {
-			primaries[a.addr] = a.primary
-		}
-		if a.err != nil {
-			err = a.err
-		}
+	id, err := identify(ctx, conns.Primary)
+	if err == nil && conns.Tracked != conns.Primary {
+		err = conns.Tracked.Do(ctx, conns.Tracked.B().Ping().Build()).Error()
 	}
 	if err != nil {
-		return nil, classify(ctx, err, Reads)
+		return classify(ctx, err, Reads)
 	}
-	return primaries, nil
+	return c.judge([]identity{id}, begin)
+}
+
+// identity is what a server says of itself.
+type identity struct {
+	primary bool
+	// run is an id of the process, which no other server has.
+	run string
+}
+
+var errElsewhere = errors.New("the connections lead to different servers")
+
+// judge returns an error unless all identities are that of one primary. In that case it closes the connections that were open
+// when these were asked for, so that the next ones lead to where the address leads now.
+func (c *Client) judge(ids []identity, begin time.Time) error {
+	for _, id := range ids {
+		switch {
+		case !id.primary:
+			return c.abandon(errReplica, begin)
+		case id.run != ids[0].run:
+			return c.abandon(errElsewhere, begin)
+		}
+	}
+	return nil
+}
+
+// abandon closes the connections that were opened before a point in time, for the reason that it returns.
+func (c *Client) abandon(why error, before time.Time) error {
+	c.network.drop(why.Error(), openedBefore(before))
+	return Fail(ErrUnavailable, why)
+}
+
+// identifyBoth asks over both connections to a primary, or over the only one.
+func identifyBoth(ctx context.Context, conns *Conns) ([]identity, error) {
+	nodes := []rueidis.Client{conns.Primary}
+	if conns.Tracked != conns.Primary {
+		nodes = append(nodes, conns.Tracked)
+	}
+	ids, errs := make([]identity, len(nodes)), make([]error, len(nodes))
+	var asked sync.WaitGroup
+	for i, node := range nodes {
+		asked.Go(func() { ids[i], errs[i] = identify(ctx, node) })
+	}
+	asked.Wait()
+	return ids, errors.Join(errs...)
+}
+
+// identify asks a server for its identity over its connection.
+func identify(ctx context.Context, node rueidis.Client) (id identity, err error) {
+	text, err := node.Do(ctx, node.B().Info().Section("server", "replication").Build()).ToString()
+	if err != nil {
+		return id, err
+	}
+	fields := infoFields(text)
+	return identity{fields["role"] == "master", fields["run_id"]}, nil
+}
+
+// infoFields returns the fields of an answer to INFO.
+func infoFields(text string) map[string]string {
+	fields := make(map[string]string)
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimRight(line, "\r\n"), ":"); ok {
+			fields[name] = value
+		}
+	}
+	return fields
+}
+
+// pingNodes asks the nodes of a cluster concurrently whether they are primaries, and primaries over both connections. A node
+// that does not answer is an error only if it was a primary when it last answered.
+func (c *Client) pingNodes(ctx context.Context, conns *Conns) error {
+	nodes, tracked := conns.Primary.Nodes(), map[string]rueidis.Client(nil)
+	if conns.Tracked != conns.Primary {
+		tracked = conns.Tracked.Nodes()
+	}
+	errs := make(chan error, len(nodes))
+	for addr, node := range nodes {
+		go func() { errs <- c.pingNode(ctx, addr, node, tracked[addr]) }()
+	}
+	var failed error
+	for range nodes {
+		if err := <-errs; err != nil {
+			failed = err
+		}
+	}
+	if failed != nil {
+		return classify(ctx, failed, Reads)
+	}
+	return nil
+}
+
+// pingNode also asks over the tracked connection, nil for none.
+func (c *Client) pingNode(ctx context.Context, addr string, node, tracked rueidis.Client) (err error) {
+	defer c.recovered(&err)
+	primary, err := isPrimary(ctx, node)
+	if err != nil {
+		if was, known := c.roles.Load(addr); !known || was == false || c.network.refuses(addr) {
+			return nil
+		}
+		return err
+	}
+	c.roles.Store(addr, primary)
+	if !primary {
+		return nil
+	}
+	if err := c.askTime(ctx, node); err != nil || tracked == nil {
+		return err
+	}
+	return tracked.Do(ctx, tracked.B().Ping().Build()).Error()
 }
 
 func isPrimary(ctx context.Context, node rueidis.Client) (bool, error) {
@@ -116,7 +190,7 @@ func (c *Client) Primaries(ctx context.Context, conns *Conns) (ids []uint64, nod
 	for addr, node := range conns.Primary.Nodes() {
 		primary, err := isPrimary(ctx, node)
 		if err != nil {
-			if was, known := c.roles.Load(addr); known && was == false {
+			if was, known := c.roles.Load(addr); known && was == false || c.network.refuses(addr) {
 				continue // a replica may be away
 			}
 			return nil, nil, err

@@ -1,0 +1,134 @@
+package redis_test
+
+import (
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/cache"
+	"github.com/berthcare/larder/store/redis"
+	"github.com/berthcare/larder/store/redistest"
+	"github.com/berthcare/larder/store/session"
+	"github.com/berthcare/larder/store/storetest"
+)
+
+func clusterOptions(cluster *redistest.Cluster) redis.Options {
+	return redis.Options{Mode: redis.Cluster, Addrs: cluster.Addrs(), NearCacheBytes: 1 << 20}
+}
+
+// TestSlotMovesBetweenPrimaries: what its former owner was asked is not answered from memory for longer than the bound, whether
+// it was there or not, and whether the keys move with the slot or are left behind. The former owner tells nothing of keys that
+// it does not have.
+func TestSlotMovesBetweenPrimaries(t *testing.T) {
+	t.Parallel()
+	for name, move := range map[string]func(t *testing.T, c *redistest.Cluster, slot int){
+		"with its keys": func(t *testing.T, c *redistest.Cluster, slot int) {
+			t.Helper()
+			c.MoveSlot(t, slot, c.Another(t, slot))
+		},
+		"without its keys": func(t *testing.T, c *redistest.Cluster, slot int) {
+			t.Helper()
+			c.HandOver(t, slot, c.Another(t, slot))
+		},
+		"half-way": func(t *testing.T, c *redistest.Cluster, slot int) {
+			t.Helper()
+			to := c.Another(t, slot)
+			c.BeginMove(t, slot, to)
+			c.MoveKeys(t, slot, to)
+		},
+		"half-way and back": func(t *testing.T, c *redistest.Cluster, slot int) {
+			t.Helper()
+			owner := c.Owner(t, slot)
+			c.MoveSlot(t, slot, c.Another(t, slot))
+			c.BeginMove(t, slot, owner)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cluster := redistest.StartCluster(t, redistest.ClusterOptions{})
+			o := clusterOptions(cluster)
+			o.NearCacheTTL = 2 * time.Second
+			s, other := storetest.Open(t, store.Options{Redis: o}), storetest.Open(t, store.Options{Redis: o})
+			created, err := s.Sessions.Create(t.Context(), "n", session.Creation{Subject: "ann", Idle: time.Hour, Absolute: time.Hour})
+			if err != nil {
+				t.Fatalf("Create = %v, want no error", err)
+			}
+			validate := func() session.Verdict {
+				v, err := s.Sessions.Validate(t.Context(), "n", session.Validation{Token: created.Token, Near: true, Touch: session.TouchNever})
+				if err != nil {
+					t.Fatalf("Validate = %v (%s), want no error", err, storetest.Cause(err))
+				}
+				return v
+			}
+			storetest.Set(t, s, "n", "there", cache.Write{Value: []byte("1"), Fresh: time.Hour, Tags: []string{"tag"}})
+			storetest.Set(t, s, "n", "tagged", cache.Write{Value: []byte("1"), Fresh: time.Hour, Tags: []string{"tag"}})
+			near := func(key string) bool { return storetest.Get(t, s, "n", key, true).Near }
+			storetest.Eventually(t, "all is held, also what is absent", func() bool {
+				v := validate()
+				return near("there") && near("absent") && near("tagged") && v.Session != nil
+			})
+			partition, err := base64.RawURLEncoding.DecodeString(created.Session.ID)
+			if err != nil {
+				t.Fatalf("session id %q: %v, want base64", created.Session.ID, err)
+			}
+			moving := []string{storetest.EntryKey("n", "there"), storetest.EntryKey("n", "absent"), "ld:t:{n:tag}"}
+			if !strings.HasPrefix(name, "half-way") { // while it lasts nothing can be revoked
+				moving = append(moving, fmt.Sprintf("ld:u:{p%d}", partition[0]))
+			}
+			for _, redisKey := range moving {
+				move(t, cluster, cluster.Slot(t, redisKey))
+			}
+			for _, key := range []string{"there", "absent"} {
+				storetest.Eventually(t, "a write succeeds", func() bool { return trySet(t, other, key, "2") == nil })
+			}
+			storetest.Eventually(t, "an invalidation succeeds", func() bool {
+				return other.Cache.InvalidateTags(t.Context(), "n", []string{"tag"}, cache.InvalidateDelete, time.Hour) == nil
+			})
+			storetest.Eventually(t, "a revocation succeeds", func() bool {
+				_, err := other.Sessions.RevokeSubject(t.Context(), "n", "ann", session.SubjectRevocation{})
+				return err == nil
+			})
+			written := time.Now()
+			for right := 0; right < 4; {
+				right = 0
+				asked := time.Now()
+				for _, key := range []string{"there", "absent"} {
+					if f, err := s.Cache.Get(t.Context(), "n", key, true); err == nil && storetest.Version(t, f) == 2 {
+						right++
+					}
+				}
+				if f, err := s.Cache.Get(t.Context(), "n", "tagged", true); err == nil && f.Entry == nil {
+					right++
+				}
+				if v := validate(); v.Session == nil {
+					right++
+				}
+				if late := asked.Sub(written); right < 4 && late > o.NearCacheTTL+300*time.Millisecond {
+					t.Fatalf("%d of 4 answers are right %v after the writes, want all", right, late)
+				}
+			}
+		})
+	}
+}
+
+// TestClusterPrimaryCutOff: the others have replaced a primary that they do not reach, and to which the store is connected.
+func TestClusterPrimaryCutOff(t *testing.T) {
+	t.Parallel()
+	for _, reads := range []string{"no", "yes"} {
+		t.Run("cluster-allow-reads-when-down "+reads, func(t *testing.T) {
+			t.Parallel()
+			cluster := redistest.StartCluster(t, redistest.ClusterOptions{
+				Replicas: 1, Severable: true, Args: []string{"cluster-allow-reads-when-down", reads},
+			})
+			o := clusterOptions(cluster)
+			o.NearCacheTTL = 2 * time.Second
+			cutOff(t, o, func() *redistest.Server {
+				cluster.CutOff(t, cluster.Nodes[0])
+				return promotion(t, cluster.Nodes[3])
+			})
+		})
+	}
+}
