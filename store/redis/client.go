@@ -39,6 +39,7 @@ type Client struct {
 	onWrite   onWrite
 	embedded  *embedded.Server
 	version   atomic.Pointer[string]
+	warnings  atomic.Pointer[[]Warning]
 	roles     sync.Map // address of a cluster's node -> whether it was a primary when it last answered
 	nodeIDs   sync.Map // address of a cluster's node -> its id when it last answered
 	stop      context.CancelFunc

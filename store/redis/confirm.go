@@ -14,11 +14,17 @@ const leastConfirm = 50 * time.Millisecond
 // leaves servers that must not be used any more, until the client ends.
 func (c *Client) keepConfirming(conns *Conns) {
 	every := max(c.options.NearCacheTTL/3, leastConfirm)
-	ticks := time.NewTicker(every)
+	ticks, appraisals := time.NewTicker(every), time.NewTicker(appraiseEvery)
 	defer ticks.Stop()
+	defer appraisals.Stop()
 	for {
 		select {
 		case <-ticks.C:
+		case <-appraisals.C:
+			ctx, cancel := context.WithTimeout(c.lifetime, c.options.CommandTimeout)
+			_ = c.appraise(ctx, conns) // it is connected already
+			cancel()
+			continue
 		case <-c.lifetime.Done():
 			return
 		}
@@ -63,8 +69,8 @@ func (c *Client) confirmPrimary(ctx context.Context, conns *Conns) error {
 	if err := c.judge(append(a.ids, led...), begin); err != nil {
 		return err
 	}
-	if sure {
-		c.Near.Confirm(ticket, a.ids[0].run)
+	if run := a.ids[0].run; sure && run != "" {
+		c.Near.Confirm(ticket, run)
 	}
 	return nil
 }

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -16,7 +14,7 @@ import (
 
 // Connect connects, and retries with exponential backoff until it succeeds or ctx or the client's lifetime ends. It
 // returns at once on errors that no retry mends: [ErrRefused] for wrong credentials or missing rights, [ErrWrongMode] for a
-// Redis of another kind or older than 7.0. After it has succeeded, lost connections are renewed without it.
+// Redis of another kind or older than 7.0, [ErrUnsafe] for one that Strict refuses. After it has succeeded, lost connections are renewed without it.
 func (c *Client) Connect(ctx context.Context) error {
 	for failures := 1; ; failures++ {
 		conns, version, err := c.open(ctx)
@@ -29,7 +27,7 @@ func (c *Client) Connect(ctx context.Context) error {
 			}
 			return nil
 		}
-		if errors.Is(err, ErrRefused) || errors.Is(err, ErrWrongMode) {
+		if errors.Is(err, ErrRefused) || errors.Is(err, ErrWrongMode) || errors.Is(err, ErrUnsafe) {
 			return err
 		}
 		select {
@@ -63,6 +61,9 @@ func (c *Client) open(ctx context.Context) (*Conns, string, error) {
 	version, err := c.inspect(ctx, primary)
 	if err == nil {
 		err = c.ping(ctx, conns)
+	}
+	if err == nil {
+		err = c.appraise(ctx, conns)
 	}
 	if err != nil {
 		conns.close()
@@ -184,36 +185,4 @@ func connectError(err error) error {
 
 func wrongMode(why string) error {
 	return fmt.Errorf("%w: %s", ErrWrongMode, why)
-}
-
-var infoLine = regexp.MustCompile(`(?m)^(redis_version|redis_mode|valkey_version):([^\r\n]*)`)
-
-// inspect asserts the mode and the version of Redis, and returns the version.
-func (c *Client) inspect(ctx context.Context, primary rueidis.Client) (version string, err error) {
-	if c.options.Mode == Embedded {
-		return "embedded", nil
-	}
-	text, err := primary.Do(ctx, primary.B().Info().Section("server").Build()).ToString()
-	if err != nil {
-		return "", connectError(err)
-	}
-	info := make(map[string]string)
-	for _, m := range infoLine.FindAllStringSubmatch(text, -1) {
-		info[m[1]] = m[2]
-	}
-	want := "standalone" // the primary that sentinels monitor reports this mode, too
-	if c.options.Mode == Cluster {
-		want = "cluster"
-	}
-	if got := info["redis_mode"]; got != want {
-		return "", wrongMode(fmt.Sprintf("redis runs as %s, the configuration says %s", got, c.options.Mode))
-	}
-	major, _, _ := strings.Cut(info["redis_version"], ".")
-	if n, err := strconv.Atoi(major); err != nil || n < 7 {
-		return "", wrongMode(fmt.Sprintf("redis is version %q, the oldest supported is 7.0", info["redis_version"]))
-	}
-	if v := info["valkey_version"]; v != "" {
-		return "valkey " + v, nil
-	}
-	return info["redis_version"], nil
 }

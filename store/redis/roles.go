@@ -49,7 +49,7 @@ func (c *Client) ping(ctx context.Context, conns *Conns) error {
 // identity is what a server says of itself.
 type identity struct {
 	primary bool
-	// run is an id of the process, which no other server has.
+	// run is an id of the process, which no other server has. It is empty if the user may not ask for it.
 	run string
 }
 
@@ -62,7 +62,7 @@ func (c *Client) judge(ids []identity, begin time.Time) error {
 		switch {
 		case !id.primary:
 			return c.abandon(errReplica, begin)
-		case id.run != ids[0].run:
+		case id.run != ids[0].run && id.run != "" && ids[0].run != "":
 			return c.abandon(errElsewhere, begin)
 		}
 	}
@@ -90,14 +90,28 @@ func identifyBoth(ctx context.Context, conns *Conns) ([]identity, error) {
 	return ids, errors.Join(errs...)
 }
 
-// identify asks a server for its identity over its connection.
+// identify asks a server for its identity over its connection. A server that says neither its id nor its role was a primary when
+// the connection was opened.
 func identify(ctx context.Context, node rueidis.Client) (id identity, err error) {
+	// The right to INFO may be limited to its first argument.
 	text, err := node.Do(ctx, node.B().Info().Section("server", "replication").Build()).ToString()
+	if isDenied(err) {
+		if id.primary, err = isPrimary(ctx, node); isDenied(err) {
+			return identity{primary: true}, nil
+		}
+		return id, err
+	}
 	if err != nil {
 		return id, err
 	}
 	fields := infoFields(text)
 	return identity{fields["role"] == "master", fields["run_id"]}, nil
+}
+
+// isDenied reports whether an error means that the user lacks the right to a command.
+func isDenied(err error) bool {
+	var re *rueidis.RedisError
+	return errors.As(err, &re) && begins(re.Error(), "NOPERM")
 }
 
 // infoFields returns the fields of an answer to INFO.
