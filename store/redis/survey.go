@@ -202,6 +202,12 @@ func (c *Client) confirmCluster(ctx context.Context, conns *Conns) error {
 	var failed error
 	for range nodes {
 		a := <-answers
+		if isDenied(a.err) {
+			c.blind.Do(func() {
+				c.options.Logger.Warn("the user may not run CLUSTER NODES: nothing is kept in the near cache for longer than its bound",
+					"bound", c.options.NearCacheTTL.String())
+			})
+		}
 		if a.err != nil {
 			failed = a.err
 			continue
@@ -215,6 +221,9 @@ func (c *Client) confirmCluster(ctx context.Context, conns *Conns) error {
 	}
 	s := combine(views)
 	c.refuseReplaced(s, sources)
+	if len(s.slots) == 0 {
+		return cmp.Or(failed, errors.New("no node knows an owner of slots"))
+	}
 	for id := range s.slots {
 		if _, answered := sources[id]; !answered { // it may have been the source of an entry
 			return cmp.Or(failed, errors.New("an owner of slots has not answered"))

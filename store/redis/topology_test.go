@@ -1,8 +1,10 @@
 package redis_test
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -131,4 +133,63 @@ func TestClusterPrimaryCutOff(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestClusterWithoutTheRightToSeeIt: a user who may not run CLUSTER NODES is served, the operator is told, and nothing is kept
+// in memory for longer than the bound.
+func TestClusterWithoutTheRightToSeeIt(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, redistest.ClusterOptions{})
+	for _, n := range cluster.Nodes {
+		n.Do(t, "ACL", "SETUSER", "larder", "on", ">pass", "~*", "+@all", "-cluster|nodes")
+	}
+	logged := new(syncBuffer)
+	o := clusterOptions(cluster)
+	o.Username, o.Password, o.NearCacheTTL, o.Logger = "larder", "pass", time.Second, slog.New(slog.NewTextHandler(logged, nil))
+	s := storetest.Open(t, store.Options{Redis: o})
+	storetest.Set(t, s, "n", "key", cache.Write{Value: []byte("1")})
+	storetest.Eventually(t, "it is held", func() bool { return storetest.Get(t, s, "n", "key", true).Near })
+	held := time.Now()
+	storetest.Eventually(t, "it is read again", func() bool { return !storetest.Get(t, s, "n", "key", true).Near })
+	if kept := time.Since(held); kept > o.NearCacheTTL+200*time.Millisecond {
+		t.Errorf("the entry is kept for %v, want %v at most", kept, o.NearCacheTTL)
+	}
+	if n := strings.Count(logged.String(), "CLUSTER NODES"); n != 1 {
+		t.Errorf("log names CLUSTER NODES %d times, want once: %s", n, logged)
+	}
+}
+
+// TestClusterThatDoesNotAnswer confirms nothing.
+func TestClusterThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, redistest.ClusterOptions{})
+	o := clusterOptions(cluster)
+	o.NearCacheTTL = time.Second
+	s := storetest.Open(t, store.Options{Redis: o})
+	storetest.Set(t, s, "n", "key", cache.Write{Value: []byte("1")})
+	get := func() cache.Found {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		f, _ := s.Cache.Get(ctx, "n", "key", true) // that it fails is expected
+		return f
+	}
+	held := time.Now()
+	storetest.Eventually(t, "it is held for longer than the bound", func() bool {
+		if !get().Near {
+			held = time.Now()
+		}
+		return time.Since(held) > 2*o.NearCacheTTL
+	})
+	for _, n := range cluster.Nodes {
+		n.Pause(t)
+	}
+	paused := time.Now()
+	storetest.Eventually(t, "it is held no longer", func() bool { return !get().Near })
+	if kept := time.Since(paused); kept > o.NearCacheTTL+200*time.Millisecond {
+		t.Errorf("the entry is kept for %v, want %v at most", kept, o.NearCacheTTL)
+	}
+	for _, n := range cluster.Nodes {
+		n.Resume(t)
+	}
+	storetest.Eventually(t, "it is held again", func() bool { return get().Near })
 }
