@@ -193,3 +193,44 @@ func TestClusterThatDoesNotAnswer(t *testing.T) {
 	}
 	storetest.Eventually(t, "it is held again", func() bool { return get().Near })
 }
+
+// TestClusterPrimaryReplaced: writes work again soon after another node has taken over, whether the former one is dead or its
+// replica now.
+func TestClusterPrimaryReplaced(t *testing.T) {
+	t.Parallel()
+	for name, replace := range map[string]func(t *testing.T, c *redistest.Cluster){
+		"dead":    func(_ *testing.T, c *redistest.Cluster) { c.Nodes[0].Kill() },
+		"hung":    func(t *testing.T, c *redistest.Cluster) { t.Helper(); c.Nodes[0].Pause(t) },
+		"demoted": func(t *testing.T, c *redistest.Cluster) { t.Helper(); c.Nodes[3].Do(t, "CLUSTER", "FAILOVER") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cluster := redistest.StartCluster(t, redistest.ClusterOptions{Replicas: 1})
+			watched := new(watcher)
+			o := clusterOptions(cluster)
+			o.Observer = watched
+			s := storetest.Open(t, store.Options{Redis: o})
+			keys := storetest.Keys(30)
+			storetest.Fill(t, s, "n", keys)
+			before := watched.seen(redis.Dialed) + watched.seen(redis.DialFailed)
+			replace(t, cluster)
+			promotion(t, cluster.Nodes[3])
+			promoted := time.Now()
+			for _, key := range keys {
+				storetest.Eventually(t, "a write succeeds", func() bool { return trySet(t, s, key, "2") == nil })
+			}
+			storetest.Eventually(t, "it is ready", func() bool { return s.Redis.Ping(t.Context()) == nil })
+			took := time.Since(promoted)
+			t.Logf("all writes work after %v, %d attempts to connect", took, watched.seen(redis.Dialed)+watched.seen(redis.DialFailed)-before)
+			if took > within {
+				t.Errorf("all writes work and the store is ready after %v, want %v at most", took, within)
+			}
+			if got := watched.seen(redis.Dialed) + watched.seen(redis.DialFailed) - before; got > 30 {
+				t.Errorf("%d attempts to connect, want 30 at most", got)
+			}
+			if name == "hung" {
+				cluster.Nodes[0].Resume(t)
+			}
+		})
+	}
+}
