@@ -9,14 +9,15 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 )
 
-// BatchGetOptions say how to read entries.
+// BatchGetOptions are the options of [Cache.BatchGet]. The zero value reads as [Cache.Get] does.
 type BatchGetOptions struct {
-	// Primary reads from the Redis primaries, never from the replica's near cache.
+	// Primary reads from the Redis primaries and never from the replica's near cache.
 	Primary bool
 }
 
-// BatchGet reads up to 1000 entries, each by itself, and returns one for each key in the order of keys. An entry may be
-// Failed, or Unprocessed when the answer grew too large; ask for such keys again.
+// BatchGet reads 1 to 1000 entries and returns one [Entry] for each key, in the order of keys. A batch is not atomic:
+// each entry is read by itself. The outcomes are those of [Cache.Get], [Failed] and [Unprocessed]: the server stops after
+// 3.5 MiB of values, and the caller has to ask for the rest again.
 func (c *Cache) BatchGet(ctx context.Context, keys []string, o BatchGetOptions) ([]Entry, error) {
 	r, err := c.rpc.BatchGet(ctx, &cachev1.BatchGetRequest{Namespace: c.namespace, Keys: keys, Consistency: consistency(o.Primary)})
 	if err != nil {
@@ -25,25 +26,26 @@ func (c *Cache) BatchGet(ctx context.Context, keys []string, o BatchGetOptions) 
 	entries := make([]Entry, len(r.GetResults()))
 	for i, result := range r.GetResults() {
 		e := entry(result)
-		e.Key, e.Outcome, e.Err = result.GetKey(), Outcome(name(result.GetOutcome(), "BATCH_GET_OUTCOME_")), itemError(result.GetReason())
+		e.Key, e.Outcome, e.Err = result.GetKey(), Outcome(text(result.GetOutcome(), "BATCH_GET_OUTCOME_")), itemError(result.GetReason())
 		entries[i] = e
 	}
 	return entries, nil
 }
 
-// An Item is an entry to write in a batch.
-type Item struct {
-	// Key is the entry's key.
+// A SetItem is one entry for [Cache.BatchSet].
+type SetItem struct {
+	// Key is the key to write.
 	Key string
 	// Value is the value to store.
 	Value []byte
-	// Options say how to write it. A batch takes no conditions.
+	// Options say how to write it. A batch accepts no conditions.
 	Options SetOptions
 }
 
-// BatchSet writes up to 1000 entries, each by itself, and returns what became of each in the order of items: Stored or
-// Failed. Of items with one key the last wins; one invalid item fails the call.
-func (c *Cache) BatchSet(ctx context.Context, items []Item) ([]Written, error) {
+// BatchSet writes 1 to 1000 entries and returns one [WriteResult] for each item, in the order of items. A batch is not
+// atomic: each entry is written by itself, and its outcome is [Stored] or [Failed]. If items share a key the last one
+// wins. One invalid item fails the whole call with [ErrInvalid]; a failure that all items share fails it too.
+func (c *Cache) BatchSet(ctx context.Context, items []SetItem) ([]WriteResult, error) {
 	req := &cachev1.BatchSetRequest{Namespace: c.namespace, Items: make([]*cachev1.BatchSetItem, len(items))}
 	for i, item := range items {
 		o := item.Options
@@ -56,7 +58,7 @@ func (c *Cache) BatchSet(ctx context.Context, items []Item) ([]Written, error) {
 			ContentType: o.ContentType,
 		}
 		if o.conditions() > 0 {
-			return nil, invalid(fmt.Sprintf("items[%d].precondition", i), "a batch takes no conditions")
+			return nil, invalid(fmt.Sprintf("items[%d].precondition", i), "a batch accepts no conditions")
 		}
 		if !setExpiry(m, o.TTL, o.ExpireTime, o.Never) {
 			return nil, invalid(fmt.Sprintf("items[%d].expiry", i), expiryTwice)
@@ -67,37 +69,38 @@ func (c *Cache) BatchSet(ctx context.Context, items []Item) ([]Written, error) {
 	if err != nil {
 		return nil, err
 	}
-	written := make([]Written, len(r.GetResults()))
+	results := make([]WriteResult, len(r.GetResults()))
 	for i, result := range r.GetResults() {
-		written[i] = Written{
+		results[i] = WriteResult{
 			Key:     result.GetKey(),
-			Outcome: Outcome(name(result.GetOutcome(), "BATCH_SET_OUTCOME_")),
+			Outcome: Outcome(text(result.GetOutcome(), "BATCH_SET_OUTCOME_")),
 			ETag:    result.GetEtag(),
 			Err:     itemError(result.GetReason()),
 		}
 	}
-	return written, nil
+	return results, nil
 }
 
-// BatchDelete removes up to 1000 entries, each by itself, and returns what became of each in the order of keys: Deleted,
-// Miss or Failed.
-func (c *Cache) BatchDelete(ctx context.Context, keys []string) ([]Written, error) {
+// BatchDelete deletes 1 to 1000 entries and returns one [WriteResult] for each key, in the order of keys. A batch is not
+// atomic: each entry is deleted by itself, and its outcome is [Deleted], [Miss] or [Failed]. A failure that all keys
+// share fails the call.
+func (c *Cache) BatchDelete(ctx context.Context, keys []string) ([]WriteResult, error) {
 	r, err := c.rpc.BatchDelete(ctx, &cachev1.BatchDeleteRequest{Namespace: c.namespace, Keys: keys})
 	if err != nil {
 		return nil, err
 	}
-	written := make([]Written, len(r.GetResults()))
+	results := make([]WriteResult, len(r.GetResults()))
 	for i, result := range r.GetResults() {
-		written[i] = Written{
+		results[i] = WriteResult{
 			Key:     result.GetKey(),
-			Outcome: Outcome(name(result.GetOutcome(), "BATCH_DELETE_OUTCOME_")),
+			Outcome: Outcome(text(result.GetOutcome(), "BATCH_DELETE_OUTCOME_")),
 			Err:     itemError(result.GetReason()),
 		}
 	}
-	return written, nil
+	return results, nil
 }
 
-// itemError is why one item of a batch failed: the server tells its reason alone.
+// itemError returns why one item of a batch failed, nil for no reason. The server sends the reason without a code.
 func itemError(reason string) error {
 	if reason == "" {
 		return nil

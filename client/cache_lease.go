@@ -8,48 +8,42 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 )
 
-// Pending means that somebody else is loading the value, or that loads are held back after a failure of the origin.
-const Pending Outcome = "PENDING"
+// ErrPending is the error of [Cache.GetOrLoad] if the key has no value yet and this caller did not get the lease to load
+// it: another caller is loading it, or leases are held back after a failed load.
+var ErrPending = errors.New("larder: another caller is loading the value, or its load has failed")
 
-// The outcomes of Fill beside Stored.
-const (
-	// LeaseExpired means that the lease's time was over and that nothing was written.
-	LeaseExpired Outcome = "LEASE_EXPIRED"
-	// Invalidated means that the key, one of its tags or the namespace was invalidated meanwhile; nothing was written.
-	Invalidated Outcome = "INVALIDATED"
-	// Superseded means that somebody else has written the key meanwhile; nothing was written.
-	Superseded Outcome = "SUPERSEDED"
-)
-
-// ErrPending means that there is no value yet and that somebody else is loading it, or that the origin has failed.
-var ErrPending = errors.New("larder: the value is being loaded by somebody else")
-
-// LeaseOptions say how to read an entry that may have to be loaded.
+// LeaseOptions are the options of [Cache.GetOrLease].
 type LeaseOptions struct {
-	// LeaseTTL is how long a lease lasts, at most a minute; zero means 10 s. It should be longer than a load takes.
+	// LeaseTTL is how long a lease lasts, at most 1 min; it should be longer than a load takes. Zero means 10 s.
 	LeaseTTL time.Duration
-	// WaitTimeout is how long to wait for somebody else's load where there is nothing, at most 30 s; zero means not at all.
+	// WaitTimeout is how long the server lets this call wait for another caller's load if the key has no value, at most
+	// 30 s. Zero means that [Cache.GetOrLease] does not wait and that [Cache.GetOrLoad] waits for up to 5 s. The wait
+	// counts toward the deadline of the call, which is [Options].Timeout if ctx has none.
 	WaitTimeout time.Duration
-	// Beta says how eagerly a value is refreshed before it expires: 1 is usual, the larger the earlier; nil means 1, and
-	// zero never.
+	// Beta says how eagerly the server grants a lease to refresh a value before it expires, 0 to 100: the larger, the
+	// earlier; 0 means never and nil means 1. It is the beta of XFetch (Vattani, Chierichetti, Lowenstein: Optimal
+	// Probabilistic Cache Stampede Prevention, VLDB 2015).
 	Beta *float64
-	// MaxAge is the greatest age that counts as fresh; zero means any.
+	// MaxAge is the highest age that counts as fresh; an older value is [Stale]. Zero means no limit.
 	MaxAge time.Duration
 }
 
-// A Lease is an entry, and the right to load a new value for it if Token is set.
+// A Lease is what [Cache.GetOrLease] found, and the exclusive right to load a new value if Token is set.
 type Lease struct {
 	Entry
-	// Token is what Fill and ReleaseLease take; empty means that the caller was not given the lease.
+	// Token identifies the lease to [Cache.Fill] and [Cache.ReleaseLease]. Empty means that the caller has no lease.
 	Token string
-	// LeaseTTL is how long the lease lasts.
+	// LeaseTTL is how long the lease lasts; zero without one.
 	LeaseTTL time.Duration
-	// RetryAfter is when to ask again where the Outcome is Pending.
+	// RetryAfter is when to ask again if the Outcome is [Pending]; zero otherwise.
 	RetryAfter time.Duration
 }
 
-// GetOrLease reads an entry, and where there is none that is fresh gives one caller at a time the lease to load it. The
-// outcome is Hit, Stale, Negative, Miss (which comes with the lease) or Pending. GetOrLoad does the rest as well.
+// GetOrLease reads an entry. If the key has no fresh value it grants one caller at a time, across all replicas, a lease
+// to load one. The outcome is [Hit], [Stale], [Negative], [Miss] (always with a lease) or [Pending] (never with one).
+//
+// The holder of a lease loads the value and calls [Cache.Fill], or [Cache.ReleaseLease] if the load failed.
+// [Cache.GetOrLoad] does all of that.
 func (c *Cache) GetOrLease(ctx context.Context, key string, o LeaseOptions) (Lease, error) {
 	r, err := c.rpc.GetOrLease(ctx, &cachev1.GetOrLeaseRequest{
 		Namespace:   c.namespace,
@@ -65,13 +59,14 @@ func (c *Cache) GetOrLease(ctx context.Context, key string, o LeaseOptions) (Lea
 	l := Lease{
 		Entry: entry(r), Token: r.GetLeaseToken(), LeaseTTL: r.GetLeaseTtl().AsDuration(), RetryAfter: r.GetRetryAfter().AsDuration(),
 	}
-	l.Key, l.Outcome = key, Outcome(name(r.GetOutcome(), "GET_OR_LEASE_OUTCOME_"))
+	l.Key, l.Outcome = key, Outcome(text(r.GetOutcome(), "GET_OR_LEASE_OUTCOME_"))
 	return l, nil
 }
 
-// Fill writes what was loaded under a lease. The outcome is Stored, LeaseExpired, Invalidated or Superseded. Conditions
-// of the options are not heeded: the lease is the condition. The call is made once and never retried.
-func (c *Cache) Fill(ctx context.Context, key, lease string, value []byte, o SetOptions) (Written, error) {
+// Fill writes the value that the holder of a lease has loaded, and ends the lease. The outcome is [Stored],
+// [LeaseExpired], [Invalidated] or [Superseded]; the last three wrote nothing. The conditions of the options are ignored
+// because the lease is the condition. Fill is never retried.
+func (c *Cache) Fill(ctx context.Context, key, lease string, value []byte, o SetOptions) (WriteResult, error) {
 	req := &cachev1.FillRequest{
 		Namespace:   c.namespace,
 		Key:         key,
@@ -83,17 +78,18 @@ func (c *Cache) Fill(ctx context.Context, key, lease string, value []byte, o Set
 		ContentType: o.ContentType,
 	}
 	if !setExpiry(req, o.TTL, o.ExpireTime, o.Never) {
-		return Written{}, invalid("expiry", expiryTwice)
+		return WriteResult{}, invalid("expiry", expiryTwice)
 	}
-	r, err := c.rpc.Fill(ctx, req, once)
+	r, err := c.rpc.Fill(ctx, req, withoutRetry)
 	if err != nil {
-		return Written{}, err
+		return WriteResult{}, err
 	}
-	return Written{Key: key, Outcome: Outcome(name(r.GetOutcome(), "FILL_OUTCOME_")), ETag: r.GetEtag()}, nil
+	return WriteResult{Key: key, Outcome: Outcome(text(r.GetOutcome(), "FILL_OUTCOME_")), ETag: r.GetEtag()}, nil
 }
 
-// ReleaseLease gives a lease back without a value. After a failure of the origin, retryAfter, at most a minute, holds back
-// new leases for so long; zero gives the next caller the lease at once.
+// ReleaseLease ends a lease without a value, as after a failed load. The server grants no new lease for the key until
+// retryAfter has passed, at most 1 min; zero means that the next caller gets one at once. A lease that has ended already
+// is not an error.
 func (c *Cache) ReleaseLease(ctx context.Context, key, lease string, retryAfter time.Duration) error {
 	_, err := c.rpc.ReleaseLease(ctx, &cachev1.ReleaseLeaseRequest{
 		Namespace: c.namespace, Key: key, LeaseToken: lease, RetryAfter: duration(retryAfter),
@@ -101,26 +97,32 @@ func (c *Cache) ReleaseLease(ctx context.Context, key, lease string, retryAfter 
 	return err
 }
 
-// A Loaded value is what an origin returned.
-type Loaded struct {
-	// Value is the value; it must be empty where Options.Negative is set.
+// A LoadResult is what the load function of [Cache.GetOrLoad] returns.
+type LoadResult struct {
+	// Value is the value of the key at its origin. It must be empty if Options.Negative is set.
 	Value []byte
-	// Options say how to keep it. Tags known only now are welcome.
+	// Options say how to store the value. Its conditions are ignored.
 	Options SetOptions
 }
 
-// LoadOptions say how GetOrLoad reads and loads.
+// LoadOptions are the options of [Cache.GetOrLoad].
 type LoadOptions struct {
 	LeaseOptions
-	// RetryAfter is for how long a failed load keeps everybody from trying again; zero means 1 s.
+	// RetryAfter is for how long no caller gets a lease for the key after a failed load, at most 1 min. Zero means 1 s.
 	RetryAfter time.Duration
 }
 
-// GetOrLoad returns the entry of a key, and loads it where there is none that is fresh, one caller at a time across the
-// whole cluster: the others are given the stale value, or wait for the new one (WaitTimeout, 5 s unless set) and get
-// ErrPending if that takes too long. What this caller has loaded is returned whether or not it could be kept. A refresh
-// that fails leaves the old value in place and returns it; a load that fails where there is none returns its error.
-func (c *Cache) GetOrLoad(ctx context.Context, key string, o LoadOptions, load func(ctx context.Context) (Loaded, error)) (Entry, error) {
+// GetOrLoad returns the entry of a key. If the key has no fresh value it calls load and stores what load returns, with
+// one caller loading at a time across all replicas. Other callers get the stale value if the key has one; otherwise they
+// wait for the load, for up to WaitTimeout, and then get [ErrPending]. The outcome is [Hit], [Stale] or [Negative].
+//
+// The loaded value is returned even if it could not be stored, and then without an etag. If load fails, GetOrLoad
+// returns the stale value if the key has one and the error of load otherwise.
+//
+// If Larder cannot be reached, or fails in any other way before it has answered the read, GetOrLoad returns the
+// [*Error], such as [ErrUnavailable], and does not call load: the caller decides whether its origin can take the load of
+// all callers at once. An error of the store after load is reported only if it is [ErrInvalid].
+func (c *Cache) GetOrLoad(ctx context.Context, key string, o LoadOptions, load func(ctx context.Context) (LoadResult, error)) (Entry, error) {
 	if o.WaitTimeout == 0 {
 		o.WaitTimeout = 5 * time.Second
 	}
@@ -138,10 +140,10 @@ func (c *Cache) GetOrLoad(ctx context.Context, key string, o LoadOptions, load f
 	}
 	loaded, err := load(ctx)
 	if err != nil {
-		// Even where this caller is gone: the others are waiting.
+		// The other callers wait for the lease to end, even if this caller's context has.
 		releasing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		_ = c.ReleaseLease(releasing, key, l.Token, o.RetryAfter) // it ends by itself as well
+		_ = c.ReleaseLease(releasing, key, l.Token, o.RetryAfter) // without it the lease expires
 		if l.Found() {
 			return l.Entry, nil
 		}
@@ -153,7 +155,7 @@ func (c *Cache) GetOrLoad(ctx context.Context, key string, o LoadOptions, load f
 	}
 	written, err := c.Fill(ctx, key, l.Token, loaded.Value, loaded.Options)
 	if errors.Is(err, ErrInvalid) {
-		return Entry{}, err // the caller's mistake, which would go unnoticed
+		return Entry{}, err // a mistake in the options would go unnoticed otherwise
 	}
 	e.ETag = written.ETag
 	return e, nil

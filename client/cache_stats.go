@@ -7,58 +7,58 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 )
 
-// StatsOptions say which figures to ask for.
+// StatsOptions are the options of [Cache.Stats].
 type StatsOptions struct {
-	// AllNamespaces asks for every namespace that was read, not for that of this cache alone.
+	// AllNamespaces returns the figures of every namespace that was read, and not only those of the Cache's namespace.
 	AllNamespaces bool
 }
 
-// Stats are figures of one replica.
+// Stats are the figures of one replica.
 type Stats struct {
 	// StartedAt is when the replica began to count.
 	StartedAt time.Time
-	// Namespaces are those that were read since, in the order of their names. A replica tells the first 100 apart; all
-	// later ones are counted together as "_other".
+	// Namespaces are the namespaces that were read since then, sorted by name. A replica counts the first 100 namespaces
+	// separately and all later ones together as "_other".
 	Namespaces []NamespaceStats
-	// NearCache is the memory of the replica, of all namespaces and of sessions together.
+	// NearCache describes the replica's near cache, which all namespaces and all sessions share.
 	NearCache NearCacheStats
 }
 
-// NamespaceStats counts the reads of one namespace.
+// NamespaceStats counts the reads of one namespace. A read by [Cache.BatchGet] counts each of its keys.
 type NamespaceStats struct {
-	// Namespace is its name.
+	// Namespace is the name of the namespace.
 	Namespace string
-	// HitRatio is the share of Hit, Stale, Negative and NotModified in all reads but Failed ones, 0 to 1; zero when there
-	// are none.
+	// HitRatio is the share of reads with the outcome [Hit], [Stale], [Negative] or [NotModified] in all reads except
+	// [Failed] ones, 0 to 1. It is zero if there were none.
 	HitRatio float64
-	// Reads are the counts that are not zero.
+	// Reads are the counts that are above zero.
 	Reads []ReadCount
 }
 
-// A ReadCount is how many reads had one outcome and one source.
+// A ReadCount says how many reads had one outcome and one source.
 type ReadCount struct {
-	// Outcome is what was found: Hit, Stale, Negative, Miss, NotModified, Pending or Failed.
+	// Outcome is [Hit], [Stale], [Negative], [Miss], [NotModified], [Pending] or [Failed].
 	Outcome Outcome
-	// Source is where that was known, also of a Miss.
+	// Source says where the replica read the entry, or its absence.
 	Source Source
-	// Count is how many there were.
+	// Count is the number of reads.
 	Count int64
 }
 
-// NearCacheStats are figures of a near cache. All are zero where there is none.
+// NearCacheStats describes a near cache. All fields are zero if the replica has none.
 type NearCacheStats struct {
-	// Entries is how many entries it holds, and Bytes about how much memory it takes.
+	// Entries is the number of entries in the near cache, and Bytes approximately how much memory they use.
 	Entries, Bytes int64
-	// Evictions counts entries dropped for want of room.
+	// Evictions counts the entries that were dropped to make room.
 	Evictions int64
-	// Invalidations counts entries dropped because they changed in Redis.
+	// Invalidations counts the entries that were dropped because they had changed in Redis.
 	Invalidations int64
-	// Flushes counts the times that everything was dropped, as when a connection was lost.
+	// Flushes counts how often all entries were dropped at once, as when a connection to Redis was lost.
 	Flushes int64
 }
 
-// Stats tells what reads of this cache's namespace have found, and what the near cache holds, in one replica since it
-// started: whichever answers. It is for people; metrics are the way to watch all replicas.
+// Stats returns the figures of the replica that happens to answer. It is for people looking at one replica; to monitor
+// all of them, scrape their metrics. It costs no Redis command and works while Redis is down.
 func (c *Cache) Stats(ctx context.Context, o StatsOptions) (Stats, error) {
 	req := &cachev1.GetStatsRequest{Namespace: c.namespace}
 	switch {
@@ -80,7 +80,7 @@ func (c *Cache) Stats(ctx context.Context, o StatsOptions) (Stats, error) {
 		s := NamespaceStats{Namespace: n.GetNamespace(), HitRatio: n.GetHitRatio()}
 		for _, read := range n.GetReads() {
 			s.Reads = append(s.Reads, ReadCount{
-				Outcome: Outcome(name(read.GetOutcome(), "READ_OUTCOME_")), Source: Source(name(read.GetSource(), "SOURCE_")), Count: read.GetCount(),
+				Outcome: Outcome(text(read.GetOutcome(), "READ_OUTCOME_")), Source: Source(text(read.GetSource(), "SOURCE_")), Count: read.GetCount(),
 			})
 		}
 		stats.Namespaces = append(stats.Namespaces, s)

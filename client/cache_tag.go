@@ -6,31 +6,41 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 )
 
-// An InvalidationMode says what becomes of invalidated entries.
-type InvalidationMode = cachev1.InvalidationMode
+// An InvalidationMode says what an invalidation does to the entries. Empty means [Remove].
+type InvalidationMode string
 
-// The modes of invalidation. The zero value is Remove.
+// The modes of [Cache.InvalidateTags] and [Cache.Clear].
 const (
-	// Remove makes entries gone.
-	Remove = cachev1.InvalidationMode_INVALIDATION_MODE_DELETE
-	// MakeStale makes entries stale: they are answered as Stale until their hard expiry and can be leased.
-	MakeStale = cachev1.InvalidationMode_INVALIDATION_MODE_STALE
+	// Remove removes the entries: reads of them are a [Miss].
+	Remove InvalidationMode = "DELETE"
+	// MakeStale makes the entries stale: reads of them are [Stale] until TTL and StaleTTL are over, and the next
+	// [Cache.GetOrLease] gets the lease to load a new value.
+	MakeStale InvalidationMode = "STALE"
 )
 
-// InvalidateTags makes every entry with one of up to 32 tags gone or stale, at a cost that does not depend on how many
-// they are. Entries written afterwards are not affected.
+// InvalidateTags invalidates every entry that has one of the tags, 1 to 32 of them. Its cost does not depend on the
+// number of entries. Entries that are written afterwards are not affected.
 func (c *Cache) InvalidateTags(ctx context.Context, mode InvalidationMode, tags ...string) error {
-	_, err := c.rpc.InvalidateTags(ctx, &cachev1.InvalidateTagsRequest{Namespace: c.namespace, Tags: tags, Mode: mode})
+	m, err := number[cachev1.InvalidationMode]("mode", mode, "INVALIDATION_MODE_", cachev1.InvalidationMode_value)
+	if err != nil {
+		return err
+	}
+	_, err = c.rpc.InvalidateTags(ctx, &cachev1.InvalidateTagsRequest{Namespace: c.namespace, Tags: tags, Mode: m})
 	return err
 }
 
-// Clear makes every entry of this cache's namespace gone or stale, at a cost that does not depend on how many they are.
-// Counters and plain values written by other Redis clients are left alone.
+// Clear invalidates every entry of the Cache's namespace. Its cost does not depend on the number of entries. Counters,
+// and plain values that other Redis clients wrote, do not record when they were written and are not affected:
+// [Cache.DeleteMatching] deletes them too.
 func (c *Cache) Clear(ctx context.Context, mode InvalidationMode) error {
+	m, err := number[cachev1.InvalidationMode]("mode", mode, "INVALIDATION_MODE_", cachev1.InvalidationMode_value)
+	if err != nil {
+		return err
+	}
 	ns := c.namespace
 	if ns == "" {
 		ns = "default"
 	}
-	_, err := c.rpc.ClearNamespace(ctx, &cachev1.ClearNamespaceRequest{Namespace: ns, Mode: mode})
+	_, err = c.rpc.ClearNamespace(ctx, &cachev1.ClearNamespaceRequest{Namespace: ns, Mode: m})
 	return err
 }

@@ -22,7 +22,7 @@ import (
 
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
-// asks makes one call and compares what the server was asked and what the caller was told.
+// asks makes one call to a backend that answers with resp, and compares the request and the result.
 func asks[T any](t *testing.T, name string, resp proto.Message, do func(c *client.Client) (T, error), wantRequest proto.Message, want T) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) {
@@ -30,7 +30,7 @@ func asks[T any](t *testing.T, name string, resp proto.Message, do func(c *clien
 		b := serve(t, always(resp))
 		got, err := do(connect(t, client.Options{Target: b.addr, Namespace: "shop"}))
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("the call failed with %v, want no error", err)
 		}
 		if diff := cmp.Diff(wantRequest, b.last(t), protocmp.Transform()); diff != "" {
 			t.Errorf("request (-want +got):\n%s", diff)
@@ -74,7 +74,7 @@ func TestGet(t *testing.T) {
 	}, &cachev1.GetRequest{Namespace: "shop", Key: "k"}, client.Entry{Key: "k", Outcome: client.Miss})
 	asks(t, "OutcomeOfALaterServer", &cachev1.GetResponse{Outcome: 99}, func(c *client.Client) (client.Entry, error) {
 		return c.Cache.Get(t.Context(), "k")
-	}, &cachev1.GetRequest{Namespace: "shop", Key: "k"}, client.Entry{Key: "k", Outcome: "99"})
+	}, &cachev1.GetRequest{Namespace: "shop", Key: "k"}, client.Entry{Key: "k", Outcome: client.Unrecognized})
 }
 
 func TestFound(t *testing.T) {
@@ -83,11 +83,11 @@ func TestFound(t *testing.T) {
 		b := serve(t, always(&cachev1.GetResponse{Outcome: cachev1.GetOutcome(number)}))
 		e, err := connect(t, client.Options{Target: b.addr}).Cache.Get(t.Context(), "k")
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("Get = error %v, want none", err)
 		}
 		want := outcome == "GET_OUTCOME_HIT" || outcome == "GET_OUTCOME_STALE"
 		if e.Found() != want {
-			t.Errorf("%s: Found is %v, want %v", outcome, e.Found(), want)
+			t.Errorf("Found of an entry with the outcome %s = %v, want %v", outcome, e.Found(), want)
 		}
 	}
 }
@@ -119,21 +119,21 @@ func TestSet(t *testing.T) {
 	}
 	for _, tt := range tests {
 		tt.want.Namespace, tt.want.Key, tt.want.Value = "shop", "k", []byte("v")
-		asks(t, tt.name, stored, func(c *client.Client) (client.Written, error) {
+		asks(t, tt.name, stored, func(c *client.Client) (client.WriteResult, error) {
 			return c.Cache.Set(t.Context(), "k", []byte("v"), tt.o)
-		}, tt.want, client.Written{Key: "k", Outcome: client.Stored, ETag: "e2"})
+		}, tt.want, client.WriteResult{Key: "k", Outcome: client.Stored, ETag: "e2"})
 	}
-	asks(t, "NotStored", &cachev1.SetResponse{Outcome: cachev1.SetOutcome_SET_OUTCOME_NOT_STORED, Etag: "e1"}, func(c *client.Client) (client.Written, error) {
+	asks(t, "NotStored", &cachev1.SetResponse{Outcome: cachev1.SetOutcome_SET_OUTCOME_NOT_STORED, Etag: "e1"}, func(c *client.Client) (client.WriteResult, error) {
 		return c.Cache.Set(t.Context(), "k", nil, client.SetOptions{})
-	}, &cachev1.SetRequest{Namespace: "shop", Key: "k"}, client.Written{Key: "k", Outcome: client.NotStored, ETag: "e1"})
+	}, &cachev1.SetRequest{Namespace: "shop", Key: "k"}, client.WriteResult{Key: "k", Outcome: client.NotStored, ETag: "e1"})
 }
 
 func TestDelete(t *testing.T) {
 	t.Parallel()
 	resp := &cachev1.DeleteResponse{Outcome: cachev1.DeleteOutcome_DELETE_OUTCOME_NOT_DELETED, Etag: "e2"}
-	asks(t, "IfMatch", resp, func(c *client.Client) (client.Written, error) {
+	asks(t, "IfMatch", resp, func(c *client.Client) (client.WriteResult, error) {
 		return c.Cache.Delete(t.Context(), "k", client.DeleteOptions{IfMatch: "e1"})
-	}, &cachev1.DeleteRequest{Namespace: "shop", Key: "k", IfMatch: "e1"}, client.Written{Key: "k", Outcome: client.NotDeleted, ETag: "e2"})
+	}, &cachev1.DeleteRequest{Namespace: "shop", Key: "k", IfMatch: "e1"}, client.WriteResult{Key: "k", Outcome: client.NotDeleted, ETag: "e2"})
 }
 
 func TestTouch(t *testing.T) {
@@ -150,11 +150,11 @@ func TestTouch(t *testing.T) {
 func TestIncrement(t *testing.T) {
 	t.Parallel()
 	resp := &cachev1.IncrementResponse{Outcome: cachev1.IncrementOutcome_INCREMENT_OUTCOME_SATURATED, Value: -5, Ttl: durationpb.New(time.Minute)}
-	want := client.Counter{Outcome: client.Saturated, Value: -5, TTL: time.Minute}
-	asks(t, "Zero", resp, func(c *client.Client) (client.Counter, error) {
+	want := client.IncrementResult{Outcome: client.Saturated, Value: -5, TTL: time.Minute}
+	asks(t, "Zero", resp, func(c *client.Client) (client.IncrementResult, error) {
 		return c.Cache.Increment(t.Context(), "k", 0, client.IncrementOptions{})
 	}, &cachev1.IncrementRequest{Namespace: "shop", Key: "k", Delta: new(int64(0))}, want)
-	asks(t, "Full", resp, func(c *client.Client) (client.Counter, error) {
+	asks(t, "Full", resp, func(c *client.Client) (client.IncrementResult, error) {
 		return c.Cache.Increment(t.Context(), "k", -7, client.IncrementOptions{
 			Initial: 2, ExpireTime: noon, TTLPolicy: client.TTLAlways, Min: new(int64(-5)), Max: new(int64(0)), Saturate: true,
 		})
@@ -185,8 +185,8 @@ func TestBatch(t *testing.T) {
 	asks(t, "Set", &cachev1.BatchSetResponse{Results: []*cachev1.BatchSetResult{
 		{Key: "a", Outcome: cachev1.BatchSetOutcome_BATCH_SET_OUTCOME_STORED, Etag: "e"},
 		{Key: "b", Outcome: cachev1.BatchSetOutcome_BATCH_SET_OUTCOME_FAILED, Reason: "REDIS_UNAVAILABLE"},
-	}}, func(c *client.Client) ([]client.Written, error) {
-		return c.Cache.BatchSet(t.Context(), []client.Item{
+	}}, func(c *client.Client) ([]client.WriteResult, error) {
+		return c.Cache.BatchSet(t.Context(), []client.SetItem{
 			{Key: "a", Value: []byte("1"), Options: client.SetOptions{
 				TTL: time.Minute, StaleTTL: time.Hour, Negative: true, Tags: []string{"t"}, ContentType: "text/plain",
 			}},
@@ -198,14 +198,14 @@ func TestBatch(t *testing.T) {
 			StaleTtl: durationpb.New(time.Hour), Negative: true, Tags: []string{"t"}, ContentType: "text/plain",
 		},
 		{Key: "b", Value: []byte("2")},
-	}}, []client.Written{{Key: "a", Outcome: client.Stored, ETag: "e"}, {Key: "b", Outcome: client.Failed, Err: down}})
+	}}, []client.WriteResult{{Key: "a", Outcome: client.Stored, ETag: "e"}, {Key: "b", Outcome: client.Failed, Err: down}})
 	asks(t, "Delete", &cachev1.BatchDeleteResponse{Results: []*cachev1.BatchDeleteResult{
 		{Key: "a", Outcome: cachev1.BatchDeleteOutcome_BATCH_DELETE_OUTCOME_DELETED},
 		{Key: "b", Outcome: cachev1.BatchDeleteOutcome_BATCH_DELETE_OUTCOME_FAILED, Reason: "REDIS_UNAVAILABLE"},
-	}}, func(c *client.Client) ([]client.Written, error) {
+	}}, func(c *client.Client) ([]client.WriteResult, error) {
 		return c.Cache.BatchDelete(t.Context(), []string{"a", "b"})
 	}, &cachev1.BatchDeleteRequest{Namespace: "shop", Keys: []string{"a", "b"}},
-		[]client.Written{{Key: "a", Outcome: client.Deleted}, {Key: "b", Outcome: client.Failed, Err: down}})
+		[]client.WriteResult{{Key: "a", Outcome: client.Deleted}, {Key: "b", Outcome: client.Failed, Err: down}})
 }
 
 func TestErrorOfABatchItemIsOfItsKind(t *testing.T) {
@@ -216,10 +216,10 @@ func TestErrorOfABatchItemIsOfItsKind(t *testing.T) {
 	}}))
 	written, err := connect(t, client.Options{Target: b.addr}).Cache.BatchSet(t.Context(), nil)
 	if err != nil || len(written) != 2 {
-		t.Fatalf("BatchSet = %v, %v", written, err)
+		t.Fatalf("BatchSet = %v, %v; want 2 results and no error", written, err)
 	}
 	if !errors.Is(written[0].Err, client.ErrUnavailable) || written[1].Err != nil {
-		t.Errorf("errors %v and %v, want ErrUnavailable and none", written[0].Err, written[1].Err)
+		t.Errorf("the items have the errors %v and %v, want ErrUnavailable and none", written[0].Err, written[1].Err)
 	}
 }
 
@@ -234,7 +234,7 @@ func TestDeleteMatching(t *testing.T) {
 	var got []client.Progress
 	for p, err := range c.Cache.DeleteMatching(t.Context(), "user:*", client.DeleteMatchingOptions{ResumeToken: "here"}) {
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("DeleteMatching = error %v, want none", err)
 		}
 		got = append(got, p)
 	}
@@ -273,7 +273,7 @@ func TestListKeys(t *testing.T) {
 		got = append(got, key)
 	}
 	if want := []string{"a", "b", "c"}; !slices.Equal(got, want) || !errors.Is(last, client.ErrPageToken) {
-		t.Errorf("keys %v, then %v; want %v, then ErrPageToken", got, last, want)
+		t.Errorf("ListKeys yielded the keys %v and then the error %v, want %v and ErrPageToken", got, last, want)
 	}
 	wantRequest := &cachev1.ListKeysRequest{Namespace: "shop", Pattern: "*", PageSize: 2, PageToken: "4"}
 	if diff := cmp.Diff(wantRequest, b.last(t), protocmp.Transform()); diff != "" {
@@ -285,7 +285,7 @@ func TestListKeys(t *testing.T) {
 		break
 	}
 	if n := b.calls() - before; n != 1 {
-		t.Errorf("%d pages were fetched for the first key, want 1", n)
+		t.Errorf("%d pages were read for the first key, want 1", n)
 	}
 }
 

@@ -9,25 +9,31 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 )
 
-// DeleteMatchingOptions say how to walk the keys.
+// DeleteMatchingOptions are the options of [Cache.DeleteMatching].
 type DeleteMatchingOptions struct {
-	// ResumeToken continues a walk that was cut short, with the same pattern. Empty begins one.
+	// ResumeToken continues a walk that did not reach its end, with the same namespace and pattern. Empty begins a walk.
 	ResumeToken string
 }
 
-// Progress is how far DeleteMatching has come.
+// Progress says how far [Cache.DeleteMatching] has come.
 type Progress struct {
-	// Deleted is how many entries this call has removed so far.
+	// Deleted is the number of entries that this call has deleted so far.
 	Deleted int64
-	// Done is set on the last progress of a walk that reached its end.
+	// Done is true for the last Progress of a walk that reached its end.
 	Done bool
-	// ResumeToken continues the walk from here in another call; empty when Done.
+	// ResumeToken continues the walk from here in another call. It is empty if Done is true.
 	ResumeToken string
 }
 
-// DeleteMatching removes every entry whose key matches a glob pattern over the whole key (* ? [a-c] [^a] \), by walking
-// the keys of every primary. The walk goes on while the caller ranges over its progress and ends with the loop; an error
-// comes last, and the ResumeToken before it continues the walk. Entries written meanwhile may or may not be removed.
+// DeleteMatching deletes every entry whose key matches a pattern, by walking the keys of every Redis primary, and yields
+// its [Progress] after each step. The walk goes on while the caller ranges over it and ends with the loop. Entries that
+// are written during the walk may or may not be deleted.
+//
+// The pattern is a glob over the whole key, 1 to 1024 bytes: * matches any bytes, ? one byte, [a-c] and [^a] one byte of
+// a class, and \ takes the next character literally.
+//
+// An error is yielded last; the ResumeToken of the Progress before it continues the walk. [Options].Timeout does not
+// apply.
 func (c *Cache) DeleteMatching(ctx context.Context, pattern string, o DeleteMatchingOptions) iter.Seq2[Progress, error] {
 	return func(yield func(Progress, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -57,21 +63,24 @@ func (c *Cache) DeleteMatching(ctx context.Context, pattern string, o DeleteMatc
 	}
 }
 
-// ListKeysOptions say how to walk the keys.
+// ListKeysOptions are the options of [Cache.ListKeys].
 type ListKeysOptions struct {
-	// PageSize is about how many keys to ask for at a time, at most 1000. Zero means 100.
-	PageSize int32
+	// PageSize is approximately how many keys one call to the server asks for, 1 to 1000. Zero means 100, and more than
+	// 1000 means 1000.
+	PageSize int
 }
 
-// ListKeys walks the keys that match a glob pattern as in DeleteMatching, all keys if it is empty, in no order. It is for
-// operators: it reads through every key in Redis. A key may come twice; one that exists throughout comes at least once.
-// An error comes last.
+// ListKeys yields the keys that match a pattern as in [Cache.DeleteMatching], in no order; an empty pattern matches all
+// keys. A key may be yielded twice; a key that exists during the whole walk is yielded at least once. An error is
+// yielded last.
+//
+// ListKeys is for operators: it reads every key in Redis, whatever its namespace.
 func (c *Cache) ListKeys(ctx context.Context, pattern string, o ListKeysOptions) iter.Seq2[string, error] {
 	return pages(func(token string) ([]string, string, error) {
 		r, err := c.rpc.ListKeys(ctx, &cachev1.ListKeysRequest{
 			Namespace: c.namespace,
 			Pattern:   pattern,
-			PageSize:  o.PageSize,
+			PageSize:  toInt32(o.PageSize),
 			PageToken: token,
 		})
 		return r.GetKeys(), r.GetNextPageToken(), err

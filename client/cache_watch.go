@@ -7,32 +7,40 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 )
 
-// A WatchEvent is something that happened to the keys of a namespace.
+// A WatchEvent says what happened in a watched namespace.
 type WatchEvent struct {
-	// Kind says what happened.
-	Kind WatchKind
-	// Key is the key of KeyInvalidated; Tag is the tag of TagInvalidated.
-	Key, Tag string
+	// Type says what happened.
+	Type WatchEventType
+	// Key is the key of a [KeyInvalidated] event; empty otherwise.
+	Key string
+	// Tag is the tag of a [TagInvalidated] event; empty otherwise.
+	Tag string
 }
 
-// A WatchKind is a kind of event. It is the name of the protocol's enum value without its prefix.
-type WatchKind string
+// A WatchEventType is a type of [WatchEvent].
+type WatchEventType string
 
-// The kinds of events.
+// The types of events that [Cache.Watch] yields.
 const (
-	// KeyInvalidated means that a key was written, deleted or has expired.
-	KeyInvalidated WatchKind = "INVALIDATED"
+	// KeyInvalidated means that a key was written or deleted, or has expired.
+	KeyInvalidated WatchEventType = "INVALIDATED"
 	// TagInvalidated means that a tag was invalidated.
-	TagInvalidated WatchKind = "TAG_INVALIDATED"
+	TagInvalidated WatchEventType = "TAG_INVALIDATED"
 	// NamespaceCleared means that the namespace was cleared.
-	NamespaceCleared WatchKind = "CLEARED"
-	// WatchReset means that events may have been lost: drop all copies. It is the first event of every watch.
-	WatchReset WatchKind = "RESET"
+	NamespaceCleared WatchEventType = "CLEARED"
+	// WatchReset means that events may have been lost: drop all copies. It is the first event of every watch. It also
+	// stands for an event that only a later server knows.
+	WatchReset WatchEventType = "RESET"
 )
 
-// Watch tells which keys that begin with one of the prefixes are written, all keys if there are none, for callers that
-// keep copies of their own. The watch goes on while the caller ranges over it and ends with the loop; an error comes last,
-// and a new watch begins with a WatchReset, so that nothing is missed. Heartbeats are left out.
+// Watch yields an event for every change of a key that begins with one of the prefixes, at most 16; without prefixes it
+// yields those of every key of the namespace. It is for callers that keep copies of values, which the events do not
+// contain. Events are in the order in which the replica heard of them, and a key that changes several times in quick
+// succession may be reported once.
+//
+// The watch goes on while the caller ranges over it and ends with the loop. A caller that is slower than the events gets
+// a [WatchReset] in place of those that it has missed. An error is yielded last; a new watch begins with a [WatchReset],
+// so that a caller which drops its copies then misses nothing. The server's heartbeats are not yielded.
 func (c *Cache) Watch(ctx context.Context, prefixes ...string) iter.Seq2[WatchEvent, error] {
 	return func(yield func(WatchEvent, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -48,12 +56,34 @@ func (c *Cache) Watch(ctx context.Context, prefixes ...string) iter.Seq2[WatchEv
 				yield(WatchEvent{}, err)
 				return
 			}
-			if r.GetEvent() == cachev1.WatchEvent_WATCH_EVENT_HEARTBEAT {
-				continue
-			}
-			if !yield(WatchEvent{Kind: WatchKind(name(r.GetEvent(), "WATCH_EVENT_")), Key: r.GetKey(), Tag: r.GetTag()}, nil) {
-				return
+			for _, e := range watchEvents(r) {
+				if !yield(e, nil) {
+					return
+				}
 			}
 		}
 	}
+}
+
+// watchEvents returns the events of a response, none for a heartbeat. A response that it cannot read may mean any change,
+// for which the caller is told to drop all copies.
+func watchEvents(r *cachev1.WatchResponse) []WatchEvent {
+	switch r.GetEvent() {
+	case cachev1.WatchEvent_WATCH_EVENT_HEARTBEAT:
+		return nil
+	case cachev1.WatchEvent_WATCH_EVENT_INVALIDATED:
+		if len(r.GetKeys()) == 0 {
+			break
+		}
+		events := make([]WatchEvent, len(r.GetKeys()))
+		for i, key := range r.GetKeys() {
+			events[i] = WatchEvent{Type: KeyInvalidated, Key: key}
+		}
+		return events
+	case cachev1.WatchEvent_WATCH_EVENT_TAG_INVALIDATED:
+		return []WatchEvent{{Type: TagInvalidated, Tag: r.GetTag()}}
+	case cachev1.WatchEvent_WATCH_EVENT_CLEARED:
+		return []WatchEvent{{Type: NamespaceCleared}}
+	}
+	return []WatchEvent{{Type: WatchReset}}
 }

@@ -11,42 +11,46 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
-	_ "google.golang.org/grpc/health" // asks each backend whether it is ready
+	_ "google.golang.org/grpc/health" // checks whether each backend is ready
 	"google.golang.org/grpc/keepalive"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
 
-// balancing is the service config of a Client: calls go round over all backends that say that they are ready. It has no
-// retryPolicy, because the interceptors retry; service_config.json, which has one, is for everybody else.
+// balancing is the service config of a Client: round robin over all backends that report to be ready. It has no
+// retryPolicy because the interceptors retry; service_config.json, which has one, is for other languages.
 const balancing = `{
 	"loadBalancingConfig": [{"round_robin": {}}],
 	"healthCheckConfig": {"serviceName": "ready"}
 }`
 
-// maxMessage is the largest message that a Client sends or takes. The server's own limits are below it.
+// maxMessage is the size of the largest message that a Client sends or receives. The server's own limits are lower.
 const maxMessage = 64 << 20
 
-// Options say where Larder is and how to call it. The zero value reaches a server on this machine.
+// Options say where Larder is and how to call it. The zero value calls a server on this machine in plaintext.
 type Options struct {
-	// Target is host:port, which is resolved through DNS to every address behind it, or any other gRPC target. In
-	// Kubernetes it is the headless service, so that calls go round over all replicas. Empty means 127.0.0.1:50051.
+	// Target is the server's host:port. The host is resolved through DNS, and calls are spread over all of its addresses;
+	// in Kubernetes use the name of the headless service. Any other gRPC target, such as "unix:///run/larder.sock" or
+	// "xds:///larder", works too. A URL such as "http://larder:50051" is refused. Without a port gRPC uses 443. Empty means
+	// "127.0.0.1:50051".
 	Target string
-	// Namespace is that of every key, session and subject. Empty means "default".
+	// Namespace is the namespace of all keys, sessions and subjects; [Cache.In] and [Sessions.In] choose another one.
+	// Empty means "default".
 	Namespace string
-	// TLS encrypts the connections; nil means plaintext.
+	// TLS encrypts the connections. Nil means plaintext.
 	TLS *tls.Config
-	// Logger gets one line for each call: at debug level when it succeeded or was cancelled by its caller, as a warning
-	// when it failed. Keys, values and tokens are never in it. Nil means no logging.
+	// Logger receives one line for each call: at debug level if the call succeeded or was canceled by its caller, at
+	// warning level if it failed. A line never contains keys, values or tokens. Nil means no logging.
 	Logger *slog.Logger
-	// Timeout ends a call, all its attempts included, whose context has no deadline. It does not apply to
-	// Cache.DeleteMatching, which takes as long as it takes. Zero means 5 s.
+	// Timeout limits a call whose context has no deadline, all of its attempts together. It does not apply to the
+	// streams: [Cache.DeleteMatching], [Cache.Watch] and [Sessions.WatchEvents]. Zero means 5 s.
 	Timeout time.Duration
-	// MaxAttempts is how often at most a call is made that may be made again. Zero means 3, 1 means never again.
+	// MaxAttempts is the maximum number of attempts of a call that may be retried, the first one included. Zero means 3,
+	// and 1 means no retries.
 	MaxAttempts uint
-	// DialOptions are added to the client's own and win over them. Interceptors among them run inside the client's, once
-	// for each attempt. A service config among them cannot bring in gRPC's own retries, which are off.
+	// DialOptions are applied after the client's own options and override them. Interceptors among them run inside the
+	// client's own, once for each attempt. A service config among them cannot turn on gRPC's own retries.
 	DialOptions []grpc.DialOption
 }
 
@@ -66,7 +70,8 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// A Client calls Larder. It is safe for concurrent use; one per process is enough. Close it when done.
+// A Client calls Larder. It is safe for concurrent use, and one per process is enough. Create it with [New] and close it
+// after use.
 type Client struct {
 	// Cache calls larder.cache.v1.CacheService.
 	Cache *Cache
@@ -76,10 +81,13 @@ type Client struct {
 	conn *grpc.ClientConn
 }
 
-// New returns a client. It does not connect: the first call does, and fails with ErrUnavailable if nobody answers. An
-// error means that the options are wrong.
+// New returns a Client. It does not connect: the first call does, and fails with [ErrUnavailable] if nothing answers.
+// New returns an error, which is not an [*Error], if the options are wrong.
 func New(o Options) (*Client, error) {
 	o = o.withDefaults()
+	if err := checkTarget(o.Target); err != nil {
+		return nil, fmt.Errorf("larder: %w", err)
+	}
 	conn, err := grpc.NewClient(o.Target, dialOptions(o)...)
 	if err != nil {
 		return nil, fmt.Errorf("larder: %w", err)
@@ -91,11 +99,11 @@ func New(o Options) (*Client, error) {
 	}, nil
 }
 
-// Conn returns the connection, for the generated clients and for services that this package does not wrap. Calls made
-// through it pass the same interceptors, so that they are retried alike and fail with an *Error.
+// Conn returns the connection, for generated clients and for services that this package does not wrap. Calls made through
+// it pass the same interceptors: they get the same deadline, retries and log lines, and fail with an [*Error].
 func (c *Client) Conn() *grpc.ClientConn { return c.conn }
 
-// Close ends the connections. Calls under way fail.
+// Close closes the connections. Calls in flight fail.
 func (c *Client) Close() error { return c.conn.Close() }
 
 func dialOptions(o Options) []grpc.DialOption {
@@ -107,16 +115,16 @@ func dialOptions(o Options) []grpc.DialOption {
 		grpc.WithTransportCredentials(creds),
 		grpc.WithUserAgent("larder-go"),
 		grpc.WithDefaultServiceConfig(balancing),
-		// Neither a TXT record nor an option may add a second layer of retries. What gRPC does on its own when the server
-		// cannot have seen a call goes on.
+		// Neither a DNS TXT record nor an option may add a second layer of retries. gRPC's transparent retries of calls
+		// that the server cannot have seen remain on.
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(),
-		// gRPC's default would leave a replica alone for up to two minutes after it has come back.
+		// With its default backoff gRPC would ignore a replica for up to two minutes after it has come back.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: firstBackoff, Multiplier: 2, Jitter: 0.2, MaxDelay: maxBackoff},
 			MinConnectTimeout: 5 * time.Second,
 		}),
-		// The server takes more than one ping in 10 s for an attack.
+		// The server closes connections that ping more often than every 10 s.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time:                20 * time.Second,
 			Timeout:             5 * time.Second,

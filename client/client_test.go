@@ -36,7 +36,7 @@ func TestTargetIsResolvedThroughDNS(t *testing.T) {
 			t.Parallel()
 			c := connect(t, client.Options{Target: tt.target})
 			if got := c.Conn().CanonicalTarget(); got != tt.want {
-				t.Errorf("target %q, want %q", got, tt.want)
+				t.Errorf("the target of the connection is %q, want %q", got, tt.want)
 			}
 		})
 	}
@@ -46,11 +46,11 @@ func TestWrongOptionsAreRefused(t *testing.T) {
 	t.Parallel()
 	c, err := client.New(client.Options{DialOptions: []grpc.DialOption{grpc.WithDefaultServiceConfig("{")}})
 	if err == nil {
-		t.Errorf("New returned %v, want an error", c)
+		t.Errorf("New with a broken service config = %v and no error, want an error", c)
 	}
 }
 
-// over returns the options of a client whose name service knows these backends.
+// over returns the options of a client whose target resolves to these backends.
 func over(backends ...*backend) client.Options {
 	r := manual.NewBuilderWithScheme("test")
 	var state resolver.State
@@ -61,14 +61,14 @@ func over(backends ...*backend) client.Options {
 	return client.Options{Target: "test:///larder", DialOptions: []grpc.DialOption{grpc.WithResolvers(r)}}
 }
 
-// callUntil calls until done says so.
+// callUntil calls Get until done returns true.
 func callUntil(t *testing.T, c *client.Client, done func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	for !done() {
 		if _, err := c.Cache.Get(ctx, "k"); err != nil {
-			t.Fatalf("Get: %v", err)
+			t.Fatalf("Get = error %v, want none until all backends have been called", err)
 		}
 	}
 }
@@ -82,11 +82,11 @@ func TestCallsGoRoundOverAllBackends(t *testing.T) {
 	fromA, fromB := a.calls(), b.calls()
 	for range 100 {
 		if _, err := c.Cache.Get(t.Context(), "k"); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Get = error %v, want none", err)
 		}
 	}
 	if gotA, gotB := a.calls()-fromA, b.calls()-fromB; gotA != 50 || gotB != 50 {
-		t.Errorf("100 calls went %d and %d, want 50 each", gotA, gotB)
+		t.Errorf("of 100 calls the backends got %d and %d, want 50 each", gotA, gotB)
 	}
 }
 
@@ -98,7 +98,7 @@ func TestBackendThatIsNotReadyIsLeftOut(t *testing.T) {
 	c := connect(t, over(a, b))
 	callUntil(t, c, func() bool { return a.calls() >= 100 })
 	if n := b.calls(); n != 0 {
-		t.Errorf("%d calls went to the backend that is not ready", n)
+		t.Errorf("the backend that is not ready got %d calls, want 0", n)
 	}
 
 	b.health.SetServingStatus("ready", healthpb.HealthCheckResponse_SERVING)
@@ -111,7 +111,7 @@ func TestBackendThatIsNotReadyIsLeftOut(t *testing.T) {
 	for {
 		if _, err := c.Cache.Get(ctx, "k"); err != nil {
 			if !errors.Is(err, client.ErrUnavailable) {
-				t.Errorf("with no backend ready: %v, want ErrUnavailable", err)
+				t.Errorf("Get with no backend ready = error %v, want ErrUnavailable", err)
 			}
 			return
 		}
@@ -124,7 +124,7 @@ func TestUnreachableServerIsUnavailable(t *testing.T) {
 	_, err := c.Cache.Get(t.Context(), "k")
 	var e *client.Error
 	if !errors.As(err, &e) || !errors.Is(err, client.ErrUnavailable) || e.Reason != "" {
-		t.Errorf("error %#v, want ErrUnavailable without a reason of the server", err)
+		t.Errorf("Get = error %#v, want ErrUnavailable without a reason", err)
 	}
 }
 
@@ -156,10 +156,10 @@ func TestDeadlineDefault(t *testing.T) {
 				defer cancel()
 			}
 			if _, err := c.Cache.Get(ctx, "k"); err != nil {
-				t.Fatal(err)
+				t.Fatalf("Get = error %v, want none", err)
 			}
 			if deadline > tt.want || deadline < tt.want*9/10-time.Second/2 {
-				t.Errorf("the server saw a deadline in %v, want about %v", deadline, tt.want)
+				t.Errorf("the server saw a deadline in %v, want %v or little less", deadline, tt.want)
 			}
 		})
 	}
@@ -175,16 +175,16 @@ func TestTimeoutEndsACall(t *testing.T) {
 	_, err := c.Cache.Get(t.Context(), "k")
 	var e *client.Error
 	if !errors.As(err, &e) || e.Code != codes.DeadlineExceeded || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("error %v, want DEADLINE_EXCEEDED that is context.DeadlineExceeded", err)
+		t.Errorf("Get = error %v, want DeadlineExceeded that is context.DeadlineExceeded", err)
 	}
 	if n := b.calls(); n != 1 {
-		t.Errorf("%d calls, want 1", n)
+		t.Errorf("the server got %d calls, want 1", n)
 	}
 }
 
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	// For its certificate of 127.0.0.1.
+	// Only for its certificate, which is valid for 127.0.0.1.
 	web := httptest.NewTLSServer(nil)
 	t.Cleanup(web.Close)
 	b := &backend{answer: hit}
@@ -194,15 +194,15 @@ func TestTLS(t *testing.T) {
 	pool.AddCert(web.Certificate())
 	c := connect(t, client.Options{Target: b.addr, TLS: &tls.Config{RootCAs: pool}})
 	if _, err := c.Cache.Get(t.Context(), "k"); err != nil {
-		t.Errorf("with the right authority: %v", err)
+		t.Errorf("Get with the right certificate authority = error %v, want none", err)
 	}
 	c = connect(t, client.Options{Target: b.addr, TLS: &tls.Config{}})
 	if _, err := c.Cache.Get(t.Context(), "k"); !errors.Is(err, client.ErrUnavailable) {
-		t.Errorf("with a foreign authority: %v, want ErrUnavailable", err)
+		t.Errorf("Get with a foreign certificate authority = error %v, want ErrUnavailable", err)
 	}
 	c = connect(t, client.Options{Target: b.addr})
 	if _, err := c.Cache.Get(t.Context(), "k"); !errors.Is(err, client.ErrUnavailable) {
-		t.Errorf("in plaintext: %v, want ErrUnavailable", err)
+		t.Errorf("Get in plaintext = error %v, want ErrUnavailable", err)
 	}
 }
 
@@ -212,6 +212,6 @@ func TestLargeAnswersAreTaken(t *testing.T) {
 	b := serve(t, always(&cachev1.GetResponse{Outcome: cachev1.GetOutcome_GET_OUTCOME_HIT, Value: value}))
 	c := connect(t, client.Options{Target: b.addr})
 	if e, err := c.Cache.Get(t.Context(), "k"); err != nil || len(e.Value) != len(value) {
-		t.Errorf("got %d bytes, %v; want %d", len(e.Value), err, len(value))
+		t.Errorf("Get = a value of %d bytes, error %v; want %d bytes and no error", len(e.Value), err, len(value))
 	}
 }

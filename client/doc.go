@@ -1,7 +1,7 @@
 // Package client calls Larder, the shared cache and session store, over gRPC.
 //
-// A client with the zero Options reaches a server on this machine. In Kubernetes the target is the headless service, so
-// that calls go round over all replicas that are ready:
+// A [Client] with the zero [Options] calls a server on this machine. In Kubernetes the target is the headless service,
+// so that calls are spread over all replicas that are ready:
 //
 //	larder, err := client.New(client.Options{
 //		Target:    "larder.default.svc.cluster.local:50051",
@@ -14,18 +14,20 @@
 //
 // # Cache
 //
-// A miss is an outcome, not an error, so that a cache which is down can be told from one which is cold:
+// A miss is an [Outcome] and not an error, so that a cold cache can be told from one that is down:
 //
 //	user, err := larder.Cache.Get(ctx, "user:1")
 //	if err != nil {
-//		log.Warn("cache", "error", err) // and go to the database
+//		log.Warn("cache", "error", err) // and read from the database
 //	}
 //	if !user.Found() {
 //		value := load(1)
 //		_, err = larder.Cache.Set(ctx, "user:1", value, client.SetOptions{TTL: time.Minute, Tags: []string{"users"}})
 //	}
 //
-// Walks are ranged over. Leaving the loop ends the walk:
+// [Cache.GetOrLoad] does this with one caller loading at a time across the whole cluster.
+//
+// Walks and watches are iterators. Leaving the loop ends them:
 //
 //	for progress, err := range larder.Cache.DeleteMatching(ctx, "user:*", client.DeleteMatchingOptions{}) {
 //		if err != nil {
@@ -36,7 +38,7 @@
 //
 // # Sessions
 //
-// Create shows the token once; Validate returns a session only while it is active:
+// [Sessions.Create] returns the token once. [Sessions.Validate] returns a session only while it is active:
 //
 //	token, _, err := larder.Sessions.Create(ctx, "ann", client.CreateOptions{IdleTimeout: 10 * time.Minute})
 //	...
@@ -51,21 +53,26 @@
 //
 // # Errors
 //
-// Every failed call returns an *Error with the server's code, reason, invalid fields and advice when to retry. Match it
-// with errors.Is: ErrUnavailable, ErrInvalid, ErrVersionMismatch and so on. What a session lacks, ErrInactive,
-// ErrStepUpRequired and the like, is not an *Error.
+// A call that fails returns an [*Error] with the server's code, reason, invalid fields and advice when to retry. Match it
+// with [errors.Is] and [ErrUnavailable], [ErrInvalid], [ErrVersionMismatch] and so on. The errors about the state of a
+// session, such as [ErrInactive], [ErrStepUpRequired] and [*LimitError], are not an [*Error], because the call succeeded.
 //
 // # Deadlines and retries
 //
-// A call whose context has no deadline gets Options.Timeout. A call that failed with UNAVAILABLE, and with nothing else,
-// is made again up to Options.MaxAttempts times within that deadline, after 50 ms doubling to 5 s with full jitter, if
-// that is safe: the protocol declares which methods are idempotent, and a Set or Delete with a condition is not among
-// them. RetryInfo and the grpc-retry-pushback-ms trailer of the server are obeyed.
+// A call whose context has no deadline gets [Options].Timeout, 5 s by default. A call that fails with UNAVAILABLE, and
+// with no other code, is retried within that deadline, for up to [Options].MaxAttempts attempts, after 50 ms doubling to
+// 5 s with full jitter. Only methods that the proto files declare idempotent are retried, except a Set or Delete with a
+// condition. The client follows the server's RetryInfo and its grpc-retry-pushback-ms trailer.
+//
+// # Compatibility
+//
+// A server may be newer than this package. An enum value that the package does not know becomes [Unrecognized], and an
+// event of [Cache.Watch] that it does not know becomes a [WatchReset].
 //
 // # Other languages
 //
 // The file service_config.json beside this package makes gRPC itself balance, check health and retry by the same rules.
-// It is not for this client, whose interceptors do the retrying: two layers would multiply each other, so the client
-// turns gRPC's own retries off. What gRPC cannot know is that a conditional Set or Delete is better not repeated; whoever
-// uses the file for these should know that a repeated one may be told of its own success as of somebody else's.
+// This client does not use it: its interceptors retry, and it turns gRPC's own retries off because two layers would
+// multiply each other. gRPC cannot know that a conditional Set or Delete should not be retried: a caller with this file
+// may be told that its own successful write was another caller's.
 package client

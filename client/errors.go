@@ -13,68 +13,76 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// The ways in which a call can fail. Match them with errors.Is; errors.As with an *Error tells the rest. A call whose
-// context ended also matches context.Canceled or context.DeadlineExceeded.
+// The kinds of failure of a call. Match them with [errors.Is]; [errors.As] with an [*Error] gives the details. The error
+// of a call whose context ended also matches [context.Canceled] or [context.DeadlineExceeded].
 var (
-	// ErrUnavailable means that Larder or its Redis could not be reached, or broke off. A write that was under way when a
-	// connection broke may have been applied; one refused with the reason REDIS_UNAVAILABLE was not.
+	// ErrUnavailable means that the client could not reach Larder, that Larder could not reach Redis, or that the
+	// connection broke. If a connection broke during a write, the write may have been applied; a write refused with the
+	// reason REDIS_UNAVAILABLE was not.
 	ErrUnavailable error = &kind{text: "larder: unavailable", code: codes.Unavailable, reasons: []string{"REDIS_UNAVAILABLE"}}
-	// ErrOutcomeUnknown means that a write was sent to Redis and its answer was lost: it may or may not have been applied.
+	// ErrOutcomeUnknown means that Larder sent a write to Redis and lost the answer: the write may or may not have been
+	// applied.
 	ErrOutcomeUnknown error = &kind{text: "larder: outcome of the write unknown", reasons: []string{"WRITE_OUTCOME_UNKNOWN"}}
-	// ErrOverloaded means that Larder or Redis has too much to do; nothing was written. Send less.
+	// ErrOverloaded means that Larder or Redis has too many calls in flight; nothing was written. Send fewer calls.
 	ErrOverloaded error = &kind{text: "larder: overloaded", reasons: []string{"SERVER_OVERLOADED", "REDIS_OVERLOADED"}}
-	// ErrInvalid means that an argument was invalid; Error.Field names it.
+	// ErrInvalid means that an argument was invalid; [Error].Field names it.
 	ErrInvalid error = &kind{text: "larder: invalid argument", code: codes.InvalidArgument, reasons: []string{"INVALID_FIELD", "PAGE_TOKEN_INVALID", "TOO_MANY_ATTRIBUTES"}}
-	// ErrPageToken means that a resume token was not one that this call had returned. It is an ErrInvalid too.
+	// ErrPageToken means that a resume token was not returned by an earlier call of the same method with the same
+	// arguments. Such an error is an [ErrInvalid] too.
 	ErrPageToken error = &kind{text: "larder: invalid page token", reasons: []string{"PAGE_TOKEN_INVALID"}}
-	// ErrVersionMismatch means that the session has another version than the expected one; nothing was written.
+	// ErrVersionMismatch means that the session does not have the expected version; nothing was written.
+	// [Error].CurrentVersion is the version that it has.
 	ErrVersionMismatch error = &kind{text: "larder: session version mismatch", reasons: []string{"SESSION_VERSION_MISMATCH"}}
-	// ErrSubjectEpochChanged means that sessions of the subject were revoked since its epoch was asked for; there is no new
-	// session.
+	// ErrSubjectEpochChanged means that sessions of the subject were revoked after its epoch was read; no session was
+	// created.
 	ErrSubjectEpochChanged error = &kind{text: "larder: subject epoch changed", reasons: []string{"SUBJECT_EPOCH_CHANGED"}}
-	// ErrTooManyAttributes means that the session would exceed its limits; nothing was written. It is an ErrInvalid too.
+	// ErrTooManyAttributes means that the session would exceed 64 attributes or 64 KiB; nothing was written. Such an error
+	// is an [ErrInvalid] too.
 	ErrTooManyAttributes error = &kind{text: "larder: too many session attributes", reasons: []string{"TOO_MANY_ATTRIBUTES"}}
-	// ErrWrongType means that the Redis key holds something else than a string; nothing was written.
+	// ErrWrongType means that the Redis key is not a string; nothing was written.
 	ErrWrongType error = &kind{text: "larder: wrong type", reasons: []string{"WRONG_TYPE"}}
-	// ErrNotCounter means that the key or the attribute holds something else than an integer; nothing was written.
+	// ErrNotCounter means that the key or the attribute to increment is not an integer; nothing was written.
 	ErrNotCounter error = &kind{text: "larder: not a counter", reasons: []string{"NOT_A_COUNTER"}}
-	// ErrOverflow means that the counter would leave the range of 64 bits; nothing was written.
+	// ErrOverflow means that the sum would exceed 64 bits; nothing was written.
 	ErrOverflow error = &kind{text: "larder: counter overflow", reasons: []string{"COUNTER_OVERFLOW"}}
-	// ErrTagged means that the entry has tags and so must expire; nothing was written.
+	// ErrTagged means that the entry has tags and therefore must expire; nothing was written. The server remembers an
+	// invalidated tag only for the maximum TTL.
 	ErrTagged error = &kind{text: "larder: tagged entry must expire", reasons: []string{"TAGGED_ENTRY_MUST_EXPIRE"}}
-	// ErrCorrupt means that the stored bytes cannot be read; deleting or overwriting the entry mends it.
+	// ErrCorrupt means that the stored bytes are not in Larder's format. Delete or overwrite the entry.
 	ErrCorrupt error = &kind{text: "larder: corrupt entry", reasons: []string{"ENTRY_CORRUPT"}}
-	// ErrKeyUnknown means that the stored data was encrypted with a key that the server's keyring does not hold. Larder's
-	// operator has to put that key back.
+	// ErrKeyUnknown means that the stored data was encrypted with a key that is not in the server's keyring. The operator
+	// of Larder has to put that key back.
 	ErrKeyUnknown error = &kind{text: "larder: encrypted with an unknown key", reasons: []string{"KEY_UNKNOWN"}}
-	// ErrEventsTrimmed means that events which a watch has not told are gone: begin a new one without a token, and look at
-	// what you hold.
+	// ErrEventsTrimmed means that events after the resume token no longer exist. Start a new watch without a token and
+	// read the sessions again.
 	ErrEventsTrimmed error = &kind{text: "larder: events trimmed", reasons: []string{"EVENTS_TRIMMED"}}
-	// ErrRefused means that Redis refused Larder's credentials or a command, or does not run in the mode that Larder was
-	// told. Larder's operator has to mend that.
+	// ErrRefused means that Redis refused Larder's credentials or a command, or does not run in the configured mode. The
+	// operator of Larder has to correct that.
 	ErrRefused error = &kind{text: "larder: redis refused", reasons: []string{"REDIS_REFUSED", "REDIS_WRONG_MODE"}}
-	// ErrInternal means a fault in Larder itself.
+	// ErrInternal means that Larder has a bug.
 	ErrInternal error = &kind{text: "larder: internal error", reasons: []string{"INTERNAL", "PANIC"}}
 )
 
-// What is wrong with a session where nothing failed: the errors that are not an *Error.
+// The errors about the state of a session. The call itself succeeded, so that none of them is an [*Error].
 var (
-	// ErrInactive means that no active session answers to the token or id: it never existed, has expired, was revoked, or
-	// the token was superseded.
+	// ErrInactive means that the token or ID does not belong to an active session: it never did, or the session has
+	// expired or was revoked, or the token was replaced.
 	ErrInactive = errors.New("larder: the session is not active")
-	// ErrStepUpRequired means that the session is active and its level of assurance below the required one.
+	// ErrStepUpRequired means that the session is active but its assurance level is below [ValidateOptions].MinAAL.
 	ErrStepUpRequired = errors.New("larder: the session needs a higher level of assurance")
-	// ErrReauthRequired means that the session is active and that its subject authenticated too long ago, or never.
+	// ErrReauthRequired means that the session is active but its subject authenticated longer than
+	// [ValidateOptions].MaxAuthAge ago, or never.
 	ErrReauthRequired = errors.New("larder: the session needs a fresh authentication")
-	// ErrNotAnonymous means that the session has a subject already and cannot be promoted.
+	// ErrNotAnonymous means that the session already has a subject and cannot be promoted.
 	ErrNotAnonymous = errors.New("larder: the session has a subject already")
-	// ErrAnonymous means that the session has no subject who could have authenticated.
+	// ErrAnonymous means that the session has no subject that could have authenticated.
 	ErrAnonymous = errors.New("larder: the session is anonymous")
-	// ErrUnprocessed means that the answer of a batch had grown too large; ask for that item again.
-	ErrUnprocessed = errors.New("larder: left out of a batch that was too large")
+	// ErrUnprocessed means that the session is active but was left out of a batch whose answer had reached its size limit.
+	// Validate the token again.
+	ErrUnprocessed = errors.New("larder: left out of a batch whose answer was too large")
 )
 
-// A kind is a class of errors: all with one of its reasons, and all with its code if it has one.
+// A kind matches the errors with one of its reasons and, unless code is zero, those with its code.
 type kind struct {
 	text    string
 	code    codes.Code
@@ -83,22 +91,24 @@ type kind struct {
 
 func (k *kind) Error() string { return k.text }
 
-// An Error is why a call failed. Status.FromError and a gRPC handler that returns it see the server's status unchanged.
+// An Error says why a call failed. A gRPC handler that returns it sends the server's status unchanged, and
+// [status.FromError] finds that status.
 type Error struct {
-	// Code is the gRPC code; codes.Unknown for one item of a batch, of which only the reason is told.
+	// Code is the gRPC code. It is [codes.Unknown] for an item of a batch, for which the server sends only the reason.
 	Code codes.Code
-	// Reason is Larder's own word for what happened, such as REDIS_UNAVAILABLE. It is empty when the error was made on the
-	// way: by gRPC, a proxy or the context.
+	// Reason is Larder's name for the failure, such as REDIS_UNAVAILABLE. Empty means that the error does not come from
+	// Larder but from gRPC, a proxy or the context.
 	Reason string
-	// Message is for people. It holds no values and no tokens.
+	// Message is for people. It never contains values or tokens.
 	Message string
-	// Field is the first invalid field as the request names it, such as "tags[3]"; empty unless the error is ErrInvalid.
+	// Field is the first invalid field, as the proto file names it, such as "tags[3]". Empty unless the error is
+	// [ErrInvalid].
 	Field string
 	// Violations are all invalid fields.
 	Violations []Violation
-	// RetryAfter is how long the server asks to wait before the same call is made again; zero means that it does not say.
+	// RetryAfter is how long the server asks to wait before a retry. Zero means that it does not say.
 	RetryAfter time.Duration
-	// CurrentVersion is the version that the session has, where the error is ErrVersionMismatch.
+	// CurrentVersion is the version of the session if the error is [ErrVersionMismatch]; zero otherwise.
 	CurrentVersion int64
 
 	status *status.Status
@@ -106,17 +116,18 @@ type Error struct {
 
 // A Violation is one invalid field.
 type Violation struct {
-	// Field is its path in the request.
+	// Field is the path of the field in the request, as the proto file names it.
 	Field string
-	// Description says what is wrong with it.
+	// Description says what the field must be.
 	Description string
 }
 
+// Error returns the code, the reason and the message.
 func (e *Error) Error() string {
 	text := "larder: " + e.Code.String()
 	switch {
 	case e.Reason == "":
-	case e.Code == codes.Unknown: // the item of a batch, whose code is not told
+	case e.Code == codes.Unknown: // the item of a batch
 		text = "larder: " + e.Reason
 	default:
 		text += " " + e.Reason
@@ -127,14 +138,14 @@ func (e *Error) Error() string {
 	return text
 }
 
-// Is reports whether the error is of a kind, such as ErrUnavailable.
+// Is reports whether the error is of a kind, such as [ErrUnavailable]. It is for [errors.Is].
 func (e *Error) Is(target error) bool {
 	k, ok := target.(*kind)
 	return ok && (k.code == e.Code || slices.Contains(k.reasons, e.Reason))
 }
 
-// Unwrap returns context.Canceled or context.DeadlineExceeded where the code, or the reason of a batch's item, says so,
-// and else nil.
+// Unwrap returns [context.Canceled] or [context.DeadlineExceeded] if the code, or the reason of a batch's item, says so,
+// and nil otherwise.
 func (e *Error) Unwrap() error {
 	switch {
 	case e.Code == codes.Canceled || e.Reason == "CANCELLED":
@@ -146,7 +157,7 @@ func (e *Error) Unwrap() error {
 	}
 }
 
-// GRPCStatus returns the status that the server sent, with its details.
+// GRPCStatus returns the status that the server sent, with its details. It is for the gRPC library.
 func (e *Error) GRPCStatus() *status.Status {
 	if e.status == nil {
 		return status.New(e.Code, e.Message)
@@ -154,7 +165,7 @@ func (e *Error) GRPCStatus() *status.Status {
 	return e.status
 }
 
-// typed turns the error of a call into an *Error. The end of a stream is none.
+// typed turns the error of a call into an [*Error]. The end of a stream is not an error.
 func typed(err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
@@ -174,7 +185,7 @@ func newError(err error) *Error {
 		case *errdetails.ErrorInfo:
 			if d.GetDomain() == "larder" {
 				e.Reason = d.GetReason()
-				e.CurrentVersion, _ = strconv.ParseInt(d.GetMetadata()["current_version"], 10, 64) // zero if it is not told
+				e.CurrentVersion, _ = strconv.ParseInt(d.GetMetadata()["current_version"], 10, 64) // zero if it is absent
 			}
 		case *errdetails.BadRequest:
 			for _, v := range d.GetFieldViolations() {
@@ -190,7 +201,7 @@ func newError(err error) *Error {
 	return e
 }
 
-// invalid is the error for options that cannot even be put into a request.
+// invalid returns the error for options that no request can express.
 func invalid(field, description string) error {
 	return &Error{
 		Code:       codes.InvalidArgument,
@@ -201,5 +212,5 @@ func invalid(field, description string) error {
 	}
 }
 
-// contextStatus is the error of a call that its context ended.
+// contextStatus returns the error of a call whose context has ended.
 func contextStatus(ctx context.Context) error { return status.FromContextError(ctx.Err()).Err() }

@@ -87,10 +87,10 @@ func TestErrorsAreOfTheirKindAndNoOther(t *testing.T) {
 			_, err := c.Cache.Get(t.Context(), "k")
 			var e *client.Error
 			if !errors.As(err, &e) {
-				t.Fatalf("error %T, want a *client.Error", err)
+				t.Fatalf("Get = error of type %T, want *client.Error", err)
 			}
 			if e.Code != tt.code || e.Reason != tt.reason || e.Message != "told to fail" {
-				t.Errorf("error %+v, want what the server sent", e)
+				t.Errorf("Get = error %v, %q, %q; want %v, %q, %q", e.Code, e.Reason, e.Message, tt.code, tt.reason, "told to fail")
 			}
 			var got []string
 			for name, kind := range kinds {
@@ -99,7 +99,7 @@ func TestErrorsAreOfTheirKindAndNoOther(t *testing.T) {
 				}
 			}
 			if diff := cmp.Diff(tt.want, got, cmpopts.SortSlices(func(a, b string) bool { return a < b })); diff != "" {
-				t.Errorf("kinds (-want +got):\n%s", diff)
+				t.Errorf("the error is of the kinds (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -119,7 +119,7 @@ func TestDetailsComeBack(t *testing.T) {
 	_, err := c.Cache.Get(t.Context(), "")
 	var got *client.Error
 	if !errors.As(err, &got) {
-		t.Fatalf("error %T, want a *client.Error", err)
+		t.Fatalf("Get = error of type %T, want *client.Error", err)
 	}
 	want := &client.Error{
 		Code:    codes.InvalidArgument,
@@ -133,13 +133,13 @@ func TestDetailsComeBack(t *testing.T) {
 		RetryAfter: 3 * time.Second,
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(client.Error{})); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("error (-want +got):\n%s", diff)
 	}
 	if want := "larder: InvalidArgument INVALID_FIELD: told to fail"; err.Error() != want {
-		t.Errorf("text %q, want %q", err, want)
+		t.Errorf("Error() = %q, want %q", err, want)
 	}
 	if diff := cmp.Diff(status.Convert(sent).Proto(), status.Convert(err).Proto(), protocmp.Transform()); diff != "" {
-		t.Errorf("a handler that returns it would send (-server's +client's):\n%s", diff)
+		t.Errorf("the status of the error (-want the server's +got):\n%s", diff)
 	}
 }
 
@@ -149,13 +149,13 @@ func TestVersionMismatchTellsTheVersion(t *testing.T) {
 		Domain: "larder", Reason: "SESSION_VERSION_MISMATCH", Metadata: map[string]string{"current_version": "7"},
 	})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("WithDetails = error %v, want none", err)
 	}
 	c := connect(t, client.Options{Target: serve(t, fail(st.Err())).addr})
 	_, err = c.Sessions.Update(t.Context(), client.ByID("s1"), client.UpdateOptions{ExpectedVersion: 3})
 	var e *client.Error
 	if !errors.As(err, &e) || e.CurrentVersion != 7 || !errors.Is(err, client.ErrVersionMismatch) {
-		t.Errorf("error %+v", err)
+		t.Errorf("Update = error %+v, want ErrVersionMismatch with CurrentVersion 7", err)
 	}
 }
 
@@ -163,12 +163,12 @@ func TestReasonOfAnotherDomainIsNotLarders(t *testing.T) {
 	t.Parallel()
 	st, err := status.New(codes.PermissionDenied, "no").WithDetails(&errdetails.ErrorInfo{Domain: "mesh.example", Reason: "WRONG_TYPE"})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("WithDetails = error %v, want none", err)
 	}
 	b := serve(t, fail(st.Err()))
 	c := connect(t, client.Options{Target: b.addr})
 	if _, err := c.Cache.Get(t.Context(), "k"); errors.Is(err, client.ErrWrongType) {
-		t.Errorf("error %v is of the kind ErrWrongType", err)
+		t.Errorf("Get = error %v, which is ErrWrongType; want none of Larder's kinds for the reason of another domain", err)
 	}
 }
 
@@ -186,22 +186,22 @@ func TestTwoChoicesWhereOneIsAllowedAreInvalid(t *testing.T) {
 		{"SetTwoConditions", "precondition", second(c.Cache.Set(t.Context(), "k", nil, client.SetOptions{IfAbsent: true, IfMatch: "e"}))},
 		{"Touch", "expiry", second(c.Cache.Touch(t.Context(), "k", client.TouchOptions{ExpireTime: soon, Never: true}))},
 		{"Increment", "expiry", second(c.Cache.Increment(t.Context(), "k", 1, client.IncrementOptions{TTL: 1, Never: true}))},
-		{"BatchSetExpiry", "items[1].expiry", second(c.Cache.BatchSet(t.Context(), []client.Item{{}, {Options: client.SetOptions{TTL: 1, Never: true}}}))},
-		{"BatchSetCondition", "items[0].precondition", second(c.Cache.BatchSet(t.Context(), []client.Item{{Options: client.SetOptions{IfPresent: true}}}))},
+		{"BatchSetExpiry", "items[1].expiry", second(c.Cache.BatchSet(t.Context(), []client.SetItem{{}, {Options: client.SetOptions{TTL: 1, Never: true}}}))},
+		{"BatchSetCondition", "items[0].precondition", second(c.Cache.BatchSet(t.Context(), []client.SetItem{{Options: client.SetOptions{IfPresent: true}}}))},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			var e *client.Error
 			if !errors.As(tt.err, &e) || !errors.Is(tt.err, client.ErrInvalid) || e.Field != tt.field {
-				t.Errorf("error %+v, want ErrInvalid of %s", tt.err, tt.field)
+				t.Errorf("error = %+v, want ErrInvalid of the field %s", tt.err, tt.field)
 			}
 			if got := status.Code(tt.err); got != codes.InvalidArgument {
-				t.Errorf("code %v, want InvalidArgument", got)
+				t.Errorf("status.Code = %v, want InvalidArgument", got)
 			}
 		})
 	}
 	if n := b.calls(); n != 0 {
-		t.Errorf("%d calls were made", n)
+		t.Errorf("the server got %d calls, want 0", n)
 	}
 }

@@ -12,14 +12,14 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// interceptors returns what every call passes through, outermost first.
+// interceptors returns the interceptors of every call, outermost first.
 func interceptors(o Options) []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithChainUnaryInterceptor(
-			logUnary(o.Logger),        // outermost: one line for a call, however many attempts it took
-			typedUnary,                // inside the log, which tells the reason
-			deadlineUnary(o.Timeout),  // outside the retries, which have to share it
-			retryUnary(o.MaxAttempts), // innermost of ours: what DialOptions add sees each attempt
+			logUnary(o.Logger),        // outermost: one line for each call, whatever its number of attempts
+			typedUnary,                // inside the log, which contains the reason
+			deadlineUnary(o.Timeout),  // outside the retries: all attempts share one deadline
+			retryUnary(o.MaxAttempts), // innermost: interceptors of Options.DialOptions see each attempt
 		),
 		grpc.WithChainStreamInterceptor(
 			logStream(o.Logger),
@@ -29,7 +29,7 @@ func interceptors(o Options) []grpc.DialOption {
 	}
 }
 
-// A tappedStream passes what each RecvMsg returned through tap.
+// A tappedStream passes the error of each RecvMsg, nil included, through tap.
 type tappedStream struct {
 	grpc.ClientStream
 
@@ -38,6 +38,7 @@ type tappedStream struct {
 
 func (s *tappedStream) RecvMsg(m any) error { return s.tap(s.ClientStream.RecvMsg(m)) }
 
+// logUnary logs every call.
 func logUnary(logger *slog.Logger) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		start := time.Now()
@@ -47,6 +48,7 @@ func logUnary(logger *slog.Logger) grpc.UnaryClientInterceptor {
 	}
 }
 
+// logStream logs every stream when it has ended.
 func logStream(logger *slog.Logger) grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 		start := time.Now()
@@ -62,7 +64,7 @@ func logStream(logger *slog.Logger) grpc.StreamClientInterceptor {
 			end(err)
 			return nil, err
 		}
-		// A caller may cancel the stream and never receive from it again.
+		// A caller that cancels its context may never call RecvMsg again.
 		stop := context.AfterFunc(ctx, func() { end(typed(contextStatus(ctx))) })
 		return &tappedStream{stream, func(err error) error {
 			if err != nil {
@@ -74,7 +76,7 @@ func logStream(logger *slog.Logger) grpc.StreamClientInterceptor {
 	}
 }
 
-// logCall writes the line of a call. One that its own caller gave up is no failure.
+// logCall writes the log line of a call. A call that its own caller canceled is not a failure.
 func logCall(ctx context.Context, logger *slog.Logger, method string, start time.Time, err error) {
 	level, e := slog.LevelDebug, &Error{}
 	if err != nil {
@@ -93,10 +95,12 @@ func logCall(ctx context.Context, logger *slog.Logger, method string, start time
 	logger.LogAttrs(ctx, level, "larder call", attrs...)
 }
 
+// typedUnary makes every call fail with an [*Error].
 func typedUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	return typed(invoke(ctx, method, req, reply, cc, opts...))
 }
 
+// typedStream makes every stream fail with an [*Error].
 func typedStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	stream, err := open(ctx, desc, cc, method, opts...)
 	if err != nil {
@@ -105,6 +109,7 @@ func typedStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn
 	return &tappedStream{stream, typed}, nil
 }
 
+// deadlineUnary gives a call whose context has no deadline one.
 func deadlineUnary(timeout time.Duration) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		if _, ok := ctx.Deadline(); !ok {

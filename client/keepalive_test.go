@@ -26,7 +26,7 @@ type network struct {
 	wires []*wire
 }
 
-// A wire is a connection that can be cut without either end being told.
+// A wire is a connection that can be cut without either end noticing.
 type wire struct {
 	net.Conn
 
@@ -67,7 +67,7 @@ func (n *network) cut() int {
 	return len(n.wires)
 }
 
-// overNetwork runs a test in virtual time with a server as strict as Larder's about pings.
+// overNetwork runs a test in virtual time with a server that limits pings as Larder does.
 func overNetwork(t *testing.T, answer func(*network) any, test func(*testing.T, *network, *client.Client)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -83,7 +83,7 @@ func overNetwork(t *testing.T, answer func(*network) any, test func(*testing.T, 
 		defer server.Stop()
 		c, err := client.New(client.Options{Target: "passthrough:///larder", DialOptions: []grpc.DialOption{grpc.WithContextDialer(n.dial)}})
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("New = error %v, want none", err)
 		}
 		defer func() { _ = c.Close() }()
 		test(t, n, c)
@@ -97,12 +97,12 @@ func TestServerPutsUpWithTheClientsPings(t *testing.T) {
 	overNetwork(t, hitOver, func(t *testing.T, n *network, c *client.Client) {
 		for range 2 {
 			if err := second(c.Cache.Get(t.Context(), "k")); err != nil {
-				t.Error(err)
+				t.Errorf("Get = error %v, want none", err)
 			}
 			time.Sleep(20 * time.Minute) //nolint:forbidigo // virtual time
 		}
 		if dials := n.cut(); dials != 1 {
-			t.Errorf("%d connections were made, want 1", dials)
+			t.Errorf("the client made %d connections, want 1", dials)
 		}
 	})
 }
@@ -119,7 +119,7 @@ func TestCallOverADeadConnectionEnds(t *testing.T) {
 		start := time.Now()
 		err := second(c.Cache.Increment(ctx, "k", 1, client.IncrementOptions{}))
 		if took := time.Since(start); !errors.Is(err, client.ErrUnavailable) || took > 30*time.Second {
-			t.Errorf("error %v after %v, want ErrUnavailable within 30s", err, took)
+			t.Errorf("Increment = error %v after %v, want ErrUnavailable within 30s", err, took)
 		}
 	})
 }
@@ -128,14 +128,14 @@ func TestDeadIdleConnectionIsReplacedBeforeTheNextCall(t *testing.T) {
 	t.Parallel()
 	overNetwork(t, hitOver, func(t *testing.T, n *network, c *client.Client) {
 		if err := second(c.Cache.Get(t.Context(), "k")); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Get = error %v, want none", err)
 		}
 		n.cut()
 		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
 		start := time.Now()
 		err := second(c.Cache.Get(t.Context(), "k"))
 		if took := time.Since(start); err != nil || took != 0 {
-			t.Errorf("error %v after %v, want an answer at once", err, took)
+			t.Errorf("Get over a new connection = error %v after %v, want none at once", err, took)
 		}
 	})
 }

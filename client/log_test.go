@@ -39,7 +39,7 @@ func (l *logbook) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
-// lines returns the lines so far, without what differs from run to run.
+// lines returns the lines so far, without the attributes that differ from run to run.
 func (l *logbook) lines(t *testing.T) (lines []map[string]any) {
 	t.Helper()
 	l.mu.Lock()
@@ -47,10 +47,10 @@ func (l *logbook) lines(t *testing.T) (lines []map[string]any) {
 	for line := range strings.Lines(l.text.String()) {
 		var m map[string]any
 		if err := json.Unmarshal([]byte(line), &m); err != nil {
-			t.Fatal(err)
+			t.Fatalf("log line %q: error %v, want valid JSON", line, err)
 		}
 		if took, ok := m["took"].(float64); !ok || took <= 0 {
-			t.Errorf("took %v, want a time", m["took"])
+			t.Errorf("took = %v in the log, want a number above 0", m["took"])
 		}
 		delete(m, "took")
 		delete(m, "time")
@@ -78,7 +78,7 @@ func TestOneLinePerCall(t *testing.T) {
 		c := connect(t, client.Options{Target: serve(t, hit).addr, Logger: logger})
 		_ = second(c.Cache.Get(t.Context(), "k"))
 		if diff := cmp.Diff(with(ok, get), book.lines(t)); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
+			t.Errorf("log lines (-want +got):\n%s", diff)
 		}
 	})
 	t.Run("FailureAfterRetries", func(t *testing.T) {
@@ -86,7 +86,7 @@ func TestOneLinePerCall(t *testing.T) {
 		c := connect(t, client.Options{Target: serve(t, refuse("0")).addr, Logger: logger})
 		_ = second(c.Cache.Get(t.Context(), "k"))
 		if diff := cmp.Diff(with(unavailable, get), book.lines(t)); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
+			t.Errorf("log lines (-want +got):\n%s", diff)
 		}
 	})
 	t.Run("StreamSuccess", func(t *testing.T) {
@@ -96,7 +96,7 @@ func TestOneLinePerCall(t *testing.T) {
 		c := connect(t, client.Options{Target: b.addr, Logger: logger})
 		_ = end(c.Cache.DeleteMatching(t.Context(), "*", client.DeleteMatchingOptions{}))
 		if diff := cmp.Diff(with(ok, walk), book.lines(t)); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
+			t.Errorf("log lines (-want +got):\n%s", diff)
 		}
 	})
 	t.Run("StreamFailureAfterRetries", func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestOneLinePerCall(t *testing.T) {
 		c := connect(t, client.Options{Target: serve(t, refuse("0")).addr, Logger: logger})
 		_ = end(c.Cache.DeleteMatching(t.Context(), "*", client.DeleteMatchingOptions{}))
 		if diff := cmp.Diff(with(unavailable, walk), book.lines(t)); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
+			t.Errorf("log lines (-want +got):\n%s", diff)
 		}
 	})
 	t.Run("StreamLeftByItsCaller", func(t *testing.T) {
@@ -121,11 +121,11 @@ func TestOneLinePerCall(t *testing.T) {
 		for range c.Cache.DeleteMatching(t.Context(), "*", client.DeleteMatchingOptions{}) {
 			break
 		}
-		<-ended // the server is told
+		<-ended // the server has noticed
 		<-book.wrote
 		cancelled := map[string]any{"level": "DEBUG", "msg": "larder call", "code": "Canceled", "reason": "", "error": "context canceled"}
 		if diff := cmp.Diff(with(cancelled, walk), book.lines(t)); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
+			t.Errorf("log lines (-want +got):\n%s", diff)
 		}
 	})
 	t.Run("CancelledByItsCaller", func(t *testing.T) {
@@ -140,7 +140,7 @@ func TestOneLinePerCall(t *testing.T) {
 		_ = second(c.Cache.Get(ctx, "k"))
 		cancelled := map[string]any{"level": "DEBUG", "msg": "larder call", "code": "Canceled", "reason": "", "error": "context canceled"}
 		if diff := cmp.Diff(with(cancelled, get), book.lines(t)); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
+			t.Errorf("log lines (-want +got):\n%s", diff)
 		}
 	})
 }
@@ -171,9 +171,9 @@ func TestSecretsAreNeverLogged(t *testing.T) {
 	logger.Info("target", "took", time.Second, "value", client.ByToken(secret))
 
 	if n := len(book.lines(t)); n != 6 {
-		t.Errorf("%d lines, want 6", n)
+		t.Errorf("the log has %d lines, want 6", n)
 	}
 	if strings.Contains(book.text.String(), secret) {
-		t.Errorf("the log holds a secret:\n%s", book.text.String())
+		t.Errorf("the log contains %q, want it nowhere:\n%s", secret, book.text.String())
 	}
 }

@@ -28,7 +28,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A backend is a gRPC server on the loopback that answers as its test says, down to the trailers.
+// A backend is a gRPC server on the loopback interface whose test decides what it answers, trailers included.
 type backend struct {
 	cachev1.UnimplementedCacheServiceServer
 	sessionv1.UnimplementedSessionServiceServer
@@ -36,8 +36,8 @@ type backend struct {
 	addr   string
 	health *health.Server
 	answer func(ctx context.Context, req any) (any, error)
-	walk   func(grpc.ServerStreamingServer[cachev1.DeleteMatchingResponse]) error // DeleteMatching; nil means as answer fails
-	watch  func(grpc.ServerStreamingServer[cachev1.WatchResponse]) error          // Watch, likewise
+	walk   func(grpc.ServerStreamingServer[cachev1.DeleteMatchingResponse]) error // DeleteMatching; nil means that it fails as answer does
+	watch  func(grpc.ServerStreamingServer[cachev1.WatchResponse]) error          // Watch; nil means the same
 	events func(*sessionv1.WatchSessionEventsRequest, grpc.ServerStreamingServer[sessionv1.WatchSessionEventsResponse]) error
 
 	mu       sync.Mutex
@@ -77,7 +77,7 @@ func (b *backend) record(req proto.Message) {
 	b.requests = append(b.requests, req)
 }
 
-// calls returns how many requests have come so far.
+// calls returns the number of requests so far.
 func (b *backend) calls() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -90,7 +90,7 @@ func (b *backend) last(t *testing.T) proto.Message {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.requests) == 0 {
-		t.Fatal("no request has come")
+		t.Fatal("the backend has got no request, want one")
 	}
 	return b.requests[len(b.requests)-1]
 }
@@ -100,7 +100,7 @@ func (b *backend) start(t *testing.T, creds credentials.TransportCredentials) *b
 	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Listen = error %v, want none", err)
 	}
 	b.addr, b.health = lis.Addr().String(), health.NewServer()
 	b.health.SetServingStatus("ready", healthpb.HealthCheckResponse_SERVING)
@@ -124,7 +124,7 @@ func (b *backend) start(t *testing.T, creds credentials.TransportCredentials) *b
 	return b
 }
 
-// serve starts a backend whose unary calls are all answered by answer.
+// serve starts a backend that answers all unary calls with answer.
 func serve(t *testing.T, answer func(ctx context.Context, req any) (any, error)) *backend {
 	t.Helper()
 	return (&backend{answer: answer}).start(t, insecure.NewCredentials())
@@ -135,7 +135,7 @@ func connect(t *testing.T, o client.Options) *client.Client {
 	t.Helper()
 	c, err := client.New(o)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("New = error %v, want none", err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
 	return c
@@ -161,7 +161,7 @@ func refuse(trailer ...string) func(context.Context, any) (any, error) {
 	}
 }
 
-// larderError is an error as the server makes it.
+// larderError returns an error like those of the server.
 func larderError(code codes.Code, reason string, details ...protoadapt.MessageV1) error {
 	info := &errdetails.ErrorInfo{Domain: "larder", Reason: reason}
 	st, err := status.New(code, "told to fail").WithDetails(append([]protoadapt.MessageV1{info}, details...)...)

@@ -2,8 +2,8 @@ package client
 
 import "iter"
 
-// pages walks a paged list: fetch returns the page of a token and the token of the next, which is empty after the last.
-// An error is yielded once and ends the walk.
+// pages yields the items of a paged list. Fetch returns the page of a token, which is empty for the first one, and the
+// token of the next page, which is empty after the last one. An error is yielded once and ends the walk.
 func pages[T any](fetch func(token string) (page []T, next string, err error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		for token := ""; ; {

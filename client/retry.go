@@ -21,15 +21,16 @@ import (
 const (
 	firstBackoff = 50 * time.Millisecond
 	maxBackoff   = 5 * time.Second
-	// pushback is the trailer in which a server says after how many milliseconds to try again; negative means never.
+	// pushback is the trailer in which a server says after how many milliseconds to retry; negative means never. It is
+	// defined by gRFC A6.
 	pushback = "grpc-retry-pushback-ms"
 )
 
-// once keeps a single call from being retried, whatever its method allows.
-var once = retry.Disable()
+// withoutRetry is the call option that turns retries off for one call, whatever its method allows.
+var withoutRetry = retry.Disable()
 
-// retryUnary makes a call again that failed with UNAVAILABLE, if its method is declared free of side effects or
-// idempotent. RESOURCE_EXHAUSTED is never retried here: it asks for less load, not for more.
+// retryUnary retries calls that failed with UNAVAILABLE, if the proto file declares their method free of side effects or
+// idempotent. RESOURCE_EXHAUSTED is never retried here because it asks for less load.
 func retryUnary(attempts uint) grpc.UnaryClientInterceptor {
 	repeat := retry.UnaryClientInterceptor(retry.WithMax(attempts))
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
@@ -45,8 +46,7 @@ func retryUnary(attempts uint) grpc.UnaryClientInterceptor {
 	}
 }
 
-// retryStream does the same for a server stream until its first message: after that only the caller knows what to make
-// of a second beginning.
+// retryStream does the same for a server stream until its first message. After that only the caller knows how to resume.
 func retryStream(attempts uint) grpc.StreamClientInterceptor {
 	repeat := retry.StreamClientInterceptor(retry.WithMax(attempts))
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
@@ -73,24 +73,25 @@ func retryStream(attempts uint) grpc.StreamClientInterceptor {
 	}
 }
 
-// A policy decides for one call whether and when it is made again.
+// A policy decides for one call whether and when to retry it.
 type policy struct {
 	ctx      context.Context
-	failures int         // since the call began or the server set the pace
-	answered bool        // a stream has had its first message
-	trailer  metadata.MD // of the last attempt
-	wait     time.Duration
+	failures int           // since the call began or the last pushback
+	answered bool          // the stream has received its first message
+	trailer  metadata.MD   // of the last attempt
+	wait     time.Duration // before the next attempt
 }
 
-// options returns the call's options with this policy before them, so that once overrules it.
+// options returns the call's options with this policy in front of them, so that withoutRetry overrides it.
 func (p *policy) options(opts []grpc.CallOption) []grpc.CallOption {
 	return slices.Concat([]grpc.CallOption{
-		retry.WithRetriable(p.again),
+		retry.WithRetriable(p.retriable),
 		retry.WithBackoff(func(context.Context, uint) time.Duration { return p.wait }),
 	}, opts)
 }
 
-func (p *policy) again(err error) bool {
+// retriable decides whether to retry a call that failed with err, and sets wait.
+func (p *policy) retriable(err error) bool {
 	e := newError(err)
 	if e.Code != codes.Unavailable || p.answered {
 		return false
@@ -99,30 +100,32 @@ func (p *policy) again(err error) bool {
 	if p.wait, ok = p.delay(e.RetryAfter); !ok {
 		return false
 	}
-	// What the server said is worth more than a deadline that passed while waiting.
+	// The server's error says more than the DEADLINE_EXCEEDED that waiting beyond the deadline would give.
 	deadline, ok := p.ctx.Deadline()
 	return !ok || time.Until(deadline) > p.wait
 }
 
-// delay returns how long to wait, or false if the server forbids another attempt. A server that sets the pace by pushback
-// is obeyed to the letter; otherwise its RetryInfo is the least, with the backoff on top so that callers spread out.
+// delay returns how long to wait before the next attempt, or false if the server forbids one. The wait is exactly the
+// server's pushback if there is one. Otherwise it is the server's RetryInfo plus the backoff, so that callers that failed
+// together do not return together.
 func (p *policy) delay(retryAfter time.Duration) (time.Duration, bool) {
-	if said := p.trailer.Get(pushback); len(said) > 0 {
+	if values := p.trailer.Get(pushback); len(values) > 0 {
 		p.failures = 0
-		ms, err := strconv.ParseInt(said[0], 10, 32)
-		return time.Duration(ms) * time.Millisecond, err == nil && ms >= 0 && len(said) == 1
+		ms, err := strconv.ParseInt(values[0], 10, 32)
+		return time.Duration(ms) * time.Millisecond, err == nil && ms >= 0 && len(values) == 1
 	}
 	p.failures++
 	return retryAfter + rand.N(backoffCap(p.failures)), true
 }
 
-// backoffCap is the longest wait after so many failures, from 1: 50 ms doubling to 5 s. The wait is drawn from zero to
-// it (full jitter).
+// backoffCap returns the longest wait after a number of failures, from 1 on: 50 ms doubling to 5 s. The wait itself is
+// drawn uniformly between zero and it ("full jitter" of Marc Brooker: Exponential Backoff And Jitter, AWS 2015).
 func backoffCap(failures int) time.Duration {
 	return min(firstBackoff<<min(failures-1, 10), maxBackoff)
 }
 
-// idempotent holds the full names of the methods of every larder service in this process that may be made again.
+// idempotent returns which methods of the larder services in this process may be retried, by full name. It follows the
+// idempotency_level that the proto files declare.
 var idempotent = sync.OnceValue(func() map[string]bool {
 	methods := make(map[string]bool)
 	protoregistry.GlobalFiles.RangeFiles(func(file protoreflect.FileDescriptor) bool {

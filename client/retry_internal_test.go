@@ -16,16 +16,16 @@ func TestBackoffDoublesToFiveSecondsWithFullJitter(t *testing.T) {
 			p := &policy{failures: i}
 			wait, ok := p.delay(0)
 			if !ok {
-				t.Fatal("delay forbids the next attempt")
+				t.Fatalf("delay after %d failures forbids the next attempt, want it allowed", i+1)
 			}
 			least, most = min(least, wait), max(most, wait)
 		}
 		if most > want || most < want*9/10 || least > want/10 {
-			t.Errorf("after %d failures the waits are %v to %v, want 0 to %v", i+1, least, most, want)
+			t.Errorf("delay after %d failures = %v to %v, want 0 to %v", i+1, least, most, want)
 		}
 	}
 	if got := backoffCap(1 << 40); got != maxBackoff {
-		t.Errorf("after very many failures %v, want %v", got, maxBackoff)
+		t.Errorf("backoffCap(1<<40) = %v, want %v", got, maxBackoff)
 	}
 }
 
@@ -33,10 +33,10 @@ func TestPushbackBeginsTheBackoffAnew(t *testing.T) {
 	t.Parallel()
 	p := &policy{failures: 7, trailer: metadata.Pairs(pushback, "1")}
 	if wait, ok := p.delay(time.Hour); !ok || wait != time.Millisecond {
-		t.Errorf("delay = %v, %v; want the server's 1ms", wait, ok)
+		t.Errorf("delay = %v, %v; want 1ms as the server asks, true", wait, ok)
 	}
 	p.trailer = nil
 	if wait, _ := p.delay(0); wait > firstBackoff {
-		t.Errorf("the wait after that is %v, want at most %v", wait, firstBackoff)
+		t.Errorf("delay after the pushback = %v, want at most %v", wait, firstBackoff)
 	}
 }

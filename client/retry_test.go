@@ -20,7 +20,7 @@ import (
 
 type call = func(context.Context, *client.Client) error
 
-// safe are the calls that may be made again, by the names of their methods.
+// safe are the calls that the client retries, by method.
 var safe = map[string]call{
 	"Get": func(ctx context.Context, c *client.Client) error { return second(c.Cache.Get(ctx, "k")) },
 	"Set": func(ctx context.Context, c *client.Client) error {
@@ -56,7 +56,7 @@ var safe = map[string]call{
 	"ClearNamespace": func(ctx context.Context, c *client.Client) error { return c.Cache.Clear(ctx, client.Remove) },
 	"Watch":          func(ctx context.Context, c *client.Client) error { return end(c.Cache.Watch(ctx)) },
 	"WatchSessionEvents": func(ctx context.Context, c *client.Client) error {
-		return end(c.Sessions.WatchEvents(ctx, client.WatchSessionsOptions{}))
+		return end(c.Sessions.WatchEvents(ctx, client.WatchEventsOptions{}))
 	},
 	"ValidateSession": func(ctx context.Context, c *client.Client) error {
 		return second(c.Sessions.Validate(ctx, "t", client.ValidateOptions{}))
@@ -66,7 +66,7 @@ var safe = map[string]call{
 		return second(c.Sessions.Revoke(ctx, client.ByID("s")))
 	},
 	"BatchValidateSessions": func(ctx context.Context, c *client.Client) error {
-		return second(c.Sessions.ValidateAll(ctx, []client.Validation{{Token: "t"}}))
+		return second(c.Sessions.BatchValidate(ctx, []client.ValidateItem{{Token: "t"}}))
 	},
 	"RotateSession": func(ctx context.Context, c *client.Client) error {
 		_, _, err := c.Sessions.Rotate(ctx, "t")
@@ -85,12 +85,12 @@ var safe = map[string]call{
 	},
 }
 
-// onceOnly are the calls that must be made once, by the names of their methods and what makes them so.
+// onceOnly are the calls that the client never retries, by method and, for methods that it does retry, by option.
 var onceOnly = map[string]call{
 	"Increment": func(ctx context.Context, c *client.Client) error {
 		return second(c.Cache.Increment(ctx, "k", 1, client.IncrementOptions{}))
 	},
-	"Fill": func(ctx context.Context, c *client.Client) error { // the second would be told that the lease is gone
+	"Fill": func(ctx context.Context, c *client.Client) error { // a second attempt would find the lease gone
 		return second(c.Cache.Fill(ctx, "k", "l", nil, client.SetOptions{}))
 	},
 	"CreateSession": func(ctx context.Context, c *client.Client) error {
@@ -117,7 +117,7 @@ var onceOnly = map[string]call{
 
 func second[T any](_ T, err error) error { return err }
 
-// end returns the error that ends a walk.
+// end returns the last error of an iterator.
 func end[T any](walk func(func(T, error) bool)) (last error) {
 	for _, err := range walk {
 		last = err
@@ -135,11 +135,11 @@ func TestUnavailableIsRetriedWhereThatIsSafe(t *testing.T) {
 				c := connect(t, client.Options{Target: b.addr})
 				err := call(t.Context(), c)
 				if n := b.calls(); n != attempts {
-					t.Errorf("%d calls, want %d", n, attempts)
+					t.Errorf("the server got %d calls, want %d", n, attempts)
 				}
 				var e *client.Error
 				if !errors.As(err, &e) || e.Reason != "REDIS_UNAVAILABLE" {
-					t.Errorf("error %v, want the server's as a *client.Error", err)
+					t.Errorf("error = %v, want a *client.Error with the reason REDIS_UNAVAILABLE", err)
 				}
 			})
 		}
@@ -151,7 +151,7 @@ func TestEveryMethodIsCalledHere(t *testing.T) {
 	for want, calls := range map[bool]map[string]call{true: safe, false: onceOnly} {
 		for _, method := range methods(want) {
 			if calls[path.Base(method)] == nil {
-				t.Errorf("no call of %s, which is safe to repeat: %v", method, want)
+				t.Errorf("there is no call of %s in this file, want one among the calls that may be retried: %v", method, want)
 			}
 		}
 	}
@@ -168,10 +168,10 @@ func TestNothingElseIsRetried(t *testing.T) {
 			b := serve(t, fail(larderError(code, "ANY", &errdetails.RetryInfo{RetryDelay: durationpb.New(time.Millisecond)})))
 			c := connect(t, client.Options{Target: b.addr})
 			if _, err := c.Cache.Get(t.Context(), "k"); err == nil {
-				t.Error("Get succeeded")
+				t.Errorf("Get = no error, want %v", code)
 			}
 			if n := b.calls(); n != 1 {
-				t.Errorf("%d calls, want 1", n)
+				t.Errorf("the server got %d calls, want 1", n)
 			}
 		})
 	}
@@ -183,10 +183,10 @@ func TestMaxAttempts(t *testing.T) {
 		b := serve(t, refuse("0"))
 		c := connect(t, client.Options{Target: b.addr, MaxAttempts: attempts})
 		if _, err := c.Cache.Get(t.Context(), "k"); !errors.Is(err, client.ErrUnavailable) {
-			t.Errorf("error %v, want ErrUnavailable", err)
+			t.Errorf("Get with MaxAttempts %d = error %v, want ErrUnavailable", attempts, err)
 		}
 		if n := b.calls(); n != want {
-			t.Errorf("MaxAttempts %d: %d calls, want %d", attempts, n, want)
+			t.Errorf("the server got %d calls with MaxAttempts %d, want %d", n, attempts, want)
 		}
 	}
 }
@@ -197,7 +197,7 @@ func TestRetryOfGRPCItselfCannotBeAdded(t *testing.T) {
 	c := connect(t, client.Options{Target: b.addr, DialOptions: []grpc.DialOption{grpc.WithDefaultServiceConfig(serviceConfig)}})
 	_ = second(c.Cache.Get(t.Context(), "k"))
 	if n := b.calls(); n != 3 {
-		t.Errorf("%d calls, want 3", n)
+		t.Errorf("the server got %d calls, want 3", n)
 	}
 }
 
@@ -212,7 +212,7 @@ func TestRetrySucceedsWhenTheServerRecovers(t *testing.T) {
 	})
 	c := connect(t, client.Options{Target: b.addr})
 	if e, err := c.Cache.Get(t.Context(), "k"); err != nil || !e.Found() {
-		t.Errorf("Get = %+v, %v; want a hit", e, err)
+		t.Errorf("Get = %+v, %v; want a HIT", e, err)
 	}
 }
 
@@ -241,11 +241,11 @@ func TestPushbackIsObeyed(t *testing.T) {
 				defer cancel()
 				start := time.Now()
 				if err := safe[method](ctx, c); !errors.Is(err, client.ErrUnavailable) {
-					t.Errorf("error %v, want the server's", err)
+					t.Errorf("%s = error %v, want ErrUnavailable", method, err)
 				}
 				took := time.Since(start)
 				if n := b.calls(); n != tt.calls || took < tt.atLeast || took > 10*time.Second {
-					t.Errorf("%d calls in %v, want %d in at least %v", n, took, tt.calls, tt.atLeast)
+					t.Errorf("the server got %d calls in %v, want %d in %v to 10s", n, took, tt.calls, tt.atLeast)
 				}
 			})
 		}
@@ -259,11 +259,11 @@ func TestRetryInfoIsTheLeastWait(t *testing.T) {
 	start := time.Now()
 	_, err := c.Cache.Get(t.Context(), "k")
 	if took := time.Since(start); b.calls() != 3 || took < 400*time.Millisecond {
-		t.Errorf("%d calls in %v, want 3 in at least 400ms", b.calls(), took)
+		t.Errorf("the server got %d calls in %v, want 3 in at least 400ms", b.calls(), took)
 	}
 	var e *client.Error
 	if !errors.As(err, &e) || e.RetryAfter != 200*time.Millisecond {
-		t.Errorf("error %#v, want RetryAfter 200ms", err)
+		t.Errorf("Get = error %#v, want RetryAfter 200ms", err)
 	}
 }
 
@@ -292,10 +292,10 @@ func TestWalkIsNotBegunAgainOnceItHasProgressed(t *testing.T) {
 		last = err
 	}
 	if want := []client.Progress{{Deleted: 7, ResumeToken: "here"}}; !slices.Equal(got, want) {
-		t.Errorf("progress %+v, want %+v", got, want)
+		t.Errorf("DeleteMatching yielded %+v, want %+v", got, want)
 	}
 	if !errors.Is(last, client.ErrUnavailable) || b.calls() != 2 {
-		t.Errorf("ended with %v after %d calls, want ErrUnavailable after 2", last, b.calls())
+		t.Errorf("DeleteMatching ended with %v after %d calls, want ErrUnavailable after 2", last, b.calls())
 	}
 }
 
@@ -305,6 +305,6 @@ func TestCallsOutsideLarderAreNotRetried(t *testing.T) {
 	c := connect(t, client.Options{Target: b.addr})
 	_, err := grpc_health_v1.NewHealthClient(c.Conn()).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
 	if !errors.Is(err, client.ErrUnavailable) || b.calls() != 1 {
-		t.Errorf("error %v after %d calls, want ErrUnavailable after 1", err, b.calls())
+		t.Errorf("Check = error %v after %d calls, want ErrUnavailable after 1", err, b.calls())
 	}
 }

@@ -20,7 +20,7 @@ import (
 //go:embed service_config.json
 var serviceConfig string
 
-// methods returns the full names of those methods that are declared safe to repeat, or of those that are not.
+// methods returns the full names of the methods whose idempotency_level allows retries, or of the others.
 func methods(safe bool) (names []string) {
 	for _, file := range []protoreflect.FileDescriptor{cachev1.File_larder_cache_v1_cache_proto, sessionv1.File_larder_session_v1_session_proto} {
 		for i := range file.Services().Len() {
@@ -47,7 +47,7 @@ func TestServiceConfigRetriesExactlyTheIdempotentMethods(t *testing.T) {
 		}
 	}
 	if err := json.Unmarshal([]byte(serviceConfig), &config); err != nil {
-		t.Fatal(err)
+		t.Fatalf("service_config.json: error %v, want valid JSON", err)
 	}
 	var got []string
 	for _, c := range config.MethodConfig {
@@ -64,11 +64,11 @@ func TestServiceConfigRetriesExactlyTheIdempotentMethods(t *testing.T) {
 	}
 	slices.Sort(got)
 	if diff := cmp.Diff(methods(true), got); diff != "" {
-		t.Errorf("methods (-want +got):\n%s", diff)
+		t.Errorf("methods with a retryPolicy (-want +got):\n%s", diff)
 	}
 }
 
-// What another language gets from the file: gRPC itself reads it and does as it says.
+// TestServiceConfigWorksWithoutThisClient: gRPC itself, as in other languages, balances and retries as the file says.
 func TestServiceConfigWorksWithoutThisClient(t *testing.T) {
 	t.Parallel()
 	ready, unready := serve(t, refuse("0")), serve(t, refuse("0"))
@@ -76,17 +76,17 @@ func TestServiceConfigWorksWithoutThisClient(t *testing.T) {
 	o := over(ready, unready)
 	conn, err := grpc.NewClient(o.Target, append(o.DialOptions, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultServiceConfig(serviceConfig))...)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("NewClient = error %v, want none", err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	rpc := cachev1.NewCacheServiceClient(conn)
 	if _, err := rpc.Get(t.Context(), &cachev1.GetRequest{Key: "k"}); err == nil || ready.calls() != 4 {
-		t.Errorf("Get: error %v after %d calls, want one after 4", err, ready.calls())
+		t.Errorf("Get = error %v after %d calls, want one after 4", err, ready.calls())
 	}
 	if _, err := rpc.Increment(t.Context(), &cachev1.IncrementRequest{Key: "k"}); err == nil || ready.calls() != 5 {
-		t.Errorf("Increment: error %v after %d calls in all, want one after 5", err, ready.calls())
+		t.Errorf("Increment = error %v after %d calls in all, want one after 5", err, ready.calls())
 	}
 	if n := unready.calls(); n != 0 {
-		t.Errorf("%d calls went to the backend that is not ready", n)
+		t.Errorf("the backend that is not ready got %d calls, want 0", n)
 	}
 }

@@ -9,105 +9,123 @@ import (
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
 
-// Sessions keeps who is logged in, from which device, with which attributes, until when. A session has a token, the
-// secret that its client presents, and an ID, the public handle for lists, logs and revocation.
+// Sessions creates, validates and ends the sessions of one namespace. A session records who is logged in, from which
+// device, with which attributes and until when. It has a token, the secret that the end user's client presents, and an
+// ID, the public handle for lists, logs and revocation.
+//
+// Whether a session is active is told by the errors [ErrInactive], [ErrStepUpRequired] and [ErrReauthRequired]. Every
+// other error is an [*Error] unless a method says otherwise.
+//
+// Sessions is safe for concurrent use. [Client] holds that of [Options].Namespace.
 type Sessions struct {
 	rpc       sessionv1.SessionServiceClient
 	namespace string
 }
 
-// In returns the sessions of another namespace, over the same connections.
+// In returns the Sessions of another namespace, over the same connections. Empty means "default". The server checks the
+// name as for [Cache.In].
 func (s *Sessions) In(namespace string) *Sessions { return &Sessions{rpc: s.rpc, namespace: namespace} }
 
-// A Session is an active session. It never holds the token.
+// A Session is an active session. It never contains the token.
 type Session struct {
-	// ID is the public handle, safe to log and to show.
+	// ID is the public handle, which is safe to log and to show.
 	ID string
-	// Subject is whose session it is; empty means an anonymous one.
+	// Subject is the user or other principal that the session belongs to. Empty means that the session is anonymous.
 	Subject string
 	// Attributes are the session's data.
 	Attributes map[string]string
-	// Version counts the changes of Attributes, from 1.
+	// Version counts the changes of Attributes, starting at 1.
 	Version int64
-	// Device is what the client said of itself.
+	// Device is what the end user's client said about itself when the session was created.
 	Device Device
 	// CreatedAt is when the session was created.
 	CreatedAt time.Time
-	// LastActiveAt is when the session was last active, up to a minute before its last validation.
+	// LastActiveAt is when the session was last active. It is recorded at most once per touch interval (5 % of the idle
+	// timeout, between 1 s and 60 s) and may be that much too early.
 	LastActiveAt time.Time
-	// IdleExpiresAt is when the session ends without further activity.
+	// IdleExpiresAt is when the session ends if there is no further activity.
 	IdleExpiresAt time.Time
-	// AbsoluteExpiresAt is when the session ends whatever its activity.
+	// AbsoluteExpiresAt is when the session ends regardless of activity.
 	AbsoluteExpiresAt time.Time
 	// ExpiresAt is the earlier of IdleExpiresAt and AbsoluteExpiresAt.
 	ExpiresAt time.Time
-	// Current marks, in a list, the session that the caller named as its own.
+	// Current is true for the caller's own session in a list, as named by [ListSubjectOptions].
 	Current bool
 	// Assurance says how the subject was authenticated.
 	Assurance Assurance
-	// CacheFor is for how long after a validation it may be believed without asking again; zero means not at all.
+	// CacheFor is how long the caller may rely on this validation without repeating it; a revocation in that time goes
+	// unnoticed. Zero means not at all. Only [Sessions.Validate] and [Sessions.BatchValidate] set it.
 	CacheFor time.Duration
 }
 
-// Assurance says how well it is known that a session's subject is who it says.
+// Assurance says how the subject of a session was authenticated.
 type Assurance struct {
 	// AAL is the authentication assurance level of NIST SP 800-63B-4, 1 to 3. Zero means unknown.
 	AAL int
-	// AMR are the methods of authentication, named as in RFC 8176, at most 16.
+	// AMR are the authentication methods, named as in RFC 8176 ("pwd", "otp", "hwk"): at most 16, of 1 to 32 characters
+	// of a-z, 0-9, dot, underscore and dash.
 	AMR []string
-	// AuthenticatedAt is when the subject last authenticated. In options zero means now; in a Session it means that it is
-	// anonymous.
+	// AuthenticatedAt is when the subject last authenticated, in whole milliseconds. In options it must not be in the
+	// future, and the zero time means now. In a [Session] the zero time means that the session is anonymous.
 	AuthenticatedAt time.Time
 }
 
-// A Device is what a client said of itself when its session was created.
+// A Device is what an end user's client said about itself when its session was created. Empty fields mean unknown.
 type Device struct {
-	// IP is the client's address, at most 64 bytes.
+	// IP is the address of the client, at most 64 bytes.
 	IP string
-	// UserAgent is the client's own name, at most 512 bytes.
+	// UserAgent is the User-Agent of the client, at most 512 bytes.
 	UserAgent string
-	// Label is a name for people, such as "Ann's phone", at most 128 bytes.
+	// Label is a name to show to people, such as "Ann's phone", at most 128 bytes.
 	Label string
-	// Class is the kind of device, such as "mobile", by which sessions are limited, listed and revoked: at most 32
-	// characters of a-z, 0-9, underscore and dash, out of few for one subject.
+	// Class is the kind of device, such as "mobile", by which sessions can be limited, listed and revoked: at most 32
+	// characters of a-z, 0-9, underscore and dash. A subject should have few different classes.
 	Class string
 }
 
-// CreateOptions say what a session begins with. The zero value has no data and the server's timeouts.
+// CreateOptions are the options of [Sessions.Create]. The zero value has no attributes and the server's timeouts.
 type CreateOptions struct {
-	// Attributes are the session's data: at most 64, names of 1 to 128 bytes, 64 KiB together.
+	// Attributes are the session's data: at most 64, with names of 1 to 128 bytes, and 64 KiB in total.
 	Attributes map[string]string
-	// IdleTimeout ends the session after so long without activity, at least 1 s. It may only shorten the server's.
+	// IdleTimeout ends the session after this time without activity, at least 1 s. Zero means the server's idle timeout,
+	// 30 min unless configured otherwise, which IdleTimeout can only shorten.
 	IdleTimeout time.Duration
-	// AbsoluteTimeout ends the session so long after its creation, at least 1 s. It may only shorten the server's.
+	// AbsoluteTimeout ends the session this long after its creation, at least 1 s. Zero means the server's absolute
+	// timeout, 12 h unless configured otherwise, which AbsoluteTimeout can only shorten.
 	AbsoluteTimeout time.Duration
-	// Device is what the client said of itself.
+	// Device is what the end user's client said about itself.
 	Device Device
-	// Assurance says how the subject was authenticated. It must be left out of an anonymous session.
+	// Assurance says how the subject was authenticated. It must be zero for an anonymous session.
 	Assurance Assurance
-	// IfSubjectEpoch, unless nil, is what SubjectEpoch returned before: if the subject's sessions, or those of the device's
-	// class, have been revoked since, Create fails with ErrSubjectEpochChanged.
+	// IfSubjectEpoch is what [Sessions.SubjectEpoch] returned before the login was checked. Create fails with
+	// [ErrSubjectEpochChanged] if the sessions of the subject, or of the device's class, were revoked since then. Nil means
+	// that this is not checked; it must be nil for an anonymous session.
 	IfSubjectEpoch *int64
-	// MaxSessions is how many sessions the subject may have with this one, MaxClassSessions how many of them with the
-	// device's class. Zero means the server's limit, which they may only lower.
-	MaxSessions, MaxClassSessions int32
-	// OnEvicted, unless nil, is told of the sessions that were ended to make room, at most 200 of them.
+	// MaxSessions is the maximum number of concurrent sessions of the subject, this one included, and MaxClassSessions the
+	// maximum number of those with the device's class. Zero means the server's limit, which they can only lower.
+	MaxSessions, MaxClassSessions int
+	// OnEvicted is called with the sessions that the server ended to make room, at most 200 of them, before Create
+	// returns. It is not called if there were none. Nil means that the caller does not want to know.
 	OnEvicted func([]SessionSummary)
 }
 
-// Create starts a session of a subject, or an anonymous one if subject is empty. The token is the secret to hand to the
-// client; it cannot be had again. Where the subject has as many sessions as it may, the server ends others to make room,
-// or Create fails with a *LimitError, as the server is configured. Create is never retried.
+// Create starts a session of a subject, 1 to 256 bytes, or an anonymous session if subject is empty. The token is the
+// secret to hand to the end user's client; Larder does not store it and cannot return it again.
+//
+// If the subject has as many sessions as it may, the server either ends others to make room or refuses with a
+// [*LimitError], as it is configured. Create is never retried: after [ErrUnavailable] or [ErrOutcomeUnknown] a session
+// may exist whose token nobody has, and which ends by its idle timeout.
 func (s *Sessions) Create(ctx context.Context, subject string, o CreateOptions) (token string, session *Session, err error) {
 	req := &sessionv1.CreateSessionRequest{
-		Namespace:       s.namespace,
-		Subject:         subject,
-		Attributes:      o.Attributes,
-		IdleTimeout:     duration(o.IdleTimeout),
-		AbsoluteTimeout: duration(o.AbsoluteTimeout),
-		Assurance:       o.Assurance.message(),
-
-		IfSubjectEpoch: o.IfSubjectEpoch, MaxSessions: o.MaxSessions, MaxClassSessions: o.MaxClassSessions,
+		Namespace:        s.namespace,
+		Subject:          subject,
+		Attributes:       o.Attributes,
+		IdleTimeout:      duration(o.IdleTimeout),
+		AbsoluteTimeout:  duration(o.AbsoluteTimeout),
+		Assurance:        o.Assurance.message(),
+		IfSubjectEpoch:   o.IfSubjectEpoch,
+		MaxSessions:      toInt32(o.MaxSessions),
+		MaxClassSessions: toInt32(o.MaxClassSessions),
 	}
 	if o.Device != (Device{}) {
 		req.Device = &sessionv1.Device{Ip: o.Device.IP, UserAgent: o.Device.UserAgent, Label: o.Device.Label, Class: o.Device.Class}
@@ -125,61 +143,8 @@ func (s *Sessions) Create(ctx context.Context, subject string, o CreateOptions) 
 	return r.GetSessionToken(), newSession(r.GetSession()), nil
 }
 
-// A Touch says whether a validation counts as activity.
-type Touch = sessionv1.Touch
-
-// The ways to touch. The zero value is TouchAuto.
-const (
-	// TouchAuto slides the idle timeout, at most once per touch interval, after the answer has been given.
-	TouchAuto = sessionv1.Touch_TOUCH_AUTO
-	// TouchNever leaves the idle timeout alone, for polling.
-	TouchNever = sessionv1.Touch_TOUCH_NEVER
-	// TouchForce slides the idle timeout before the answer is given.
-	TouchForce = sessionv1.Touch_TOUCH_FORCE
-)
-
-// ValidateOptions say how to check a token.
-type ValidateOptions struct {
-	// Touch says whether this counts as activity.
-	Touch Touch
-	// Primary asks the Redis primary, so that a revocation which has returned is always seen.
-	Primary bool
-	// MinAAL is the least level of assurance, 1 to 3. Zero means any.
-	MinAAL int
-	// MaxAuthAge is how long ago the subject may have authenticated. Zero means any time.
-	MaxAuthAge time.Duration
-}
-
-// require is what the options require, nil for nothing.
-func (o ValidateOptions) require() *sessionv1.Requirement {
-	if o.MinAAL == 0 && o.MaxAuthAge == 0 {
-		return nil
-	}
-	return &sessionv1.Requirement{MinAal: int32(o.MinAAL), MaxAuthAge: duration(o.MaxAuthAge)} //nolint:gosec // the server refuses what is not 0 to 3
-}
-
-// consistency is how fresh the options want a verdict.
-func (o ValidateOptions) consistency() sessionv1.Consistency {
-	if o.Primary {
-		return sessionv1.Consistency_CONSISTENCY_PRIMARY
-	}
-	return sessionv1.Consistency_CONSISTENCY_UNSPECIFIED
-}
-
-// Validate returns the active session of a token, or ErrInactive, ErrStepUpRequired or ErrReauthRequired. It never returns a session and an error, so that a
-// caller who overlooks the error has no session either. By default the replica's near cache answers: it reflects every
-// change made through the same replica, others within milliseconds.
-func (s *Sessions) Validate(ctx context.Context, token string, o ValidateOptions) (*Session, error) {
-	r, err := s.rpc.ValidateSession(ctx, &sessionv1.ValidateSessionRequest{
-		Namespace: s.namespace, SessionToken: token, Touch: o.Touch, Consistency: o.consistency(), Require: o.require(),
-	})
-	if err != nil {
-		return nil, err
-	}
-	return verdict(sessionv1.BatchValidateSessionsOutcome(r.GetOutcome()), r)
-}
-
-// Get returns the active session of an ID, or ErrInactive, without counting as activity.
+// Get returns the active session with an ID, or [ErrInactive]. It reads from the Redis primary and does not count as
+// activity.
 func (s *Sessions) Get(ctx context.Context, id string) (*Session, error) {
 	r, err := s.rpc.GetSession(ctx, &sessionv1.GetSessionRequest{Namespace: s.namespace, SessionId: id})
 	if err != nil {
@@ -188,29 +153,30 @@ func (s *Sessions) Get(ctx context.Context, id string) (*Session, error) {
 	return active(r.GetOutcome() == sessionv1.GetSessionOutcome_GET_SESSION_OUTCOME_ACTIVE, r.GetSession())
 }
 
-// A Target is the session that a call is about. Make one with ByID or ByToken; the zero value is invalid.
-type Target struct{ id, token string }
+// A SessionTarget names the session that a call is about. [ByID] and [ByToken] return one; the zero value names none.
+type SessionTarget struct{ id, token string }
 
-// ByID is the session with a public handle.
-func ByID(id string) Target { return Target{id: id} }
+// ByID names the session with an ID.
+func ByID(id string) SessionTarget { return SessionTarget{id: id} }
 
-// ByToken is the session with a secret.
-func ByToken(token string) Target { return Target{token: token} }
+// ByToken names the session with a token.
+func ByToken(token string) SessionTarget { return SessionTarget{token: token} }
 
-// String returns the public handle, and never the secret.
-func (t Target) String() string {
+// String returns the ID, or "(by token)" so that the token is never shown.
+func (t SessionTarget) String() string {
 	if t.token != "" {
 		return "(by token)"
 	}
 	return t.id
 }
 
-// GoString returns the same as String, so that no format shows the secret.
-func (t Target) GoString() string { return t.String() }
+// GoString returns the same as String, so that no format verb shows the token.
+func (t SessionTarget) GoString() string { return t.String() }
 
-// Revoke ends a session and reports whether it was active; that it was not is no error, since it is ended either way.
-// When Revoke has returned, no validation with Primary succeeds anywhere.
-func (s *Sessions) Revoke(ctx context.Context, target Target) (revoked bool, err error) {
+// Revoke ends a session and reports whether it was active until then. Revoking an inactive session is not an error. Once
+// Revoke has returned, no validation with [ValidateOptions].Primary succeeds anywhere; other replicas' near caches follow
+// within milliseconds.
+func (s *Sessions) Revoke(ctx context.Context, target SessionTarget) (revoked bool, err error) {
 	req := &sessionv1.RevokeSessionRequest{Namespace: s.namespace}
 	switch {
 	case target.token != "":
@@ -222,7 +188,7 @@ func (s *Sessions) Revoke(ctx context.Context, target Target) (revoked bool, err
 	return r.GetOutcome() == sessionv1.RevokeSessionOutcome_REVOKE_SESSION_OUTCOME_REVOKED, err
 }
 
-// active is the session of an answer, only if both the outcome and the data say that there is one.
+// active returns the session of an answer only if both its outcome and its data say that the session is active.
 func active(ok bool, m *sessionv1.Session) (*Session, error) {
 	if !ok || m == nil {
 		return nil, ErrInactive
@@ -237,20 +203,20 @@ func newSession(m *sessionv1.Session) *Session {
 		Attributes:        m.GetAttributes(),
 		Version:           m.GetVersion(),
 		Device:            newDevice(m.GetDevice()),
-		CreatedAt:         at(m.GetCreatedAt()),
-		LastActiveAt:      at(m.GetLastActiveAt()),
-		IdleExpiresAt:     at(m.GetIdleExpiresAt()),
-		AbsoluteExpiresAt: at(m.GetAbsoluteExpiresAt()),
-		ExpiresAt:         at(m.GetExpiresAt()),
+		CreatedAt:         timeOf(m.GetCreatedAt()),
+		LastActiveAt:      timeOf(m.GetLastActiveAt()),
+		IdleExpiresAt:     timeOf(m.GetIdleExpiresAt()),
+		AbsoluteExpiresAt: timeOf(m.GetAbsoluteExpiresAt()),
+		ExpiresAt:         timeOf(m.GetExpiresAt()),
 		Current:           m.GetCurrent(),
 		Assurance: Assurance{
-			AAL: int(m.GetAssurance().GetAal()), AMR: m.GetAssurance().GetAmr(), AuthenticatedAt: at(m.GetAssurance().GetAuthenticatedAt()),
+			AAL: int(m.GetAssurance().GetAal()), AMR: m.GetAssurance().GetAmr(), AuthenticatedAt: timeOf(m.GetAssurance().GetAuthenticatedAt()),
 		},
 	}
 }
 
-// at is the time of a timestamp; the zero time, and not 1970, when there is none.
-func at(t *timestamppb.Timestamp) time.Time {
+// timeOf returns the zero time, and not 1970, for an absent timestamp.
+func timeOf(t *timestamppb.Timestamp) time.Time {
 	if t == nil {
 		return time.Time{}
 	}

@@ -3,82 +3,100 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"time"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
 
-// A SessionEvent is something that happened to a session, or to all of a subject. It holds no token and no attribute.
+// A SessionEvent says what happened to one session, or to all sessions of a subject. It contains no token and no
+// attribute.
 type SessionEvent struct {
-	// ID is unique, and the same whenever the event is told.
+	// ID is unique, and the same each time the event is reported.
 	ID string
-	// Type says what happened; empty means nothing, and that the event is there for its ResumeToken.
+	// Type says what happened. Empty means that nothing did and that the event only carries a ResumeToken.
 	Type SessionEventType
-	// At is when it happened; for an expiry when the session's time was over.
+	// At is when it happened, by the clock of Redis. A session that expired is reported later than that, by up to the
+	// server's sweep interval, 10 s unless configured otherwise.
 	At time.Time
-	// SessionID is the session's public handle; empty where all of the subject are meant, but ExceptID.
-	SessionID, ExceptID string
-	// Subject is whose session it is; empty means an anonymous one.
+	// SessionID is the ID of the session. Empty means all sessions of the subject.
+	SessionID string
+	// ExceptID is the ID of the session that was kept when all others of the subject were revoked. Empty means none.
+	ExceptID string
+	// Subject is the subject of the session. Empty means that the session was anonymous or that its record was lost.
 	Subject string
-	// Reason tells more of SessionRevoked: REVOKED, SUBJECT, LIMIT, PROMOTED, TOKEN_REUSE or LOST.
+	// Reason says why a session was revoked ([SessionRevoked]): REVOKED by [Sessions.Revoke], SUBJECT together with the
+	// subject's other sessions, LIMIT to make room for a newer one, PROMOTED in favor of the subject's session, TOKEN_REUSE
+	// after an old token was presented, or LOST because Redis has lost its record. Empty for other types.
 	Reason string
-	// Class is the only class of which the subject's sessions were revoked; empty means all.
+	// Class is the only device class whose sessions of the subject were revoked. Empty means all.
 	Class string
-	// FromID is the anonymous session that was promoted to this one, ToID the one that this was promoted to.
-	FromID, ToID string
-	// ResumeToken resumes a watch after this event and all before it; empty means that a later one will tell.
+	// FromID is the ID of the anonymous session that was promoted to this one ([SessionPromoted]).
+	FromID string
+	// ToID is the ID of the session that this anonymous one was promoted to ([SessionRevoked] with the reason PROMOTED).
+	ToID string
+	// ResumeToken resumes a watch after this event and all earlier ones. Empty means that a later event will have one.
 	ResumeToken string
 }
 
-// A SessionEventType is a type of event. It is the name of the protocol's enum value without its prefix.
+// A SessionEventType is a type of [SessionEvent]. A type that only a later server knows is [Unrecognized].
 type SessionEventType string
 
-// The types of events.
+// The types of session events.
 const (
 	// SessionCreated means that a session was created.
 	SessionCreated SessionEventType = "CREATED"
-	// SessionRotated means that a session has a new token.
+	// SessionRotated means that the token of a session was replaced.
 	SessionRotated SessionEventType = "ROTATED"
-	// SessionAttributesChanged means that attributes were changed.
+	// SessionAttributesChanged means that attributes of a session were changed.
 	SessionAttributesChanged SessionEventType = "ATTRIBUTES_CHANGED"
-	// SessionPromoted means that a session of a subject took the place of an anonymous one.
+	// SessionPromoted means that a session of a subject replaced an anonymous one.
 	SessionPromoted SessionEventType = "PROMOTED"
-	// SessionReauthenticated means that the subject has authenticated again.
+	// SessionReauthenticated means that the subject of a session authenticated again.
 	SessionReauthenticated SessionEventType = "REAUTHENTICATED"
-	// SessionRevoked means that a session was ended by authority, or all of a subject.
+	// SessionRevoked means that a session, or all sessions of a subject, were ended by a caller or by Larder before their
+	// time.
 	SessionRevoked SessionEventType = "REVOKED"
-	// SessionExpiredIdle means that a session ended by its idle timeout.
+	// SessionExpiredIdle means that a session reached its idle timeout.
 	SessionExpiredIdle SessionEventType = "EXPIRED_IDLE"
-	// SessionExpiredAbsolute means that a session ended by its absolute timeout.
+	// SessionExpiredAbsolute means that a session reached its absolute timeout.
 	SessionExpiredAbsolute SessionEventType = "EXPIRED_ABSOLUTE"
-	// SessionTokenReuse means that a token was presented which had long been replaced.
+	// SessionTokenReuse means that a token was presented long after it had been replaced, as a thief would.
 	SessionTokenReuse SessionEventType = "TOKEN_REUSE"
 )
 
-// WatchSessionsOptions say which events to tell. The zero value means all from now on.
-type WatchSessionsOptions struct {
-	// Subject is whose; empty means everybody's.
+// WatchEventsOptions are the options of [Sessions.WatchEvents]. The zero value watches all events from now on.
+type WatchEventsOptions struct {
+	// Subject is the subject whose sessions are watched. Empty means all subjects.
 	Subject string
-	// Types are of which types; none means all.
+	// Types are the types of events to yield, at most 16. None means all types.
 	Types []SessionEventType
-	// ResumeToken is the last that an earlier watch of the same namespace and subject has told and whose events are done
-	// with; empty means to begin now.
+	// ResumeToken is the last non-empty one of an earlier watch of the same namespace and subject whose events have been
+	// processed. Empty means to start now.
 	ResumeToken string
 }
 
-// WatchEvents tells what happens to the sessions of the namespace, in order for each subject, while the caller ranges over
-// it. When a connection or Larder's Redis is lost it goes on where it was for as long as ctx allows, so that nothing is
-// missed; an event may then come twice. The first event has no type: what is changed from then on is told. An error comes
-// last: ErrEventsTrimmed where some events are gone, ErrUnavailable only where the watch could not begin.
+// WatchEvents yields what happens to the sessions of the namespace, in order for each subject. The watch goes on while
+// the caller ranges over it and ends with the loop. If a connection, a replica or Redis is lost, the watch resumes where
+// it was for as long as ctx lasts, so that no event is missed; an event may then be yielded twice.
 //
-// A program that must not miss what happens while it is away stores each ResumeToken that is not empty, when it has done
-// with the event and those before it.
-func (s *Sessions) WatchEvents(ctx context.Context, o WatchSessionsOptions) iter.Seq2[SessionEvent, error] {
+// The first event has no type: everything that changes after it is reported. An error is yielded last:
+// [ErrEventsTrimmed] if events no longer exist, and [ErrUnavailable] only if the watch could not start. Larder keeps an
+// event for 24 h and as long as it is among the last 100,000 events of its partition (of 256).
+//
+// A program that must not miss events while it does not run stores each non-empty ResumeToken after it has processed the
+// event and all earlier ones.
+func (s *Sessions) WatchEvents(ctx context.Context, o WatchEventsOptions) iter.Seq2[SessionEvent, error] {
 	return func(yield func(SessionEvent, error) bool) {
 		req := &sessionv1.WatchSessionEventsRequest{Namespace: s.namespace, Subject: o.Subject, ResumeToken: o.ResumeToken}
-		for _, t := range o.Types {
-			req.Types = append(req.Types, sessionv1.SessionEventType(sessionv1.SessionEventType_value["SESSION_EVENT_TYPE_"+string(t)]))
+		for i, t := range o.Types {
+			n, err := number[sessionv1.SessionEventType](fmt.Sprintf("types[%d]", i), t, sessionEventPrefix, sessionv1.SessionEventType_value)
+			if err != nil {
+				yield(SessionEvent{}, err)
+				return
+			}
+			req.Types = append(req.Types, n)
 		}
 		began := req.GetResumeToken() != ""
 		for failures := 0; ; failures++ {
@@ -101,7 +119,7 @@ func (s *Sessions) WatchEvents(ctx context.Context, o WatchSessionsOptions) iter
 	}
 }
 
-// watchEvents makes one call and keeps the place to go on from in req. More is false once the caller has seen enough.
+// watchEvents makes one call and keeps the place to resume from in req. More is false if the caller has left the loop.
 func (s *Sessions) watchEvents(ctx context.Context, req *sessionv1.WatchSessionEventsRequest, yield func(SessionEvent, error) bool) (answered, more bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -116,7 +134,7 @@ func (s *Sessions) watchEvents(ctx context.Context, req *sessionv1.WatchSessionE
 		}
 		answered = true
 		if r.GetEvent() == nil && r.GetResumeToken() == req.GetResumeToken() {
-			continue // a sign of life
+			continue // a heartbeat
 		}
 		if !yield(newSessionEvent(r), nil) {
 			return answered, false, nil
@@ -127,7 +145,7 @@ func (s *Sessions) watchEvents(ctx context.Context, req *sessionv1.WatchSessionE
 	}
 }
 
-// pause waits, or returns false because ctx ended.
+// pause waits. It returns false if ctx ended before.
 func pause(ctx context.Context, wait time.Duration) bool {
 	t := time.NewTimer(wait)
 	defer t.Stop()
@@ -139,12 +157,28 @@ func pause(ctx context.Context, wait time.Duration) bool {
 	}
 }
 
+const sessionEventPrefix = "SESSION_EVENT_TYPE_"
+
 func newSessionEvent(r *sessionv1.WatchSessionEventsResponse) SessionEvent {
-	e := SessionEvent{ResumeToken: r.GetResumeToken()}
-	if m := r.GetEvent(); m != nil {
-		e.ID, e.Type, e.At = m.GetEventId(), SessionEventType(name(m.GetType(), "SESSION_EVENT_TYPE_")), at(m.GetAt())
-		e.SessionID, e.ExceptID, e.Subject = m.GetSessionId(), m.GetExceptSessionId(), m.GetSubject()
-		e.Reason, e.Class, e.FromID, e.ToID = m.GetReason(), m.GetClass(), m.GetFromSessionId(), m.GetToSessionId()
+	m := r.GetEvent()
+	if m == nil {
+		return SessionEvent{ResumeToken: r.GetResumeToken()}
+	}
+	e := SessionEvent{
+		ID:          m.GetEventId(),
+		Type:        SessionEventType(text(m.GetType(), sessionEventPrefix)),
+		At:          timeOf(m.GetAt()),
+		SessionID:   m.GetSessionId(),
+		ExceptID:    m.GetExceptSessionId(),
+		Subject:     m.GetSubject(),
+		Reason:      m.GetReason(),
+		Class:       m.GetClass(),
+		FromID:      m.GetFromSessionId(),
+		ToID:        m.GetToSessionId(),
+		ResumeToken: r.GetResumeToken(),
+	}
+	if e.Type == "" { // the replica does not know the type either, because a later one has written the event
+		e.Type = Unrecognized
 	}
 	return e
 }

@@ -17,7 +17,7 @@ import (
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
 
-// What an event says reaches the caller, and nothing is asked for that was not.
+// TestWatchEvents: every option reaches the server, and every field of an event the caller.
 func TestWatchEvents(t *testing.T) {
 	t.Parallel()
 	b := &backend{events: func(r *sessionv1.WatchSessionEventsRequest, s grpc.ServerStreamingServer[sessionv1.WatchSessionEventsResponse]) error {
@@ -30,20 +30,20 @@ func TestWatchEvents(t *testing.T) {
 		}})
 	}}
 	c := connect(t, client.Options{Target: b.start(t, insecure.NewCredentials()).addr, Namespace: "shop"})
-	o := client.WatchSessionsOptions{Subject: "ann", Types: []client.SessionEventType{client.SessionRevoked}, ResumeToken: "t0"}
+	o := client.WatchEventsOptions{Subject: "ann", Types: []client.SessionEventType{client.SessionRevoked}, ResumeToken: "t0"}
 	for e, err := range c.Sessions.WatchEvents(t.Context(), o) {
 		want := client.SessionEvent{
 			ID: "1-2-3", Type: client.SessionRevoked, At: noon, SessionID: "s1", Subject: "ann", Reason: "SUBJECT", ExceptID: "s2",
 			Class: "web", FromID: "s3", ToID: "s4", ResumeToken: "t1",
 		}
 		if diff := cmp.Diff(want, e); diff != "" || err != nil {
-			t.Errorf("%v (-want +got):\n%s", err, diff)
+			t.Errorf("WatchEvents = error %v, want none; event (-want +got):\n%s", err, diff)
 		}
 		break
 	}
 }
 
-// A watch that breaks off goes on after the last event that the caller has done with, however often.
+// TestWatchEventsGoesOnWhereItWas: a watch that breaks off resumes after the last event that the caller has processed.
 func TestWatchEventsGoesOnWhereItWas(t *testing.T) {
 	t.Parallel()
 	b := new(backend)
@@ -61,7 +61,7 @@ func TestWatchEventsGoesOnWhereItWas(t *testing.T) {
 			{ResumeToken: fmt.Sprint("t", at)},
 			{Event: &sessionv1.SessionEvent{EventId: fmt.Sprint(at + 1)}},
 			{Event: &sessionv1.SessionEvent{EventId: fmt.Sprint(at + 2)}, ResumeToken: fmt.Sprint("t", at+2)},
-			{Event: &sessionv1.SessionEvent{EventId: fmt.Sprint(at + 3)}}, // told again, for no token has come
+			{Event: &sessionv1.SessionEvent{EventId: fmt.Sprint(at + 3)}}, // sent again, because it has no token
 		} {
 			if err := s.Send(resp); err != nil {
 				return err
@@ -71,10 +71,10 @@ func TestWatchEventsGoesOnWhereItWas(t *testing.T) {
 	}
 	c := connect(t, client.Options{Target: b.start(t, insecure.NewCredentials()).addr})
 	seen, twice := map[string]bool{}, 0
-	for e, err := range c.Sessions.WatchEvents(t.Context(), client.WatchSessionsOptions{}) {
+	for e, err := range c.Sessions.WatchEvents(t.Context(), client.WatchEventsOptions{}) {
 		if err != nil {
 			if !errors.Is(err, client.ErrEventsTrimmed) {
-				t.Errorf("ended with %v", err)
+				t.Errorf("WatchEvents ended with %v, want ErrEventsTrimmed", err)
 			}
 			break
 		}
@@ -85,32 +85,32 @@ func TestWatchEventsGoesOnWhereItWas(t *testing.T) {
 	}
 	for i := 1; i <= 31; i++ {
 		if !seen[fmt.Sprint(i)] {
-			t.Errorf("event %d was not told", i)
+			t.Errorf("event %d was not yielded, want all of 1 to 31", i)
 		}
 	}
 	if twice == 0 || b.calls() != 16 {
-		t.Errorf("%d told twice, %d calls", twice, b.calls())
+		t.Errorf("%d events were yielded twice in %d calls, want some in 16", twice, b.calls())
 	}
 }
 
-// What cannot begin says so, and a context that ends is heeded while nothing answers.
+// TestWatchEventsThatCannotGoOn: a watch that cannot start ends with the error, and one that cannot resume with ctx.
 func TestWatchEventsThatCannotGoOn(t *testing.T) {
 	t.Parallel()
 	b := serve(t, refuse())
 	c := connect(t, client.Options{Target: b.addr, MaxAttempts: 1})
-	for _, err := range c.Sessions.WatchEvents(t.Context(), client.WatchSessionsOptions{}) {
+	for _, err := range c.Sessions.WatchEvents(t.Context(), client.WatchEventsOptions{}) {
 		if !errors.Is(err, client.ErrUnavailable) {
-			t.Errorf("ended with %v", err)
+			t.Errorf("WatchEvents that cannot start ended with %v, want ErrUnavailable", err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	for _, err := range c.Sessions.WatchEvents(ctx, client.WatchSessionsOptions{ResumeToken: "t"}) {
+	for _, err := range c.Sessions.WatchEvents(ctx, client.WatchEventsOptions{ResumeToken: "t"}) {
 		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("ended with %v", err)
+			t.Errorf("WatchEvents with a deadline ended with %v, want context.DeadlineExceeded", err)
 		}
 	}
 	if b.calls() < 3 {
-		t.Errorf("%d calls", b.calls())
+		t.Errorf("the server got %d calls, want at least 3", b.calls())
 	}
 }

@@ -17,7 +17,7 @@ import (
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
 
-// replacement is what the calls that replace a token return.
+// A replacement is the result of a call that replaces a token.
 type replacement struct {
 	Token   string
 	Session *client.Session
@@ -40,10 +40,12 @@ func TestCallsThatReplaceTheToken(t *testing.T) {
 	}
 	asks(t, "Promote", promoted, func(c *client.Client) (replacement, error) {
 		return replacing(c.Sessions.Promote(t.Context(), "ls1_secret", "ann", client.PromoteOptions{
-			Assurance: client.Assurance{AAL: 2, AMR: []string{"pwd"}, AuthenticatedAt: noon},
+			Assurance:      client.Assurance{AAL: 2, AMR: []string{"pwd"}, AuthenticatedAt: noon},
+			IfSubjectEpoch: new(int64(7)), MaxSessions: 2, MaxClassSessions: 1,
 		}))
 	}, &sessionv1.PromoteSessionRequest{
 		Namespace: "shop", SessionToken: "ls1_secret", Subject: "ann",
+		IfSubjectEpoch: new(int64(7)), MaxSessions: 2, MaxClassSessions: 1,
 		Assurance: &sessionv1.Assurance{Aal: 2, Amr: []string{"pwd"}, AuthenticatedAt: timestamppb.New(noon)},
 	}, want)
 	asks(t, "PromoteZero", promoted, func(c *client.Client) (replacement, error) {
@@ -80,20 +82,20 @@ func TestRequirementsAndVerdicts(t *testing.T) {
 		{Outcome: sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_FAILED},
 	}}))
 	c := connect(t, client.Options{Target: b.addr, Namespace: "shop"})
-	got, err := c.Sessions.ValidateAll(t.Context(), []client.Validation{
+	got, err := c.Sessions.BatchValidate(t.Context(), []client.ValidateItem{
 		{Token: "a"}, {Token: "b", Options: client.ValidateOptions{Touch: client.TouchNever, Primary: true, MinAAL: 3}},
 	})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("BatchValidate = error %v, want none", err)
 	}
 	want := []error{nil, client.ErrInactive, client.ErrStepUpRequired, client.ErrReauthRequired, client.ErrUnavailable, client.ErrUnprocessed, client.ErrInactive, client.ErrInactive, client.ErrInactive}
 	for i, v := range got {
 		if !errors.Is(v.Err, want[i]) || (v.Session != nil) != (want[i] == nil) {
-			t.Errorf("%d: %+v, %v; want %v", i, v.Session, v.Err, want[i])
+			t.Errorf("verdict %d = %+v, %v; want the error %v and a session only without one", i, v.Session, v.Err, want[i])
 		}
 	}
 	if diff := cmp.Diff(&believed, got[0].Session); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("the active session (-want +got):\n%s", diff)
 	}
 	wantRequest := &sessionv1.BatchValidateSessionsRequest{Namespace: "shop", Items: []*sessionv1.BatchValidateSessionsItem{
 		{SessionToken: "a"},
@@ -136,7 +138,7 @@ func TestWithoutAGoodOutcomeThereIsNoToken(t *testing.T) {
 			t.Parallel()
 			c := connect(t, client.Options{Target: serve(t, always(tt.resp)).addr})
 			if token, s, err := tt.call(t.Context(), c); token != "" || s != nil || !errors.Is(err, tt.want) {
-				t.Errorf("got %q, %v, %v; want %v alone", token, s, err, tt.want)
+				t.Errorf("the call = %q, %v, %v; want no token, no session and %v", token, s, err, tt.want)
 			}
 		})
 	}

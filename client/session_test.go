@@ -65,7 +65,7 @@ func TestCreate(t *testing.T) {
 		return func(c *client.Client) (*client.Session, error) {
 			token, s, err := c.Sessions.Create(t.Context(), subject, o)
 			if token != "ls1_secret" {
-				t.Errorf("token %q, want ls1_secret", token)
+				t.Errorf("Create = the token %q, want ls1_secret", token)
 			}
 			return s, err
 		}
@@ -87,7 +87,7 @@ func TestCreate(t *testing.T) {
 		create("", client.CreateOptions{}), &sessionv1.CreateSessionRequest{Namespace: "shop"}, &client.Session{ID: "s2"})
 	t.Cleanup(func() { // after the parallel subtests
 		if diff := cmp.Diff([]client.SessionSummary{summary}, evicted); diff != "" {
-			t.Errorf("evicted (-want +got):\n%s", diff)
+			t.Errorf("OnEvicted got (-want +got):\n%s", diff)
 		}
 	})
 	t.Run("LimitReached", func(t *testing.T) {
@@ -99,10 +99,10 @@ func TestCreate(t *testing.T) {
 		token, s, err := c.Sessions.Create(t.Context(), "ann", client.CreateOptions{})
 		var limit *client.LimitError
 		if token != "" || s != nil || !errors.As(err, &limit) {
-			t.Fatalf("%v, %v", s, err)
+			t.Fatalf("Create = %q, %v, %v; want no token, no session and a *LimitError", token, s, err)
 		}
 		if diff := cmp.Diff([]client.SessionSummary{summary}, limit.Existing); diff != "" {
-			t.Errorf("existing (-want +got):\n%s", diff)
+			t.Errorf("LimitError.Existing (-want +got):\n%s", diff)
 		}
 	})
 }
@@ -151,7 +151,7 @@ func TestOnlyAnActiveSessionIsReturned(t *testing.T) {
 			t.Parallel()
 			c := connect(t, client.Options{Target: serve(t, always(tt.resp)).addr})
 			if s, err := tt.call(t.Context(), c); s != nil || !errors.Is(err, client.ErrInactive) {
-				t.Errorf("got %v, %v; want no session and ErrInactive", s, err)
+				t.Errorf("the call = %v, %v; want no session and ErrInactive", s, err)
 			}
 		})
 	}
@@ -163,8 +163,8 @@ func TestUpdate(t *testing.T) {
 		Outcome: sessionv1.UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_UPDATED, Version: 4,
 		IncrementedAttributes: map[string]int64{"n": 7}, AttributesSetIfAbsent: []string{"c"},
 	}
-	want := client.Updated{Version: 4, Incremented: map[string]int64{"n": 7}, SetIfAbsent: []string{"c"}}
-	asks(t, "ByID", resp, func(c *client.Client) (client.Updated, error) {
+	want := client.UpdateResult{Version: 4, Incremented: map[string]int64{"n": 7}, SetIfAbsent: []string{"c"}}
+	asks(t, "ByID", resp, func(c *client.Client) (client.UpdateResult, error) {
 		return c.Sessions.Update(t.Context(), client.ByID("s1"), client.UpdateOptions{
 			Set: map[string]string{"a": "1"}, SetIfAbsent: map[string]string{"c": "2"}, Increment: map[string]int64{"n": 1},
 			Delete: []string{"b"}, ExpectedVersion: 3,
@@ -174,7 +174,7 @@ func TestUpdate(t *testing.T) {
 		SetAttributes: map[string]string{"a": "1"}, SetAttributesIfAbsent: map[string]string{"c": "2"},
 		IncrementAttributes: map[string]int64{"n": 1}, DeleteAttributes: []string{"b"}, ExpectedVersion: 3,
 	}, want)
-	asks(t, "ByToken", resp, func(c *client.Client) (client.Updated, error) {
+	asks(t, "ByToken", resp, func(c *client.Client) (client.UpdateResult, error) {
 		return c.Sessions.Update(t.Context(), client.ByToken("ls1_secret"), client.UpdateOptions{})
 	}, &sessionv1.UpdateSessionRequest{
 		Namespace: "shop", Target: &sessionv1.UpdateSessionRequest_SessionToken{SessionToken: "ls1_secret"},
@@ -184,7 +184,7 @@ func TestUpdate(t *testing.T) {
 		b := serve(t, always(&sessionv1.UpdateSessionResponse{Outcome: sessionv1.UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_INACTIVE}))
 		c := connect(t, client.Options{Target: b.addr})
 		if _, err := c.Sessions.Update(t.Context(), client.ByID("s1"), client.UpdateOptions{}); !errors.Is(err, client.ErrInactive) {
-			t.Errorf("error %v, want ErrInactive", err)
+			t.Errorf("Update = error %v, want ErrInactive", err)
 		}
 	})
 }
@@ -217,7 +217,7 @@ func TestListSubject(t *testing.T) {
 	var got []*client.Session
 	for s, err := range c.Sessions.ListSubject(t.Context(), "ann", client.ListSubjectOptions{PageSize: 1, Current: client.ByID("s1"), DeviceClass: "mobile"}) {
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("ListSubject = error %v, want none", err)
 		}
 		got = append(got, s)
 	}
@@ -235,10 +235,10 @@ func TestTargetNeverShowsTheSecret(t *testing.T) {
 	const want = "(by token)"
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
 		if got := fmt.Sprintf(verb, client.ByToken("ls1_secret")); got != want {
-			t.Errorf("%s shows %q, want %q", verb, got, want)
+			t.Errorf("Sprintf(%q) of a token = %q, want %q", verb, got, want)
 		}
 	}
 	if got := client.ByID("s1").String(); got != "s1" {
-		t.Errorf("the public handle shows as %q, want s1", got)
+		t.Errorf("ByID(s1).String() = %q, want s1", got)
 	}
 }

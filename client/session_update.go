@@ -6,34 +6,40 @@ import (
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
 
-// UpdateOptions say what to change. They name at least one attribute, and none twice; those that are not named stay.
+// UpdateOptions say which attributes [Sessions.Update] changes. They name at least one attribute, and none twice. All
+// other attributes keep their values.
 type UpdateOptions struct {
 	// Set are attributes to write.
 	Set map[string]string
-	// SetIfAbsent are attributes to write where the session has none of that name.
+	// SetIfAbsent are attributes to write unless the session has an attribute of the same name.
 	SetIfAbsent map[string]string
-	// Increment are numbers to add to attributes, of which an absent one counts from zero.
+	// Increment are numbers to add to attributes. An absent attribute counts as zero.
 	Increment map[string]int64
-	// Delete are names of attributes to remove.
+	// Delete are the names of attributes to delete. Absent ones are ignored.
 	Delete []string
-	// ExpectedVersion is the version that the session must have, else the call fails with ErrVersionMismatch, and
-	// Error.CurrentVersion tells the version that it has. Zero means any.
+	// ExpectedVersion is the version that the session must have. If it has another, Update fails with
+	// [ErrVersionMismatch], and [Error].CurrentVersion is the session's version. Zero means any.
 	ExpectedVersion int64
 }
 
-// An Updated session is one that has the attributes which were asked for.
-type Updated struct {
-	// Version is the session's version, the same as before if nothing had to be changed.
+// An UpdateResult says what [Sessions.Update] did.
+type UpdateResult struct {
+	// Version is the session's version after the update. It is unchanged if the update changed nothing.
 	Version int64
-	// Incremented are the new values of the attributes that were added to.
+	// Incremented are the new values of the attributes in UpdateOptions.Increment.
 	Incremented map[string]int64
-	// SetIfAbsent are the names of those attributes that were absent and were written, in order.
+	// SetIfAbsent are the names of those attributes in UpdateOptions.SetIfAbsent that were absent and have been written,
+	// sorted.
 	SetIfAbsent []string
 }
 
-// Update changes attributes of an active session, all or none, or returns ErrInactive. It fails with ErrVersionMismatch,
-// ErrTooManyAttributes, ErrNotCounter and ErrOverflow. It is never retried.
-func (s *Sessions) Update(ctx context.Context, target Target, o UpdateOptions) (Updated, error) {
+// Update changes attributes of an active session, either all of them or none, or returns [ErrInactive]. Concurrent
+// updates of different attributes are all kept.
+//
+// Update fails with [ErrVersionMismatch], [ErrTooManyAttributes] (the session would exceed 64 attributes or 64 KiB),
+// [ErrNotCounter] (an attribute to increment is not an integer) or [ErrOverflow]. It is never retried: after
+// [ErrUnavailable] or [ErrOutcomeUnknown] the changes may or may not have been made.
+func (s *Sessions) Update(ctx context.Context, target SessionTarget, o UpdateOptions) (UpdateResult, error) {
 	req := &sessionv1.UpdateSessionRequest{
 		Namespace:             s.namespace,
 		SetAttributes:         o.Set,
@@ -50,10 +56,10 @@ func (s *Sessions) Update(ctx context.Context, target Target, o UpdateOptions) (
 	}
 	r, err := s.rpc.UpdateSession(ctx, req)
 	if err != nil {
-		return Updated{}, err
+		return UpdateResult{}, err
 	}
 	if r.GetOutcome() != sessionv1.UpdateSessionOutcome_UPDATE_SESSION_OUTCOME_UPDATED {
-		return Updated{}, ErrInactive
+		return UpdateResult{}, ErrInactive
 	}
-	return Updated{Version: r.GetVersion(), Incremented: r.GetIncrementedAttributes(), SetIfAbsent: r.GetAttributesSetIfAbsent()}, nil
+	return UpdateResult{Version: r.GetVersion(), Incremented: r.GetIncrementedAttributes(), SetIfAbsent: r.GetAttributesSetIfAbsent()}, nil
 }

@@ -9,11 +9,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// AdminHandler returns the pages for operators, which belong on a port of their own:
+// AdminHandler returns the HTTP handler for operators. It belongs on a port that callers cannot reach:
 //
-//	GET /health        whether calls can be served, as JSON: 200 if so, 503 if not
-//	GET /metrics       metrics for Prometheus
-//	/debug/pprof/      profiles of the process, if asked for: they show its memory
+//	GET /health        JSON status; 200 while calls can be served, otherwise 503
+//	GET /metrics       metrics in Prometheus' text format
+//	/debug/pprof/      profiles of the process, which show its memory; only if profiles is true
 func (s *Server) AdminHandler(profiles bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /health", s.serveHealth)
@@ -50,5 +50,5 @@ func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(page) // the client is gone if it fails
+	_ = json.NewEncoder(w).Encode(page) // fails only if the client is gone
 }

@@ -36,14 +36,14 @@ func TestHealthPage(t *testing.T) {
 				Services  map[string]string
 			}
 			if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
-				t.Fatal(err)
+				t.Fatalf("body = %q, want JSON: %v", w.Body, err)
 			}
 			at, err := time.Parse("2006-01-02T15:04:05.000Z07:00", got.Timestamp)
 			if err != nil || time.Since(at).Abs() > time.Minute {
-				t.Errorf("timestamp is %q", got.Timestamp)
+				t.Errorf("timestamp = %q, %v, want the present time in UTC and milliseconds", got.Timestamp, err)
 			}
 			if w.Code != tt.code || got.Status != tt.status || w.Header().Get("Content-Type") != "application/json" {
-				t.Errorf("got %d %s", w.Code, w.Body)
+				t.Errorf("answer = %d %q %s, want %d application/json with the status %s", w.Code, w.Header().Get("Content-Type"), w.Body, tt.code, tt.status)
 			}
 			if diff := cmp.Diff(map[string]string{"redis": tt.service}, got.Services); diff != "" {
 				t.Errorf("services (-want +got):\n%s", diff)
@@ -71,7 +71,7 @@ func TestAdminPages(t *testing.T) {
 		w := httptest.NewRecorder()
 		s.AdminHandler(tt.profiles).ServeHTTP(w, httptest.NewRequest(tt.method, tt.path, nil))
 		if w.Code != tt.code {
-			t.Errorf("%s %s with profiles %v is %d, want %d", tt.method, tt.path, tt.profiles, w.Code, tt.code)
+			t.Errorf("%s %s with profiles %v = %d, want %d", tt.method, tt.path, tt.profiles, w.Code, tt.code)
 		}
 	}
 }

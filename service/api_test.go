@@ -15,8 +15,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/cache"
 	"github.com/berthcare/larder/store/keyring"
@@ -28,12 +28,12 @@ import (
 type api struct {
 	*running
 	session sessionv1.SessionServiceClient
-	redis  *redistest.Server // nil over the embedded store
+	redis   *redistest.Server // nil over the embedded store
 	addr    string            // where the store looks for Redis
 }
 
 // newAPI serves a Redis of its own, with a near cache. Commands have the time that a busy machine may need.
-func newAPI(t testing.TB, l Limits) *api {
+func newAPI(t testing.TB, l policy.Limits) *api {
 	t.Helper()
 	server := redistest.Start(t, redistest.Options{})
 	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second}, Cache: cache.Options{PlainNamespace: l.PlainNamespace}}, l)
@@ -46,31 +46,31 @@ func behindProxy(t testing.TB) (*api, *redistest.Proxy) {
 	t.Helper()
 	server := redistest.Start(t, redistest.Options{})
 	proxy := redistest.StartProxy(t, server.Addr)
-	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{proxy.Addr}, CommandTimeout: time.Second}}, Limits{})
+	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{proxy.Addr}, CommandTimeout: time.Second}}, policy.Limits{})
 	a.redis, a.addr = server, proxy.Addr
 	return a, proxy
 }
 
-func serveStore(t testing.TB, so store.Options, l Limits) *api {
+func serveStore(t testing.TB, so store.Options, l policy.Limits) *api {
 	t.Helper()
 	m := NewMetrics()
 	so.Redis.NearCacheBytes, so.Redis.Observer = 16<<20, m
 	if l.Keyring {
 		keys, err := keyring.New("a", map[string][]byte{"a": bytes.Repeat([]byte("k"), keyring.KeyBytes)})
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("NewKeyring = %v, want nil", err)
 		}
 		so.Keyring = keys
 	}
 	st, err := store.New(so)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("store.New = %v, want nil", err)
 	}
 	t.Cleanup(st.Close)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if err := st.Redis.Connect(ctx); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Connect = %v, want nil", err)
 	}
 	r := serve(t, New(st, m, Options{Limits: l, Logger: slog.New(slog.DiscardHandler)}))
 	return &api{running: r, session: sessionv1.NewSessionServiceClient(r.conn)}
@@ -84,12 +84,14 @@ func (a *api) do(t testing.TB, args ...string) any {
 
 // methods are all methods of the API.
 func methods() (all []protoreflect.MethodDescriptor) {
-	for _, file := range []protoreflect.FileDescriptor{cachev1.File_larder_cache_v1_cache_proto, sessionv1.File_larder_session_v1_session_proto} {
-		for i := range file.Services().Len() {
-			list := file.Services().Get(i).Methods()
-			for j := range list.Len() {
-				all = append(all, list.Get(j))
-			}
+	for _, desc := range Descriptors() {
+		found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(desc.ServiceName))
+		if err != nil {
+			panic(err)
+		}
+		list := found.(protoreflect.ServiceDescriptor).Methods()
+		for i := range list.Len() {
+			all = append(all, list.Get(i))
 		}
 	}
 	return all
@@ -103,7 +105,7 @@ func methodOf(t testing.TB, rpc string) protoreflect.MethodDescriptor {
 			return m
 		}
 	}
-	t.Fatalf("no rpc %s", rpc)
+	t.Fatalf("the API has no rpc %s, want one", rpc)
 	return nil
 }
 
@@ -111,7 +113,7 @@ func newMessage(t testing.TB, d protoreflect.MessageDescriptor) proto.Message {
 	t.Helper()
 	mt, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("FindMessageByName(%s) = %v, want the message", d.FullName(), err)
 	}
 	return mt.New().Interface()
 }
@@ -152,7 +154,7 @@ func must[T any](t testing.TB) func(T, error) T {
 	return func(v T, err error) T {
 		t.Helper()
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("error = %v, want none", err)
 		}
 		return v
 	}
@@ -163,7 +165,7 @@ func must[T any](t testing.TB) func(T, error) T {
 func remains(t testing.TB, what string, d **durationpb.Duration, want time.Duration) {
 	t.Helper()
 	if got := (*d).AsDuration(); *d == nil || got > want+time.Second || got < want-20*time.Second {
-		t.Errorf("%s is %v, want just below %v", what, *d, want)
+		t.Errorf("%s = %v, want just below %v", what, *d, want)
 	}
 	*d = nil
 }
@@ -172,7 +174,7 @@ func remains(t testing.TB, what string, d **durationpb.Duration, want time.Durat
 func elapsed(t testing.TB, what string, d **durationpb.Duration) {
 	t.Helper()
 	if got := (*d).AsDuration(); *d == nil || got < 0 || got > 20*time.Second {
-		t.Errorf("%s is %v, want just above zero", what, *d)
+		t.Errorf("%s = %v, want just above zero", what, *d)
 	}
 	*d = nil
 }

@@ -1,88 +1,107 @@
 package service
 
 import (
-	"time"
+	"context"
+	"strconv"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store/cache"
 )
 
-// resultOverhead is about what a result takes in an answer beside its key, its value and its content type.
-const resultOverhead = 128
-
-// tagOverhead is what a tag takes beside its bytes.
-const tagOverhead = 3
-
-// A batchAnswer is the answer of a BatchGet while it is put together.
-type batchAnswer struct {
-	resp  *cachev1.BatchGetResponse
-	keys  []string
-	size  int // of the answer, about, every key counting as left out
-	most  int
-	items []batchItem
-	added int
-
-	allowStale bool
-	reads      *readCounts
+// BatchGet reads several entries.
+func (c *Cache) BatchGet(ctx context.Context, r *cachev1.BatchGetRequest) (*cachev1.BatchGetResponse, error) {
+	f := c.fields()
+	ns := f.namespace(r.GetNamespace())
+	f.keys(ns, r.GetKeys())
+	near := enum(f, "consistency", r.GetConsistency(), cachev1.Consistency_name) != cachev1.Consistency_CONSISTENCY_PRIMARY
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	answer := newBatchAnswer(r.GetKeys(), c.limits.MaxBatchBytes, f.rules.Cache.AllowStale, c.reads.of(ns))
+	err := c.store.Cache.BatchGetEach(ctx, ns, r.GetKeys(), near && f.rules.Cache.NearCache, func(first int, found []cache.BatchFound) bool {
+		now := c.store.Redis.Now()
+		for i := range found {
+			answer.add(first+i, &found[i], now)
+		}
+		return len(answer.resp.Unprocessed) == 0
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer.end(), nil
 }
 
-// A batchItem is a result with the room for its times.
-type batchItem struct {
-	result cachev1.BatchGetResult
-	times  entryTimes
+// BatchSet writes several entries.
+func (c *Cache) BatchSet(ctx context.Context, r *cachev1.BatchSetRequest) (*cachev1.BatchSetResponse, error) {
+	f := c.fields()
+	ns := f.namespace(r.GetNamespace())
+	f.count("items", len(r.GetItems()))
+	items := make([]cache.BatchWrite, min(len(r.GetItems()), maxBatchItems))
+	for i := range items {
+		item := r.GetItems()[i]
+		f.prefix = "items[" + strconv.Itoa(i) + "]."
+		_, neverSet := item.GetExpiry().(*cachev1.BatchSetItem_Never)
+		items[i] = cache.BatchWrite{Key: f.key("key", ns, item.GetKey()), Write: f.write(item, neverSet)}
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	stored, err := c.store.Cache.BatchSet(ctx, ns, items)
+	if err == nil {
+		err = shared(stored, func(s cache.BatchStored) error { return s.Err })
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp := &cachev1.BatchSetResponse{Results: make([]*cachev1.BatchSetResult, len(items))}
+	for i, s := range stored {
+		resp.Results[i] = &cachev1.BatchSetResult{
+			Key: items[i].Key, Outcome: cachev1.BatchSetOutcome_BATCH_SET_OUTCOME_STORED, Etag: s.ETag,
+		}
+		if s.Err != nil {
+			resp.Results[i].Outcome = cachev1.BatchSetOutcome_BATCH_SET_OUTCOME_FAILED
+			resp.Results[i].Reason = reason(s.Err)
+		}
+	}
+	return resp, nil
 }
 
-func newBatchAnswer(keys []string, most int, allowStale bool, reads *readCounts) *batchAnswer {
-	a := &batchAnswer{
-		resp: &cachev1.BatchGetResponse{Results: make([]*cachev1.BatchGetResult, len(keys))},
-		keys: keys, most: most, items: make([]batchItem, len(keys)),
-		allowStale: allowStale, reads: reads,
+// shared returns the error of the first item if every item of a batch failed for the same reason, otherwise nil.
+func shared[T any](results []T, errOf func(T) error) error {
+	first := errOf(results[0])
+	for _, r := range results {
+		if reason(errOf(r)) != reason(first) {
+			return nil
+		}
 	}
-	for i, key := range keys {
-		a.size += 2*len(key) + resultOverhead // a key left out is named twice
-		a.items[i].result.Key = key
-		a.resp.Results[i] = &a.items[i].result
-	}
-	return a
+	return first
 }
 
-// add answers the next key with what was found under it, or leaves it out where it does not fit.
-func (a *batchAnswer) add(i int, found *cache.BatchFound, now time.Time) {
-	result := &a.items[i].result
-	a.added = i + 1
-	if found.Err != nil {
-		a.reads.add(cachev1.ReadOutcome_READ_OUTCOME_FAILED, false)
-		result.Outcome, result.Reason = cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_FAILED, reason(found.Err)
-		return
+// BatchDelete removes several entries.
+func (c *Cache) BatchDelete(ctx context.Context, r *cachev1.BatchDeleteRequest) (*cachev1.BatchDeleteResponse, error) {
+	f := c.fields()
+	ns := f.namespace(r.GetNamespace())
+	f.keys(ns, r.GetKeys())
+	if err := f.err(); err != nil {
+		return nil, err
 	}
-	v := view(found.Found, now, &a.items[i].times)
-	if v.outcome == cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE && !a.allowStale {
-		v = view(cache.Found{}, now, nil)
+	deleted, err := c.store.Cache.BatchDelete(ctx, ns, r.GetKeys())
+	if err == nil {
+		err = shared(deleted, func(d cache.BatchDeleted) error { return d.Err })
 	}
-	more := len(v.value) + len(v.contentType)
-	for _, tag := range v.tags {
-		more += len(tag) + tagOverhead
+	if err != nil {
+		return nil, err
 	}
-	if i > 0 && more > 0 && a.size+more > a.most { // the first fits always, so that callers get on
-		a.leaveOut(i)
-		return // a smaller one may still fit
+	resp := &cachev1.BatchDeleteResponse{Results: make([]*cachev1.BatchDeleteResult, len(deleted))}
+	for i, d := range deleted {
+		result := &cachev1.BatchDeleteResult{Key: r.GetKeys()[i], Outcome: cachev1.BatchDeleteOutcome_BATCH_DELETE_OUTCOME_MISS}
+		switch {
+		case d.Err != nil:
+			result.Outcome, result.Reason = cachev1.BatchDeleteOutcome_BATCH_DELETE_OUTCOME_FAILED, reason(d.Err)
+		case d.Deleted:
+			result.Outcome = cachev1.BatchDeleteOutcome_BATCH_DELETE_OUTCOME_DELETED
+		}
+		resp.Results[i] = result
 	}
-	a.size += more
-	result.Outcome, result.Value, result.Etag, result.Ttl = v.outcome, v.value, v.etag, v.ttl
-	result.StaleTtl, result.Age, result.Source, result.ContentType = v.staleTTL, v.age, v.source, v.contentType
-	result.Tags = v.tags
-	a.reads.add(cachev1.ReadOutcome(v.outcome), found.Near)
-}
-
-func (a *batchAnswer) leaveOut(i int) {
-	a.items[i].result.Outcome = cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_UNPROCESSED
-	a.resp.Unprocessed = append(a.resp.Unprocessed, a.keys[i])
-}
-
-// end leaves out what was not read any more.
-func (a *batchAnswer) end() *cachev1.BatchGetResponse {
-	for i := a.added; i < len(a.keys); i++ {
-		a.leaveOut(i)
-	}
-	return a.resp
+	return resp, nil
 }

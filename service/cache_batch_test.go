@@ -14,11 +14,12 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 )
 
 func TestBatchGet(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	hit := a.set(t, &cachev1.SetRequest{Key: "hit", Value: []byte("v"), Expiry: setTTL(time.Minute), StaleTtl: secs(600), ContentType: "text/plain"})
 	stale := a.set(t, &cachev1.SetRequest{Key: "stale", Value: []byte("old"), Expiry: setTTL(time.Nanosecond), StaleTtl: secs(60)})
 	negative := a.set(t, &cachev1.SetRequest{Key: "negative", Negative: true, Expiry: &cachev1.SetRequest_Never{Never: true}})
@@ -36,7 +37,7 @@ func TestBatchGet(t *testing.T) {
 		}
 		got := must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), r))
 		if len(got.Results) != len(r.Keys) {
-			t.Fatalf("%d results", len(got.Results))
+			t.Fatalf("BatchGet returned %d results, want %d", len(got.Results), len(r.Keys))
 		}
 		for _, i := range []int{0, 4} {
 			remains(t, "ttl", &got.Results[i].Ttl, time.Minute)
@@ -49,7 +50,7 @@ func TestBatchGet(t *testing.T) {
 		remains(t, "ttl", &got.Results[6].Ttl, time.Minute)
 		plain := got.Results[6].Etag
 		if !isETag(plain) {
-			t.Errorf("the etag of a plain value is %q", plain)
+			t.Errorf("etag of a plain value = %q, want 16 hexadecimal digits", plain)
 		}
 		of := func(key string, outcome cachev1.BatchGetOutcome, value, etag, contentType string) *cachev1.BatchGetResult {
 			return &cachev1.BatchGetResult{Key: key, Outcome: outcome, Value: []byte(value), Etag: etag, Source: source, ContentType: contentType}
@@ -69,7 +70,7 @@ func TestBatchGet(t *testing.T) {
 // An answer that would be too large for a caller with gRPC's own limit of 4 MiB is cut, and what is left out can be asked for.
 func TestBatchGetAnswersWhatFits(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	for _, tt := range []struct {
 		name          string
 		count         int
@@ -107,12 +108,12 @@ func TestBatchGetAnswersWhatFits(t *testing.T) {
 			for keys := all; len(keys) > 0; calls++ {
 				resp := must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), &cachev1.BatchGetRequest{Namespace: strings.ToLower(tt.name), Keys: keys}))
 				if size := proto.Size(resp); size > 7<<19 {
-					t.Errorf("an answer has %d bytes", size)
+					t.Errorf("size of an answer = %d bytes, want at most %d", size, 7<<19)
 				}
 				var left []string
 				for i, result := range resp.Results {
 					if result.Key != keys[i] {
-						t.Fatalf("result %d is of another key", i)
+						t.Fatalf("key of result %d = %q, want %q", i, result.Key, keys[i])
 					}
 					switch result.Outcome {
 					case cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_UNPROCESSED:
@@ -120,22 +121,22 @@ func TestBatchGetAnswersWhatFits(t *testing.T) {
 						left = append(left, result.Key)
 					case cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_HIT:
 						if len(result.Value) != tt.value || read[result.Key] {
-							t.Fatalf("result %d has %d bytes", i, len(result.Value))
+							t.Fatalf("result %d has %d bytes (read before: %t), want %d bytes once", i, len(result.Value), read[result.Key], tt.value)
 						}
 						read[result.Key] = true
 					case cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_MISS:
 						read[result.Key] = tt.value < 0
 					default:
-						t.Fatalf("result %d is %v", i, result)
+						t.Fatalf("result %d = %v, want UNPROCESSED, HIT or MISS", i, result)
 					}
 				}
 				if diff := cmp.Diff(left, resp.Unprocessed); diff != "" || len(left) == len(keys) {
-					t.Fatalf("%d of %d unprocessed (-want +got):\n%s", len(left), len(keys), diff)
+					t.Fatalf("%d of %d keys are unprocessed, want fewer than all, and those of the results (-want +got):\n%s", len(left), len(keys), diff)
 				}
 				keys = resp.Unprocessed
 			}
 			if len(read) != tt.count || calls < tt.smallest || calls > tt.few {
-				t.Errorf("%d entries in %d calls", len(read), calls)
+				t.Errorf("read %d entries in %d calls, want %d in %d to %d", len(read), calls, tt.count, tt.smallest, tt.few)
 			}
 		})
 	}
@@ -144,7 +145,7 @@ func TestBatchGetAnswersWhatFits(t *testing.T) {
 // A limit below a single value must not keep a caller asking for ever.
 func TestBatchGetAlwaysGetsOn(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{MaxBatchBytes: 10})
+	a := newAPI(t, policy.Limits{MaxBatchBytes: 10})
 	for i, key := range []string{"a", "b", "c"} {
 		a.set(t, &cachev1.SetRequest{Key: key, Value: make([]byte, 100*i+50)})
 	}
@@ -152,7 +153,7 @@ func TestBatchGetAlwaysGetsOn(t *testing.T) {
 	for calls := 0; len(keys) > 0; calls++ {
 		resp := must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), &cachev1.BatchGetRequest{Keys: keys}))
 		if diff := cmp.Diff([][]string{{"b", "c"}, {"c"}, nil}[calls], resp.Unprocessed); diff != "" {
-			t.Fatalf("call %d leaves (-want +got):\n%s", calls, diff)
+			t.Fatalf("unprocessed after call %d (-want +got):\n%s", calls, diff)
 		}
 		keys = resp.Unprocessed
 	}
@@ -162,7 +163,7 @@ func TestBatchGetAlwaysGetsOn(t *testing.T) {
 // gibibyte.
 func TestBatchGetReadsLittleMoreThanItAnswers(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{MaxBatchBytes: 256 << 10})
+	a := newAPI(t, policy.Limits{MaxBatchBytes: 256 << 10})
 	var keys []string
 	for i := range 1000 {
 		keys = append(keys, fmt.Sprintf("%04d", i))
@@ -182,18 +183,18 @@ func TestBatchGetReadsLittleMoreThanItAnswers(t *testing.T) {
 			}
 		}
 		if gets := a.redis.CommandCalls(t)["get"]; answered == 0 || gets > int64(answered)+128 {
-			t.Fatalf("%d values were read, %d answered", gets, answered)
+			t.Fatalf("Redis served %d reads for %d answers, want at most 128 more, and at least one answer", gets, answered)
 		}
 		left = resp.Unprocessed
 	}
 	if len(read) != len(keys) {
-		t.Errorf("%d of %d were read", len(read), len(keys))
+		t.Errorf("read %d keys, want %d", len(read), len(keys))
 	}
 }
 
 func TestBatchSet(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{DefaultTTL: 5 * time.Minute})
+	a := newAPI(t, policy.Limits{DefaultTTL: 5 * time.Minute})
 	resp := must[*cachev1.BatchSetResponse](t)(a.cache.BatchSet(t.Context(), &cachev1.BatchSetRequest{Items: []*cachev1.BatchSetItem{
 		{Key: "default", Value: []byte("v")},
 		{Key: "all", Value: []byte("v"), Expiry: &cachev1.BatchSetItem_Ttl{Ttl: secs(60)}, StaleTtl: secs(60), Tags: []string{"red", "red"}, ContentType: "text/plain"},
@@ -206,13 +207,13 @@ func TestBatchSet(t *testing.T) {
 	for i, key := range []string{"default", "all", "until", "twice", "never", "twice"} {
 		r := resp.Results[i]
 		if !isETag(r.Etag) || etags[key] == r.Etag {
-			t.Errorf("the etag of %s is %q", key, r.Etag)
+			t.Errorf("etag of %s = %q, want a new one of 16 hexadecimal digits", key, r.Etag)
 		}
 		etags[key] = r.Etag
 		same(t, &cachev1.BatchSetResult{Key: key, Outcome: cachev1.BatchSetOutcome_BATCH_SET_OUTCOME_STORED, Etag: r.Etag}, r)
 	}
 	if len(resp.Results) != 6 {
-		t.Errorf("%d results", len(resp.Results))
+		t.Errorf("BatchSet returned %d results, want 6", len(resp.Results))
 	}
 	for key, want := range map[string]struct {
 		ttl, stale time.Duration
@@ -247,7 +248,7 @@ func TestBatchSet(t *testing.T) {
 
 func TestBatchDelete(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	a.set(t, &cachev1.SetRequest{Key: "a"})
 	a.set(t, &cachev1.SetRequest{Key: "b"})
 	a.set(t, &cachev1.SetRequest{Key: "kept"})
@@ -261,7 +262,7 @@ func TestBatchDelete(t *testing.T) {
 	}}, must[*cachev1.BatchDeleteResponse](t)(a.cache.BatchDelete(t.Context(), &cachev1.BatchDeleteRequest{Keys: []string{"a", "none", "b", "a", "list"}})))
 	for key, want := range map[string]cachev1.GetOutcome{"a": cachev1.GetOutcome_GET_OUTCOME_MISS, "kept": cachev1.GetOutcome_GET_OUTCOME_HIT} {
 		if got := a.get(t, &cachev1.GetRequest{Key: key}); got.Outcome != want {
-			t.Errorf("%s: %v", key, got)
+			t.Errorf("Get(%s) = %v, want %v", key, got, want)
 		}
 	}
 }
@@ -269,14 +270,14 @@ func TestBatchDelete(t *testing.T) {
 // Redis refuses some keys, or all of them.
 func TestBatchesThatFailInPart(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	item := func(key string) *cachev1.BatchSetItem { return &cachev1.BatchSetItem{Key: key} }
 	a.set(t, &cachev1.SetRequest{Key: "mine"})
 	a.do(t, "ACL", "SETUSER", "default", "resetkeys", "~ld:c:{default:mine*}", "~ld:l:{default:mine*}", "~ld:n:*")
 
 	set := must[*cachev1.BatchSetResponse](t)(a.cache.BatchSet(t.Context(), &cachev1.BatchSetRequest{Items: []*cachev1.BatchSetItem{item("theirs"), item("mine")}}))
 	if len(set.Results) != 2 || !isETag(set.Results[1].Etag) {
-		t.Fatalf("got %v", set)
+		t.Fatalf("BatchSet = %v, want two results, the second with an etag", set)
 	}
 	set.Results[1].Etag = ""
 	same(t, []*cachev1.BatchSetResult{

@@ -12,13 +12,14 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 )
 
 // An entry that is too old for the caller is answered as any stale one is: without a ttl, and not at all where it has no
 // value.
 func TestGetOrLeaseOfWhatIsTooOld(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	etag := a.set(t, &cachev1.SetRequest{Key: "value", Expiry: setTTL(time.Hour)})
 	a.set(t, &cachev1.SetRequest{Key: "negative", Negative: true, Expiry: setTTL(time.Hour)})
 	for _, ask := range []struct {
@@ -34,7 +35,7 @@ func TestGetOrLeaseOfWhatIsTooOld(t *testing.T) {
 	} {
 		r := &cachev1.GetOrLeaseRequest{Key: ask.key, MaxAge: durationpb.New(time.Nanosecond), Beta: proto.Float64(0)}
 		if got := a.lease(t, r, ask.outcome, ask.token); got.Etag != ask.etag || got.Ttl != nil {
-			t.Errorf("%s: got %v", ask.key, got)
+			t.Errorf("GetOrLease(%s) = %v, want the etag %q and no ttl", ask.key, got, ask.etag)
 		}
 	}
 }
@@ -42,15 +43,15 @@ func TestGetOrLeaseOfWhatIsTooOld(t *testing.T) {
 // An increment that is refused writes nothing, and so revokes no lease either.
 func TestARefusedIncrementLeavesTheLease(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	token := a.lease(t, &cachev1.GetOrLeaseRequest{Key: "k"}, leaseMiss, true).LeaseToken
 	got := must[*cachev1.IncrementResponse](t)(a.cache.Increment(t.Context(), &cachev1.IncrementRequest{Key: "k", Max: proto.Int64(0)}))
 	if got.Outcome != cachev1.IncrementOutcome_INCREMENT_OUTCOME_REJECTED {
-		t.Fatalf("got %v", got)
+		t.Fatalf("Increment = %v, want REJECTED", got)
 	}
 	filled := must[*cachev1.FillResponse](t)(a.cache.Fill(t.Context(), &cachev1.FillRequest{Key: "k", LeaseToken: token}))
 	if filled.Outcome != cachev1.FillOutcome_FILL_OUTCOME_STORED {
-		t.Errorf("got %v", filled)
+		t.Errorf("Fill = %v, want STORED", filled)
 	}
 }
 
@@ -74,7 +75,7 @@ func TestALostAnswerUnderAConditionIsNotAskedForAgain(t *testing.T) {
 			etag := a.set(t, &cachev1.SetRequest{Key: "k"})
 			var trailer metadata.MD
 			if err := write(t.Context(), a, "0123456789abcdef", &trailer); err != nil { // and now Redis knows the script
-				t.Fatal(err)
+				t.Fatalf("first write = %v, want nil", err)
 			}
 			before := a.redis.CommandCalls(t)["evalsha"]
 			proxy.DropReplies(true)
@@ -88,7 +89,7 @@ func TestALostAnswerUnderAConditionIsNotAskedForAgain(t *testing.T) {
 			err := wait(t, "answer", answered)
 			wantAnswer(t, err, answer{Code: codes.Unavailable, Reason: "WRITE_OUTCOME_UNKNOWN", Retry: true})
 			if got := trailer.Get("grpc-retry-pushback-ms"); len(got) != 1 || got[0] != "-1" {
-				t.Errorf("the trailer says %v", got)
+				t.Errorf("trailer grpc-retry-pushback-ms = %q, want -1", got)
 			}
 		})
 	}

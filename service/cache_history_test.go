@@ -236,13 +236,13 @@ func TestCacheIsLinearizable(t *testing.T) {
 					unknown++
 				} else if r.Attempts > 0 {
 					if repeated++; r.In.Op != opGet && r.In.Op != opSet && r.In.Op != opDelete {
-						t.Errorf("%+v was repeated, which misleads its caller", r)
+						t.Errorf("%+v was repeated, want only Get, Set and Delete to be", r)
 					}
 				}
 			}
 			t.Logf("%d of %d calls are of unknown outcome, %d were repeated", unknown, len(h.calls), repeated)
 			if unknown+repeated == 0 {
-				t.Error("no call met a fault")
+				t.Errorf("calls of unknown outcome = 0, repeated calls = 0, want some that met a fault")
 			}
 			linearizable(t, h, cacheModel(), cacheReads)
 		})
@@ -290,7 +290,7 @@ func TestTheCheckerFindsBrokenHistories(t *testing.T) {
 		"a lost increment that counted twice": {[]recorded[cacheCall, cacheAnswer]{lost(add(0, 1, "")), add(2, 3, "3")}, porcupine.Illegal},
 	} {
 		if got := porcupine.CheckOperationsTimeout(cacheModel(), operations(h.calls, cacheReads), time.Minute); got != h.want {
-			t.Errorf("%s: %v, want %v", name, got, h.want)
+			t.Errorf("%s: linearizable = %v, want %v", name, got, h.want)
 		}
 	}
 	near := func(replica, begin, end int, v string) recorded[cacheCall, cacheAnswer] {
@@ -312,7 +312,7 @@ func TestTheCheckerFindsBrokenHistories(t *testing.T) {
 	} {
 		wrong, behind := staleReads(append(writes, n.read), ms(10))
 		if len(wrong) != n.wrong || behind != n.behind {
-			t.Errorf("%s: %v and %d behind, want %d and %d", name, wrong, behind, n.wrong, n.behind)
+			t.Errorf("%s: wrong = %v, behind = %d, want %d and %d", name, wrong, behind, n.wrong, n.behind)
 		}
 	}
 }

@@ -10,19 +10,19 @@ import (
 	"github.com/berthcare/larder/store/cache"
 )
 
-// The limits of leases that no setting changes.
+// The limits of leases, which no setting changes.
 const (
 	defaultLease = 10 * time.Second
 	maxWait      = 30 * time.Second
 	maxBeta      = 100
 )
 
-// GetOrLease reads one entry or gives the lease to load it.
+// GetOrLease reads one entry, or grants the lease to load it.
 func (c *Cache) GetOrLease(ctx context.Context, r *cachev1.GetOrLeaseRequest) (*cachev1.GetOrLeaseResponse, error) {
 	f := c.fields()
 	ns := f.namespace(r.GetNamespace())
 	key := f.key("key", ns, r.GetKey())
-	o := cache.LeaseOptions{TTL: defaultLease, Beta: 1, Primary: !f.rules.cache.near, FreshOnly: !f.rules.cache.allowStale}
+	o := cache.LeaseOptions{TTL: defaultLease, Beta: 1, Primary: !f.rules.Cache.NearCache, FreshOnly: !f.rules.Cache.AllowStale}
 	if r.GetLeaseTtl() != nil {
 		o.TTL = f.duration("lease_ttl", r.GetLeaseTtl(), 1, cache.MaxLease)
 	}
@@ -65,7 +65,7 @@ func (c *Cache) GetOrLease(ctx context.Context, r *cachev1.GetOrLeaseRequest) (*
 	if l.Token != "" {
 		resp.LeaseTtl = durationpb.New(l.LeaseTTL)
 	}
-	read := cachev1.ReadOutcome(resp.Outcome) // numbered alike but for one
+	read := cachev1.ReadOutcome(resp.Outcome) // same numbers, except for PENDING
 	if resp.Outcome == cachev1.GetOrLeaseOutcome_GET_OR_LEASE_OUTCOME_PENDING {
 		read = cachev1.ReadOutcome_READ_OUTCOME_PENDING
 	}
@@ -73,14 +73,15 @@ func (c *Cache) GetOrLease(ctx context.Context, r *cachev1.GetOrLeaseRequest) (*
 	return resp, nil
 }
 
+// lease checks a lease token.
 func (f *fields) lease(token string) string {
 	if !cache.ValidLease(token) {
-		f.add("lease_token", "must be one that GetOrLease has returned")
+		f.add("lease_token", "must be a lease token returned by GetOrLease")
 	}
 	return token
 }
 
-// fillOutcomes are the API's words for the outcomes.
+// fillOutcomes maps the outcomes of the store to those of the API.
 var fillOutcomes = map[cache.FillOutcome]cachev1.FillOutcome{
 	cache.Filled:       cachev1.FillOutcome_FILL_OUTCOME_STORED,
 	cache.LeaseExpired: cachev1.FillOutcome_FILL_OUTCOME_LEASE_EXPIRED,
@@ -88,7 +89,7 @@ var fillOutcomes = map[cache.FillOutcome]cachev1.FillOutcome{
 	cache.Superseded:   cachev1.FillOutcome_FILL_OUTCOME_SUPERSEDED,
 }
 
-// Fill writes what was loaded under a lease.
+// Fill writes a value that was loaded under a lease.
 func (c *Cache) Fill(ctx context.Context, r *cachev1.FillRequest) (*cachev1.FillResponse, error) {
 	f := c.fields()
 	ns := f.namespace(r.GetNamespace())
@@ -106,7 +107,7 @@ func (c *Cache) Fill(ctx context.Context, r *cachev1.FillRequest) (*cachev1.Fill
 	return &cachev1.FillResponse{Outcome: fillOutcomes[outcome], Etag: etag}, nil
 }
 
-// ReleaseLease gives a lease back without a value.
+// ReleaseLease gives a lease back without writing a value.
 func (c *Cache) ReleaseLease(ctx context.Context, r *cachev1.ReleaseLeaseRequest) (*cachev1.ReleaseLeaseResponse, error) {
 	f := c.fields()
 	ns := f.namespace(r.GetNamespace())

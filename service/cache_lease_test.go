@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 )
 
 // lease asks for an entry or its lease, and checks the outcome and whether there is a token.
@@ -18,7 +19,7 @@ func (a *api) lease(t testing.TB, r *cachev1.GetOrLeaseRequest, want cachev1.Get
 	t.Helper()
 	got := must[*cachev1.GetOrLeaseResponse](t)(a.cache.GetOrLease(t.Context(), r))
 	if got.Outcome != want || (got.LeaseToken != "") != token || (got.LeaseTtl != nil) != token {
-		t.Fatalf("got %v, want %v, with a lease: %v", got, want, token)
+		t.Fatalf("GetOrLease(%v) = %v, want %v, with a lease: %t", r, got, want, token)
 	}
 	return got
 }
@@ -49,7 +50,7 @@ func (a *api) ages(t testing.TB, d time.Duration) {
 		sec, err1 := strconv.ParseInt(parts[0].(string), 10, 64)
 		usec, err2 := strconv.ParseInt(parts[1].(string), 10, 64)
 		if err1 != nil || err2 != nil {
-			t.Fatal(parts)
+			t.Fatalf("TIME = %v, want two numbers", parts)
 		}
 		return time.Unix(sec, usec*1000)
 	}
@@ -59,7 +60,7 @@ func (a *api) ages(t testing.TB, d time.Duration) {
 
 func TestGetOrLease(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 
 	t.Run("Hit", func(t *testing.T) {
 		t.Parallel()
@@ -81,12 +82,12 @@ func TestGetOrLease(t *testing.T) {
 			Namespace: "early", Key: "k", LeaseToken: first.LeaseToken, Value: []byte("v"), Expiry: &cachev1.FillRequest_Ttl{Ttl: secs(20)},
 		}))
 		if filled.Outcome != cachev1.FillOutcome_FILL_OUTCOME_STORED {
-			t.Fatalf("got %v", filled)
+			t.Fatalf("Fill = %v, want STORED", filled)
 		}
 		eventually(t, "asked to refresh", func() bool {
 			got := must[*cachev1.GetOrLeaseResponse](t)(a.cache.GetOrLease(t.Context(), r))
 			if got.Outcome != leaseHit || string(got.Value) != "v" {
-				t.Fatalf("got %v", got)
+				t.Fatalf("GetOrLease = %v, want a HIT of v", got)
 			}
 			return got.LeaseToken != ""
 		})
@@ -99,7 +100,7 @@ func TestGetOrLease(t *testing.T) {
 		for _, token := range []bool{true, false} {
 			got := a.lease(t, r, leaseStale, token)
 			if string(got.Value) != "old" || got.Etag != etag || got.Ttl != nil {
-				t.Errorf("got %v", got)
+				t.Errorf("GetOrLease = %v, want old with the etag %s and no ttl", got, etag)
 			}
 			if token {
 				remains(t, "lease_ttl", &got.LeaseTtl, 30*time.Second)
@@ -119,7 +120,7 @@ func TestGetOrLease(t *testing.T) {
 		got := a.lease(t, r, leaseMiss, true)
 		remains(t, "lease_ttl", &got.LeaseTtl, 10*time.Second)
 		if got := a.lease(t, r, leasePending, false); got.RetryAfter.AsDuration() <= 0 {
-			t.Errorf("got %v", got)
+			t.Errorf("retry_after = %v, want above zero", got.RetryAfter)
 		}
 		r.WaitTimeout = durationpb.New(20 * time.Millisecond)
 		a.lease(t, r, leasePending, false)
@@ -127,7 +128,7 @@ func TestGetOrLease(t *testing.T) {
 
 	t.Run("WaitsForTheValue", func(t *testing.T) {
 		t.Parallel()
-		a := newAPI(t, Limits{}) // whose commands are counted
+		a := newAPI(t, policy.Limits{}) // whose commands are counted
 		r := &cachev1.GetOrLeaseRequest{Namespace: "wait", Key: "k", LeaseTtl: secs(60)}
 		token := a.lease(t, r, leaseMiss, true).LeaseToken
 		a.redis.ResetCommandCalls(t)
@@ -146,13 +147,13 @@ func TestGetOrLease(t *testing.T) {
 		began := time.Now()
 		must[*cachev1.FillResponse](t)(a.cache.Fill(t.Context(), &cachev1.FillRequest{Namespace: "wait", Key: "k", LeaseToken: token, Value: []byte("new")}))
 		if got := <-waited; got.err != nil || got.resp.Outcome != leaseHit || string(got.resp.Value) != "new" {
-			t.Errorf("got %v, %v", got.resp, got.err)
+			t.Errorf("waiting GetOrLease = %v, %v, want a HIT of new", got.resp, got.err)
 		}
 		if took := time.Since(began); took > 20*time.Second {
-			t.Errorf("woken after %v: the wait's end, and not the push", took)
+			t.Errorf("the waiter returned after %v, want at most 20 s, by the push", took)
 		}
 		if n := asked(); n > 3 {
-			t.Errorf("asked %d times how long the lease lasts", n)
+			t.Errorf("asked %d times how long the lease lasts, want at most 3", n)
 		}
 	})
 
@@ -166,7 +167,7 @@ func TestGetOrLease(t *testing.T) {
 
 func TestFill(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	for _, tt := range []struct {
 		name  string
 		lease time.Duration
@@ -201,10 +202,10 @@ func TestFill(t *testing.T) {
 			}))
 			stored := tt.want == cachev1.FillOutcome_FILL_OUTCOME_STORED
 			if got.Outcome != tt.want || isETag(got.Etag) != stored {
-				t.Errorf("got %v, want %v", got, tt.want)
+				t.Errorf("Fill = %v, want %v, with an etag: %t", got, tt.want, stored)
 			}
 			if now := a.primary(t, tt.name, "k"); (string(now.Value) == "mine") != stored {
-				t.Errorf("there is %v", now)
+				t.Errorf("entry after the Fill = %v, want the filled value: %t", now, stored)
 			}
 		})
 	}
@@ -212,7 +213,7 @@ func TestFill(t *testing.T) {
 
 func TestReleaseLease(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	r := &cachev1.GetOrLeaseRequest{Key: "k"}
 	for range 2 { // the next caller is given the lease at once
 		release := &cachev1.ReleaseLeaseRequest{Key: "k", LeaseToken: a.lease(t, r, leaseMiss, true).LeaseToken}
@@ -239,7 +240,7 @@ func TestReleaseLease(t *testing.T) {
 
 func TestGetOfStaleAndOldEntries(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	a.stale(t, "stale")
 	for _, tt := range []struct {
 		allow *bool
@@ -250,7 +251,7 @@ func TestGetOfStaleAndOldEntries(t *testing.T) {
 		{proto.Bool(false), cachev1.GetOutcome_GET_OUTCOME_MISS},
 	} {
 		if got := a.get(t, &cachev1.GetRequest{Namespace: "stale", Key: "k", AllowStale: tt.allow}); got.Outcome != tt.want {
-			t.Errorf("got %v, want %v", got, tt.want)
+			t.Errorf("Get with allow_stale %v = %v, want %v", tt.allow, got, tt.want)
 		}
 	}
 
@@ -267,14 +268,14 @@ func TestGetOfStaleAndOldEntries(t *testing.T) {
 	} {
 		tt.request.Key = "k"
 		if got := a.get(t, tt.request); got.Outcome != tt.want {
-			t.Errorf("%v got %v, want %v", tt.request, got, tt.want)
+			t.Errorf("Get(%v) = %v, want %v", tt.request, got, tt.want)
 		}
 	}
 }
 
 func TestInvalidateTagsAndClearNamespace(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	for mode, want := range map[cachev1.InvalidationMode]cachev1.GetOutcome{
 		cachev1.InvalidationMode_INVALIDATION_MODE_UNSPECIFIED: cachev1.GetOutcome_GET_OUTCOME_MISS,
 		cachev1.InvalidationMode_INVALIDATION_MODE_DELETE:      cachev1.GetOutcome_GET_OUTCOME_MISS,
@@ -298,7 +299,7 @@ func TestInvalidateTagsAndClearNamespace(t *testing.T) {
 			}
 			set()
 			if err := invalidate(ns); err != nil {
-				t.Fatal(err)
+				t.Fatalf("invalidation of %s = %v, want nil", ns, err)
 			}
 			rest := cachev1.GetOutcome_GET_OUTCOME_HIT
 			if name == "clear" {
@@ -306,15 +307,15 @@ func TestInvalidateTagsAndClearNamespace(t *testing.T) {
 			}
 			for key, want := range map[string]cachev1.GetOutcome{"k": want, "plain": rest} {
 				if got := a.primary(t, ns, key); got.Outcome != want {
-					t.Errorf("%s: %s is %v, want %v", ns, key, got.Outcome, want)
+					t.Errorf("%s: Get(%s) at PRIMARY = %v, want %v", ns, key, got.Outcome, want)
 				}
 				if got := a.get(t, &cachev1.GetRequest{Namespace: ns, Key: key}); got.Outcome != want {
-					t.Errorf("%s: near, %s is %v, want %v", ns, key, got.Outcome, want)
+					t.Errorf("%s: Get(%s) = %v, want %v", ns, key, got.Outcome, want)
 				}
 			}
 			set() // what is written afterwards is not affected
 			if got := a.primary(t, ns, "k"); got.Outcome != cachev1.GetOutcome_GET_OUTCOME_HIT {
-				t.Errorf("%s: afterwards, it is %v", ns, got)
+				t.Errorf("%s: Get of what was written afterwards = %v, want HIT", ns, got)
 			}
 		}
 	}
@@ -322,7 +323,7 @@ func TestInvalidateTagsAndClearNamespace(t *testing.T) {
 
 func TestTaggedEntriesMustExpire(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	a.set(t, &cachev1.SetRequest{Key: "k", Tags: []string{"tag"}})
 	_, err := a.cache.Touch(t.Context(), &cachev1.TouchRequest{Key: "k", Expiry: &cachev1.TouchRequest_Never{Never: true}})
 	wantAnswer(t, err, answer{Code: codes.FailedPrecondition, Reason: "TAGGED_ENTRY_MUST_EXPIRE"})
@@ -330,12 +331,12 @@ func TestTaggedEntriesMustExpire(t *testing.T) {
 
 func TestWatch(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	stream, err := a.cache.Watch(ctx, &cachev1.WatchRequest{Namespace: "shop", Prefixes: []string{"user:"}})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Watch = %v, want a stream", err)
 	}
 	next := func() *cachev1.WatchResponse {
 		t.Helper()
@@ -358,9 +359,9 @@ func TestWatch(t *testing.T) {
 	a.set(t, &cachev1.SetRequest{Namespace: "shop", Key: "order:1"})
 	a.set(t, &cachev1.SetRequest{Namespace: "other", Key: "user:1"})
 	a.set(t, &cachev1.SetRequest{Namespace: "shop", Key: "user:2"})
-	want(&cachev1.WatchResponse{Event: cachev1.WatchEvent_WATCH_EVENT_INVALIDATED, Key: "user:2"})
+	want(&cachev1.WatchResponse{Event: cachev1.WatchEvent_WATCH_EVENT_INVALIDATED, Keys: []string{"user:2"}})
 	must[*cachev1.DeleteResponse](t)(a.cache.Delete(ctx, &cachev1.DeleteRequest{Namespace: "shop", Key: "user:2"}))
-	want(&cachev1.WatchResponse{Event: cachev1.WatchEvent_WATCH_EVENT_INVALIDATED, Key: "user:2"})
+	want(&cachev1.WatchResponse{Event: cachev1.WatchEvent_WATCH_EVENT_INVALIDATED, Keys: []string{"user:2"}})
 	must[*cachev1.InvalidateTagsResponse](t)(a.cache.InvalidateTags(ctx, &cachev1.InvalidateTagsRequest{Namespace: "shop", Tags: []string{"tag"}}))
 	want(&cachev1.WatchResponse{Event: cachev1.WatchEvent_WATCH_EVENT_TAG_INVALIDATED, Tag: "tag"})
 	must[*cachev1.ClearNamespaceResponse](t)(a.cache.ClearNamespace(ctx, &cachev1.ClearNamespaceRequest{Namespace: "shop"}))
@@ -371,6 +372,6 @@ func TestWatch(t *testing.T) {
 		_, err = stream.Recv()
 	}
 	if got := answerOf(t, err); got.Code != codes.Unavailable || got.Reason != "SERVER_SHUTTING_DOWN" {
-		t.Errorf("it ended with %v", err)
+		t.Errorf("the watch ended with %v, want UNAVAILABLE, SERVER_SHUTTING_DOWN", err)
 	}
 }

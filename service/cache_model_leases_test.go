@@ -34,7 +34,7 @@ func (m *cacheModelRun) increment(t *rapid.T) {
 	got, err := m.writer(t).cache.Increment(m.t.Context(), req)
 	if e != nil && !e.counter {
 		if a := answerOf(m.t, err); a.Reason != "NOT_A_COUNTER" {
-			t.Fatalf("increment of %+v: got %v, %v", e, got, a)
+			t.Fatalf("increment of %+v = %v, %v, want NOT_A_COUNTER", e, got, a)
 		}
 		return
 	}
@@ -67,14 +67,14 @@ func (m *cacheModelRun) increment(t *rapid.T) {
 		}
 	case !sum.IsInt64():
 		if a := answerOf(m.t, err); a.Reason != "COUNTER_OVERFLOW" {
-			t.Fatalf("increment %v of %d: got %v, %v", req, from, got, a)
+			t.Fatalf("increment %v of %d = %v, %v, want COUNTER_OVERFLOW", req, from, got, a)
 		}
 		m.removeInvalidated(key)
 		return
 	}
 	must[*cachev1.IncrementResponse](m.t)(got, err)
 	if got.Outcome != outcome || got.Value != sum.Int64() {
-		t.Fatalf("increment %v of %d: got %v, want %v and %v", req, from, got, outcome, sum)
+		t.Fatalf("increment %v of %d = %v, want %v and %v", req, from, got, outcome, sum)
 	}
 	m.runsOut(t, "increment: ttl", got.Ttl, next.soft)
 	if outcome == cachev1.IncrementOutcome_INCREMENT_OUTCOME_REJECTED {
@@ -120,7 +120,7 @@ func (m *cacheModelRun) lease(t *rapid.T) {
 	}
 	got := must[*cachev1.GetOrLeaseResponse](m.t)(m.writer(t).cache.GetOrLease(m.t.Context(), req))
 	if got.Outcome != want || (got.LeaseToken != "") != given || (got.LeaseTtl != nil) != given || (got.RetryAfter != nil) != (want == leasePending) {
-		t.Fatalf("get or lease %v: got %v, want %v and a lease %t", req, got, want, given)
+		t.Fatalf("get or lease %v = %v, want %v and a lease: %t", req, got, want, given)
 	}
 	m.shows(t, "get or lease", got, e, found == readStale)
 	if !given {
@@ -171,7 +171,7 @@ func (m *cacheModelRun) fill(t *rapid.T) {
 	}
 	got := must[*cachev1.FillResponse](m.t)(m.writer(t).cache.Fill(m.t.Context(), req))
 	if got.Outcome != want || (got.Etag != "") != (want == cachev1.FillOutcome_FILL_OUTCOME_STORED) {
-		t.Fatalf("fill %v: got %v, want %v", req, got, want)
+		t.Fatalf("fill %v = %v, want %v", req, got, want)
 	}
 	if held {
 		delete(m.slots, l.key)
@@ -196,6 +196,6 @@ func (m *cacheModelRun) release(t *rapid.T) {
 		}
 	}
 	if got := must[*cachev1.ReleaseLeaseResponse](m.t)(m.writer(t).cache.ReleaseLease(m.t.Context(), req)); got.Outcome != want {
-		t.Fatalf("release %v: got %v, want %v", req, got, want)
+		t.Fatalf("release %v = %v, want %v", req, got, want)
 	}
 }

@@ -227,7 +227,7 @@ func (m *cacheModelRun) shows(t *rapid.T, what string, got entryAnswer, e *model
 		want = *e
 	}
 	if string(got.GetValue()) != want.value || got.GetEtag() != want.etag || got.GetContentType() != want.contentType {
-		t.Fatalf("%s: got %v, want %+v", what, got, want)
+		t.Fatalf("%s = %v, want %+v", what, got, want)
 	}
 	ttl, keep := want.soft, span{}
 	if want.stale > 0 {
@@ -253,7 +253,7 @@ func (m *cacheModelRun) runsOut(t *rapid.T, what string, got *durationpb.Duratio
 	const slack = 5 * time.Second
 	left := got.AsDuration()
 	if (got == nil) != want.never() || got != nil && (left < time.Until(want.from)-slack || left > time.Until(want.to)+slack) {
-		t.Fatalf("%s is %v, want %v", what, got, time.Until(want.to))
+		t.Fatalf("%s = %v, want %v", what, got, time.Until(want.to))
 	}
 }
 
@@ -302,7 +302,7 @@ func (m *cacheModelRun) getOne(t *rapid.T) {
 	}
 	got := must[*cachev1.GetResponse](m.t)(r.cache.Get(m.t.Context(), req))
 	if got.Outcome != want {
-		t.Fatalf("get %v: got %v, want %v", req, got, want)
+		t.Fatalf("get %v = %v, want %v", req, got, want)
 	}
 	m.shows(t, "get", got, e, found == readStale)
 }
@@ -318,7 +318,7 @@ func (m *cacheModelRun) batchGet(t *rapid.T) {
 			readStale: cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_STALE, readNegative: cachev1.BatchGetOutcome_BATCH_GET_OUTCOME_NEGATIVE,
 		}[found]
 		if got.Results[i].Outcome != want || got.Results[i].Key != key {
-			t.Fatalf("batch get of %s: got %v, want %v", key, got.Results[i], want)
+			t.Fatalf("batch get of %s = %v, want %v", key, got.Results[i], want)
 		}
 		m.shows(t, "batch get of "+key, got.Results[i], e, found == readStale)
 	}

@@ -95,12 +95,12 @@ func (m *cacheModelRun) set(t *rapid.T) {
 	got := must[*cachev1.SetResponse](m.t)(m.writer(t).cache.Set(m.t.Context(), req))
 	if !holds {
 		if got.Outcome != cachev1.SetOutcome_SET_OUTCOME_NOT_STORED || got.Etag != found {
-			t.Fatalf("set %v: got %v, want NOT_STORED beside %s", req, got, found)
+			t.Fatalf("set %v = %v, want NOT_STORED beside %s", req, got, found)
 		}
 		return
 	}
 	if got.Outcome != cachev1.SetOutcome_SET_OUTCOME_STORED || !isETag(got.Etag) {
-		t.Fatalf("set %v: got %v, want STORED", req, got)
+		t.Fatalf("set %v = %v, want STORED", req, got)
 	}
 	m.written(key, e, got.Etag)
 	if !always {
@@ -155,7 +155,7 @@ func (m *cacheModelRun) batchSet(t *rapid.T) {
 	got := must[*cachev1.BatchSetResponse](m.t)(m.writer(t).cache.BatchSet(m.t.Context(), req))
 	for i, result := range got.Results {
 		if result.Outcome != cachev1.BatchSetOutcome_BATCH_SET_OUTCOME_STORED || result.Key != req.Items[i].Key {
-			t.Fatalf("batch set: item %d got %v", i, result)
+			t.Fatalf("result %d of batch set = %v, want STORED of %s", i, result, req.Items[i].Key)
 		}
 		m.written(result.Key, written[i], result.Etag)
 	}
@@ -177,7 +177,7 @@ func (m *cacheModelRun) deleteOne(t *rapid.T) {
 	}
 	got := must[*cachev1.DeleteResponse](m.t)(m.writer(t).cache.Delete(m.t.Context(), req))
 	if !proto.Equal(got, want) {
-		t.Fatalf("delete %v: got %v, want %v", req, got, want)
+		t.Fatalf("delete %v = %v, want %v", req, got, want)
 	}
 	if req.IfMatch == "" || want.Outcome == cachev1.DeleteOutcome_DELETE_OUTCOME_DELETED {
 		delete(m.entries, key)
@@ -195,7 +195,7 @@ func (m *cacheModelRun) batchDelete(t *rapid.T) {
 			want = cachev1.BatchDeleteOutcome_BATCH_DELETE_OUTCOME_DELETED
 		}
 		if got.Results[i].Outcome != want || got.Results[i].Key != key {
-			t.Fatalf("batch delete of %v: %s got %v, want %v", keys, key, got.Results[i], want)
+			t.Fatalf("batch delete of %v: result of %s = %v, want %v", keys, key, got.Results[i], want)
 		}
 		delete(m.entries, key)
 		delete(m.slots, key)
@@ -233,12 +233,12 @@ func (m *cacheModelRun) touch(t *rapid.T) {
 	got, err := m.writer(t).cache.Touch(m.t.Context(), req)
 	if e != nil && never && len(e.tags) > 0 {
 		if a := answerOf(m.t, err); a.Reason != "TAGGED_ENTRY_MUST_EXPIRE" {
-			t.Fatalf("touch of %+v with never: got %v, %v", e, got, a)
+			t.Fatalf("touch of %+v with never = %v, %v, want TAGGED_ENTRY_MUST_EXPIRE", e, got, a)
 		}
 		return
 	}
 	if must[*cachev1.TouchResponse](m.t)(got, err).Outcome != want {
-		t.Fatalf("touch %v of %+v: got %v, want %v", req, e, got, want)
+		t.Fatalf("touch %v of %+v = %v, want %v", req, e, got, want)
 	}
 	if want == cachev1.TouchOutcome_TOUCH_OUTCOME_TOUCHED {
 		if e.soft, e.late = soft, false; never {
@@ -293,7 +293,7 @@ func (m *cacheModelRun) deleteMatching(t *rapid.T) {
 	}
 	keys := m.matching(pattern)
 	if err != nil || last.DeletedCount != int64(len(keys)) {
-		t.Fatalf("delete matching %s: got %v, %v, want %v", pattern, last, err, keys)
+		t.Fatalf("delete matching %s = %v, %v, want the %d keys %v", pattern, last, err, len(keys), keys)
 	}
 	for _, key := range keys {
 		delete(m.entries, key)
@@ -315,6 +315,6 @@ func (m *cacheModelRun) list(t *rapid.T) {
 		}
 	}
 	if got, want := slices.Sorted(maps.Keys(listed)), m.matching(req.Pattern); !slices.Equal(got, want) {
-		t.Fatalf("listed %s: got %v, want %v", req.Pattern, got, want)
+		t.Fatalf("list of %s = %v, want %v", req.Pattern, got, want)
 	}
 }

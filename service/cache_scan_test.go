@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 )
@@ -45,7 +46,7 @@ func (a *api) walk(t testing.TB, r *cachev1.DeleteMatchingRequest, most int) (al
 	defer cancel()
 	stream, err := a.cache.DeleteMatching(ctx, r)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("DeleteMatching = %v, want a stream", err)
 	}
 	for len(all) < most {
 		m, err := stream.Recv()
@@ -53,7 +54,7 @@ func (a *api) walk(t testing.TB, r *cachev1.DeleteMatchingRequest, most int) (al
 			break
 		}
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("Recv = %v, want a message or the end", err)
 		}
 		all = append(all, m)
 	}
@@ -62,7 +63,7 @@ func (a *api) walk(t testing.TB, r *cachev1.DeleteMatchingRequest, most int) (al
 
 func TestDeleteMatching(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 
 	t.Run("ReportsProgress", func(t *testing.T) {
 		t.Parallel()
@@ -73,15 +74,15 @@ func TestDeleteMatching(t *testing.T) {
 		for i, m := range messages {
 			last := i == len(messages)-1
 			if m.DeletedCount < before || m.Done != last || (m.ResumeToken == "") != last {
-				t.Errorf("message %d of %d is %v after %d", i, len(messages), m, before)
+				t.Errorf("message %d of %d = %v after a count of %d, want a count that does not fall and done at the end only", i, len(messages), m, before)
 			}
 			before = m.DeletedCount
 		}
 		if before != 3000 || len(messages) < 3 {
-			t.Errorf("%d removed in %d messages", before, len(messages))
+			t.Errorf("removed %d keys in %d messages, want 3000 in at least 3", before, len(messages))
 		}
 		if n, m := len(a.left(t, "all")), len(a.left(t, "all-other")); n != 0 || m != 10 {
-			t.Errorf("%d are left, and %d of another namespace", n, m)
+			t.Errorf("%d keys are left and %d of another namespace, want 0 and 10", n, m)
 		}
 	})
 
@@ -91,14 +92,14 @@ func TestDeleteMatching(t *testing.T) {
 		r := &cachev1.DeleteMatchingRequest{Namespace: "resume", Pattern: "k*"}
 		first := a.walk(t, r, 1)[0]
 		if first.Done || first.ResumeToken == "" {
-			t.Fatalf("first message is %v", first)
+			t.Fatalf("first message = %v, want a resume token", first)
 		}
 		r.ResumeToken = first.ResumeToken
 		rest := a.walk(t, r, math.MaxInt)
 		last := rest[len(rest)-1]
 		// The walk that was ended may have gone a step further than it could say.
 		if n := first.DeletedCount + last.DeletedCount; !last.Done || n > 5000 || n < 5000-3*1100 || len(a.left(t, "resume")) != 0 {
-			t.Errorf("%v and then %v, %d are left", first, last, len(a.left(t, "resume")))
+			t.Errorf("messages = %v and then %v with %d keys left, want about 5000 removed in all and none left", first, last, len(a.left(t, "resume")))
 		}
 		for _, other := range []*cachev1.DeleteMatchingRequest{
 			{Namespace: "resume", Pattern: "x*", ResumeToken: first.ResumeToken},
@@ -108,7 +109,7 @@ func TestDeleteMatching(t *testing.T) {
 		} {
 			stream, err := a.cache.DeleteMatching(t.Context(), other)
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("DeleteMatching = %v, want a stream", err)
 			}
 			_, err = stream.Recv()
 			wantAnswer(t, err, noToken)
@@ -121,11 +122,11 @@ func TestPatterns(t *testing.T) {
 	t.Parallel()
 	t.Run("Redis", func(t *testing.T) {
 		t.Parallel()
-		testPatterns(t, newAPI(t, Limits{}), "ä") // which the embedded store takes for one character, and not for two bytes
+		testPatterns(t, newAPI(t, policy.Limits{}), "ä") // which the embedded store takes for one character, and not for two bytes
 	})
 	t.Run("Embedded", func(t *testing.T) {
 		t.Parallel()
-		testPatterns(t, serveStore(t, store.Options{Redis: redis.Options{Mode: redis.Embedded}}, Limits{}))
+		testPatterns(t, serveStore(t, store.Options{Redis: redis.Options{Mode: redis.Embedded}}, policy.Limits{}))
 	})
 }
 
@@ -171,18 +172,18 @@ func testPatterns(t *testing.T, a *api, more ...string) {
 		})).Keys
 		slices.Sort(listed)
 		if diff := cmp.Diff(tt.want, listed, cmpopts.EquateEmpty()); diff != "" {
-			t.Errorf("%s lists (-want +got):\n%s", tt.pattern, diff)
+			t.Errorf("ListKeys(%s) (-want +got):\n%s", tt.pattern, diff)
 		}
 		messages := a.walk(t, &cachev1.DeleteMatchingRequest{Namespace: namespace, Pattern: tt.pattern}, math.MaxInt)
 		if diff := cmp.Diff(left, a.left(t, namespace)); diff != "" || messages[len(messages)-1].DeletedCount != int64(len(tt.want)) {
-			t.Errorf("%s removed %v and left (-want +got):\n%s", tt.pattern, messages, diff)
+			t.Errorf("DeleteMatching(%s) removed %v, want %d, and left (-want +got):\n%s", tt.pattern, messages, len(tt.want), diff)
 		}
 	}
 }
 
 func TestListKeys(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{PlainNamespace: "plain"})
+	a := newAPI(t, policy.Limits{PlainNamespace: "plain"})
 	a.fill(t, "list", 2500)
 	a.fill(t, "listed", 10)
 
@@ -195,7 +196,7 @@ func TestListKeys(t *testing.T) {
 		for {
 			page := must[*cachev1.ListKeysResponse](t)(a.cache.ListKeys(t.Context(), &cachev1.ListKeysRequest{Namespace: "list", PageSize: size, PageToken: token}))
 			if n := len(page.Keys); n > 2*want+10 {
-				t.Errorf("size %d: a page has %d keys", size, n)
+				t.Errorf("size %d: a page has %d keys, want at most %d", size, n, 2*want+10)
 			}
 			for _, key := range page.Keys {
 				seen[key] = true
@@ -206,11 +207,11 @@ func TestListKeys(t *testing.T) {
 			}
 		}
 		if size != 1 && len(seen) != 2500 || pages < min(20, 2500/(2*want+10)) {
-			t.Errorf("size %d: %d keys on %d pages", size, len(seen), pages)
+			t.Errorf("size %d: %d keys on %d pages, want 2500 on at least %d", size, len(seen), pages, min(20, 2500/(2*want+10)))
 		}
 		for key := range seen {
 			if !strings.HasPrefix(key, "k") {
-				t.Fatalf("lists %q", key)
+				t.Fatalf("ListKeys lists %q, want keys that begin with k", key)
 			}
 		}
 	}
@@ -233,12 +234,12 @@ func TestListKeys(t *testing.T) {
 // must not keep the others from being listed.
 func TestListKeysOfOthers(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{PlainNamespace: "plain"})
+	a := newAPI(t, policy.Limits{PlainNamespace: "plain"})
 	a.set(t, &cachev1.SetRequest{Namespace: "other", Key: "own"})
 	a.do(t, "SET", "user:1", "v")
 	a.do(t, "LPUSH", "queue", "v")
 	a.do(t, "SET", "binary:\xff\xfe", "v")
 	if diff := cmp.Diff([]string{"user:1"}, a.left(t, "plain")); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("ListKeys (-want +got):\n%s", diff)
 	}
 }

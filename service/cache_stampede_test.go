@@ -7,6 +7,7 @@ import (
 	"time"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 )
@@ -16,8 +17,8 @@ import (
 func TestStampede(t *testing.T) {
 	t.Parallel()
 	const callers = 200
-	one := newAPI(t, Limits{})
-	other := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{one.addr}, CommandTimeout: 10 * time.Second}}, Limits{})
+	one := newAPI(t, policy.Limits{})
+	other := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{one.addr}, CommandTimeout: 10 * time.Second}}, policy.Limits{})
 	one.redis.ResetCommandCalls(t)
 	var loads atomic.Int64
 	var wg sync.WaitGroup
@@ -27,26 +28,26 @@ func TestStampede(t *testing.T) {
 			got, err := a.cache.GetOrLease(t.Context(), &cachev1.GetOrLeaseRequest{Key: "k", LeaseTtl: secs(30), WaitTimeout: secs(30)})
 			switch {
 			case err != nil:
-				t.Error(err)
+				t.Errorf("GetOrLease = %v, want nil", err)
 			case got.LeaseToken != "":
 				loads.Add(1)
 				one.ages(t, 300*time.Millisecond)
 				filled, err := a.cache.Fill(t.Context(), &cachev1.FillRequest{Key: "k", LeaseToken: got.LeaseToken, Value: []byte("v")})
 				if err != nil || filled.Outcome != cachev1.FillOutcome_FILL_OUTCOME_STORED {
-					t.Errorf("fill: %v, %v", filled, err)
+					t.Errorf("Fill = %v, %v, want STORED", filled, err)
 				}
 			case got.Outcome != leaseHit || string(got.Value) != "v":
-				t.Errorf("got %v", got)
+				t.Errorf("GetOrLease = %v, want a HIT of v", got)
 			}
 		})
 	}
 	wg.Wait()
 	if n := loads.Load(); n != 1 {
-		t.Errorf("%d loads", n)
+		t.Errorf("loads = %d, want 1", n)
 	}
 	calls := one.redis.CommandCalls(t)
 	asked := calls["get"] + calls["pttl"] + calls["evalsha"] + calls["eval"]
 	if t.Logf("%d commands", asked); asked > callers {
-		t.Errorf("%d commands for %d callers: %v", asked, callers, calls)
+		t.Errorf("Redis served %d commands for %d callers, want at most one each: %v", asked, callers, calls)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 )
 
-// GetStats tells the figures of this replica.
+// GetStats returns the counts of this replica since it started.
 func (c *Cache) GetStats(_ context.Context, r *cachev1.GetStatsRequest) (*cachev1.GetStatsResponse, error) {
 	f := c.fields()
 	f.namespace(r.GetNamespace())
@@ -33,6 +33,7 @@ func (c *Cache) GetStats(_ context.Context, r *cachev1.GetStatsRequest) (*cachev
 	return resp, nil
 }
 
+// namespaceStats returns the counts of a namespace. The hit ratio leaves failed reads out, and is unset without other reads.
 func namespaceStats(name string, counts *readCounts) *cachev1.NamespaceStats {
 	stats := &cachev1.NamespaceStats{Namespace: name}
 	hits, reads := 0.0, 0.0

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 )
@@ -31,12 +32,12 @@ const (
 func TestReadsAreCounted(t *testing.T) {
 	t.Parallel()
 	began := time.Now()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	get := func(r *cachev1.GetRequest, want cachev1.GetOutcome) {
 		t.Helper()
 		r.Namespace, r.Consistency = "shop", cachev1.Consistency_CONSISTENCY_PRIMARY
 		if got := a.get(t, r); got.Outcome != want {
-			t.Fatalf("got %v, want %v", got, want)
+			t.Fatalf("Get = %v, want %v", got, want)
 		}
 	}
 	etag := a.set(t, &cachev1.SetRequest{Namespace: "shop", Key: "hit", Value: []byte("v")})
@@ -58,7 +59,7 @@ func TestReadsAreCounted(t *testing.T) {
 	a.lease(t, lease, leaseMiss, true)
 	a.lease(t, lease, leasePending, false)
 	if _, err := a.cache.Get(t.Context(), &cachev1.GetRequest{Namespace: "shop"}); err == nil { // misuse is no read
-		t.Error("a Get of no key succeeded")
+		t.Error("Get without a key = nil, want an error")
 	}
 
 	want := map[cachev1.ReadOutcome]int64{
@@ -72,10 +73,10 @@ func TestReadsAreCounted(t *testing.T) {
 	}
 	got := a.stats(t, "shop")
 	if len(got.Namespaces) != 1 || got.Namespaces[0].Namespace != "shop" {
-		t.Fatalf("got %v", got)
+		t.Fatalf("GetStats = %v, want the namespace shop alone", got)
 	}
 	if started := got.StartedAt.AsTime(); started.Before(began) || started.After(time.Now()) {
-		t.Errorf("started at %v", started)
+		t.Errorf("started_at = %v, want between %v and now", started, began)
 	}
 	hits, reads := 0.0, 0.0
 	counts := map[cachev1.ReadOutcome]int64{}
@@ -91,22 +92,22 @@ func TestReadsAreCounted(t *testing.T) {
 		label := strings.ToLower(strings.TrimPrefix(r.Outcome.String(), "READ_OUTCOME_"))
 		source := strings.ToLower(strings.TrimPrefix(r.Source.String(), "SOURCE_"))
 		if n := metric(t, a.Server, "larder_cache_reads_total", "namespace", "shop", "outcome", label, "source", source); n != float64(r.Count) {
-			t.Errorf("/metrics says %v of %v", n, r)
+			t.Errorf("larder_cache_reads_total = %v, want that of %v", n, r)
 		}
 	}
 	for outcome, n := range want {
 		if counts[outcome] != n {
-			t.Errorf("%v: %d, want %d", outcome, counts[outcome], n)
+			t.Errorf("count of %v = %d, want %d", outcome, counts[outcome], n)
 		}
 	}
 	if ratio := got.Namespaces[0].GetHitRatio(); ratio != hits/reads {
-		t.Errorf("hit ratio %v, want %v of %v", ratio, hits, reads)
+		t.Errorf("hit ratio = %v, want %v of %v", ratio, hits, reads)
 	}
 }
 
 func TestReadsTellTheirSource(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	for key, outcome := range map[string]cachev1.ReadOutcome{"there": cachev1.ReadOutcome_READ_OUTCOME_HIT, "none": cachev1.ReadOutcome_READ_OUTCOME_MISS} {
 		if key == "there" {
 			a.set(t, &cachev1.SetRequest{Namespace: "n" + key, Key: key, Value: []byte("v")})
@@ -123,7 +124,7 @@ func TestReadsTellTheirSource(t *testing.T) {
 		}
 		a.get(t, &cachev1.GetRequest{Namespace: "n" + key, Key: key})
 		if counted(fromRedis) != 1 || counted(fromNear) != 0 {
-			t.Errorf("%s: %d and %d reads", key, counted(fromRedis), counted(fromNear))
+			t.Errorf("%s: reads from Redis = %d, from the near cache = %d, want 1 and 0", key, counted(fromRedis), counted(fromNear))
 		}
 		eventually(t, "answered from memory", func() bool {
 			a.get(t, &cachev1.GetRequest{Namespace: "n" + key, Key: key})
@@ -131,10 +132,10 @@ func TestReadsTellTheirSource(t *testing.T) {
 		})
 	}
 	if near := a.stats(t, "").NearCache; near.Entries == 0 || near.Bytes == 0 {
-		t.Errorf("near cache %v", near)
+		t.Errorf("near cache = %v, want entries and bytes", near)
 	}
 	if got := a.stats(t, "never-read"); len(got.Namespaces) != 0 {
-		t.Errorf("got %v of a namespace that nobody has read", got)
+		t.Errorf("GetStats of a namespace that nobody has read = %v, want no counts", got)
 	}
 }
 
@@ -159,14 +160,14 @@ func TestNamespacesOfReadsAreBounded(t *testing.T) {
 		counts.each(func(_ cachev1.ReadOutcome, _ cachev1.Source, n int64) { total += n })
 	}
 	if len(all) != maxReadNamespaces+1 || all[otherNamespaces] == nil || total != 40*maxReadNamespaces {
-		t.Errorf("%d namespaces, %d reads", len(all), total)
+		t.Errorf("counts = %d namespaces with %d reads, want %d, one of them %s, with %d", len(all), total, maxReadNamespaces+1, otherNamespaces, 40*maxReadNamespaces)
 	}
 	s := &Server{metrics: m}
 	w := httptest.NewRecorder()
 	s.AdminHandler(false).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	page, err := io.ReadAll(w.Result().Body)
 	if n := strings.Count(string(page), "\nlarder_cache_reads_total{"); err != nil || n != maxReadNamespaces+1 {
-		t.Errorf("%d time series, %v", n, err)
+		t.Errorf("time series of reads = %d, %v, want %d", n, err, maxReadNamespaces+1)
 	}
 }
 
@@ -180,14 +181,14 @@ func TestCountingReadsAllocatesNothing(t *testing.T) {
 			}
 		}
 		if n := testing.AllocsPerRun(100, func() { r.of(ns).add(cachev1.ReadOutcome_READ_OUTCOME_HIT, true) }); n != 0 {
-			t.Errorf("%s: %v allocations", ns, n)
+			t.Errorf("counting a read of %s allocates %v times, want 0", ns, n)
 		}
 	}
 }
 
 func TestGetStatsNeedsNoRedis(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	a.redis.Kill()
 	eventually(t, "known to be down", func() bool { return !a.health.Redis() })
 	a.stats(t, "")
@@ -195,33 +196,33 @@ func TestGetStatsNeedsNoRedis(t *testing.T) {
 
 func TestReadsTellTags(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	a.set(t, &cachev1.SetRequest{Key: "k", Value: []byte("v"), Tags: []string{"b", "a", "b"}})
 	want := fmt.Sprint([]string{"b", "a"})
 	if got := a.get(t, &cachev1.GetRequest{Key: "k"}); fmt.Sprint(got.Tags) != want {
-		t.Errorf("Get: %v", got)
+		t.Errorf("tags of Get = %v, want %s", got, want)
 	}
 	batch := must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), &cachev1.BatchGetRequest{Keys: []string{"k"}}))
 	if fmt.Sprint(batch.Results[0].Tags) != want {
-		t.Errorf("BatchGet: %v", batch)
+		t.Errorf("tags of BatchGet = %v, want %s", batch, want)
 	}
 	if got := a.lease(t, &cachev1.GetOrLeaseRequest{Key: "k", Beta: proto.Float64(0)}, leaseHit, false); fmt.Sprint(got.Tags) != want {
-		t.Errorf("GetOrLease: %v", got)
+		t.Errorf("tags of GetOrLease = %v, want %s", got, want)
 	}
 }
 
 // What counting adds to a Get that the near cache answers.
 func BenchmarkGet(b *testing.B) {
-	a := newAPI(b, Limits{})
+	a := newAPI(b, policy.Limits{})
 	a.set(b, &cachev1.SetRequest{Key: "k", Value: []byte("v")})
 	a.get(b, &cachev1.GetRequest{Key: "k"})
-	c := NewCache(a.store(b), NewPolicies(Limits{}))
+	c := NewCache(a.store(b), policy.New(policy.Limits{}), NewMetrics())
 	ctx, r := context.Background(), &cachev1.GetRequest{Key: "k"}
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			if _, err := c.Get(ctx, r); err != nil {
-				b.Error(err)
+				b.Errorf("Get = %v, want nil", err)
 			}
 		}
 	})
@@ -242,11 +243,11 @@ func (a *api) store(t testing.TB) *store.Store {
 	t.Helper()
 	st, err := store.New(store.Options{Redis: redis.Options{Addrs: []string{a.addr}, NearCacheBytes: 1 << 20, NearCacheTTL: time.Hour}})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("store.New = %v, want nil", err)
 	}
 	t.Cleanup(st.Close)
 	if err := st.Redis.Connect(t.Context()); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Connect = %v, want nil", err)
 	}
 	return st
 }

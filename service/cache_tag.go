@@ -7,18 +7,18 @@ import (
 	"github.com/berthcare/larder/store/cache"
 )
 
-// invalidationModes are the store's words for the modes.
+// invalidationModes maps the modes of the API to those of the store.
 var invalidationModes = map[cachev1.InvalidationMode]cache.InvalidationMode{
 	cachev1.InvalidationMode_INVALIDATION_MODE_UNSPECIFIED: cache.InvalidateDelete,
 	cachev1.InvalidationMode_INVALIDATION_MODE_DELETE:      cache.InvalidateDelete,
 	cachev1.InvalidationMode_INVALIDATION_MODE_STALE:       cache.InvalidateStale,
 }
 
-// tagMemory is for how many times the longest ttl an invalidation is remembered: Touch gives an entry a ttl of up to that
-// and leaves its stale_ttl, which may be as long.
+// tagMemory is how long the invalidation of a tag is remembered, in multiples of the maximum ttl: Touch can extend an
+// entry's ttl to the maximum and keeps its stale_ttl, which may be as long.
 const tagMemory = 2
 
-// InvalidateTags makes the entries of tags stale or gone.
+// InvalidateTags makes all entries with any of the tags stale, or deletes them.
 func (c *Cache) InvalidateTags(ctx context.Context, r *cachev1.InvalidateTagsRequest) (*cachev1.InvalidateTagsResponse, error) {
 	f := c.fields()
 	ns := f.namespace(r.GetNamespace())
@@ -36,12 +36,12 @@ func (c *Cache) InvalidateTags(ctx context.Context, r *cachev1.InvalidateTagsReq
 	return &cachev1.InvalidateTagsResponse{}, nil
 }
 
-// ClearNamespace makes the entries of a namespace stale or gone.
+// ClearNamespace makes all entries of a namespace stale, or deletes them.
 func (c *Cache) ClearNamespace(ctx context.Context, r *cachev1.ClearNamespaceRequest) (*cachev1.ClearNamespaceResponse, error) {
 	f := c.fields()
 	ns := f.namespace(r.GetNamespace())
 	if r.GetNamespace() == "" {
-		f.add("namespace", "must be given")
+		f.add("namespace", "must not be empty")
 	}
 	mode := enum(f, "mode", r.GetMode(), cachev1.InvalidationMode_name)
 	if err := f.err(); err != nil {

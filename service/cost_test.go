@@ -12,6 +12,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
@@ -87,7 +88,7 @@ func (c *costs) do(rpc, request string) {
 	request = strings.NewReplacer("$NEW", c.new(), "$HELD", c.lease).Replace(request)
 	m, req := parse(c.t, rpc, request, c.session)
 	if _, err := c.call(c.t.Context(), c.t, m, req); err != nil {
-		c.t.Fatalf("%s %s: %v", rpc, request, err)
+		c.t.Fatalf("%s %s = %v, want nil", rpc, request, err)
 	}
 }
 
@@ -96,7 +97,7 @@ func (c *costs) trips() (n uint64) {
 	c.t.Helper()
 	families, err := c.metrics.registry.Gather()
 	if err != nil {
-		c.t.Fatal(err)
+		c.t.Fatalf("Gather = %v, want nil", err)
 	}
 	for _, family := range families {
 		if family.GetName() != "larder_redis_command_duration_seconds" {
@@ -184,7 +185,7 @@ func (c *costs) weigh(rpc, when, request string) string {
 	}
 	for name, n := range total {
 		if !byItself(name) && both[name] != n {
-			c.t.Errorf("%s, %s: INFO commandstats has %d of %s, MONITOR %d", rpc, when, n, name, both[name])
+			c.t.Errorf("%s, %s: calls of %s = %d by INFO commandstats, want %d as in MONITOR", rpc, when, name, n, both[name])
 		}
 	}
 	return fmt.Sprintf("| %s | %s | %d | %s | %s |\n", rpc, when, trips, counts(sent), counts(scripted))
@@ -202,11 +203,11 @@ func counts(calls map[string]int64) string {
 	return strings.Join(parts, ", ")
 }
 
-// `go test ./service -run ARCHITECTURE -update` writes the table.
-func TestARCHITECTURETellsWhatEachCallCosts(t *testing.T) {
+// `go test ./service -run Docs -update` writes the table.
+func TestDocsTellWhatEachCallCosts(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
-	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second, NearCacheTTL: time.Hour}}, Limits{})
+	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second, NearCacheTTL: time.Hour}}, policy.Limits{})
 	a.redis, a.addr = server, server.Addr
 	c := &costs{api: a, t: t}
 	c.signIn()
@@ -225,7 +226,7 @@ func TestARCHITECTURETellsWhatEachCallCosts(t *testing.T) {
 	}
 	for _, m := range methods() {
 		if !covered[string(m.Name())] {
-			t.Errorf("no case of %s", m.Name())
+			t.Errorf("costCases has no case of %s, want at least one", m.Name())
 		}
 	}
 	var table strings.Builder

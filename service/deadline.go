@@ -7,7 +7,7 @@ import (
 	"google.golang.org/grpc"
 )
 
-// A deadlineCap bounds how long a unary call may take: the time that the caller gave it, but at most this long.
+// A deadlineCap is the maximum duration of a unary call; the caller's own deadline applies if it is earlier.
 type deadlineCap time.Duration
 
 func (d deadlineCap) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {

@@ -16,6 +16,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 )
 
 // requests are good requests, one for each method, that cannot be answered without Redis. Their text is not to be told.
@@ -61,7 +62,7 @@ func (a *api) eachMethod(t testing.TB, s *sessionv1.CreateSessionResponse, ended
 		}
 		text, ok := requests[string(m.Name())]
 		if !ok {
-			t.Fatalf("no request of %s", m.Name())
+			t.Fatalf("requests has none of %s, want one", m.Name())
 		}
 		// A session that is not there, or the others would find none.
 		text = strings.ReplaceAll(text, "$OTHER", flip(s.Session.SessionId[0])+s.Session.SessionId[1:])
@@ -90,7 +91,7 @@ func (a *api) allSucceed(t testing.TB, s *sessionv1.CreateSessionResponse) {
 			if err != nil {
 				failed++
 				if code := status.Code(err); code != codes.Unavailable {
-					t.Errorf("%s got %v", m.Name(), err)
+					t.Errorf("%s = %v, want nil or UNAVAILABLE", m.Name(), err)
 				}
 			}
 		})
@@ -106,7 +107,7 @@ func (a *api) canary(t testing.TB) *sessionv1.CreateSessionResponse {
 
 func TestEveryMethodWhileRedisIsDown(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	s := a.canary(t)
 	a.allSucceed(t, s)
 
@@ -119,10 +120,10 @@ func TestEveryMethodWhileRedisIsDown(t *testing.T) {
 			got := answerOf(t, err)
 			sent := got.Reason == "WRITE_OUTCOME_UNKNOWN" && when == "at once"
 			if got.Code != codes.Unavailable || !got.Retry || got.Reason != "REDIS_UNAVAILABLE" && !sent {
-				t.Errorf("%s: %s got %v", when, m.Name(), err)
+				t.Errorf("%s: %s = %v, want UNAVAILABLE with REDIS_UNAVAILABLE and RetryInfo", when, m.Name(), err)
 			}
 			if took > 1500*time.Millisecond {
-				t.Errorf("%s: %s took %v", when, m.Name(), took)
+				t.Errorf("%s: %s took %v, want at most 1.5 s", when, m.Name(), took)
 			}
 		})
 	}
@@ -161,24 +162,24 @@ func TestErrorsTellNothingOfTheServer(t *testing.T) {
 			failed[string(m.Name())] = answerOf(t, err).Reason
 			st := status.Convert(err)
 			if !sayings[st.Message()] {
-				t.Errorf("%s: %s is told %q", fault, m.Name(), st.Message())
+				t.Errorf("%s: message of %s = %q, want one of the error table", fault, m.Name(), st.Message())
 			}
 			for _, d := range st.Details() {
 				switch d := d.(type) {
 				case *errdetails.ErrorInfo:
 					d.Reason, d.Domain = "", ""
 					if !proto.Equal(d, &errdetails.ErrorInfo{}) {
-						t.Errorf("%s: %s is told %v", fault, m.Name(), d)
+						t.Errorf("%s: ErrorInfo of %s = %v, want a domain and a reason only", fault, m.Name(), d)
 					}
 				case *errdetails.RetryInfo:
 				default:
-					t.Errorf("%s: %s is told %v", fault, m.Name(), d)
+					t.Errorf("%s: detail of %s = %v, want ErrorInfo and RetryInfo only", fault, m.Name(), d)
 				}
 			}
 			text := st.Proto().String()
 			for _, secret := range []string{"canary", s.SessionToken[4:], s.Session.SessionId, a.addr, a.redis.Addr, "127.0.0.1"} {
 				if strings.Contains(text, secret) {
-					t.Errorf("%s: %s is told %q", fault, m.Name(), text)
+					t.Errorf("%s: answer of %s = %q, want it without %q", fault, m.Name(), text, secret)
 				}
 			}
 		})
@@ -203,7 +204,7 @@ func TestErrorsTellNothingOfTheServer(t *testing.T) {
 	} {
 		fault.begin()
 		if failed := check(fault.name); len(failed) != len(requests) {
-			t.Errorf("%s: only %v failed", fault.name, failed)
+			t.Errorf("%s: failed methods = %v, want all %d", fault.name, failed, len(requests))
 		}
 		mend()
 	}
@@ -232,7 +233,7 @@ func TestErrorsTellNothingOfTheServer(t *testing.T) {
 	// What Redis itself says quotes keys, users and commands.
 	a.do(t, "CONFIG", "SET", "maxmemory", "1")
 	if got := check("OutOfMemory")["Set"]; got != "REDIS_OVERLOADED" {
-		t.Errorf("out of memory a Set got %q", got)
+		t.Errorf("reason of Set at full memory = %q, want REDIS_OVERLOADED", got)
 	}
 	a.do(t, "CONFIG", "SET", "maxmemory", "0")
 	mend()
@@ -241,7 +242,7 @@ func TestErrorsTellNothingOfTheServer(t *testing.T) {
 	for rpc := range requests {
 		// SCAN and a watch name no key that could be refused, and BatchGet says it of each key.
 		if got := failed[rpc]; got != "REDIS_REFUSED" && !slices.Contains([]string{"ListKeys", "DeleteMatching", "BatchGet", "Watch"}, rpc) {
-			t.Errorf("without permission %s got %q", rpc, got)
+			t.Errorf("reason of %s without permission = %q, want REDIS_REFUSED", rpc, got)
 		}
 	}
 	a.do(t, "ACL", "SETUSER", "default", "allkeys")

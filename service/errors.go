@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -27,26 +27,26 @@ import (
 // errorDomain is the domain of every google.rpc.ErrorInfo.
 const errorDomain = "larder"
 
-// The failures that begin in this package rather than in the store.
+// The errors that arise in this package rather than in the store.
 var (
 	errInvalidField = errors.New("a field of the request is invalid")
 	errOverloaded   = errors.New("the server has too many calls in flight")
 	errDraining     = errors.New("the server is shutting down")
-	errNoMethod     = errors.New("the server has no such method")
-	errPanic        = errors.New("the server failed to handle the call")
+	errNoMethod     = errors.New("the server does not implement this method")
+	errPanic        = errors.New("the handler of the call failed unexpectedly")
 	errInternal     = errors.New("internal error")
 )
 
-// An errorRow says what callers see of an error. The message is the text of err itself, never that of what wraps it or
-// of what caused it, so that no address, key or driver text can reach a caller.
+// An errorRow maps an error to what callers see. The message is the text of err itself, never that of an error that wraps
+// it or caused it, so that no address, key or driver text reaches a caller.
 type errorRow struct {
 	err        error
 	code       codes.Code
-	reason     string        // ErrorInfo.reason: what programs match, and never changes
-	retryAfter time.Duration // RetryInfo.retry_delay, where waiting may help
+	reason     string        // ErrorInfo.reason, which programs match and which therefore never changes
+	retryAfter time.Duration // RetryInfo.retry_delay; zero where a retry does not help
 }
 
-// errorTable is the whole mapping of errors to what callers see; the first row that matches wins.
+// errorTable is the complete mapping of errors to what callers see. The first row whose err matches by errors.Is applies.
 var errorTable = []errorRow{
 	{err: errInvalidField, code: codes.InvalidArgument, reason: "INVALID_FIELD"},
 	{err: redis.ErrUnavailable, code: codes.Unavailable, reason: "REDIS_UNAVAILABLE", retryAfter: 500 * time.Millisecond},
@@ -67,7 +67,7 @@ var errorTable = []errorRow{
 	{err: keyring.ErrKeyUnknown, code: codes.DataLoss, reason: "KEY_UNKNOWN"},
 	{err: redis.ErrRefused, code: codes.Internal, reason: "REDIS_REFUSED"},
 	{err: redis.ErrWrongMode, code: codes.Internal, reason: "REDIS_WRONG_MODE"},
-	// Handlers return these two only when they are the caller's own: the store tells them from those of other callers.
+	// The store returns these two only for the caller's own context, never for that of another caller it shared a read with.
 	{err: context.Canceled, code: codes.Canceled, reason: "CANCELLED"},
 	{err: context.DeadlineExceeded, code: codes.DeadlineExceeded, reason: "DEADLINE_EXCEEDED"},
 	{err: errNoMethod, code: codes.Unimplemented, reason: "METHOD_UNKNOWN"},
@@ -75,7 +75,7 @@ var errorTable = []errorRow{
 	{err: errInternal, code: codes.Internal, reason: "INTERNAL"},
 }
 
-// rowOf returns the row of err: the last one, INTERNAL, if the table does not know it.
+// rowOf returns the row of err; if no row matches, known is false and row is the last one, INTERNAL.
 func rowOf(err error) (row errorRow, known bool) {
 	if len(fieldErrors(err)) > 0 {
 		err = errInvalidField
@@ -88,7 +88,7 @@ func rowOf(err error) (row errorRow, known bool) {
 	return row, false
 }
 
-// reason returns the reason of err, for the items of a batch; "" for nil.
+// reason returns the reason of err, which items of a batch and metrics carry; "" for nil.
 func reason(err error) string {
 	if err == nil {
 		return ""
@@ -97,7 +97,7 @@ func reason(err error) string {
 	return row.reason
 }
 
-// A failure is an error as the caller sees it, together with what it came from, which is for the log alone.
+// A failure is an error as the caller sees it, with its cause, which only the log shows.
 type failure struct {
 	status *status.Status
 	reason string
@@ -106,23 +106,30 @@ type failure struct {
 
 func (f *failure) Error() string { return f.status.Err().Error() }
 
-// GRPCStatus is how grpc finds the status of an error.
+// GRPCStatus returns the status that grpc-go sends to the caller.
 func (f *failure) GRPCStatus() *status.Status { return f.status }
 
-// level tells whose business a failure is: the developers', the operators', or the caller's own.
-func (f *failure) level() slog.Level {
-	switch f.status.Code() {
+// levelOf returns the level at which a call with a code is logged: error for what developers must look at, warning for
+// what operators must, info for what only the caller can act on.
+func levelOf(code codes.Code) logging.Level {
+	switch code {
 	case codes.Internal, codes.DataLoss, codes.Unknown:
-		return slog.LevelError
+		return logging.LevelError
 	case codes.Unavailable, codes.ResourceExhausted, codes.DeadlineExceeded:
-		return slog.LevelWarn
+		return logging.LevelWarn
 	default:
-		return slog.LevelInfo
+		return logging.LevelInfo
 	}
 }
 
-// forTheLog says what made a call fail, in words that hold no part of the request: those of the store if it knows some,
-// else the type of the error, because the text of a foreign error may quote its input. Callers' mistakes need none.
+// always returns a level for every code.
+func always(level logging.Level) logging.CodeToLevel {
+	return func(codes.Code) logging.Level { return level }
+}
+
+// forTheLog returns the cause of a failure as text that contains no part of the request: the store's description if it has
+// one, otherwise the type of an error that the table does not know, because the text of a foreign error may quote its
+// input. It returns "" for failures that the reason explains, such as mistakes of the caller.
 func (f *failure) forTheLog() string {
 	switch f.status.Code() {
 	case codes.Unavailable, codes.ResourceExhausted, codes.Internal, codes.DataLoss, codes.Unknown:
@@ -141,7 +148,7 @@ func (f *failure) forTheLog() string {
 // codeOf returns the code that the caller sees of an error; OK for nil.
 func codeOf(err error) codes.Code { return status.Code(err) }
 
-// fail returns what the caller sees of err. A status that grpc itself made passes, with a reason if it has none.
+// fail returns what the caller sees of err. A status made by grpc-go itself keeps its code and message.
 func fail(err error) *failure {
 	row, known := rowOf(err)
 	var made interface{ GRPCStatus() *status.Status }
@@ -173,7 +180,7 @@ func fail(err error) *failure {
 	return &failure{status: withDetails(status.New(row.code, message), details...), reason: row.reason, cause: err}
 }
 
-// passed gives a status made by grpc the name of its code as the reason, such as NOT_FOUND.
+// passed returns a status made by grpc-go, with the name of its code as the reason, such as NOT_FOUND, unless it has one.
 func passed(st *status.Status, cause error) *failure {
 	for _, d := range st.Details() {
 		if info, ok := d.(*errdetails.ErrorInfo); ok {
@@ -184,7 +191,8 @@ func passed(st *status.Status, cause error) *failure {
 	return &failure{status: withDetails(st, info), reason: info.Reason, cause: cause}
 }
 
-// withDetails adds details, of which losing them would be the lesser harm.
+// withDetails adds details to a status. If they cannot be encoded the status is returned without them, because the caller
+// needs its code most.
 func withDetails(st *status.Status, details ...protoadapt.MessageV1) *status.Status {
 	if full, err := st.WithDetails(details...); err == nil {
 		return full
@@ -192,6 +200,7 @@ func withDetails(st *status.Status, details ...protoadapt.MessageV1) *status.Sta
 	return st
 }
 
+// fieldErrors returns the field errors that err consists of, none if it is another error.
 func fieldErrors(err error) FieldErrors {
 	var many FieldErrors
 	if errors.As(err, &many) {
@@ -204,23 +213,25 @@ func fieldErrors(err error) FieldErrors {
 	return nil
 }
 
-// valid keeps a name built from a request's bytes fit for a protobuf string.
+// valid replaces invalid UTF-8, which a name built from a request may contain and a protobuf string must not.
 func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
-// unaryErrors turns what a handler returned into what the caller sees.
+// unaryErrors maps the error of a unary handler to what the caller sees.
 func unaryErrors(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	resp, err := handler(ctx, req)
 	if err == nil {
 		return resp, nil
 	}
 	if errors.Is(err, redis.ErrOutcomeUnknown) && !redis.Retryable(err) {
-		// Making the call again would mislead the caller, so clients that retry by themselves are told not to.
+		// The write may have been applied, and a repeated call would add a second time or fail on the caller's own write.
+		// So clients that retry by themselves are told not to.
 		stopRetries(ctx)
 	}
 	return nil, fail(err)
 }
 
-// streamErrors does the same for streams, and tells a stream that the server ended from one that the client ended.
+// streamErrors does the same for streams. A stream that the server ended to shut down gets errDraining rather than
+// context.Canceled, which is for streams that the client ended.
 func streamErrors(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	err := handler(srv, ss)
 	if err == nil {
@@ -233,8 +244,9 @@ func streamErrors(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handl
 	return fail(err)
 }
 
-// stopRetries asks the client, as gRPC's retry design (A6) defines it, not to retry this call by itself.
+// stopRetries tells the client not to retry this call by itself, with the trailer that gRPC's retry design (gRFC A6)
+// defines.
 func stopRetries(ctx context.Context) {
-	// It fails only after the call has ended, when nobody listens any more.
+	// It fails only after the call has ended, when no client can retry it any more.
 	_ = grpc.SetTrailer(ctx, metadata.Pairs("grpc-retry-pushback-ms", "-1"))
 }

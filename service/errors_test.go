@@ -65,17 +65,17 @@ func TestErrors(t *testing.T) {
 			_, unary := s.cache.Get(t.Context(), &cachev1.GetRequest{})
 			walk, err := s.cache.DeleteMatching(t.Context(), &cachev1.DeleteMatchingRequest{})
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("DeleteMatching = %v, want a stream", err)
 			}
 			_, stream := walk.Recv()
 			for _, err := range []error{unary, stream} {
 				wantAnswer(t, err, tt.want)
 				if text := status.Convert(err).Message(); text == "" || strings.Contains(text, "10.1.2.3") || strings.Contains(text, "user:7") {
-					t.Errorf("the message is %q", text)
+					t.Errorf("message = %q, want one without address and key", text)
 				}
 			}
 			if tt.want.Code != codes.NotFound && reason(tt.err) != tt.want.Reason {
-				t.Errorf("as an item of a batch its reason is %q", reason(tt.err))
+				t.Errorf("reason of an item = %q, want %q", reason(tt.err), tt.want.Reason)
 			}
 		})
 	}
@@ -86,11 +86,11 @@ func TestErrors(t *testing.T) {
 			covered = covered || tt.want.Reason == row.reason && tt.want.Code == row.code
 		}
 		if !covered {
-			t.Errorf("%s is not tested", row.reason)
+			t.Errorf("tests have no case of %s, want one", row.reason)
 		}
 	}
 	if reason(nil) != "" {
-		t.Error("success has a reason")
+		t.Errorf("reason(nil) = %q, want none", reason(nil))
 	}
 }
 
@@ -100,7 +100,7 @@ func TestInvalidFieldsAreAllNamed(t *testing.T) {
 	_, err := s.cache.Get(t.Context(), &cachev1.GetRequest{})
 
 	if got, want := status.Convert(err).Message(), "items[3].key: is \uFFFD long (and 1 more)"; got != want {
-		t.Errorf("message is %q, want %q", got, want)
+		t.Errorf("message = %q, want %q", got, want)
 	}
 	var got []string
 	for _, d := range status.Convert(err).Details() {
@@ -129,13 +129,13 @@ func TestAReasonThatAStatusHasIsKept(t *testing.T) {
 	t.Parallel()
 	made, err := status.New(codes.NotFound, "gone").WithDetails(&errdetails.ErrorInfo{Domain: "larder", Reason: "GONE"})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("WithDetails = %v, want nil", err)
 	}
 	s := run(t, failing(made.Err()), Options{})
 	_, err = s.cache.Get(t.Context(), &cachev1.GetRequest{})
 	wantAnswer(t, err, answer{Code: codes.NotFound, Reason: "GONE"})
 	if n := len(status.Convert(err).Details()); n != 1 {
-		t.Errorf("%d details", n)
+		t.Errorf("number of details = %d, want 1", n)
 	}
 }
 
@@ -152,10 +152,10 @@ func TestOutcomeUnknownStopsTheRetriesOfClients(t *testing.T) {
 		s := run(t, failing(tt.err), Options{})
 		var trailer metadata.MD
 		if _, err := s.cache.Increment(t.Context(), &cachev1.IncrementRequest{}, grpc.Trailer(&trailer)); err == nil {
-			t.Fatal("no error")
+			t.Fatalf("Increment = nil, want %v", tt.err)
 		}
 		if diff := cmp.Diff(tt.want, trailer.Get("grpc-retry-pushback-ms")); diff != "" {
-			t.Errorf("%v (-want +got):\n%s", tt.err, diff)
+			t.Errorf("trailer after %v (-want +got):\n%s", tt.err, diff)
 		}
 	}
 }

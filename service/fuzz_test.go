@@ -17,34 +17,29 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 )
 
-func FuzzCacheRequests(f *testing.F) { fuzzRequests(f, cachev1.File_larder_cache_v1_cache_proto) }
-
-func FuzzSessionRequests(f *testing.F) {
-	fuzzRequests(f, sessionv1.File_larder_session_v1_session_proto)
-}
-
-// fuzzRequests calls every method of a file with any message that is one: whatever it holds, the answer is a good one, or
-// says by the table that the request was not. The seeds are random messages of likely and of unlikely values.
-func fuzzRequests(f *testing.F, file protoreflect.FileDescriptor) {
-	a := serveStore(f, store.Options{Redis: redis.Options{Mode: redis.Embedded}}, Limits{MaxValueBytes: 1 << 10, PlainNamespace: "plain"})
-	list := file.Services().Get(0).Methods()
+// FuzzRequests calls every method with any message that decodes: whatever it holds, the answer is a success or an error of
+// the table that blames the request. The seeds are random messages of likely and of unlikely values.
+func FuzzRequests(f *testing.F) {
+	a := serveStore(f, store.Options{Redis: redis.Options{Mode: redis.Embedded}}, policy.Limits{MaxValueBytes: 1 << 10, PlainNamespace: "plain"})
+	all := methods()
 
 	// Some of the seeds speak of what is there.
 	session := a.create(f, &sessionv1.CreateSessionRequest{Subject: "ann", Attributes: map[string]string{"a": "1"}})
 	g := &generator{rand.New(rand.NewPCG(1, 2)), f, []string{
 		session.SessionToken, session.Session.SessionId, a.set(f, &cachev1.SetRequest{Key: "k", Value: []byte("v")}),
 	}}
-	for i := range list.Len() {
+	for i := range all {
 		for range 25 {
-			b, err := proto.Marshal(g.message(list.Get(i).Input()).Interface())
+			b, err := proto.Marshal(g.message(all[i].Input()).Interface())
 			if err != nil {
-				f.Fatal(err)
+				f.Fatalf("Marshal = %v, want nil", err)
 			}
-			f.Add(uint8(i), b) //nolint:gosec // a service has fewer than 256 methods
+			f.Add(uint8(i), b) //nolint:gosec // there are fewer than 256 methods
 		}
 	}
 
@@ -54,7 +49,7 @@ func fuzzRequests(f *testing.F, file protoreflect.FileDescriptor) {
 	}
 	calls := 0
 	f.Fuzz(func(t *testing.T, method uint8, request []byte) {
-		m := list.Get(int(method) % list.Len())
+		m := all[int(method)%len(all)]
 		req := newMessage(t, m.Input())
 		if proto.Unmarshal(request, req) != nil {
 			return
@@ -63,7 +58,7 @@ func fuzzRequests(f *testing.F, file protoreflect.FileDescriptor) {
 		defer cancel()
 		if calls++; calls%1000 == 0 { // or walks of what the others have left would take all the time
 			if _, err := a.call(ctx, t, methodOf(t, "DeleteMatching"), &cachev1.DeleteMatchingRequest{Namespace: "plain", Pattern: "*"}); err != nil {
-				t.Fatal(err)
+				t.Fatalf("DeleteMatching = %v, want nil", err)
 			}
 		}
 		_, err := a.call(ctx, t, m, req)
@@ -78,7 +73,7 @@ func fuzzRequests(f *testing.F, file protoreflect.FileDescriptor) {
 			}
 		default: // Redis is here, well and fast, and nothing else may go wrong
 		}
-		t.Errorf("%s got %v\n%s", m.Name(), err, prototext.Format(req))
+		t.Errorf("%s = %v, want a success or an error of the request\n%s", m.Name(), err, prototext.Format(req))
 	})
 }
 
@@ -139,7 +134,7 @@ func (g *generator) value(field protoreflect.FieldDescriptor) protoreflect.Value
 		return protoreflect.ValueOfBytes(pick(g, nil, []byte("v"), []byte("42"), []byte("\xc1LD\x01"), make([]byte, 1025)))
 	case protoreflect.StringKind:
 	default:
-		g.Fatalf("no values for %s", field.FullName())
+		g.Fatalf("the generator has no values for %s, want some", field.FullName())
 	}
 	if field.Name() == "namespace" {
 		return protoreflect.ValueOfString(pick(g, "", "", "default", "plain", "other", "NO"))

@@ -9,28 +9,29 @@ import (
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
-	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
-	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/store/redis"
 )
 
 const (
-	// liveName is the name under which grpc.health.v1 tells whether the process can answer, whatever Redis does.
+	// liveName is the name that is SERVING for as long as the process can answer, whatever Redis does.
 	liveName = "live"
-	// downAfter and upAfter are how many probes in a row it takes to believe that Redis went, or that it is back.
+	// downAfter is how many probes in a row must fail before Redis counts as down, upAfter how many must succeed before it
+	// counts as up again.
 	downAfter = 3
 	upAfter   = 2
 )
 
-// readyNames are the names that tell whether calls can be served: Redis answers and the server is not shutting down.
-var readyNames = []string{
-	"", "ready",
-	cachev1.CacheService_ServiceDesc.ServiceName,
-	sessionv1.SessionService_ServiceDesc.ServiceName,
+// readyNames returns the names that are SERVING while calls can be served: Redis answers and the server does not shut down.
+func readyNames() []string {
+	names := append(make([]string, 0, 2+len(services)), "", "ready")
+	for _, service := range services {
+		names = append(names, service.desc.ServiceName)
+	}
+	return names
 }
 
-// Health knows whether this server can serve. It asks Redis itself, with its own deadline, and does not trust the calls
-// that pass: those answered from memory succeed while Redis is away.
+// Health keeps whether this server can serve, for grpc.health.v1 and for the admin port's /health. It probes Redis itself,
+// with its own deadline; the outcome of calls would not tell, because calls answered from memory succeed without Redis.
 type Health struct {
 	grpc     *health.Server
 	ping     func(context.Context) error
@@ -42,7 +43,7 @@ type Health struct {
 	mu       sync.Mutex
 	up       bool
 	draining bool
-	changed  time.Time // when up last changed
+	changed  time.Time // when up was last set, zero before the first probe succeeds
 }
 
 func newHealth(ping func(context.Context) error, m *Metrics, o Options) *Health {
@@ -50,20 +51,21 @@ func newHealth(ping func(context.Context) error, m *Metrics, o Options) *Health 
 		grpc: health.NewServer(), ping: ping, interval: o.ProbeInterval, timeout: o.ProbeTimeout,
 		logger: o.Logger, metrics: m,
 	}
-	// An unregistered name is NOT_FOUND, which the kubelet takes for a failure, and "" begins as SERVING.
+	// Every name gets a status at once: grpc-go answers NOT_FOUND for a name without one, which the kubelet counts as a
+	// failure, and begins with "" as SERVING.
 	h.grpc.SetServingStatus(liveName, healthv1.HealthCheckResponse_SERVING)
 	h.publish()
 	return h
 }
 
-// Redis reports whether Redis answers, as far as the probes know.
+// Redis reports whether Redis answers, according to the probes.
 func (h *Health) Redis() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.up
 }
 
-// Ready reports whether the server can serve: Redis answers and the server is not shutting down.
+// Ready reports whether the server can serve: Redis answers and the server does not shut down.
 func (h *Health) Ready() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -72,12 +74,13 @@ func (h *Health) Ready() bool {
 
 // run probes Redis until ctx ends.
 func (h *Health) run(ctx context.Context) {
-	// The first success counts at once, and until then it looks more often: a server that starts is being waited for.
+	// Until the first success Redis is probed ten times as often, and that success counts at once, because callers wait
+	// for a server that starts.
 	needed, every := 1, max(h.interval/10, time.Millisecond)
 	next := time.NewTimer(0)
 	defer next.Stop()
 
-	surprises := 0 // probes in a row that contradict what is believed
+	contraryProbes := 0 // probes in a row whose outcome contradicts h.up
 	for {
 		select {
 		case <-next.C:
@@ -89,25 +92,25 @@ func (h *Health) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		surprises++
+		contraryProbes++
 		if up := err == nil; up == h.Redis() {
-			surprises = 0
-		} else if surprises >= needed {
-			h.believe(up, err)
-			surprises, needed, every = 0, upAfter, h.interval
+			contraryProbes = 0
+		} else if contraryProbes >= needed {
+			h.set(up, err)
+			contraryProbes, needed, every = 0, upAfter, h.interval
 			if up {
 				needed = downAfter
 			}
 		}
 		wait := every
-		if surprises > 0 {
-			wait /= 2 // a doubt is settled sooner
+		if contraryProbes > 0 {
+			wait /= 2 // to know sooner whether the change lasts
 		}
 		next.Reset(max(wait-time.Since(start), 0))
 	}
 }
 
-// probe asks Redis once. It returns on time even when the ping does not, because a stalled one is a failed one.
+// probe pings Redis once and returns after the timeout even if the ping ignores its context: a ping that stalls has failed.
 func (h *Health) probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, h.timeout)
 	defer cancel()
@@ -121,8 +124,8 @@ func (h *Health) probe(ctx context.Context) error {
 	}
 }
 
-// believe takes note that Redis went or that it is back.
-func (h *Health) believe(up bool, err error) {
+// set records and logs that Redis went down, for the reason err, or came up.
+func (h *Health) set(up bool, err error) {
 	h.mu.Lock()
 	h.up = up
 	after := time.Since(h.changed)
@@ -134,7 +137,7 @@ func (h *Health) believe(up bool, err error) {
 	h.publish()
 	ctx := context.Background()
 	switch {
-	case first: // the start is not a return
+	case first: // Redis was found, not restored
 	case up:
 		h.metrics.Connection(redis.Restored, 0, nil)
 		h.logger.LogAttrs(ctx, slog.LevelInfo, "redis connection restored", slog.Duration("after", after))
@@ -144,8 +147,8 @@ func (h *Health) believe(up bool, err error) {
 	}
 }
 
-// drain says NOT_SERVING from now on, whatever Redis does. The process stays live: it has calls to finish, and killing it
-// would lose them.
+// drain sets every name but live to NOT_SERVING for good, whatever Redis does. live stays SERVING, because the process has
+// calls to finish, which a restart by the kubelet would lose.
 func (h *Health) drain() {
 	h.mu.Lock()
 	h.draining = true
@@ -153,7 +156,7 @@ func (h *Health) drain() {
 	h.publish()
 }
 
-// publish tells the health service. It holds the lock, so that two changes are not published in the wrong order.
+// publish sets the status of every name but live. It holds the lock, so that two changes are published in their order.
 func (h *Health) publish() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -161,7 +164,7 @@ func (h *Health) publish() {
 	if h.up && !h.draining {
 		status = healthv1.HealthCheckResponse_SERVING
 	}
-	for _, name := range readyNames {
+	for _, name := range readyNames() {
 		h.grpc.SetServingStatus(name, status)
 	}
 }

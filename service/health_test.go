@@ -70,15 +70,15 @@ func observe(t *testing.T, redis int32) *patient {
 // check asks the way a probe asks, and that all names which follow Redis agree.
 func (p *patient) want(t *testing.T, want healthv1.HealthCheckResponse_ServingStatus) {
 	t.Helper()
-	for _, name := range []string{"", "ready", "larder.cache.v1.CacheService", "larder.session.v1.SessionService"} {
+	for _, name := range readyNames() {
 		resp, err := p.grpc.Check(t.Context(), &healthv1.HealthCheckRequest{Service: name})
 		if err != nil || resp.Status != want {
-			t.Errorf("%q is %v, %v, want %v", name, resp, err, want)
+			t.Errorf("status of %q = %v, %v, want %v", name, resp, err, want)
 		}
 	}
 	resp, err := p.grpc.Check(t.Context(), &healthv1.HealthCheckRequest{Service: "live"})
 	if err != nil || resp.Status != serving {
-		t.Errorf("live is %v, %v", resp, err)
+		t.Errorf("status of live = %v, %v, want %v", resp, err, serving)
 	}
 }
 
@@ -115,11 +115,11 @@ func TestHealth(t *testing.T) {
 		p.want(t, notServing)
 		p.redis.Store(well)
 		if took := p.until(true); took > 100*time.Millisecond {
-			t.Errorf("the first answer counted after %v", took)
+			t.Errorf("ready %v after Redis answered, want at most 100 ms", took)
 		}
 		p.want(t, serving)
 		if text := p.log.String(); text != "" {
-			t.Errorf("the start was logged as a return:\n%s", text)
+			t.Errorf("log = %q, want nothing about a start", text)
 		}
 	})
 
@@ -130,21 +130,21 @@ func TestHealth(t *testing.T) {
 				pass(10*time.Second + time.Duration(offset)*10*time.Millisecond)
 				p.redis.Store(how)
 				if took := p.until(false); took > 2*time.Second {
-					t.Fatalf("noticed after %v", took)
+					t.Fatalf("down %v after Redis failed, want at most 2 s", took)
 				}
 				p.want(t, notServing)
 				pass(time.Minute)
 				p.redis.Store(well)
 				if took := p.until(true); took > 2*time.Second {
-					t.Fatalf("its return was noticed after %v", took)
+					t.Fatalf("up %v after Redis was back, want at most 2 s", took)
 				}
 				p.want(t, serving)
 			}
 			if n, m := len(p.log.lines(t, "redis connection lost")), len(p.log.lines(t, "redis connection restored")); n != 50 || m != 50 {
-				t.Errorf("logged %d losses and %d returns of 50", n, m)
+				t.Errorf("logged %d losses and %d returns, want 50 of each", n, m)
 			}
 			if got := counted(t, p.metrics, "larder_redis_connection_events_total"); got != 100 {
-				t.Errorf("counted %v events", got)
+				t.Errorf("larder_redis_connection_events_total = %v, want 100", got)
 			}
 		})
 	}
@@ -184,11 +184,11 @@ func TestHealth(t *testing.T) {
 		p.until(false)
 		p.redis.Store(well)
 		if p.until(true); !p.Redis() {
-			t.Error("probing stopped")
+			t.Error("Redis() = false after Redis was back, want true")
 		}
 		p.want(t, notServing)
 		if p.Ready() {
-			t.Error("ready")
+			t.Error("Ready() = true while draining, want false")
 		}
 	})
 }

@@ -18,7 +18,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 
-	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
@@ -77,11 +76,11 @@ func (h *history[I, O]) record(ctx context.Context, t testing.TB, c caller, key 
 			r.Attempts = max(r.Attempts, 1)
 		case a.Code == codes.Unavailable, a.Code == codes.ResourceExhausted:
 			if r.Attempts > 0 {
-				t.Errorf("the caller was told %v of a call that may have been applied", a)
+				t.Errorf("answer of a call that may have been applied = %v, want WRITE_OUTCOME_UNKNOWN", a)
 			}
 			return out, false
 		default:
-			t.Errorf("call %+v: %v", in, err)
+			t.Errorf("call %+v = %v, want an answer or an error of an outage", in, err)
 			return out, false
 		}
 	}
@@ -142,13 +141,13 @@ func linearizable[I, O any](t testing.TB, h *history[I, O], model porcupine.Mode
 		switch porcupine.CheckOperationsTimeout(model, operations(keys[key], reads), 20*time.Second) {
 		case porcupine.Ok:
 		case porcupine.Illegal:
-			t.Errorf("no order of these calls explains their answers:")
+			t.Error("no order of these calls explains their answers, want one:")
 			for _, r := range keys[key] {
 				t.Logf("%v-%v client %d replica %d: %+v -> %+v unknown %t attempts %d", r.Begin, r.End, r.Client, r.Replica, r.In, r.Out, r.Unknown, r.Attempts)
 			}
 			return
 		case porcupine.Unknown:
-			t.Errorf("the %d calls of one key are too many to be checked", len(keys[key]))
+			t.Errorf("the %d calls of one key are too many to be checked in 20 s, want fewer", len(keys[key]))
 			return
 		}
 	}
@@ -238,22 +237,20 @@ func startReplica(t testing.TB, so store.Options, number int) *replica {
 	so.Redis.NearCacheBytes, so.Redis.Observer = 16<<20, m
 	st, err := store.New(so)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("store.New = %v, want nil", err)
 	}
 	t.Cleanup(st.Close)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if err := st.Redis.Connect(ctx); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Connect = %v, want nil", err)
 	}
 	o := Options{Logger: slog.New(slog.DiscardHandler)}
 	s := newServer(st.Redis.Ping, m, o)
 	a := &attempts{lost: make(map[string]int)}
 	s.grpc.Stop() // in its place comes one that counts
 	s.grpc = grpc.NewServer(append(s.grpcOptions(), grpc.ChainUnaryInterceptor(a.unary))...)
-	cachev1.RegisterCacheServiceServer(s.grpc, NewCache(st, s.policies))
-	sessionv1.RegisterSessionServiceServer(s.grpc, NewSession(st, s.policies))
-	m.serve(s.grpc.GetServiceInfo())
+	s.register(st)
 	r := &replica{running: serve(t, s), number: number, attempts: a, store: st}
 	r.session = sessionv1.NewSessionServiceClient(r.conn)
 	eventually(t, "ready", s.health.Ready)

@@ -6,9 +6,9 @@ import (
 	"google.golang.org/grpc"
 )
 
-// An inFlight sheds calls above a number in flight at once, without a queue: a call that waits costs memory and is late
-// when its turn comes, and a caller who is told so can go to another replica. Unary calls and streams are counted apart,
-// so that watchers, who stay, cannot crowd out readers, who do not.
+// An inFlight refuses calls while max calls are in flight. It has no queue: a waiting call costs memory and is late when
+// its turn comes, whereas a caller that is refused at once can try another replica. Unary calls and streams have separate
+// limits, so that long-lived watches do not crowd out short reads.
 type inFlight struct {
 	max  int
 	load *load

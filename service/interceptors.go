@@ -5,43 +5,47 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
-	"strings"
 
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
 	"google.golang.org/grpc"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 )
 
-// A layer is one entry of the chains, for unary calls and for streams; nil where it does not apply.
+// A layer is one entry of both chains; unary or stream is nil where it does not apply.
 type layer struct {
 	unary  grpc.UnaryServerInterceptor
 	stream grpc.StreamServerInterceptor
 }
 
-// interceptors returns both chains, outermost first.
+// interceptors returns the chain of unary calls and that of streams, outermost first.
 func (s *Server) interceptors() (unary []grpc.UnaryServerInterceptor, stream []grpc.StreamServerInterceptor) {
-	records := &recorder{s.metrics, s.options.Logger, s.options.SlowCall}
+	calls := s.metrics.calls
+	log := newAccessLog(s.options.Logger, s.options.SlowCall)
 	unaryCap := inFlight{s.options.MaxInFlight, &s.metrics.unary}
 	streamCap := inFlight{s.options.MaxInFlight, &s.metrics.streams}
 	retries := newRetrier(s.health.Redis, s.metrics)
 	recoverer := recovery.WithRecoveryHandlerContext(s.recovered)
 
 	for _, l := range []layer{
-		// Outside the metrics, because anybody can invent names of methods and each would become a time series.
+		// Outside the metrics, because callers can invent method names and each would become a time series.
 		{nil, s.unknownMethod},
-		// GracefulStop waits for streams and ends none; whatever runs below sees its context end instead.
+		// GracefulStop waits for streams without ending them, so their contexts are cancelled when the server drains.
 		{nil, s.drain},
-		// Metrics and log, outside all that can answer: they tell the code and the reason that the caller was given.
-		{records.unary, records.stream},
-		// The one place where errors get their code; all below return plain errors.
+		// Metrics and log, outside everything that can answer, so that they have the code and the reason the caller receives.
+		{calls.UnaryServerInterceptor(), calls.StreamServerInterceptor()},
+		{log.unary, log.stream},
+		// The one place that maps errors to codes; everything below returns plain errors.
 		{unaryErrors, streamErrors},
-		// Inside the error table, so that a panic is one more error in the metrics, in the log and to the caller.
+		// Inside the error table, so that metrics, log and caller get a panic as an error like any other.
 		{recovery.UnaryServerInterceptor(recoverer), recovery.StreamServerInterceptor(recoverer)},
-		// Before anything that costs time. Probes pass always: a busy server must not look like a dead one.
+		// Outside everything that costs time. Health checks always pass, because a busy server is not a dead one.
 		exceptHealth(unaryCap.unary, streamCap.stream),
-		// Outside the retries, which must end within it. Streams last as long as their callers want.
+		// Outside the retries, which must end before the deadline. Streams may last as long as their callers want.
 		{deadlineCap(s.options.MaxDeadline).unary, nil},
-		// Next to the handler, so that a call which was run three times is still one call to everything above. A
-		// stream may have sent something already, and is not run again.
+		// Next to the handler, so that a call that is retried counts as one call above. Streams are not retried, because
+		// they may have sent messages already.
 		{retries.unary, nil},
 	} {
 		if l.unary != nil {
@@ -54,32 +58,19 @@ func (s *Server) interceptors() (unary []grpc.UnaryServerInterceptor, stream []g
 	return unary, stream
 }
 
-// healthPrefix begins the full names of the methods of grpc.health.v1.
-const healthPrefix = "/grpc.health.v1.Health/"
-
-// exceptHealth leaves out grpc.health.v1.
+// exceptHealth skips both interceptors for grpc.health.v1.
 func exceptHealth(unary grpc.UnaryServerInterceptor, stream grpc.StreamServerInterceptor) layer {
-	return layer{
-		func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			if strings.HasPrefix(info.FullMethod, healthPrefix) {
-				return handler(ctx, req)
-			}
-			return unary(ctx, req, info, handler)
-		},
-		func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-			if strings.HasPrefix(info.FullMethod, healthPrefix) {
-				return handler(srv, ss)
-			}
-			return stream(srv, ss, info, handler)
-		},
-	}
+	others := selector.MatchFunc(func(_ context.Context, call interceptors.CallMeta) bool {
+		return call.Service != healthv1.Health_ServiceDesc.ServiceName
+	})
+	return layer{selector.UnaryServerInterceptor(unary, others), selector.StreamServerInterceptor(stream, others)}
 }
 
-// recovered keeps the process alive after a panic. The stack says where it was, and the value is logged only where it
-// cannot hold a part of the request.
+// recovered turns a panic into errPanic and logs its stack. It logs the panic's value only if that is a [runtime.Error],
+// because any other value may contain a part of the request.
 func (s *Server) recovered(ctx context.Context, value any) error {
 	s.metrics.panics.Inc()
-	text := "not logged, for it may hold data"
+	text := "not logged because it may contain data of the request"
 	if err, ok := value.(runtime.Error); ok {
 		text = err.Error()
 	}
@@ -89,7 +80,7 @@ func (s *Server) recovered(ctx context.Context, value any) error {
 	return errPanic
 }
 
-// unknownMethod answers calls of methods that are not registered, which grpc passes on without a service.
+// unknownMethod answers calls of unregistered methods, which grpc-go passes to stream interceptors with a nil srv.
 func (s *Server) unknownMethod(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	if srv != nil {
 		return handler(srv, ss)
@@ -98,7 +89,7 @@ func (s *Server) unknownMethod(srv any, ss grpc.ServerStream, _ *grpc.StreamServ
 	return fail(errNoMethod)
 }
 
-// drain runs a stream under a context that ends when the server begins to shut down.
+// drain gives a stream a context that is cancelled with the cause errDraining when the server shuts down.
 func (s *Server) drain(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	ctx, cancel := context.WithCancelCause(ss.Context())
 	defer cancel(nil)
@@ -106,20 +97,20 @@ func (s *Server) drain(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, 
 	return handler(srv, drainedStream{stream{ss, ctx}})
 }
 
-// A stream is a ServerStream with another context.
+// A stream is a [grpc.ServerStream] with another context.
 type stream struct {
 	grpc.ServerStream
 	ctx context.Context
 }
 
-// Context is what handlers take the context of the call from.
+// Context returns the context that the handler sees.
 func (s stream) Context() context.Context { return s.ctx }
 
-// A drainedStream stops receiving when its context ends. A plain one stops only when the call does, and so would hold up
-// the shutdown wherever a handler waits for its client, as that of the reflection service does.
+// A drainedStream also stops receiving when its context ends. Without that a handler that waits for its client's next
+// message, as that of the reflection service does, would hold up the shutdown.
 type drainedStream struct{ stream }
 
-// RecvMsg waits for a message of the client, or for the end of the context.
+// RecvMsg receives a message of the client, and returns the context's error if the context ends first.
 func (s drainedStream) RecvMsg(m any) error {
 	received := make(chan error, 1)
 	go func() { received <- s.ServerStream.RecvMsg(m) }()
@@ -127,7 +118,7 @@ func (s drainedStream) RecvMsg(m any) error {
 	case err := <-received:
 		return err
 	case <-s.ctx.Done():
-		// The goroutine ends with the call, as soon as the handler has returned; nobody reads m any more.
+		// The goroutine returns when the call ends, right after the handler, which does not use m any more.
 		return s.ctx.Err()
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
@@ -31,27 +30,27 @@ func TestPanicsAreInternalErrors(t *testing.T) {
 	_, unary := s.cache.Get(t.Context(), &cachev1.GetRequest{})
 	walk, err := s.cache.DeleteMatching(t.Context(), &cachev1.DeleteMatchingRequest{})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("DeleteMatching = %v, want a stream", err)
 	}
 	_, stream := walk.Recv()
 	for _, err := range []error{unary, stream} {
 		wantAnswer(t, err, answer{Code: codes.Internal, Reason: "PANIC"})
 		if text := status.Convert(err).Message(); strings.Contains(text, "goroutine") || strings.Contains(text, "index") {
-			t.Errorf("the caller was told %q", text)
+			t.Errorf("message = %q, want it without the stack and the panic's value", text)
 		}
 	}
 	if got := metric(t, s.Server, "larder_panics_total"); got != 2 {
-		t.Errorf("counted %v panics", got)
+		t.Errorf("larder_panics_total = %v, want 2", got)
 	}
 	lines := s.log.lines(t, "panic in a handler")
 	if len(lines) != 2 || !strings.Contains(lines[0]["stack"].(string), "interceptors_test.go") {
-		t.Errorf("the log does not say where:\n%s", s.log)
+		t.Errorf("log has %d lines of panics, want 2 whose stack names interceptors_test.go:\n%s", len(lines), s.log)
 	}
 	if text := lines[0]["panic"].(string); !strings.Contains(text, "index out of range") {
-		t.Errorf("the log does not say what: %q", text)
+		t.Errorf("panic in the log = %q, want index out of range", text)
 	}
 	if strings.Contains(s.log.String(), "canary") {
-		t.Error("the log holds what the handler panicked with")
+		t.Errorf("log contains the value of a panic, want it without:\n%s", s.log)
 	}
 }
 
@@ -63,10 +62,10 @@ func TestUnknownMethods(t *testing.T) {
 		wantAnswer(t, err, answer{Code: codes.Unimplemented, Reason: "METHOD_UNKNOWN"})
 	}
 	if got := metric(t, s.Server, "larder_unknown_methods_total"); got != 2 {
-		t.Errorf("counted %v", got)
+		t.Errorf("larder_unknown_methods_total = %v, want 2", got)
 	}
 	if page := scrape(t, s.Server); strings.Contains(page, "Explode") || strings.Contains(page, "Knows") {
-		t.Error("a caller made up a time series")
+		t.Error("metrics have a time series of an unknown method, want none")
 	}
 }
 
@@ -115,10 +114,10 @@ func TestDeadlines(t *testing.T) {
 				defer cancel()
 			}
 			if err := tt.call(ctx); err != nil {
-				t.Fatal(err)
+				t.Fatalf("call = %v, want nil", err)
 			}
 			if left := wait(t, "call", seen); left < tt.min || left > tt.max {
-				t.Errorf("the handler had %v, want %v to %v", left, tt.min, tt.max)
+				t.Errorf("time left to the handler = %v, want %v to %v", left, tt.min, tt.max)
 			}
 		})
 	}
@@ -170,26 +169,26 @@ func TestOverloadIsShedAtOnce(t *testing.T) {
 	wantAnswer(t, err, overloaded)
 	walk, err := s.cache.DeleteMatching(t.Context(), &cachev1.DeleteMatchingRequest{})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("DeleteMatching = %v, want a stream", err)
 	}
 	_, err = walk.Recv()
 	wantAnswer(t, err, overloaded)
 	if took := time.Since(start); took > time.Second {
-		t.Errorf("refused after %v", took)
+		t.Errorf("refused after %v, want at most 1 s", took)
 	}
 	if _, err := s.live.Check(t.Context(), &healthv1.HealthCheckRequest{Service: "live"}); err != nil {
-		t.Errorf("a busy server looks dead: %v", err)
+		t.Errorf("health check of a busy server = %v, want nil", err)
 	}
 	for _, kind := range []string{"unary", "stream"} {
 		if got := metric(t, s.Server, "larder_rpc_shed_total", "type", kind); got != 1 {
-			t.Errorf("counted %v shed %s calls", got, kind)
+			t.Errorf("larder_rpc_shed_total of %s = %v, want 1", kind, got)
 		}
 	}
 
 	close(release)
 	for range 4 {
 		if err := wait(t, "answer", done); err != nil && !errors.Is(err, io.EOF) { // how a stream ends well
-			t.Errorf("an accepted call failed: %v", err)
+			t.Errorf("accepted call = %v, want nil", err)
 		}
 	}
 	eventually(t, "empty", func() bool {
@@ -197,110 +196,16 @@ func TestOverloadIsShedAtOnce(t *testing.T) {
 			metric(t, s.Server, "larder_rpc_in_flight", "type", "stream") == 0
 	})
 	if _, err := s.cache.Increment(t.Context(), &cachev1.IncrementRequest{}); err != nil {
-		t.Errorf("with room again: %v", err)
+		t.Errorf("Increment with room again = %v, want nil", err)
 	}
 }
-
-func TestAccessLog(t *testing.T) {
-	t.Parallel()
-	call := func(t *testing.T, h *handlers, level slog.Level, o Options) *running {
-		log := new(logBuffer)
-		o.Logger = slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: level}))
-		s := run(t, h, o)
-		s.log = log
-		ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "secret-canary")
-		_, _ = s.cache.Get(ctx, &cachev1.GetRequest{Key: "secret-canary"})
-		if _, err := s.live.Check(ctx, &healthv1.HealthCheckRequest{Service: "live"}); err != nil {
-			t.Fatal(err)
-		}
-		_, _ = s.live.Check(ctx, &healthv1.HealthCheckRequest{Service: "secret-canary"})
-		if strings.Contains(log.String(), "canary") {
-			t.Errorf("the log holds data:\n%s", log)
-		}
-		if strings.Contains(log.String(), "grpc.health") {
-			t.Errorf("the log holds health checks:\n%s", log)
-		}
-		return s
-	}
-	only := func(t *testing.T, s *running, message string) map[string]any {
-		t.Helper()
-		if n := strings.Count(s.log.String(), `"method":`); n != 1 {
-			t.Fatalf("%d lines for one call:\n%s", n, s.log)
-		}
-		lines := s.log.lines(t, message)
-		if len(lines) != 1 {
-			t.Fatalf("no %q:\n%s", message, s.log)
-		}
-		for _, field := range []string{"duration", "redis_time", "redis_trips", "peer"} {
-			if _, ok := lines[0][field]; !ok {
-				t.Errorf("no %s", field)
-			}
-		}
-		if got := lines[0]["method"]; got != "/larder.cache.v1.CacheService/Get" {
-			t.Errorf("method is %v", got)
-		}
-		return lines[0]
-	}
-	ok := func(after time.Duration) *handlers {
-		return &handlers{get: func(context.Context, *cachev1.GetRequest) (*cachev1.GetResponse, error) {
-			<-time.After(after)
-			return &cachev1.GetResponse{Value: []byte("secret-canary")}, nil
-		}}
-	}
-
-	t.Run("SuccessIsSilent", func(t *testing.T) {
-		t.Parallel()
-		if s := call(t, ok(0), slog.LevelInfo, Options{SlowCall: time.Minute}); strings.Contains(s.log.String(), "method") {
-			t.Errorf("the log is:\n%s", s.log)
-		}
-	})
-	t.Run("SuccessAtDebugLevel", func(t *testing.T) {
-		t.Parallel()
-		line := only(t, call(t, ok(0), slog.LevelDebug, Options{SlowCall: time.Minute}), "call")
-		if line["level"] != "DEBUG" || line["code"] != "OK" {
-			t.Errorf("got %v", line)
-		}
-	})
-	t.Run("SlowSuccess", func(t *testing.T) {
-		t.Parallel()
-		line := only(t, call(t, ok(20*time.Millisecond), slog.LevelInfo, Options{SlowCall: 10 * time.Millisecond}), "slow call")
-		if line["level"] != "WARN" || line["code"] != "OK" || line["duration"].(float64) < float64(20*time.Millisecond) {
-			t.Errorf("got %v", line)
-		}
-	})
-	for _, tt := range []struct {
-		name                string
-		err                 error
-		level, code, reason string
-	}{
-		{"CallersMistake", &FieldError{"key", "secret-canary"}, "INFO", "InvalidArgument", "INVALID_FIELD"},
-		{"OperatorsProblem", errOverloaded, "WARN", "ResourceExhausted", "SERVER_OVERLOADED"},
-		{"DevelopersProblem", quotingError{}, "ERROR", "Internal", "INTERNAL"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			line := only(t, call(t, failing(tt.err), slog.LevelInfo, Options{}), "call failed")
-			if line["level"] != tt.level || line["code"] != tt.code || line["reason"] != tt.reason {
-				t.Errorf("got %v", line)
-			}
-			if tt.code == "Internal" && line["cause"] != "service.quotingError" {
-				t.Errorf("the log does not say what failed: %v", line)
-			}
-		})
-	}
-}
-
-// quotingError quotes its input, as strconv's errors do.
-type quotingError struct{}
-
-func (quotingError) Error() string { return `parsing "secret-canary"` }
 
 // BenchmarkFrame shows what the frame costs a call that does nothing.
 func BenchmarkFrame(b *testing.B) {
 	s := newServer(func(context.Context) error { return nil }, NewMetrics(), Options{Logger: slog.New(slog.DiscardHandler)})
 	b.Cleanup(s.grpc.Stop)
 	cachev1.RegisterCacheServiceServer(s.grpc, failing(nil))
-	s.metrics.serve(s.grpc.GetServiceInfo())
+	s.metrics.calls.InitializeMetrics(s.grpc)
 	chain, _ := s.interceptors()
 	info := &grpc.UnaryServerInfo{FullMethod: cachev1.CacheService_Get_FullMethodName}
 	var from func(i int) grpc.UnaryHandler
@@ -317,7 +222,7 @@ func BenchmarkFrame(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, err := from(0)(ctx, nil); err != nil {
-					b.Fatal(err)
+					b.Fatalf("call = %v, want nil", err)
 				}
 			}
 		})

@@ -9,12 +9,13 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 )
 
 // What a person types after grpcurl -d, in this order, and what the answer holds.
 func TestRequestsAsJSON(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
+	a := newAPI(t, policy.Limits{})
 	vars := &sessionv1.CreateSessionResponse{Session: &sessionv1.Session{}}
 	for _, tt := range []struct{ rpc, request, want string }{
 		{"Set", `{"key": "user:7", "value": "aGVsbG8=", "ttl": "60s", "stale_ttl": "0.5s", "tags": ["users"], "content_type": "text/plain"}`, `{"outcome": "SET_OUTCOME_STORED"}`},
@@ -48,7 +49,7 @@ func TestRequestsAsJSON(t *testing.T) {
 		req := newMessage(t, m.Input())
 		body := strings.NewReplacer("$TOKEN", vars.SessionToken, "$ID", vars.Session.SessionId).Replace(tt.request)
 		if err := protojson.Unmarshal([]byte(body), req); err != nil {
-			t.Fatalf("%s %s: %v", tt.rpc, tt.request, err)
+			t.Fatalf("request %s %s = %v, want valid JSON of the request", tt.rpc, tt.request, err)
 		}
 		resp, err := a.call(t.Context(), t, m, req)
 		if tt.want == "INVALID" {
@@ -56,21 +57,21 @@ func TestRequestsAsJSON(t *testing.T) {
 			continue
 		}
 		if err != nil {
-			t.Fatalf("%s %s: %v", tt.rpc, tt.request, err)
+			t.Fatalf("%s %s = %v, want nil", tt.rpc, tt.request, err)
 		}
 		if created, ok := resp.(*sessionv1.CreateSessionResponse); ok {
 			vars = created
 		}
 		b, err := protojson.Marshal(resp)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("Marshal = %v, want nil", err)
 		}
 		var got, want map[string]any
 		if err := json.Unmarshal(b, &got); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Unmarshal of %s = %v, want nil", b, err)
 		}
 		if err := json.Unmarshal([]byte(tt.want), &want); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Unmarshal of %s = %v, want nil", tt.want, err)
 		}
 		for name := range got { // only what is said above
 			if _, said := want[name]; !said {

@@ -4,75 +4,128 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"strings"
 	"time"
 
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/peer"
 
 	"github.com/berthcare/larder/store/redis"
 )
 
-// A recorder counts each call, and writes a line for each that failed or was slow; the others are logged only at debug
-// level and health checks never. It stands in for two interceptors of go-grpc-middleware: the one for logging chooses
-// the level by the code alone, so that it cannot single out slow calls, and both work for each call whether or not
-// anything is logged, which a hit in memory would notice.
-type recorder struct {
-	metrics *Metrics
-	logger  *slog.Logger
-	slow    time.Duration
+// An accessLog writes one line for each call that fails and for each unary call that takes longer than slow, and at debug
+// level one for every other call. Health checks get none.
+//
+// go-grpc-middleware writes the lines. Its interceptor builds the fields of a line whether or not the logger keeps it,
+// which costs a call 3 µs, and derives the level from the code alone. So it is run after the call, around a handler that
+// returns the call's error, and only if the call gets a line.
+type accessLog struct {
+	logger *slog.Logger
+	slow   time.Duration
+
+	failedCall, slowCall, otherCall layer
 }
 
-func (r *recorder) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	method := r.metrics.methods[info.FullMethod]
-	method.started.Inc()
+func newAccessLog(logger *slog.Logger, slow time.Duration) *accessLog {
+	return &accessLog{
+		logger: logger, slow: slow,
+		failedCall: callLine(logger, "call failed", levelOf),
+		slowCall:   callLine(logger, "slow call", always(logging.LevelWarn)),
+		otherCall:  callLine(logger, "call", always(logging.LevelDebug)),
+	}
+}
+
+// callLine returns the interceptors that write a line with a message, at the level that levels derive from the code.
+func callLine(logger *slog.Logger, message string, levels logging.CodeToLevel) layer {
+	to := logging.LoggerFunc(func(ctx context.Context, level logging.Level, _ string, fields ...any) {
+		logger.LogAttrs(ctx, slog.Level(level), message, lineAttrs(fields)...)
+	})
+	options := []logging.Option{
+		logging.WithLogOnEvents(logging.FinishCall), logging.WithLevels(levels), logging.WithErrorFields(errorFields),
+	}
+	return exceptHealth(logging.UnaryServerInterceptor(to, options...), logging.StreamServerInterceptor(to, options...))
+}
+
+func (a *accessLog) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	start := time.Now()
 	ctx, wait := redis.WithTimer(ctx)
 	resp, err := handler(ctx, req)
 	took := time.Since(start)
-	r.metrics.ended(method, codeOf(err), took)
-	r.log(ctx, info.FullMethod, err, took, wait, took > r.slow)
+	if line := a.line(ctx, err, took > a.slow); line != nil {
+		ctx = withCallFields(ctx, info.FullMethod, took, wait)
+		_, _ = line.unary(ctx, nil, info, func(context.Context, any) (any, error) { return nil, err })
+	}
 	return resp, err
 }
 
-// stream calls no stream slow: it lasts as long as its caller wants.
-func (r *recorder) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	method := r.metrics.methods[info.FullMethod]
-	method.started.Inc()
+// stream calls no stream slow, because a stream lasts as long as its caller wants.
+func (a *accessLog) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	start := time.Now()
 	ctx, wait := redis.WithTimer(ss.Context())
 	err := handler(srv, stream{ss, ctx})
-	took := time.Since(start)
-	r.metrics.ended(method, codeOf(err), took)
-	r.log(ctx, info.FullMethod, err, took, wait, false)
+	if line := a.line(ctx, err, false); line != nil {
+		ctx = withCallFields(ctx, info.FullMethod, time.Since(start), wait)
+		_ = line.stream(srv, stream{ss, ctx}, info, func(any, grpc.ServerStream) error { return err })
+	}
 	return err
 }
 
-func (r *recorder) log(ctx context.Context, method string, err error, took time.Duration, wait *redis.Timer, slow bool) {
-	level, message := slog.LevelDebug, "call"
-	var f failure
-	switch failed := (*failure)(nil); {
-	case errors.As(err, &failed):
-		f = *failed
-		level, message = f.level(), "call failed"
+// line returns the interceptors that write the line of a call, nil if the call gets none.
+func (a *accessLog) line(ctx context.Context, err error, slow bool) *layer {
+	line, level := &a.otherCall, logging.LevelDebug
+	switch {
+	case err != nil:
+		line, level = &a.failedCall, levelOf(codeOf(err))
 	case slow:
-		level, message = slog.LevelWarn, "slow call"
+		line, level = &a.slowCall, logging.LevelWarn
 	}
-	if !r.logger.Enabled(ctx, level) || strings.HasPrefix(method, healthPrefix) {
-		return
+	if !a.logger.Enabled(ctx, slog.Level(level)) {
+		return nil
 	}
-	attrs := make([]slog.Attr, 0, 8)
-	attrs = append(attrs, slog.String("method", method), slog.String("code", f.status.Code().String()))
-	if err != nil {
-		attrs = append(attrs, slog.String("reason", f.reason))
-		if cause := f.forTheLog(); cause != "" {
-			attrs = append(attrs, slog.String("cause", cause))
+	return line
+}
+
+// withCallFields adds what the access log knows of a call to its fields.
+func withCallFields(ctx context.Context, method string, took time.Duration, wait *redis.Timer) context.Context {
+	return logging.InjectFields(ctx, logging.Fields{
+		"method", method, "duration", took, "redis_time", wait.Total(), "redis_trips", wait.Trips(),
+	})
+}
+
+// errorFields returns the fields of a call that failed.
+func errorFields(err error) logging.Fields {
+	var f *failure
+	if !errors.As(err, &f) {
+		return nil
+	}
+	fields := logging.Fields{"reason", f.reason}
+	if cause := f.forTheLog(); cause != "" {
+		fields = append(fields, "cause", cause)
+	}
+	return fields
+}
+
+// lineFields are the fields of a line in their order. None can contain a part of the request or of the answer; any other
+// field of go-grpc-middleware, such as the error's message, is left out.
+var lineFields = []struct{ name, from string }{
+	{"method", "method"},
+	{"code", "grpc.code"},
+	{"reason", "reason"},
+	{"cause", "cause"},
+	{"duration", "duration"},
+	{"redis_time", "redis_time"},
+	{"redis_trips", "redis_trips"},
+	{"peer", "peer.address"},
+}
+
+func lineAttrs(fields logging.Fields) []slog.Attr {
+	attrs := make([]slog.Attr, 0, len(lineFields))
+	for _, f := range lineFields {
+		for i := fields.Iterator(); i.Next(); {
+			if name, value := i.At(); name == f.from {
+				attrs = append(attrs, slog.Any(f.name, value))
+				break
+			}
 		}
 	}
-	attrs = append(attrs,
-		slog.Duration("duration", took), slog.Duration("redis_time", wait.Total()), slog.Int64("redis_trips", wait.Trips()))
-	if p, ok := peer.FromContext(ctx); ok {
-		attrs = append(attrs, slog.String("peer", p.Addr.String()))
-	}
-	r.logger.LogAttrs(ctx, level, message, attrs...)
+	return attrs
 }

@@ -9,30 +9,30 @@ import (
 	"sync/atomic"
 	"time"
 
+	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 )
 
-// maxCommands bounds how many command names become labels, should the store ever invent some.
+// maxCommands is the maximum number of command names that become labels; the store uses a fixed set of fewer.
 const maxCommands = 64
 
-// seconds are the buckets of both histograms: from a hit in memory to a call at its deadline.
+// seconds are the buckets of both histograms, from a near-cache hit to a call that runs into its deadline.
 var seconds = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
 
-// Metrics holds everything that /metrics shows, in a registry of its own. It is the store's Observer.
+// Metrics holds everything that /metrics serves, in a registry of its own, and is the [redis.Observer] of the store. This
+// file has the name, the labels and the help text of every metric, except those of the Go runtime and the process and
+// those that go-grpc-middleware's provider gives to calls: grpc_server_started_total, grpc_server_handled_total,
+// grpc_server_handling_seconds, grpc_server_msg_received_total and grpc_server_msg_sent_total, labelled grpc_type,
+// grpc_service and grpc_method, and grpc_server_handled_total also grpc_code.
 type Metrics struct {
 	registry *prometheus.Registry
 
-	started         *prometheus.CounterVec
-	handled         *prometheus.CounterVec
-	handlingSeconds *prometheus.HistogramVec
-	methods         map[string]*methodMetrics
+	calls           *grpcprom.ServerMetrics
 	unary, streams  load
 	unknownMethods  prometheus.Counter
 	retries         *prometheus.CounterVec
@@ -52,55 +52,42 @@ type Metrics struct {
 	log      atomic.Pointer[redisLog]
 }
 
-// A methodMetrics holds what a method that succeeds touches, so that no call has to look it up by its labels.
-type methodMetrics struct {
-	kind, service, method string
-	started, succeeded    prometheus.Counter
-	seconds               prometheus.Observer
-}
-
-// A load counts the calls of one kind that are in flight, and those that were shed.
+// A load counts the unary calls or the streams in flight, and those that were refused.
 type load struct{ inFlight, shed atomic.Int64 }
 
-// A redisLog is where changes of the connections are logged, and commands that take longer than a limit.
+// A redisLog says where to log changes of the connections to Redis, and commands that take longer than slow.
 type redisLog struct {
 	logger *slog.Logger
 	slow   time.Duration
 }
 
-// NewMetrics returns metrics that show the process and the Go runtime; New adds the build, the server and the store.
+// NewMetrics returns the metrics of the process, of calls and of Redis commands. [New] adds those of the build, of the
+// store and of the services.
 func NewMetrics() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
-		methods:  map[string]*methodMetrics{},
 		commands: map[string]prometheus.Observer{},
 
-		// The names and labels are those of go-grpc-middleware, so that dashboards made for it work. Its interceptor
-		// looks up five time series by their labels on each call, which doubles the cost of the whole frame.
-		started: counters("grpc_server_started_total", "Calls that began.", "grpc_type", "grpc_service", "grpc_method"),
-		handled: counters("grpc_server_handled_total", "Calls that ended, by the code that callers were given.",
-			"grpc_type", "grpc_service", "grpc_method", "grpc_code"),
-		handlingSeconds: histograms("grpc_server_handling_seconds", "Duration of calls.",
-			"grpc_type", "grpc_service", "grpc_method"),
+		calls: grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram(grpcprom.WithHistogramBuckets(seconds))),
 
-		unknownMethods:  counter("larder_unknown_methods_total", "Calls of methods that the server does not have."),
-		retries:         counters("larder_retries_total", "Runs of a handler beyond the first of its call.", "method"),
-		budgetExhausted: counter("larder_retry_budget_exhausted_total", "Calls that failed without another attempt because too few calls succeed."),
-		panics:          counter("larder_panics_total", "Handlers that panicked."),
+		unknownMethods:  counter("larder_unknown_methods_total", "Calls of methods that this server does not implement."),
+		retries:         counters("larder_retries_total", "Retries of a handler after a transient failure of Redis, by full method name.", "method"),
+		budgetExhausted: counter("larder_retry_budget_exhausted_total", "Calls that failed without a further retry because the retry budget was spent."),
+		panics:          counter("larder_panics_total", "Panics in handlers, each answered with the reason PANIC."),
 
-		policyReloads: counters("larder_policy_reloads_total", "Changes of the policy file, by whether they were applied or rejected.", "result"),
+		policyReloads: counters("larder_policy_reloads_total", "Reloads of a changed policy file, by result: applied or rejected.", "result"),
 
-		commandErrors:    counters("larder_redis_command_errors_total", "Round trips to Redis that failed, by the reason that callers are given.", "command", "kind"),
-		connectionEvents: counters("larder_redis_connection_events_total", "Changes of the connections to Redis.", "event"),
-		commandSeconds:   histograms("larder_redis_command_duration_seconds", "Duration of round trips to Redis.", "command"),
+		commandErrors:    counters("larder_redis_command_errors_total", "Failed round trips to Redis, by command and by the error reason that callers receive.", "command", "kind"),
+		connectionEvents: counters("larder_redis_connection_events_total", "Changes of the connections to Redis, by event: dialed, dial_failed, closed, lost or restored.", "event"),
+		commandSeconds:   histograms("larder_redis_command_duration_seconds", "Duration of round trips to Redis in seconds, by command.", "command"),
 	}
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		m.started, m.handled, m.handlingSeconds, m.unknownMethods, m.retries, m.budgetExhausted, m.panics,
+		m.calls, m.unknownMethods, m.retries, m.budgetExhausted, m.panics,
 		m.commandSeconds, m.commandErrors, m.connectionEvents, m.policyReloads,
-		gaugeFunc("larder_policy_loaded_timestamp_seconds", "When the policy in force was loaded, in Unix time; 0 without one.", nil,
+		gaugeFunc("larder_policy_loaded_timestamp_seconds", "Unix time at which the policy in force was loaded; 0 without a policy file.", nil,
 			func() float64 { return float64(m.policyLoaded.Load()) }),
-		gaugeFunc("larder_redis_up", "Whether Redis answers the health probes.", nil, func() float64 {
+		gaugeFunc("larder_redis_up", "1 while Redis answers the health probes, otherwise 0.", nil, func() float64 {
 			if m.up.Load() {
 				return 1
 			}
@@ -110,92 +97,59 @@ func NewMetrics() *Metrics {
 	for kind, l := range map[string]*load{"unary": &m.unary, "stream": &m.streams} {
 		labels := prometheus.Labels{"type": kind}
 		m.registry.MustRegister(
-			gaugeFunc("larder_rpc_in_flight", "Calls in flight, without health checks.", labels, func() float64 { return float64(l.inFlight.Load()) }),
-			counterFunc("larder_rpc_shed_total", "Calls refused because too many were in flight.", labels, func() float64 { return float64(l.shed.Load()) }),
+			gaugeFunc("larder_rpc_in_flight", "Calls in flight by type, unary or stream; health checks are not counted.", labels, func() float64 { return float64(l.inFlight.Load()) }),
+			counterFunc("larder_rpc_shed_total", "Calls refused with the reason SERVER_OVERLOADED because too many were in flight.", labels, func() float64 { return float64(l.shed.Load()) }),
 		)
 	}
 	return m
 }
 
-// serve adds the methods of a server, before it serves. They are all there from the start, at zero.
-func (m *Metrics) serve(services map[string]grpc.ServiceInfo) {
-	for service, info := range services {
-		for _, method := range info.Methods {
-			kind := "unary"
-			switch {
-			case method.IsClientStream && method.IsServerStream:
-				kind = "bidi_stream"
-			case method.IsClientStream:
-				kind = "client_stream"
-			case method.IsServerStream:
-				kind = "server_stream"
-			}
-			m.methods["/"+service+"/"+method.Name] = &methodMetrics{
-				kind: kind, service: service, method: method.Name,
-				started:   m.started.WithLabelValues(kind, service, method.Name),
-				succeeded: m.handled.WithLabelValues(kind, service, method.Name, codes.OK.String()),
-				seconds:   m.handlingSeconds.WithLabelValues(kind, service, method.Name),
-			}
-		}
-	}
-}
-
-// ended counts a call of a method that has ended.
-func (m *Metrics) ended(method *methodMetrics, code codes.Code, took time.Duration) {
-	method.seconds.Observe(took.Seconds())
-	if code == codes.OK {
-		method.succeeded.Inc()
-		return
-	}
-	m.handled.WithLabelValues(method.kind, method.service, method.method, code.String()).Inc()
-}
-
-// watch adds the build and what the store counts itself, and says where to log what passes between it and Redis.
+// watch adds the metrics of the build and those that the store counts itself, and sets where commands and connections are
+// logged.
 func (m *Metrics) watch(stats func() store.Stats, o Options) {
 	m.log.Store(&redisLog{o.Logger, o.SlowCall})
 	read := func(field func(store.Stats) int64) func() float64 {
 		return func() float64 { return float64(field(stats())) }
 	}
 	for key := range stats().KeyUses {
-		m.registry.MustRegister(counterFunc("larder_keyring_opened_total", "What a key of the keyring has decrypted; an old one that stays at rest everywhere, for as long as data lives, can go.",
+		m.registry.MustRegister(counterFunc("larder_keyring_opened_total", "Values and attributes decrypted with a key of the keyring. An old key can be removed once its counter stands still on every replica for the longest lifetime of data.",
 			prometheus.Labels{"key": key}, read(func(s store.Stats) int64 { return s.KeyUses[key] })))
 	}
 	m.registry.MustRegister(
-		gaugeFunc("larder_build_info", "Always 1; the labels say what runs.",
+		gaugeFunc("larder_build_info", "Always 1; the labels are the version of Larder and of Go.",
 			prometheus.Labels{"version": o.Version, "go_version": runtime.Version()}, func() float64 { return 1 }),
-		gaugeFunc("larder_redis_in_flight", "Operations on their way to Redis.", nil, read(func(s store.Stats) int64 { return s.InFlight })),
-		counterFunc("larder_sessions_expired_total", "Sessions that this process has ended when their time was over, by the timeout.",
+		gaugeFunc("larder_redis_in_flight", "Round trips to Redis in flight.", nil, read(func(s store.Stats) int64 { return s.InFlight })),
+		counterFunc("larder_sessions_expired_total", "Sessions that this replica has ended because of a timeout, idle or absolute.",
 			prometheus.Labels{"timeout": "idle"}, read(func(s store.Stats) int64 { return s.Sessions.ExpiredIdle })),
-		counterFunc("larder_sessions_expired_total", "Sessions that this process has ended when their time was over, by the timeout.",
+		counterFunc("larder_sessions_expired_total", "Sessions that this replica has ended because of a timeout, idle or absolute.",
 			prometheus.Labels{"timeout": "absolute"}, read(func(s store.Stats) int64 { return s.Sessions.ExpiredAbsolute })),
-		counterFunc("larder_sessions_removed_total", "Revoked sessions of which this process has removed what they had left.", nil, read(func(s store.Stats) int64 { return s.Sessions.Removed })),
-		gaugeFunc("larder_session_sweep_lag_seconds", "How long the first session that the last sweep of this process ended had been over.", nil,
+		counterFunc("larder_sessions_removed_total", "Revoked sessions whose remaining records this replica has removed.", nil, read(func(s store.Stats) int64 { return s.Sessions.Removed })),
+		gaugeFunc("larder_session_sweep_lag_seconds", "Delay in seconds between the end of the oldest session found by the last sweep of this replica and the sweep.", nil,
 			func() float64 { return stats().Sessions.SweepLate.Seconds() }),
 		gaugeFunc("larder_near_cache_entries", "Entries in the near cache.", nil, read(func(s store.Stats) int64 { return s.Near.Entries })),
-		gaugeFunc("larder_near_cache_bytes", "Bytes that the near cache takes.", nil, read(func(s store.Stats) int64 { return s.Near.Bytes })),
-		counterFunc("larder_near_cache_hits_total", "Reads answered by the near cache.", nil, read(func(s store.Stats) int64 { return s.Near.Hits })),
+		gaugeFunc("larder_near_cache_bytes", "Memory used by the near cache in bytes.", nil, read(func(s store.Stats) int64 { return s.Near.Bytes })),
+		counterFunc("larder_near_cache_hits_total", "Reads answered from the near cache.", nil, read(func(s store.Stats) int64 { return s.Near.Hits })),
 		counterFunc("larder_near_cache_misses_total", "Reads that the near cache could not answer.", nil, read(func(s store.Stats) int64 { return s.Near.Misses })),
-		counterFunc("larder_near_cache_evictions_total", "Entries dropped from the near cache for want of room.", nil, read(func(s store.Stats) int64 { return s.Near.Evictions })),
+		counterFunc("larder_near_cache_evictions_total", "Entries dropped from the near cache to make room for others.", nil, read(func(s store.Stats) int64 { return s.Near.Evictions })),
 		counterFunc("larder_near_cache_invalidations_total", "Entries dropped from the near cache because they changed in Redis.", nil, read(func(s store.Stats) int64 { return s.Near.Invalidations })),
-		counterFunc("larder_near_cache_flushes_total", "Times that the near cache was emptied, as when a connection was lost.", nil, read(func(s store.Stats) int64 { return s.Near.Flushes })),
+		counterFunc("larder_near_cache_flushes_total", "Number of times the near cache was emptied, for example because a connection was lost.", nil, read(func(s store.Stats) int64 { return s.Near.Flushes })),
 	)
 }
 
-// watchReads adds what reads have found. The counts are read when Prometheus asks, so that a read counts once and nowhere
-// else.
+// watchReads adds the counts of reads. They are collected when Prometheus scrapes, so that a read updates one counter only.
 func (m *Metrics) watchReads(r *reads) { m.registry.MustRegister(readsCollector{r}) }
 
-// A readsCollector shows the counts of reads, those of at most maxReadNamespaces namespaces and one more.
+// A readsCollector collects the counts of reads, of at most maxReadNamespaces namespaces and of all others together.
 type readsCollector struct{ reads *reads }
 
 var readsDesc = prometheus.NewDesc("larder_cache_reads_total",
-	"Entries that were read by Get, BatchGet and GetOrLease, by what was found and where that was known; namespaces beyond the first 100 are together _other.",
+	"Entries read by Get, BatchGet and GetOrLease, by outcome and by source: near_cache or redis. Namespaces after the first 100 are counted together as _other.",
 	[]string{"namespace", "outcome", "source"}, nil)
 
-// Describe is part of prometheus.Collector.
+// Describe implements [prometheus.Collector].
 func (readsCollector) Describe(ch chan<- *prometheus.Desc) { ch <- readsDesc }
 
-// Collect is part of prometheus.Collector.
+// Collect implements [prometheus.Collector].
 func (c readsCollector) Collect(ch chan<- prometheus.Metric) {
 	for namespace, counts := range c.reads.all() {
 		counts.each(func(outcome cachev1.ReadOutcome, source cachev1.Source, n int64) {
@@ -206,7 +160,7 @@ func (c readsCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// Command counts a round trip to Redis, and warns of a slow one. It is part of redis.Observer.
+// Command records a round trip to Redis and logs it as a warning if it was slow. It implements [redis.Observer].
 func (m *Metrics) Command(name string, took time.Duration, err error) {
 	observer, name := m.command(name)
 	observer.Observe(took.Seconds())
@@ -219,7 +173,8 @@ func (m *Metrics) Command(name string, took time.Duration, err error) {
 	}
 }
 
-// command returns the histogram of a command without hashing labels on each round trip, and the name it goes by.
+// command returns the histogram of a command and the command's label, which is "other" beyond maxCommands names. It does
+// not hash labels on each round trip, as the vector's own look-up would.
 func (m *Metrics) command(name string) (prometheus.Observer, string) {
 	m.mu.RLock()
 	observer, ok := m.commands[name]
@@ -240,7 +195,7 @@ func (m *Metrics) command(name string) (prometheus.Observer, string) {
 	return observer, name
 }
 
-// PolicyReloaded counts a change of the policy file; err says why it was rejected.
+// PolicyReloaded counts a reload of the policy file: as rejected if err is not nil, otherwise as applied.
 func (m *Metrics) PolicyReloaded(err error) {
 	result := "applied"
 	if err != nil {
@@ -249,8 +204,9 @@ func (m *Metrics) PolicyReloaded(err error) {
 	m.policyReloads.WithLabelValues(result).Inc()
 }
 
-// Connection counts a change of the connections to Redis, and logs those that opened and ended; Health logs whether Redis
-// is there, and the store each failed attempt. It is part of redis.Observer.
+// Connection counts a change of the connections to Redis, and logs connections that were opened or closed. It does not log
+// the other events: [Health] logs that Redis was lost or restored, and the store logs failed attempts. It implements
+// [redis.Observer].
 func (m *Metrics) Connection(event redis.ConnectionEvent, attempt int, _ error) {
 	m.connectionEvents.WithLabelValues(string(event)).Inc()
 	if log := m.log.Load(); log != nil && (event == redis.Dialed || event == redis.Closed) {

@@ -25,7 +25,7 @@ func metric(t testing.TB, s *Server, name string, labels ...string) float64 {
 	t.Helper()
 	families, err := s.metrics.registry.Gather()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Gather = %v, want nil", err)
 	}
 	for _, family := range families {
 		if family.GetName() != name {
@@ -60,7 +60,7 @@ func scrape(t testing.TB, s *Server) string {
 	s.AdminHandler(false).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	page, err := io.ReadAll(w.Result().Body)
 	if err != nil || w.Code != 200 {
-		t.Fatal(w.Code, err)
+		t.Fatalf("GET /metrics = %d, %v, want 200", w.Code, err)
 	}
 	return string(page)
 }
@@ -69,13 +69,16 @@ func TestMetrics(t *testing.T) {
 	t.Parallel()
 	s := run(t, failing(nil), Options{Version: "v1.2.3"})
 	s.metrics.watch(func() store.Stats {
-		return store.Stats{Near: near.Stats{Entries: 1, Bytes: 2, Hits: 3, Misses: 4, Evictions: 5, Invalidations: 6, Flushes: 7}, InFlight: 8, Sessions: session.Stats{ExpiredIdle: 9, ExpiredAbsolute: 10, Removed: 11, SweepLate: 12 * time.Second}}
+		return store.Stats{
+			Near: near.Stats{Entries: 1, Bytes: 2, Hits: 3, Misses: 4, Evictions: 5, Invalidations: 6, Flushes: 7}, InFlight: 8,
+			Sessions: session.Stats{ExpiredIdle: 9, ExpiredAbsolute: 10, Removed: 11, SweepLate: 12 * time.Second},
+		}
 	}, s.options)
 	s.metrics.Command("GET", time.Millisecond, nil)
 	s.metrics.Command("GET", time.Millisecond, fmt.Errorf("10.1.2.3: %w", redis.ErrUnavailable))
 	s.metrics.Connection(redis.DialFailed, 1, errors.New("10.1.2.3"))
 	if _, err := s.cache.Increment(t.Context(), &cachev1.IncrementRequest{}); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Increment = %v, want nil", err)
 	}
 
 	for _, tt := range []struct {
@@ -104,17 +107,17 @@ func TestMetrics(t *testing.T) {
 		{"grpc_server_handling_seconds", []string{"grpc_method", "Increment"}, 1},
 	} {
 		if got := metric(t, s.Server, tt.name, tt.labels...); got != tt.want {
-			t.Errorf("%s%v is %v, want %v", tt.name, tt.labels, got, tt.want)
+			t.Errorf("%s%v = %v, want %v", tt.name, tt.labels, got, tt.want)
 		}
 	}
 	page := scrape(t, s.Server)
 	for _, name := range []string{"go_goroutines", "process_open_fds"} {
 		if !strings.Contains(page, name) {
-			t.Errorf("no %s", name)
+			t.Errorf("metrics have no %s, want it", name)
 		}
 	}
 	if strings.Contains(page, "10.1.2.3") {
-		t.Error("the metrics show an address")
+		t.Error("metrics contain an address, want none")
 	}
 }
 
@@ -123,7 +126,7 @@ func TestMetricsOfFailuresCarryTheCodeOfTheTable(t *testing.T) {
 	s := run(t, failing(session.ErrVersionMismatch), Options{})
 	_, _ = s.cache.Increment(t.Context(), &cachev1.IncrementRequest{})
 	if got := metric(t, s.Server, "grpc_server_handled_total", "grpc_method", "Increment", "grpc_code", "Aborted"); got != 1 {
-		t.Errorf("counted %v", got)
+		t.Errorf("grpc_server_handled_total of Aborted = %v, want 1", got)
 	}
 }
 
@@ -134,10 +137,10 @@ func TestCommandNamesAreBounded(t *testing.T) {
 		s.metrics.Command(fmt.Sprint("c", i), time.Millisecond, redis.ErrUnavailable)
 	}
 	if got := metric(t, s.Server, "larder_redis_command_duration_seconds", "command", "other"); got != 1000-maxCommands {
-		t.Errorf("%v commands went under another name", got)
+		t.Errorf("commands counted as other = %v, want %d", got, 1000-maxCommands)
 	}
 	if n := strings.Count(scrape(t, s.Server), "larder_redis_command_errors_total{"); n != maxCommands+1 {
-		t.Errorf("%d time series of errors", n)
+		t.Errorf("time series of errors = %d, want %d", n, maxCommands+1)
 	}
 }
 
@@ -154,6 +157,6 @@ func TestSlowCommandsAreLogged(t *testing.T) {
 
 	lines := log.lines(t, "slow redis command")
 	if len(lines) != 1 || lines[0]["command"] != "EVALSHA" || lines[0]["level"] != "WARN" || len(lines[0]) != 5 {
-		t.Errorf("the log is:\n%s", log)
+		t.Errorf("log = %s, want one line of EVALSHA at WARN with 5 fields", log)
 	}
 }

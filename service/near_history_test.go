@@ -144,11 +144,11 @@ func TestNearReadsAreBehindByTheBoundAtMost(t *testing.T) {
 		wrong, allowed := staleReads(calls, bound)
 		behind += allowed
 		if len(wrong) > 0 {
-			t.Errorf("%s: %d wrong reads, the first: %s", key, len(wrong), wrong[0])
+			t.Errorf("%s: %d reads are wrong, want none; the first: %s", key, len(wrong), wrong[0])
 		}
 	}
 	t.Logf("%d calls, %d answered near, %d reads behind", len(h.calls), near, behind)
 	if near == 0 {
-		t.Error("no read was served from memory")
+		t.Error("reads answered by the near cache = 0, want some")
 	}
 }

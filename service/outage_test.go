@@ -30,7 +30,7 @@ func onRedis(t *testing.T, addr string, o Options) *running {
 	m := NewMetrics()
 	st, err := store.New(store.Options{Redis: redis.Options{Addrs: []string{addr}, CommandTimeout: 500 * time.Millisecond, Observer: m}})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("store.New = %v, want nil", err)
 	}
 	t.Cleanup(st.Close)
 	log := new(logBuffer)
@@ -51,7 +51,7 @@ func (r *running) state(t *testing.T, name string) healthv1.HealthCheckResponse_
 	t.Helper()
 	resp, err := r.live.Check(t.Context(), &healthv1.HealthCheckRequest{Service: name})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Check(%s) = %v, want nil", name, err)
 	}
 	return resp.Status
 }
@@ -68,12 +68,12 @@ func (r *running) wantAway(t *testing.T, addr string, within time.Duration) {
 	start := time.Now()
 	err := r.read(t.Context())
 	if took := time.Since(start); took > within {
-		t.Errorf("the caller was told after %v", took)
+		t.Errorf("error after %v, want at most %v", took, within)
 	}
 	wantAnswer(t, err, answer{Code: codes.Unavailable, Reason: "REDIS_UNAVAILABLE", Retry: true})
 	_, port, _ := net.SplitHostPort(addr)
 	if text := status.Convert(err).String(); strings.Contains(text, port) || strings.Contains(text, "dial") {
-		t.Errorf("the caller was told %q", text)
+		t.Errorf("status = %q, want it without address and driver text", text)
 	}
 }
 
@@ -85,14 +85,14 @@ func TestRedisDownAtStart(t *testing.T) {
 	s := onRedis(t, proxy.Addr, Options{})
 
 	if live, ready := s.state(t, "live"), s.state(t, "ready"); live != serving || ready != notServing {
-		t.Errorf("live is %v and ready is %v", live, ready)
+		t.Errorf("live = %v, ready = %v, want %v and %v", live, ready, serving, notServing)
 	}
 	s.wantAway(t, proxy.Addr, 500*time.Millisecond)
 
 	proxy.Refuse(false)
 	eventually(t, "ready", func() bool { return s.state(t, "ready") == serving })
 	if err := s.read(t.Context()); err != nil {
-		t.Error(err)
+		t.Errorf("read = %v, want nil", err)
 	}
 }
 
@@ -118,23 +118,23 @@ func TestRedisOutage(t *testing.T) {
 		}
 		eventually(t, "not ready", func() bool { return s.state(t, "ready") == notServing })
 		if took := time.Since(start); took > 3*time.Second { // 2 s and what a loaded machine adds
-			t.Errorf("%s: noticed after %v", outage.name, took)
+			t.Errorf("%s: not ready after %v, want at most 3 s", outage.name, took)
 		}
 		s.wantAway(t, server.Addr, outage.within)
 		if got := s.state(t, "live"); got != serving {
-			t.Errorf("%s: live is %v", outage.name, got)
+			t.Errorf("%s: live = %v, want %v", outage.name, got, serving)
 		}
 		if got := metric(t, s.Server, "larder_redis_up"); got != 0 {
-			t.Errorf("%s: larder_redis_up is %v", outage.name, got)
+			t.Errorf("%s: larder_redis_up = %v, want 0", outage.name, got)
 		}
 		outage.end()
 		eventually(t, "ready again", func() bool { return s.state(t, "ready") == serving })
 		if err := s.read(t.Context()); err != nil {
-			t.Errorf("%s: afterwards a read got %v", outage.name, err)
+			t.Errorf("%s: read afterwards = %v, want nil", outage.name, err)
 		}
 	}
 	if n, m := len(s.log.lines(t, "redis connection lost")), len(s.log.lines(t, "redis connection restored")); n != 2 || m != 2 {
-		t.Errorf("two outages, logged as %d losses and %d returns:\n%s", n, m, s.log)
+		t.Errorf("log has %d losses and %d returns, want 2 of each:\n%s", n, m, s.log)
 	}
 }
 
@@ -152,7 +152,7 @@ func TestReadersDoNotNoticeABrokenConnection(t *testing.T) {
 		readers.Go(func() {
 			for ctx.Err() == nil {
 				if err := s.read(t.Context()); err != nil {
-					t.Errorf("a reader noticed: %v", err)
+					t.Errorf("read = %v, want nil", err)
 				}
 				reads.Add(1)
 			}
@@ -168,7 +168,7 @@ func TestReadersDoNotNoticeABrokenConnection(t *testing.T) {
 	stop()
 	readers.Wait()
 	if got := metric(t, s.Server, "larder_retries_total", "method", cachev1.CacheService_Get_FullMethodName); got == 0 {
-		t.Error("no retry was counted")
+		t.Error("larder_retries_total of Get = 0, want at least 1")
 	}
 }
 
@@ -187,7 +187,7 @@ func TestALostAnswerOfAWriteIsSaidToBeOne(t *testing.T) {
 		t.Errorf("trailer (-want +got):\n%s", diff)
 	}
 	if n := server.CommandCalls(t)["evalsha"] + server.CommandCalls(t)["eval"]; n > 2 {
-		t.Errorf("the write was sent %d times", n)
+		t.Errorf("the write was sent %d times, want at most twice, by EVALSHA and EVAL", n)
 	}
 }
 
@@ -200,13 +200,13 @@ func TestTheLogTellsTheTimeOfRedis(t *testing.T) {
 
 	proxy.Delay(150 * time.Millisecond)
 	if err := s.read(t.Context()); err != nil {
-		t.Fatal(err)
+		t.Fatalf("read = %v, want nil", err)
 	}
 	calls := s.log.lines(t, "slow call")
 	if len(calls) != 1 || calls[0]["redis_time"].(float64) < float64(150*time.Millisecond) || calls[0]["redis_trips"].(float64) < 1 {
-		t.Errorf("the log is:\n%s", s.log)
+		t.Errorf("log has %d slow calls, want 1 with a redis_time of at least 150 ms and a round trip:\n%s", len(calls), s.log)
 	}
 	if len(s.log.lines(t, "slow redis command")) == 0 {
-		t.Errorf("no slow command:\n%s", s.log)
+		t.Errorf("log has no slow redis command, want one:\n%s", s.log)
 	}
 }

@@ -2,6 +2,7 @@ package service
 
 import (
 	"bytes"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -10,18 +11,19 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store/session"
 )
 
-func sessionPolicy(namespace string, p SessionPolicy) *Policy {
-	return &Policy{Sessions: PolicySection[SessionPolicy]{Namespaces: map[string]SessionPolicy{namespace: p}}}
+func sessionPolicy(namespace string, p policy.Session) *policy.Policy {
+	return &policy.Policy{Sessions: policy.Section[policy.Session]{Namespaces: map[string]policy.Session{namespace: p}}}
 }
 
 // Every way of writing a value stores it encrypted where the policy says so, and as it is elsewhere.
 func TestPolicyEncrypt(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{Keyring: true})
-	a.under(t, cachePolicy("secret", CachePolicy{Encrypt: new(true)}))
+	a := newAPI(t, policy.Limits{Keyring: true})
+	a.under(t, cachePolicy("secret", policy.Cache{Encrypt: new(true)}))
 	canary := []byte("canary canary")
 	for ns, encrypted := range map[string]bool{"secret": true, "open": false} {
 		a.set(t, &cachev1.SetRequest{Namespace: ns, Key: "set", Value: canary})
@@ -32,11 +34,11 @@ func TestPolicyEncrypt(t *testing.T) {
 		must[*cachev1.FillResponse](t)(a.cache.Fill(t.Context(), &cachev1.FillRequest{Namespace: ns, Key: "fill", LeaseToken: lease, Value: canary}))
 		for _, key := range []string{"set", "batch", "fill"} {
 			if got := a.primary(t, ns, key); !bytes.Equal(got.Value, canary) {
-				t.Errorf("%s %s: got %v", ns, key, got)
+				t.Errorf("%s: value of %s = %q, want %q", ns, key, got.Value, canary)
 			}
 			stored := a.do(t, "GET", "ld:c:{"+ns+":"+key+"}").(string)
 			if strings.Contains(stored, string(canary)) == encrypted {
-				t.Errorf("%s %s is stored as %q", ns, key, stored)
+				t.Errorf("%s: %s is stored as %q, want it encrypted: %t", ns, key, stored, encrypted)
 			}
 		}
 	}
@@ -45,21 +47,21 @@ func TestPolicyEncrypt(t *testing.T) {
 // A namespace may have a shorter grace than the server, none among them.
 func TestPolicyRotationGrace(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
-	a.under(t, sessionPolicy("strict", SessionPolicy{RotationGrace: new(time.Duration(0))}))
+	a := newAPI(t, policy.Limits{})
+	a.under(t, sessionPolicy("strict", policy.Session{RotationGrace: new(time.Duration(0))}))
 	for ns, good := range map[string]bool{"strict": false, "other": true} {
 		created := a.create(t, &sessionv1.CreateSessionRequest{Namespace: ns, Subject: "ann"})
 		must[*sessionv1.RotateSessionResponse](t)(a.session.RotateSession(t.Context(), &sessionv1.RotateSessionRequest{Namespace: ns, SessionToken: created.SessionToken}))
 		if a.isActive(t, ns, created.SessionToken) != good {
-			t.Errorf("%s: the old token is good: %t", ns, !good)
+			t.Errorf("%s: the old token is valid: %t, want %t", ns, !good, good)
 		}
 	}
 }
 
 func TestPolicyTouchInterval(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
-	a.under(t, sessionPolicy("seldom", SessionPolicy{TouchInterval: new(30 * time.Minute)}))
+	a := newAPI(t, policy.Limits{})
+	a.under(t, sessionPolicy("seldom", policy.Session{TouchInterval: new(30 * time.Minute)}))
 	idle := map[string]*sessionv1.Session{}
 	for _, ns := range []string{"seldom", "often"} { // what is told of the first is known once the second was touched
 		created := a.create(t, &sessionv1.CreateSessionRequest{Namespace: ns, Subject: "ann"})
@@ -73,7 +75,7 @@ func TestPolicyTouchInterval(t *testing.T) {
 	}
 	eventually(t, "touched", func() bool { return touched("often") })
 	if touched("seldom") {
-		t.Error("touched before its interval was over")
+		t.Error("touched before the touch interval was over, want it afterwards")
 	}
 }
 
@@ -86,8 +88,8 @@ func (a *api) byID(t testing.TB, ns, id string) *sessionv1.Session {
 // A namespace's limits hold for logins and promotions, and requests may only lower them.
 func TestPolicySessionLimits(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{SessionsPerSubject: 5})
-	a.under(t, &Policy{Sessions: PolicySection[SessionPolicy]{Namespaces: map[string]SessionPolicy{
+	a := newAPI(t, policy.Limits{SessionsPerSubject: 5})
+	a.under(t, &policy.Policy{Sessions: policy.Section[policy.Session]{Namespaces: map[string]policy.Session{
 		"evict":  {MaxSessionsPerSubject: new(2), MaxSessionsPerClass: new(1), LimitPolicy: session.EvictOldest},
 		"reject": {MaxSessionsPerSubject: new(2), LimitPolicy: session.Reject},
 	}}})
@@ -98,7 +100,7 @@ func TestPolicySessionLimits(t *testing.T) {
 		}))
 		rejected := got.Outcome == sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_LIMIT_REACHED
 		if rejected != a.isActive(t, ns, anonymous.SessionToken) || rejected == (got.SessionToken != "") {
-			t.Errorf("%s: promotion: %v", ns, got)
+			t.Errorf("%s: PromoteSession = %v, want the anonymous session to stay active only if it is rejected", ns, got)
 		}
 		return got
 	}
@@ -107,23 +109,32 @@ func TestPolicySessionLimits(t *testing.T) {
 	}
 	first := create("evict", "mobile")
 	if again := create("evict", "mobile"); len(again.EvictedSessions) != 1 || again.EvictedSessions[0].SessionId != first.Session.SessionId {
-		t.Errorf("the class's limit: %v", again)
+		t.Errorf("CreateSession above the limit of the class = %v, want %s evicted", again, first.Session.SessionId)
 	}
+	// Times of creation are whole milliseconds: the next session must be younger by one.
+	clock := func() (ms int64) {
+		at := a.redis.Do(t, "TIME").([]any)
+		seconds, _ := strconv.ParseInt(at[0].(string), 10, 64)
+		micros, _ := strconv.ParseInt(at[1].(string), 10, 64)
+		return seconds*1000 + micros/1000
+	}
+	older := clock()
+	eventually(t, "the next millisecond", func() bool { return clock() > older })
 	create("evict", "desktop")
 	if got := promote("evict"); len(got.EvictedSessions) != 1 || got.EvictedCount != 1 || got.EvictedSessions[0].Device.Class != "mobile" {
-		t.Errorf("the subject's limit on a promotion: %v", got)
+		t.Errorf("PromoteSession above the limit of the subject = %v, want the mobile session evicted", got)
 	}
 	create("reject", "")
 	create("reject", "")
 	if got := create("reject", ""); got.Outcome != sessionv1.CreateSessionOutcome_CREATE_SESSION_OUTCOME_LIMIT_REACHED || len(got.ExistingSessions) != 2 {
-		t.Errorf("a third one: %v", got)
+		t.Errorf("CreateSession of a third session = %v, want LIMIT_REACHED beside 2", got)
 	}
 	if got := promote("reject"); got.Outcome != sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_LIMIT_REACHED || len(got.ExistingSessions) != 2 {
-		t.Errorf("a third one by promotion: %v", got)
+		t.Errorf("PromoteSession to a third session = %v, want LIMIT_REACHED beside 2", got)
 	}
 	for i := range 6 {
 		if got := create("other", ""); (len(got.EvictedSessions) == 1) != (i == 5) {
-			t.Errorf("session %d under the server's limit: %v", i, got)
+			t.Errorf("session %d under the server's limit of 5 = %v, want an eviction: %t", i, got, i == 5)
 		}
 	}
 	r := &sessionv1.CreateSessionRequest{Namespace: "evict", Subject: "ann", MaxSessions: 3, MaxClassSessions: 2, IdleTimeout: durationpb.New(time.Minute)}

@@ -1,42 +1,40 @@
 package service
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
-	"github.com/berthcare/larder/store/session"
 )
 
 // under puts a policy in force.
-func (a *api) under(t testing.TB, p *Policy) {
+func (a *api) under(t testing.TB, p *policy.Policy) {
 	t.Helper()
 	if err := a.SetPolicy(p); err != nil {
-		t.Fatal(err)
+		t.Fatalf("SetPolicy = %v, want nil", err)
 	}
 }
 
 // cachePolicy is one namespace's.
-func cachePolicy(ns string, p CachePolicy) *Policy {
-	return &Policy{Cache: PolicySection[CachePolicy]{Namespaces: map[string]CachePolicy{ns: p}}}
+func cachePolicy(ns string, p policy.Cache) *policy.Policy {
+	return &policy.Policy{Cache: policy.Section[policy.Cache]{Namespaces: map[string]policy.Cache{ns: p}}}
 }
 
 func TestPolicyDefaultTTL(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
-	p := cachePolicy("own", CachePolicy{DefaultTTL: new(20 * time.Minute)})
+	a := newAPI(t, policy.Limits{})
+	p := cachePolicy("own", policy.Cache{DefaultTTL: new(20 * time.Minute)})
 	p.Cache.Defaults.DefaultTTL = new(40 * time.Minute)
 	a.under(t, p)
 	for ns, want := range map[string]time.Duration{"own": 20 * time.Minute, "other": 40 * time.Minute} {
@@ -56,8 +54,8 @@ func TestPolicyDefaultTTL(t *testing.T) {
 
 func TestPolicyMaxTTL(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
-	a.under(t, cachePolicy("short", CachePolicy{MaxTTL: new(time.Minute)}))
+	a := newAPI(t, policy.Limits{})
+	a.under(t, cachePolicy("short", policy.Cache{MaxTTL: new(time.Minute)}))
 	most, more := durationpb.New(time.Minute), durationpb.New(time.Minute+1)
 	for _, test := range []struct {
 		req   proto.Message
@@ -80,7 +78,7 @@ func TestPolicyMaxTTL(t *testing.T) {
 		case test.field != "":
 			wantInvalid(t, test.req, err, test.field)
 		case err != nil:
-			t.Errorf("%v: %v", test.req, err)
+			t.Errorf("%v = %v, want nil", test.req, err)
 		}
 	}
 	// The default of the settings, 1 h, is cut to fit.
@@ -91,9 +89,9 @@ func TestPolicyMaxTTL(t *testing.T) {
 // Jitter only takes away, a different part each time, and what is kept after the ttl stays as long as it was.
 func TestPolicyJitter(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
-	half := Percent(50)
-	a.under(t, cachePolicy("jitter", CachePolicy{Jitter: &half, DefaultTTL: new(2 * time.Hour)}))
+	a := newAPI(t, policy.Limits{})
+	half := policy.Percent(50)
+	a.under(t, cachePolicy("jitter", policy.Cache{Jitter: &half, DefaultTTL: new(2 * time.Hour)}))
 	const n, ttl, stale = 200, 2 * time.Hour, 30 * time.Minute
 	items := make([]*cachev1.BatchSetItem, n)
 	keys := make([]string, n)
@@ -110,22 +108,22 @@ func TestPolicyJitter(t *testing.T) {
 	for _, r := range got.Results {
 		left := r.Ttl.AsDuration()
 		if least, most = min(least, left), max(most, left); r.StaleTtl.AsDuration() != stale {
-			t.Errorf("stale_ttl is %v", r.StaleTtl.AsDuration())
+			t.Errorf("stale_ttl = %v, want %v", r.StaleTtl.AsDuration(), stale)
 		}
 	}
 	// The chance that none of 200 is in the first tenth, or in the last, is below 1e-9.
 	if most > ttl || most < ttl*9/10 || least < ttl/2-time.Minute || least > ttl*6/10 {
-		t.Errorf("ttls are between %v and %v", least, most)
+		t.Errorf("ttls = %v to %v, want them spread from about %v to %v", least, most, ttl/2, ttl)
 	}
 
-	all := Percent(100)
-	a.under(t, cachePolicy("jitter", CachePolicy{Jitter: &all}))
+	all := policy.Percent(100)
+	a.under(t, cachePolicy("jitter", policy.Cache{Jitter: &all}))
 	in := time.Now().Add(time.Hour)
 	a.set(t, &cachev1.SetRequest{Namespace: "jitter", Key: "k", Expiry: &cachev1.SetRequest_ExpireTime{ExpireTime: timestamppb.New(in)}})
 	remains(t, "ttl of an expire_time", &a.get(t, &cachev1.GetRequest{Namespace: "jitter", Key: "k"}).Ttl, time.Hour)
 	a.set(t, &cachev1.SetRequest{Namespace: "jitter", Key: "k", Expiry: &cachev1.SetRequest_Never{Never: true}})
 	if got := a.get(t, &cachev1.GetRequest{Namespace: "jitter", Key: "k"}); got.Outcome != cachev1.GetOutcome_GET_OUTCOME_HIT || got.Ttl != nil {
-		t.Errorf("got %v of what never ends", got)
+		t.Errorf("Get of an entry that never expires = %v, want a HIT without ttl", got)
 	}
 	counted := must[*cachev1.IncrementResponse](t)(a.cache.Increment(t.Context(), &cachev1.IncrementRequest{Namespace: "jitter", Key: "n"}))
 	remains(t, "ttl of a counter", &counted.Ttl, time.Hour)
@@ -136,8 +134,8 @@ func TestPolicyJitter(t *testing.T) {
 
 func TestPolicyMaxValueBytes(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{MaxValueBytes: 100})
-	a.under(t, cachePolicy("small", CachePolicy{MaxValueBytes: new(10)}))
+	a := newAPI(t, policy.Limits{MaxValueBytes: 100})
+	a.under(t, cachePolicy("small", policy.Cache{MaxValueBytes: new(10)}))
 	a.set(t, &cachev1.SetRequest{Namespace: "small", Key: "k", Value: make([]byte, 10)})
 	a.set(t, &cachev1.SetRequest{Namespace: "other", Key: "k", Value: make([]byte, 100)})
 	for ns, n := range map[string]int{"small": 11, "other": 101} {
@@ -150,8 +148,8 @@ func TestPolicyMaxValueBytes(t *testing.T) {
 // Without a near cache every answer comes from Redis, although reads elsewhere are answered from memory.
 func TestPolicyNearCache(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
-	a.under(t, cachePolicy("off", CachePolicy{NearCache: new(false)}))
+	a := newAPI(t, policy.Limits{})
+	a.under(t, cachePolicy("off", policy.Cache{NearCache: new(false)}))
 	for ns, want := range map[string]cachev1.Source{"off": cachev1.Source_SOURCE_REDIS, "on": cachev1.Source_SOURCE_NEAR_CACHE} {
 		a.set(t, &cachev1.SetRequest{Namespace: ns, Key: "k", Value: []byte("v")})
 		var get, leased cachev1.Source
@@ -162,7 +160,7 @@ func TestPolicyNearCache(t *testing.T) {
 			batch = must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), &cachev1.BatchGetRequest{Namespace: ns, Keys: []string{"k"}})).Results[0]
 		}
 		if get != want || leased != want || batch.Source != want {
-			t.Errorf("%s: Get %v, GetOrLease %v, BatchGet %v, want %v", ns, get, leased, batch.Source, want)
+			t.Errorf("%s: source of Get = %v, of GetOrLease = %v, of BatchGet = %v, want %v", ns, get, leased, batch.Source, want)
 		}
 	}
 }
@@ -170,10 +168,10 @@ func TestPolicyNearCache(t *testing.T) {
 // Who waits for a load in a namespace without near cache is woken by it, by whatever way the value comes.
 func TestWaitersAreWokenWithoutNearCache(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
-	b := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{a.addr}, CommandTimeout: 10 * time.Second}}, Limits{})
+	a := newAPI(t, policy.Limits{})
+	b := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{a.addr}, CommandTimeout: 10 * time.Second}}, policy.Limits{})
 	for _, api := range []*api{a, b} {
-		api.under(t, cachePolicy("off", CachePolicy{NearCache: new(false)}))
+		api.under(t, cachePolicy("off", policy.Cache{NearCache: new(false)}))
 	}
 	for key, write := range map[string]func(token string) error{
 		"fill": func(token string) error {
@@ -198,18 +196,18 @@ func TestWaitersAreWokenWithoutNearCache(t *testing.T) {
 			return strings.Contains(fmt.Sprint(a.do(t, "INFO", "commandstats")), "cmdstat_pttl:calls=2,")
 		})
 		if err := write(first.LeaseToken); err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s: write = %v, want nil", key, err)
 		}
 		if r := <-got; r.GetOutcome() != leaseHit || string(r.GetValue()) != "v" || r.GetSource() != cachev1.Source_SOURCE_REDIS || time.Since(start) > 20*time.Second {
-			t.Errorf("%s: got %v", key, r)
+			t.Errorf("%s: GetOrLease = %v after %v, want a HIT of v from Redis in at most 20 s", key, r, time.Since(start))
 		}
 	}
 }
 
 func TestPolicyStale(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
-	a.under(t, cachePolicy("kept", CachePolicy{DefaultStaleTTL: new(10 * time.Minute), MaxTTL: new(time.Hour)}))
+	a := newAPI(t, policy.Limits{})
+	a.under(t, cachePolicy("kept", policy.Cache{DefaultStaleTTL: new(10 * time.Minute), MaxTTL: new(time.Hour)}))
 	for _, test := range []struct {
 		req  *cachev1.SetRequest
 		want time.Duration
@@ -225,15 +223,15 @@ func TestPolicyStale(t *testing.T) {
 		test.req.Namespace, test.req.Key = "kept", "k"
 		a.set(t, test.req)
 		if got := a.get(t, &cachev1.GetRequest{Namespace: "kept", Key: "k"}).StaleTtl.AsDuration(); got != test.want {
-			t.Errorf("%v: stale_ttl is %v, want %v", test.req, got, test.want)
+			t.Errorf("%v: stale_ttl = %v, want %v", test.req, got, test.want)
 		}
 	}
 }
 
 func TestPolicyAllowStale(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{})
-	a.under(t, cachePolicy("never", CachePolicy{AllowStale: new(false)}))
+	a := newAPI(t, policy.Limits{})
+	a.under(t, cachePolicy("never", policy.Cache{AllowStale: new(false)}))
 	for ns, want := range map[string]cachev1.GetOutcome{"never": cachev1.GetOutcome_GET_OUTCOME_MISS, "other": cachev1.GetOutcome_GET_OUTCOME_STALE} {
 		a.set(t, &cachev1.SetRequest{Namespace: ns, Key: "k", Value: []byte("old"), Expiry: setTTL(time.Millisecond), StaleTtl: secs(600)})
 		for asked, outcome := range map[*bool]cachev1.GetOutcome{
@@ -245,7 +243,7 @@ func TestPolicyAllowStale(t *testing.T) {
 		}
 		batch := must[*cachev1.BatchGetResponse](t)(a.cache.BatchGet(t.Context(), &cachev1.BatchGetRequest{Namespace: ns, Keys: []string{"k"}}))
 		if got := cachev1.GetOutcome(batch.Results[0].Outcome); got != want || (len(batch.Results[0].Value) > 0) != (want == cachev1.GetOutcome_GET_OUTCOME_STALE) {
-			t.Errorf("%s: BatchGet got %v", ns, batch)
+			t.Errorf("%s: BatchGet = %v, want %v, with a value only if it is stale", ns, batch, want)
 		}
 		// Whoever gets the lease is not shown the value, and others wait for the new one.
 		first, then := leaseStale, leaseStale
@@ -255,19 +253,19 @@ func TestPolicyAllowStale(t *testing.T) {
 		leased := a.lease(t, &cachev1.GetOrLeaseRequest{Namespace: ns, Key: "k"}, first, true)
 		a.lease(t, &cachev1.GetOrLeaseRequest{Namespace: ns, Key: "k"}, then, false)
 		if (len(leased.Value) > 0) != (first == leaseStale) {
-			t.Errorf("%s: GetOrLease got %v", ns, leased)
+			t.Errorf("%s: GetOrLease = %v, want a value: %t", ns, leased, first == leaseStale)
 		}
 	}
 }
 
 func TestPolicySessionTimeouts(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t, Limits{SessionIdleTimeout: 100 * 24 * time.Hour, SessionAbsoluteTimeout: 200 * 24 * time.Hour})
-	a.under(t, &Policy{Sessions: PolicySection[SessionPolicy]{
-		Defaults: SessionPolicy{IdleTimeout: new(50 * 24 * time.Hour)},
-		Namespaces: map[string]SessionPolicy{
-			"aal1": {Preset: AAL1}, "aal2": {Preset: AAL2}, "aal3": {Preset: AAL3},
-			"shorter": {Preset: AAL2, IdleTimeout: new(10 * time.Minute), AbsoluteTimeout: new(2 * time.Hour)},
+	a := newAPI(t, policy.Limits{SessionIdleTimeout: 100 * 24 * time.Hour, SessionAbsoluteTimeout: 200 * 24 * time.Hour})
+	a.under(t, &policy.Policy{Sessions: policy.Section[policy.Session]{
+		Defaults: policy.Session{IdleTimeout: new(50 * 24 * time.Hour)},
+		Namespaces: map[string]policy.Session{
+			"aal1": {Preset: policy.AAL1}, "aal2": {Preset: policy.AAL2}, "aal3": {Preset: policy.AAL3},
+			"shorter": {Preset: policy.AAL2, IdleTimeout: new(10 * time.Minute), AbsoluteTimeout: new(2 * time.Hour)},
 		},
 	}})
 	const day = 24 * time.Hour
@@ -281,129 +279,14 @@ func TestPolicySessionTimeouts(t *testing.T) {
 		s := a.create(t, &sessionv1.CreateSessionRequest{Namespace: ns}).Session
 		created := s.CreatedAt.AsTime()
 		if idle, absolute := s.IdleExpiresAt.AsTime().Sub(created), s.AbsoluteExpiresAt.AsTime().Sub(created); idle != want.idle || absolute != want.absolute {
-			t.Errorf("%s: %v idle and %v in all, want %v", ns, idle, absolute, want)
+			t.Errorf("%s: timeouts = %v idle and %v absolute, want %v", ns, idle, absolute, want)
 		}
 		s = a.create(t, &sessionv1.CreateSessionRequest{Namespace: ns, IdleTimeout: secs(60), AbsoluteTimeout: secs(120)}).Session
 		if s.AbsoluteExpiresAt.AsTime().Sub(s.CreatedAt.AsTime()) != 2*time.Minute {
-			t.Errorf("%s: got %v, want it shorter", ns, s)
+			t.Errorf("%s: session = %v, want an absolute timeout of 2 min", ns, s)
 		}
 		r := &sessionv1.CreateSessionRequest{Namespace: ns, IdleTimeout: durationpb.New(want.idle + 1), AbsoluteTimeout: durationpb.New(want.absolute + 1)}
 		_, err := a.session.CreateSession(t.Context(), r)
 		wantInvalid(t, r, err, "idle_timeout", "absolute_timeout")
-	}
-}
-
-// Each fault has the path at which it stands in a file.
-func TestPolicyCheck(t *testing.T) {
-	t.Parallel()
-	limits := Limits{MaxValueBytes: 100, DefaultTTL: time.Minute, MaxTTL: time.Hour, SessionIdleTimeout: 20 * time.Minute, SessionAbsoluteTimeout: 2 * time.Hour, SessionsPerSubject: 10}
-	p := func(f float64) *Percent { return (*Percent)(&f) }
-	const ns = "cache.namespaces.n."
-	for field, bad := range map[string][]CachePolicy{
-		"max_ttl":           {{MaxTTL: new(time.Hour + 1)}, {MaxTTL: new(time.Duration(0))}, {MaxTTL: new(-time.Second)}},
-		"default_ttl":       {{DefaultTTL: new(time.Hour + 1)}, {DefaultTTL: new(time.Millisecond - 1)}, {DefaultTTL: new(2 * time.Second), MaxTTL: new(time.Second)}},
-		"jitter":            {{Jitter: p(-1)}, {Jitter: p(100.1)}, {Jitter: p(math.NaN())}},
-		"max_value_bytes":   {{MaxValueBytes: new(101)}, {MaxValueBytes: new(0)}},
-		"default_stale_ttl": {{DefaultStaleTTL: new(time.Hour + 1)}, {DefaultStaleTTL: new(time.Duration(-1))}},
-		"encrypt":           {{Encrypt: new(true)}},
-	} {
-		for _, c := range bad {
-			wantFault(t, cachePolicy("n", c).Check(limits), ns+field)
-			wantFault(t, (&Policy{Cache: PolicySection[CachePolicy]{Defaults: c}}).Check(limits), "cache.defaults."+field)
-		}
-	}
-	for field, bad := range map[string][]SessionPolicy{
-		"preset":                   {{Preset: "aal4"}, {Preset: "AAL1"}},
-		"absolute_timeout":         {{AbsoluteTimeout: new(2*time.Hour + 1)}, {AbsoluteTimeout: new(time.Second - 1)}},
-		"idle_timeout":             {{IdleTimeout: new(20*time.Minute + 1)}, {IdleTimeout: new(time.Duration(0))}, {Preset: AAL3, IdleTimeout: new(16 * time.Minute)}, {IdleTimeout: new(time.Minute), AbsoluteTimeout: new(time.Second)}},
-		"rotation_grace":           {{RotationGrace: new(30*time.Second + 1)}, {RotationGrace: new(time.Duration(-1))}},
-		"max_sessions_per_subject": {{MaxSessionsPerSubject: new(-1)}, {MaxSessionsPerSubject: new(11)}},
-		"max_sessions_per_class":   {{MaxSessionsPerClass: new(-1)}, {MaxSessionsPerClass: new(1<<20 + 1)}},
-		"limit_policy":             {{LimitPolicy: "evict"}},
-		"touch_interval":           {{TouchInterval: new(time.Second - 1)}, {TouchInterval: new(21 * time.Minute)}},
-	} {
-		for _, c := range bad {
-			wantFault(t, (&Policy{Sessions: PolicySection[SessionPolicy]{Namespaces: map[string]SessionPolicy{"n": c}}}).Check(limits), "sessions.namespaces.n."+field)
-		}
-	}
-	// A preset of the defaults binds what a namespace writes.
-	bound := &Policy{Sessions: PolicySection[SessionPolicy]{Defaults: SessionPolicy{Preset: AAL3}, Namespaces: map[string]SessionPolicy{"n": {IdleTimeout: new(16 * time.Minute)}}}}
-	wantFault(t, bound.Check(limits), "sessions.namespaces.n.idle_timeout")
-	wantFault(t, cachePolicy("No", CachePolicy{}).Check(limits), "cache.namespaces.No")
-	wantFault(t, cachePolicy("", CachePolicy{}).Check(limits), "cache.namespaces.")
-
-	good := &Policy{
-		Cache: PolicySection[CachePolicy]{
-			Defaults: CachePolicy{MaxTTL: new(time.Hour), DefaultTTL: new(time.Hour), Jitter: p(100), MaxValueBytes: new(100), DefaultStaleTTL: new(time.Hour)},
-			// What it inherits is cut to fit.
-			Namespaces: map[string]CachePolicy{"n": {MaxTTL: new(time.Millisecond), MaxValueBytes: new(1), DefaultStaleTTL: new(time.Duration(0))}},
-		},
-		Sessions: PolicySection[SessionPolicy]{
-			Defaults:   SessionPolicy{IdleTimeout: new(20 * time.Minute), AbsoluteTimeout: new(2 * time.Hour)},
-			Namespaces: map[string]SessionPolicy{"n": {Preset: AAL3, MaxSessionsPerSubject: new(0), RotationGrace: new(time.Duration(0)), LimitPolicy: session.Reject}, "m": {AbsoluteTimeout: new(time.Second)}},
-		},
-	}
-	for _, policy := range []*Policy{{}, good} {
-		if err := policy.Check(limits); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-func wantFault(t testing.TB, err error, field string) {
-	t.Helper()
-	var fault *FieldError
-	if !errors.As(err, &fault) || fault.Field != field {
-		t.Errorf("got %v, want something of %s", err, field)
-	}
-}
-
-func TestBadPolicyLeavesTheOldOne(t *testing.T) {
-	t.Parallel()
-	p := NewPolicies(Limits{})
-	if err := p.Set(cachePolicy("n", CachePolicy{MaxTTL: new(time.Minute)})); err != nil {
-		t.Fatal(err)
-	}
-	wantFault(t, p.Set(cachePolicy("m", CachePolicy{MaxTTL: new(time.Duration(-1))})), "cache.namespaces.m.max_ttl")
-	want := map[string]bool{"n": true, "m": false, "default": false}
-	got := map[string]bool{}
-	for ns := range want {
-		got[ns] = p.Named(ns)
-	}
-	if diff := cmp.Diff(want, got); diff != "" || p.current.Load().rules("n").cache.maxTTL != time.Minute {
-		t.Errorf("named (-want +got):\n%s", diff)
-	}
-	if err := p.Set(&Policy{Sessions: PolicySection[SessionPolicy]{Namespaces: map[string]SessionPolicy{"s": {}}}}); err != nil || !p.Named("s") || p.Named("n") {
-		t.Errorf("the new one is not in force: %v", err)
-	}
-}
-
-func TestPolicyLookUpAllocatesNothing(t *testing.T) {
-	p := NewPolicies(Limits{})
-	if err := p.Set(cachePolicy("n", CachePolicy{NearCache: new(false)})); err != nil {
-		t.Fatal(err)
-	}
-	names := []string{"n", "unknown"}
-	if n := testing.AllocsPerRun(100, func() {
-		for _, ns := range names {
-			if p.current.Load().rules(ns).cache.near == p.Named(ns) {
-				t.Error("not what was set")
-			}
-		}
-	}); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
-}
-
-func BenchmarkPolicyLookUp(b *testing.B) {
-	p := NewPolicies(Limits{})
-	if err := p.Set(cachePolicy("n", CachePolicy{NearCache: new(false)})); err != nil {
-		b.Fatal(err)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		if p.current.Load().rules("n").cache.near {
-			b.Fatal("not what was set")
-		}
 	}
 }

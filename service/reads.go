@@ -11,18 +11,18 @@ import (
 )
 
 const (
-	// maxReadNamespaces is how many namespaces have counts of their own. Callers invent namespaces, and each takes memory
-	// here and time series in Prometheus, so that their number must not be the callers' choice.
+	// maxReadNamespaces is the maximum number of namespaces with counts of their own. Callers can invent any number of
+	// namespaces, and each costs memory here and time series in Prometheus.
 	maxReadNamespaces = 100
-	// otherNamespaces is where all the rest is counted. No namespace begins with an underscore.
+	// otherNamespaces is the name under which all other namespaces are counted; no namespace begins with an underscore.
 	otherNamespaces = "_other"
 )
 
-// readOutcomes is one more than the greatest outcome of a read.
+// readOutcomes is the number of values of cachev1.ReadOutcome.
 const readOutcomes = cachev1.ReadOutcome_READ_OUTCOME_FAILED + 1
 
-// reads counts what the reads of each namespace have found. Counting takes no lock and no memory: a namespace that is
-// known is looked up in a map that is never changed, only replaced.
+// reads counts the reads of each namespace by outcome and source. Counting takes no lock and does not allocate, because the
+// map of known namespaces is never changed, only replaced.
 type reads struct {
 	since time.Time
 	other readCounts
@@ -30,7 +30,7 @@ type reads struct {
 	mu    sync.Mutex // held to add a namespace
 }
 
-// readCounts are the reads of one namespace, by outcome and by whether the near cache answered.
+// readCounts are the reads of one namespace, by outcome and by source: 0 is Redis, 1 the near cache.
 type readCounts [readOutcomes][2]atomic.Int64
 
 func newReads() *reads {
@@ -39,7 +39,7 @@ func newReads() *reads {
 	return r
 }
 
-// of returns where the reads of a namespace are counted.
+// of returns the counts of a namespace, which are otherNamespaces' if maxReadNamespaces others are known.
 func (r *reads) of(namespace string) *readCounts {
 	known := *r.known.Load()
 	if c, ok := known[namespace]; ok {
@@ -51,7 +51,7 @@ func (r *reads) of(namespace string) *readCounts {
 	return r.admit(namespace)
 }
 
-// admit gives a namespace counts of its own if there is room.
+// admit adds a namespace to the known ones unless there are maxReadNamespaces already.
 func (r *reads) admit(namespace string) *readCounts {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,7 +77,7 @@ func (c *readCounts) add(outcome cachev1.ReadOutcome, near bool) {
 	c[outcome][source].Add(1)
 }
 
-// each visits the counts that are not zero.
+// each calls visit for each count above zero.
 func (c *readCounts) each(visit func(outcome cachev1.ReadOutcome, source cachev1.Source, n int64)) {
 	for outcome := range c {
 		for i, source := range [...]cachev1.Source{cachev1.Source_SOURCE_REDIS, cachev1.Source_SOURCE_NEAR_CACHE} {
@@ -88,7 +88,7 @@ func (c *readCounts) each(visit func(outcome cachev1.ReadOutcome, source cachev1
 	}
 }
 
-// all returns the counts of every namespace, and those of the rest together if there are any.
+// all returns the counts of every known namespace, and those of the others as otherNamespaces if there are any.
 func (r *reads) all() map[string]*readCounts {
 	all := maps.Clone(*r.known.Load())
 	r.other.each(func(cachev1.ReadOutcome, cachev1.Source, int64) { all[otherNamespaces] = &r.other })

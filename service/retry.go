@@ -19,11 +19,11 @@ const (
 	maxAttempts = 5
 	minBackoff  = 50 * time.Millisecond
 	maxBackoff  = 5 * time.Second
-	// maxRetrying bounds how long after the first failure another attempt may begin.
+	// maxRetrying is the maximum time after the first failure at which another attempt may begin.
 	maxRetrying = time.Second
 )
 
-// A retrier runs the handler of an idempotent method again after a transient failure of Redis. It is the one layer that
+// A retrier repeats the handler of an idempotent method after a transient failure of Redis. It is the only layer that
 // retries between this server and Redis.
 type retrier struct {
 	idempotent map[string]bool
@@ -45,13 +45,13 @@ func (r *retrier) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo
 		r.budget.succeeded()
 		return resp, nil
 	}
-	// Retries bridge the moments in which a connection is made anew. While Redis is known to be away they would only keep
-	// the caller from hearing of it.
+	// Retries bridge the moments in which a connection is established again. While Redis is known to be down they would
+	// only delay the caller's error.
 	if !r.idempotent[info.FullMethod] || !r.retryable(err) || !r.up() {
 		return nil, err
 	}
-	// What is left after the retries is for the last attempt, which runs up to the caller's own deadline: one that was
-	// cut short could not say whether it has written.
+	// Retries begin only in the first half of the time left, so that the last attempt has the other half: an attempt that
+	// is cut off by the deadline does not know whether it has written.
 	limit := maxRetrying
 	if deadline, ok := ctx.Deadline(); ok {
 		limit = min(limit, time.Until(deadline)/2)
@@ -83,13 +83,12 @@ func (r *retrier) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo
 			return nil, err
 		}
 	}
-	// The call was repeated as often as was sensible. A client that repeats it as well would multiply the load on a Redis
-	// that is in trouble already.
+	// A client that retried as well would multiply the load on a Redis that is in trouble already.
 	stopRetries(ctx)
 	return nil, err
 }
 
-// worse returns the later error, unless an earlier attempt may have written and the later one only says that it has not.
+// worse returns the later error, unless the earlier attempt may have written and the later one certainly has not.
 func worse(earlier, later error) error {
 	nothing := errors.Is(later, redis.ErrUnavailable) || errors.Is(later, redis.ErrOverloaded)
 	if nothing && errors.Is(earlier, redis.ErrOutcomeUnknown) {
@@ -98,13 +97,14 @@ func worse(earlier, later error) error {
 	return later
 }
 
-// backoff returns how long to wait after a number of failed attempts: anything up to a bound that doubles, so that calls
-// which failed together do not come back together.
+// backoff returns how long to wait after a number of failed attempts: a random duration up to minBackoff, doubled for each
+// attempt after the first, so that calls which failed together are not repeated together (full jitter).
 func backoff(failed int) time.Duration {
 	return rand.N(min(minBackoff<<(failed-1), maxBackoff))
 }
 
-// idempotentMethods returns the full names of the methods that their proto declares safe to repeat.
+// idempotentMethods returns the full names of the methods whose proto declares an idempotency_level other than
+// IDEMPOTENCY_UNKNOWN.
 func idempotentMethods() map[string]bool {
 	methods := map[string]bool{}
 	protoregistry.GlobalFiles.RangeFiles(func(file protoreflect.FileDescriptor) bool {
@@ -123,16 +123,16 @@ func idempotentMethods() map[string]bool {
 	return methods
 }
 
-// In tenths of a token, as in the retry throttling of gRPC (A6): a retry costs one, a success gives back a tenth, and
-// nothing is retried while half of them are gone. An outage so costs Redis fifty retries, and then one for each ten
-// successes.
+// The retry budget works as gRPC's retry throttling (gRFC A6), and is kept in tenths of a token: it begins with 100
+// tokens, a retry costs one, a success gives back a tenth, and nothing is retried while 50 or fewer are left. An outage so
+// costs Redis 50 retries, and from then on one for each ten successes.
 const (
 	maxTokens  = 1000
 	retryCost  = 10
 	successPay = 1
 )
 
-// A budget keeps retries to a small share of the calls that succeed.
+// A budget limits retries to a small share of the calls that succeed.
 type budget struct{ tokens atomic.Int64 }
 
 func (b *budget) spend() bool {

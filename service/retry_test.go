@@ -89,13 +89,13 @@ func TestRetry(t *testing.T) {
 				r := retrying()
 				c := through(t.Context(), r, tt.method, tt.errs...)
 				if !errors.Is(c.err, tt.want) {
-					t.Errorf("ended with %v, want %v", c.err, tt.want)
+					t.Errorf("error = %v, want %v", c.err, tt.want)
 				}
 				if c.attempts != tt.attempts {
-					t.Errorf("%d attempts, want %d", c.attempts, tt.attempts)
+					t.Errorf("attempts = %d, want %d", c.attempts, tt.attempts)
 				}
 				if c.took > maxRetrying {
-					t.Errorf("took %v", c.took)
+					t.Errorf("took %v, want at most %v", c.took, maxRetrying)
 				}
 				var want []string
 				if tt.pushback {
@@ -105,7 +105,7 @@ func TestRetry(t *testing.T) {
 					t.Errorf("trailer (-want +got):\n%s", diff)
 				}
 				if got := counted(t, r.metrics, "larder_retries_total"); got != float64(tt.attempts-1) {
-					t.Errorf("counted %v retries", got)
+					t.Errorf("larder_retries_total = %v, want %d", got, tt.attempts-1)
 				}
 			})
 		})
@@ -123,7 +123,7 @@ func TestRetryStaysInsideTheDeadline(t *testing.T) {
 					c := through(ctx, retrying(), cachev1.CacheService_Get_FullMethodName, redis.ErrUnavailable)
 					cancel()
 					if !errors.Is(c.err, redis.ErrUnavailable) || c.took > deadline/2 {
-						t.Fatalf("%v after %v", c.err, c.took)
+						t.Fatalf("error = %v after %v, want %v after at most %v", c.err, c.took, redis.ErrUnavailable, deadline/2)
 					}
 				}
 			})
@@ -144,7 +144,7 @@ func TestRetryBoundsTheTimeOfSlowAttempts(t *testing.T) {
 				return nil, redis.ErrUnavailable
 			})
 		if took := time.Since(start); !errors.Is(err, redis.ErrUnavailable) || attempts > 2 || took > 4*time.Second+maxRetrying {
-			t.Errorf("%v after %d attempts and %v", err, attempts, took)
+			t.Errorf("error = %v after %d attempts and %v, want %v after at most 2 and %v", err, attempts, took, redis.ErrUnavailable, 4*time.Second+maxRetrying)
 		}
 	})
 }
@@ -157,7 +157,7 @@ func TestRetryEndsWithItsCaller(t *testing.T) {
 		_, err := retrying().unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: cachev1.CacheService_Get_FullMethodName},
 			func(context.Context, any) (any, error) { cancel(); return nil, redis.ErrUnavailable })
 		if !errors.Is(err, context.Canceled) || time.Since(start) > 0 {
-			t.Errorf("%v after %v", err, time.Since(start))
+			t.Errorf("error = %v after %v, want %v at once", err, time.Since(start), context.Canceled)
 		}
 	})
 }
@@ -168,7 +168,7 @@ func TestNoRetryWhileRedisIsKnownToBeAway(t *testing.T) {
 	r.up = func() bool { return false }
 	c := through(t.Context(), r, cachev1.CacheService_Get_FullMethodName, redis.ErrUnavailable)
 	if c.attempts != 1 || len(c.trailer) != 0 {
-		t.Errorf("%d attempts, trailer %v", c.attempts, c.trailer)
+		t.Errorf("attempts = %d, trailer = %v, want 1 and none", c.attempts, c.trailer)
 	}
 }
 
@@ -184,25 +184,25 @@ func TestRetryBudget(t *testing.T) {
 			return n
 		}
 		if got := retries(1000); got != 50 {
-			t.Errorf("an outage of 1000 calls cost %d retries, want 50", got)
+			t.Errorf("retries in an outage of 1000 calls = %d, want 50", got)
 		}
 		if got := counted(t, r.metrics, "larder_retry_budget_exhausted_total"); got < 980 {
-			t.Errorf("%v calls counted as not retried", got)
+			t.Errorf("larder_retry_budget_exhausted_total = %v, want at least 980", got)
 		}
 		if c := through(t.Context(), r, get, redis.ErrUnavailable); c.took > 0 || len(c.trailer) == 0 {
-			t.Errorf("without a budget it took %v and the trailer is %v", c.took, c.trailer)
+			t.Errorf("without a budget: took %v, trailer = %v, want 0 and a pushback", c.took, c.trailer)
 		}
 		for range 100 {
 			through(t.Context(), r, get, nil)
 		}
 		if got := retries(1000); got != 10 {
-			t.Errorf("100 successes paid for %d retries, want 10", got)
+			t.Errorf("retries after 100 successes = %d, want 10", got)
 		}
 		for range 10_000 {
 			through(t.Context(), r, get, nil)
 		}
 		if got := retries(1000); got != 50 {
-			t.Errorf("after many successes an outage cost %d retries, want 50", got)
+			t.Errorf("retries in an outage after many successes = %d, want 50", got)
 		}
 	})
 }
@@ -217,7 +217,7 @@ func TestBackoff(t *testing.T) {
 			least, most = min(least, wait), max(most, wait)
 		}
 		if least > bound/50 || most < bound*49/50 || most > bound {
-			t.Errorf("after %d failures it waits %v to %v, want 0 to %v", failed+1, least, most, bound)
+			t.Errorf("backoff(%d) = %v to %v, want 0 to %v", failed+1, least, most, bound)
 		}
 	}
 }
@@ -233,7 +233,7 @@ func TestIdempotentMethodsAreTheDeclaredOnes(t *testing.T) {
 		sessionv1.SessionService_CreateSession_FullMethodName:   false,
 	} {
 		if methods[method] != want {
-			t.Errorf("%s: %v", method, methods[method])
+			t.Errorf("%s is idempotent: %t, want %t", method, methods[method], want)
 		}
 	}
 }
@@ -242,7 +242,7 @@ func counted(t testing.TB, m *Metrics, name string) (sum float64) {
 	t.Helper()
 	families, err := m.registry.Gather()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Gather = %v, want nil", err)
 	}
 	for _, family := range families {
 		if family.GetName() == name {

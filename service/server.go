@@ -1,7 +1,7 @@
 // Package service serves the store over gRPC.
 //
-// A call passes through the interceptors of interceptors.go, is checked by validate*.go, makes one call of the store and
-// is answered. Handlers return plain errors; errors.go says what callers see of them.
+// A call passes the interceptors of interceptors.go. Its handler validates the request by validate*.go, calls the store
+// once and builds the response. Handlers return plain errors, which errors.go maps to what callers see.
 package service
 
 import (
@@ -21,43 +21,70 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 )
 
-// Options configures a Server. Zero values mean the defaults that are given with each field.
+// services is the registry: one line adds a service. Its name in the health service, its metrics, its entry in the
+// reflection service and the tests that go through every method follow from the line.
+var services = []struct {
+	desc *grpc.ServiceDesc
+	make func(backend) any
+}{
+	{&cachev1.CacheService_ServiceDesc, func(b backend) any { return NewCache(b.store, b.policies, b.metrics) }},
+	{&sessionv1.SessionService_ServiceDesc, func(b backend) any { return NewSession(b.store, b.policies) }},
+}
+
+// A backend is what the handlers of a service are made from.
+type backend struct {
+	store    *store.Store
+	policies *policy.Policies
+	metrics  *Metrics
+}
+
+// Descriptors returns the descriptors of all services of Larder's API, in the order of the registry.
+func Descriptors() []*grpc.ServiceDesc {
+	descs := make([]*grpc.ServiceDesc, len(services))
+	for i, service := range services {
+		descs[i] = service.desc
+	}
+	return descs
+}
+
+// Options configures a [Server]. A zero field means the default given with it.
 type Options struct {
-	// Version is what larder_build_info says; "unknown" by default.
+	// Version is the version label of the metric larder_build_info; "unknown" by default.
 	Version string
-	// Limits are what the handlers check requests against.
-	Limits Limits
-	// Logger receives the log; slog.Default() by default.
+	// Limits are the limits that handlers check requests against, unless a policy is stricter.
+	Limits policy.Limits
+	// Logger receives the log; [slog.Default] by default.
 	Logger *slog.Logger
-	// SlowCall is how long a call or a Redis command may take before it is warned about; 100 ms by default.
+	// SlowCall is the duration above which a unary call or a Redis command is logged as a warning; 100 ms by default.
 	SlowCall time.Duration
-	// MaxDeadline bounds the time of a unary call whose caller allowed more or set no deadline; 30 s by default.
+	// MaxDeadline is the maximum duration of a unary call, whatever deadline its caller set; 30 s by default.
 	MaxDeadline time.Duration
-	// MaxInFlight is how many unary calls, and apart from them how many streams, may be in flight at once before
-	// further ones are refused; 4096 by default.
+	// MaxInFlight is the maximum number of unary calls in flight, and separately that of streams; further ones are refused
+	// with the reason SERVER_OVERLOADED; 4096 by default.
 	MaxInFlight int
-	// MaxConcurrentStreams is how many calls one connection may have in flight; its client makes further ones wait;
+	// MaxConcurrentStreams is the maximum number of calls in flight on one connection; its client queues further ones;
 	// 1000 by default.
 	MaxConcurrentStreams uint32
-	// DrainDelay is how long Shutdown keeps serving after it has said NOT_SERVING, for load balancers to notice; none
-	// by default.
+	// DrainDelay is how long Shutdown keeps serving after it has reported NOT_SERVING, so that load balancers notice; 0 by
+	// default.
 	DrainDelay time.Duration
-	// StopTimeout is how long Shutdown then waits for calls in flight; 20 s by default.
+	// StopTimeout is how long Shutdown then waits for the calls in flight before it cancels them; 20 s by default.
 	StopTimeout time.Duration
-	// ProbeInterval is how often Redis is probed; 500 ms by default.
+	// ProbeInterval is the time between two probes of Redis; 500 ms by default.
 	ProbeInterval time.Duration
-	// ProbeTimeout is how long a probe may take; 300 ms by default, so that the three failures which it takes to report
-	// NOT_SERVING fit well into two seconds however Redis fails.
+	// ProbeTimeout is the timeout of a probe; 300 ms by default, so that NOT_SERVING, which takes three failed probes, is
+	// reported within two seconds.
 	ProbeTimeout time.Duration
-	// Reflection lets clients such as grpcurl ask the server for its API.
+	// Reflection registers gRPC's reflection service, from which clients such as grpcurl learn the API; off by default.
 	Reflection bool
 }
 
 func (o Options) withDefaults() Options {
-	o.Limits = o.Limits.withDefaults()
+	o.Limits = o.Limits.WithDefaults()
 	o.Version = cmp.Or(o.Version, "unknown")
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	o.SlowCall = cmp.Or(o.SlowCall, 100*time.Millisecond)
@@ -70,42 +97,46 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// A Server serves the store over gRPC, together with grpc.health.v1 and, if asked for, reflection.
+// A Server serves the store over gRPC, together with grpc.health.v1 and, if [Options] say so, the reflection service.
 type Server struct {
 	options  Options
 	metrics  *Metrics
-	policies *Policies
+	policies *policy.Policies
 	health   *Health
 	grpc     *grpc.Server
 
-	// probing and streams end when Shutdown has come so far.
+	// probing and streams are the contexts of the probes and of all streams; Shutdown cancels them.
 	probing, streams       context.Context
 	stopProbes, endStreams context.CancelFunc
 
 	shutdown atomic.Bool
-	// forced ends when Shutdown is called again, stopped is closed when its first call has finished.
+	// forced is cancelled by a second call of Shutdown; stopped is closed when the first has returned.
 	forced  context.Context
 	force   context.CancelFunc
 	stopped chan struct{}
 }
 
-// New returns a server for a store, which may not be connected yet. A Metrics serves one server.
+// New returns a server for a store, which need not be connected yet. Each server needs a [Metrics] of its own.
 func New(st *store.Store, m *Metrics, o Options) *Server {
 	s := newServer(st.Redis.Ping, m, o)
 	m.watch(st.Stats, s.options)
-	cache := NewCache(st, s.policies)
-	m.watchReads(cache.reads)
-	cachev1.RegisterCacheServiceServer(s.grpc, cache)
-	sessionv1.RegisterSessionServiceServer(s.grpc, NewSession(st, s.policies))
-	m.serve(s.grpc.GetServiceInfo()) // last, for it must know every method
+	s.register(st)
 	return s
 }
 
-// newServer returns a server of everything but the store.
+// register adds the services of the registry.
+func (s *Server) register(st *store.Store) {
+	for _, service := range services {
+		s.grpc.RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics}))
+	}
+	s.metrics.calls.InitializeMetrics(s.grpc) // last, because it needs every method
+}
+
+// newServer returns a server without the services of the registry.
 func newServer(ping func(context.Context) error, m *Metrics, o Options) *Server {
 	o = o.withDefaults()
 	s := &Server{
-		options: o, metrics: m, policies: NewPolicies(o.Limits), health: newHealth(ping, m, o), stopped: make(chan struct{}),
+		options: o, metrics: m, policies: policy.New(o.Limits), health: newHealth(ping, m, o), stopped: make(chan struct{}),
 	}
 	s.forced, s.force = context.WithCancel(context.Background())
 	s.probing, s.stopProbes = context.WithCancel(context.Background())
@@ -119,14 +150,15 @@ func newServer(ping func(context.Context) error, m *Metrics, o Options) *Server 
 	return s
 }
 
-// grpcOptions sets every limit explicitly, because most of grpc's defaults are no limits.
+// grpcOptions sets every limit explicitly, because most of grpc-go's defaults are unlimited.
 func (s *Server) grpcOptions() []grpc.ServerOption {
 	unary, stream := s.interceptors()
 	message := messageBytes(s.options.Limits)
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(unary...),
 		grpc.ChainStreamInterceptor(stream...),
-		// Never runs: its presence makes grpc hand unknown methods to the interceptors, where they are counted.
+		// The interceptors answer calls of unknown methods, so this handler never runs; without one, grpc-go would answer
+		// them itself and they would not be counted.
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errNoMethod }),
 		grpc.MaxConcurrentStreams(s.options.MaxConcurrentStreams),
 		grpc.MaxRecvMsgSize(message),
@@ -136,7 +168,7 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time:    time.Minute,
 			Timeout: 20 * time.Second,
-			// Connections end now and then, so that clients find replicas which were added since.
+			// Clients look up the replicas again when a connection ends, and so find those added since.
 			MaxConnectionAge:      30 * time.Minute,
 			MaxConnectionAgeGrace: 30 * time.Second,
 		}),
@@ -144,24 +176,27 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 			MinTime:             10 * time.Second,
 			PermitWithoutStream: true,
 		}),
-		// A new goroutine has a small stack, and growing it costs more than a hit in memory. Calls beyond these get one.
+		// A new goroutine begins with a small stack, and growing it costs more than a near-cache hit.
 		grpc.NumStreamWorkers(streamWorkers),
-		// The store is closed when Shutdown has returned, and no handler may still use it.
+		// The store is closed after Shutdown, when no handler may still use it.
 		grpc.WaitForHandlers(true),
 	}
 }
 
-// streamWorkers is how many goroutines stay around to serve calls, each with a stack of about 8 KiB.
+// streamWorkers is the number of goroutines that are kept to serve calls, each with a stack of about 8 KiB. Calls beyond
+// them get goroutines of their own.
 const streamWorkers = 128
 
-// messageBytes is the limit of a message: the largest that the handlers take, with room for what surrounds the values,
-// and never below the 4 MiB that clients expect. A value above its own limit so meets the handler that can say so.
-func messageBytes(l Limits) int {
+// messageBytes returns the maximum size of a message: that of the largest values which handlers accept and 64 KiB for the
+// other fields, but at least 4 MiB, gRPC's default. A value slightly above its limit so reaches the handler, whose error
+// names the field.
+func messageBytes(l policy.Limits) int {
 	return max(max(l.MaxBatchBytes, l.MaxValueBytes)+64<<10, 4<<20)
 }
 
-// SetPolicy puts a policy in force, for calls that begin from now on. Where Check finds fault with it, the old one stays.
-func (s *Server) SetPolicy(p *Policy) error {
+// SetPolicy puts a policy in force for calls that begin from now on. If the policy is invalid, SetPolicy returns a
+// [*policy.FieldError] and the previous one stays in force.
+func (s *Server) SetPolicy(p *policy.Policy) error {
 	err := s.policies.Set(p)
 	if err == nil {
 		s.metrics.policyLoaded.Store(time.Now().Unix())
@@ -172,8 +207,8 @@ func (s *Server) SetPolicy(p *Policy) error {
 // Health returns the server's health.
 func (s *Server) Health() *Health { return s.health }
 
-// Serve takes calls from a listener until Shutdown, and closes it. It returns nil after Shutdown, else what broke the
-// listener. Probing Redis begins here.
+// Serve accepts calls on a listener until Shutdown, and closes the listener. It returns nil after Shutdown, otherwise the
+// error of the listener. Serve also probes Redis, for [Server.Health].
 func (s *Server) Serve(listener net.Listener) error {
 	var probes sync.WaitGroup
 	probes.Go(func() { s.health.run(s.probing) })
@@ -186,10 +221,10 @@ func (s *Server) Serve(listener net.Listener) error {
 	return err
 }
 
-// Shutdown ends the server so that no unary call is lost which it has accepted: it reports NOT_SERVING, keeps serving for
-// DrainDelay, or until ctx ends if that is sooner, ends the streams, and waits for the calls in flight up to
-// StopTimeout, after which they are cancelled. It returns when all has ended. A second call, while the first waits, cuts
-// all that short.
+// Shutdown ends the server without losing an accepted unary call: it reports NOT_SERVING, keeps serving for DrainDelay or
+// until ctx ends, ends the streams, waits for the calls in flight for StopTimeout, and then cancels those that remain. It
+// returns when every handler has returned, or 2 s after cancelling them. A second call, made while the first waits,
+// cancels the calls in flight at once.
 func (s *Server) Shutdown(ctx context.Context) {
 	if !s.shutdown.CompareAndSwap(false, true) {
 		s.force()
@@ -209,9 +244,10 @@ func (s *Server) Shutdown(ctx context.Context) {
 	s.stopProbes()
 }
 
-// cancelled is how long cancelled handlers may take to return before Shutdown gives them up.
-const cancelled = 2 * time.Second
+// cancelTimeout is how long Shutdown waits for cancelled handlers to return.
+const cancelTimeout = 2 * time.Second
 
+// stopCalls waits for the calls in flight, and cancels them after StopTimeout.
 func (s *Server) stopCalls() {
 	ended := make(chan struct{})
 	go func() {
@@ -224,11 +260,11 @@ func (s *Server) stopCalls() {
 	case <-time.After(s.options.StopTimeout):
 	case <-s.forced.Done():
 	}
-	s.options.Logger.Warn("calls in flight are cancelled")
+	s.options.Logger.Warn("cancelling the calls in flight")
 	go s.grpc.Stop()
 	select {
 	case <-ended:
-	case <-time.After(cancelled):
-		s.options.Logger.Error("a handler does not end")
+	case <-time.After(cancelTimeout):
+		s.options.Logger.Error("a cancelled handler does not return")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/session"
 )
@@ -16,17 +17,17 @@ type Session struct {
 	sessionv1.UnimplementedSessionServiceServer
 
 	store    *store.Store
-	policies *Policies
-	limits   *Limits
-	now      func() time.Time // the store's
+	policies *policy.Policies
+	limits   *policy.Limits
+	now      func() time.Time // the store's Now, kept because each method value allocates
 }
 
 // NewSession returns a SessionService over a store.
-func NewSession(st *store.Store, p *Policies) *Session {
-	return &Session{store: st, policies: p, limits: &p.limits, now: st.Redis.Now}
+func NewSession(st *store.Store, p *policy.Policies) *Session {
+	return &Session{store: st, policies: p, limits: p.Limits(), now: st.Redis.Now}
 }
 
-func (s *Session) fields() *fields { return s.policies.fields(s.now) }
+func (s *Session) fields() *fields { return newFields(s.policies, s.now) }
 
 // CreateSession starts a session.
 func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionRequest) (*sessionv1.CreateSessionResponse, error) {
@@ -35,16 +36,16 @@ func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionR
 	n := session.Creation{
 		Subject:    f.subject(r.GetSubject(), 0),
 		Attributes: f.attributes("attributes", r.GetAttributes()),
-		Idle:       f.timeout("idle_timeout", r.GetIdleTimeout(), f.rules.session.idle),
-		Absolute:   f.timeout("absolute_timeout", r.GetAbsoluteTimeout(), f.rules.session.absolute),
+		Idle:       f.timeout("idle_timeout", r.GetIdleTimeout(), f.rules.Sessions.IdleTimeout),
+		Absolute:   f.timeout("absolute_timeout", r.GetAbsoluteTimeout(), f.rules.Sessions.AbsoluteTimeout),
 		Device:     f.device(r.GetDevice()),
 		Assurance:  f.assurance("assurance", r.GetAssurance()),
 		Limits:     f.sessionLimits(r),
 
-		IfSubjectEpoch: f.ifSubjectEpoch(r),
+		IfSubjectEpoch: f.ifSubjectEpoch(r.GetSubject(), r.IfSubjectEpoch),
 	}
 	if n.Subject == "" && r.GetAssurance() != nil {
-		f.add("assurance", "must be unset for an anonymous session")
+		f.add("assurance", "must be unset if subject is empty")
 	}
 	if err := f.err(); err != nil {
 		return nil, err
@@ -76,7 +77,7 @@ func (s *Session) GetSession(ctx context.Context, r *sessionv1.GetSessionRequest
 	return resp, nil
 }
 
-// UpdateSession changes attributes.
+// UpdateSession changes the attributes of a session.
 func (s *Session) UpdateSession(ctx context.Context, r *sessionv1.UpdateSessionRequest) (*sessionv1.UpdateSessionResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
@@ -118,7 +119,7 @@ func (s *Session) RevokeSession(ctx context.Context, r *sessionv1.RevokeSessionR
 	return &sessionv1.RevokeSessionResponse{Outcome: outcome}, nil
 }
 
-// sessionView is a session as answers show it.
+// sessionView returns a session as it appears in responses.
 func sessionView(s *session.Session) *sessionv1.Session {
 	v := &sessionv1.Session{
 		SessionId: s.ID, Subject: s.Subject, Attributes: s.Attributes, Version: s.Version,

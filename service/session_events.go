@@ -10,7 +10,7 @@ import (
 	"github.com/berthcare/larder/store/session"
 )
 
-// WatchSessionEvents tells what happens to sessions.
+// WatchSessionEvents streams the events of sessions.
 func (s *Session) WatchSessionEvents(r *sessionv1.WatchSessionEventsRequest, stream grpc.ServerStreamingServer[sessionv1.WatchSessionEventsResponse]) error {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
@@ -27,15 +27,16 @@ func (s *Session) WatchSessionEvents(r *sessionv1.WatchSessionEventsRequest, str
 	})
 }
 
-// eventTypePrefix begins the names of the values of SessionEventType; the rest is the store's word.
+// eventTypePrefix is the prefix of the value names of SessionEventType; the rest, in lower case, is the store's type.
 const eventTypePrefix = "SESSION_EVENT_TYPE_"
 
-// eventWord is the store's word for a type of event.
+// eventWord returns the store's type of an event.
 func eventWord(t sessionv1.SessionEventType) string {
 	return strings.ToLower(strings.TrimPrefix(t.String(), eventTypePrefix))
 }
 
-// eventView is an event as answers show it: of the details only what is known to be meant for callers.
+// eventView returns an event as it appears in responses. It copies single details, so that one the store adds later is not
+// shown by accident.
 func eventView(namespace string, e *session.Event) *sessionv1.SessionEvent {
 	return &sessionv1.SessionEvent{
 		EventId: e.ID, Type: sessionv1.SessionEventType(sessionv1.SessionEventType_value[eventTypePrefix+strings.ToUpper(e.Type)]),

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
@@ -31,7 +32,7 @@ func (a *api) watchSessions(ctx context.Context, t *testing.T, r *sessionv1.Watc
 	stream := must[grpc.ServerStreamingClient[sessionv1.WatchSessionEventsResponse]](t)(a.session.WatchSessionEvents(ctx, r))
 	first := must[*sessionv1.WatchSessionEventsResponse](t)(stream.Recv())
 	if first.Event != nil || first.ResumeToken == "" {
-		t.Fatalf("begins with %v", first)
+		t.Fatalf("first message = %v, want a resume token without an event", first)
 	}
 	return stream, first.ResumeToken
 }
@@ -50,7 +51,7 @@ func nextEvent(t *testing.T, stream grpc.ServerStreamingClient[sessionv1.WatchSe
 func TestWatchSessionEvents(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
-	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second}, Sessions: session.Options{SweepInterval: time.Second}}, Limits{})
+	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second}, Sessions: session.Options{SweepInterval: time.Second}}, policy.Limits{})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	request := &sessionv1.WatchSessionEventsRequest{Subject: "ann", Types: []sessionv1.SessionEventType{sessionCreated, sessionRevoked, sessionExpiredIdle}}
@@ -78,7 +79,7 @@ func TestWatchSessionEvents(t *testing.T) {
 		for n, want := range want {
 			got, after := nextEvent(t, stream)
 			if got.EventId == "" || time.Since(got.At.AsTime()).Abs() > time.Minute || after == last {
-				t.Errorf("told %v and %q", got, after)
+				t.Errorf("event = %v with the token %q, want an id, the present time and a token other than %q", got, after, last)
 			}
 			got.EventId, got.At, last = "", nil, after
 			same(t, want, got)
@@ -87,7 +88,7 @@ func TestWatchSessionEvents(t *testing.T) {
 				request.ResumeToken = after
 				again, first := a.watchSessions(ctx, t, request)
 				if e, _ := nextEvent(t, again); first != after || e.SessionId != short.Session.SessionId {
-					t.Errorf("goes on at %q with %v", first, e)
+					t.Errorf("resumed watch begins at %q with %v, want %q and %s", first, e, after, short.Session.SessionId)
 				}
 			}
 		}
@@ -113,13 +114,13 @@ func TestWatchSessionEvents(t *testing.T) {
 		_, err = whole.Recv()
 	}
 	if got := answerOf(t, err); got.Code != codes.Unavailable || got.Reason != "SERVER_SHUTTING_DOWN" {
-		t.Errorf("it ended with %v", err)
+		t.Errorf("the watch ended with %v, want UNAVAILABLE, SERVER_SHUTTING_DOWN", err)
 	}
 }
 
 func TestWatchSessionEventsChecksItsRequest(t *testing.T) {
 	t.Parallel()
-	a := serveStore(t, store.Options{Redis: redis.Options{Mode: redis.Embedded}}, Limits{})
+	a := serveStore(t, store.Options{Redis: redis.Options{Mode: redis.Embedded}}, policy.Limits{})
 	_, token := a.watchSessions(t.Context(), t, &sessionv1.WatchSessionEventsRequest{Subject: "ann"})
 	for field, r := range map[string]*sessionv1.WatchSessionEventsRequest{
 		"namespace":    {Namespace: "-"},
@@ -132,7 +133,7 @@ func TestWatchSessionEventsChecksItsRequest(t *testing.T) {
 		stream := must[grpc.ServerStreamingClient[sessionv1.WatchSessionEventsResponse]](t)(a.session.WatchSessionEvents(t.Context(), r))
 		_, err := stream.Recv()
 		if got := answerOf(t, err); got.Reason != "INVALID_FIELD" || !strings.HasPrefix(status.Convert(err).Message(), field+": ") {
-			t.Errorf("%s: %v", field, err)
+			t.Errorf("error = %v, want INVALID_FIELD of %s", err, field)
 		}
 	}
 }

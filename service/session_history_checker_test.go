@@ -124,7 +124,7 @@ func TestTheCheckersFindBrokenSessionHistories(t *testing.T) {
 		wrong, behind := returned(calls, 10*time.Millisecond)
 		order := porcupine.CheckOperationsTimeout(sessionModel(), operations(atOnce(calls), sessionReads), time.Minute)
 		if got := (sessionVerdict{len(wrong) > 0, behind, order}); got != h.want {
-			t.Errorf("%s: %+v, want %+v: %v", name, got, h.want, wrong)
+			t.Errorf("%s: verdict = %+v, want %+v: %v", name, got, h.want, wrong)
 		}
 	}
 }
@@ -159,7 +159,7 @@ func TestTheCheckersFindBrokenLogins(t *testing.T) {
 		"perhaps revoked late, and refused": {[]sessionRecorded{told{1, 0, 0, sessionCall{Op: opRevokeSubject}, sessionAnswer{}, true}.recorded(), login(true)}, false},
 	} {
 		if wrong := fences(c.calls); len(wrong) > 0 != c.wrong {
-			t.Errorf("%s: %v", name, wrong)
+			t.Errorf("%s: wrong logins = %v, want some: %t", name, wrong, c.wrong)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
@@ -174,7 +175,7 @@ func (h *sessionHistory) check(bound time.Duration) (sessions, behind int) {
 	subjects := h.byKey()
 	for subject, calls := range subjects {
 		if wrong := fences(calls); len(wrong) > 0 {
-			h.t.Errorf("%s: %d wrong logins, the first: %s", subject, len(wrong), wrong[0])
+			h.t.Errorf("%s: %d logins are wrong, want none; the first: %s", subject, len(wrong), wrong[0])
 		}
 		apart := bySession(calls)
 		for _, id := range sortedIDs(apart) {
@@ -182,7 +183,7 @@ func (h *sessionHistory) check(bound time.Duration) (sessions, behind int) {
 			wrong, late := returned(apart[id], bound)
 			behind += late
 			if len(wrong) > 0 {
-				h.t.Errorf("%s: %d wrong answers, the first: %s", subject, len(wrong), wrong[0])
+				h.t.Errorf("%s: %d answers are wrong, want none; the first: %s", subject, len(wrong), wrong[0])
 			}
 			one := newHistory[sessionCall, sessionAnswer]()
 			one.calls = atOnce(apart[id])
@@ -274,8 +275,8 @@ func TestSessionHistories(t *testing.T) {
 			replicas := startReplicas(t, store.Options{Redis: redis.Options{Mode: mode, NearCacheTTL: bound, CommandTimeout: 200 * time.Millisecond}}, 2)
 			none := time.Duration(0)
 			for _, r := range replicas {
-				if err := r.SetPolicy(&Policy{Sessions: PolicySection[SessionPolicy]{Namespaces: map[string]SessionPolicy{noGrace: {RotationGrace: &none}}}}); err != nil {
-					t.Fatal(err)
+				if err := r.SetPolicy(&policy.Policy{Sessions: policy.Section[policy.Session]{Namespaces: map[string]policy.Session{noGrace: {RotationGrace: &none}}}}); err != nil {
+					t.Fatalf("SetPolicy = %v, want nil", err)
 				}
 			}
 			shelves := []*shelf{{subject: "ann"}, {subject: "bob", namespace: noGrace}, {subject: "eve", namespace: noGrace}}
@@ -325,7 +326,7 @@ func TestSessionHistories(t *testing.T) {
 			sessions, behind := h.check(bound)
 			t.Logf("%d calls about %d sessions, %d of unknown outcome or repeated, %d look-ups answered near, %d answers behind", len(h.calls), sessions, unknown, near, behind)
 			if near == 0 || unknown == 0 {
-				t.Error("nothing was served from memory, or no call met a fault")
+				t.Errorf("answered near = %d, of unknown outcome or repeated = %d, want some of both", near, unknown)
 			}
 		})
 	}

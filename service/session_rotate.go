@@ -7,7 +7,7 @@ import (
 	"github.com/berthcare/larder/store/session"
 )
 
-// RotateSession supersedes a session's token.
+// RotateSession replaces the token of a session.
 func (s *Session) RotateSession(ctx context.Context, r *sessionv1.RotateSessionRequest) (*sessionv1.RotateSessionResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
@@ -15,7 +15,7 @@ func (s *Session) RotateSession(ctx context.Context, r *sessionv1.RotateSessionR
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	next, sess, err := s.store.Sessions.Rotate(ctx, ns, token, f.rules.session.grace)
+	next, sess, err := s.store.Sessions.Rotate(ctx, ns, token, f.rules.Sessions.RotationGrace)
 	if err != nil {
 		return nil, err
 	}
@@ -27,12 +27,15 @@ func (s *Session) RotateSession(ctx context.Context, r *sessionv1.RotateSessionR
 	}, nil
 }
 
-// PromoteSession gives an anonymous session a subject.
+// PromoteSession replaces an anonymous session by one of a subject.
 func (s *Session) PromoteSession(ctx context.Context, r *sessionv1.PromoteSessionRequest) (*sessionv1.PromoteSessionResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
 	token := f.token(r.GetSessionToken())
-	p := session.Promotion{Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance()), Limits: f.rules.session.limits}
+	p := session.Promotion{
+		Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance()),
+		Limits: f.sessionLimits(r), IfSubjectEpoch: f.ifSubjectEpoch(r.GetSubject(), r.IfSubjectEpoch),
+	}
 	if err := f.err(); err != nil {
 		return nil, err
 	}
@@ -56,14 +59,14 @@ func (s *Session) PromoteSession(ctx context.Context, r *sessionv1.PromoteSessio
 	}, nil
 }
 
-// ReauthenticateSession records another authentication.
+// ReauthenticateSession records a further authentication and replaces the token of the session.
 func (s *Session) ReauthenticateSession(ctx context.Context, r *sessionv1.ReauthenticateSessionRequest) (*sessionv1.ReauthenticateSessionResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
 	token := f.token(r.GetSessionToken())
 	a := session.Reauthentication{
 		AAL: f.aal("aal", r.GetAal()), AMR: f.methods("amr", r.GetAmr()), ResetTimeouts: r.GetResetTimeouts(),
-		Grace: f.rules.session.grace,
+		Grace: f.rules.Sessions.RotationGrace,
 	}
 	if len(r.GetAmr()) == 0 {
 		f.add("amr", "must not be empty")

@@ -9,7 +9,7 @@ import (
 	"github.com/berthcare/larder/store/session"
 )
 
-// RevokeSubjectSessions ends a subject's sessions.
+// RevokeSubjectSessions ends the sessions of a subject.
 func (s *Session) RevokeSubjectSessions(ctx context.Context, r *sessionv1.RevokeSubjectSessionsRequest) (*sessionv1.RevokeSubjectSessionsResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
@@ -30,7 +30,7 @@ func (s *Session) RevokeSubjectSessions(ctx context.Context, r *sessionv1.Revoke
 	return &sessionv1.RevokeSubjectSessionsResponse{RevokedCount: revoked.Count, SubjectEpoch: revoked.Epoch}, nil
 }
 
-// GetSubject reads what is known of a subject.
+// GetSubject returns the epoch of a subject.
 func (s *Session) GetSubject(ctx context.Context, r *sessionv1.GetSubjectRequest) (*sessionv1.GetSubjectResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
@@ -45,7 +45,7 @@ func (s *Session) GetSubject(ctx context.Context, r *sessionv1.GetSubjectRequest
 	return &sessionv1.GetSubjectResponse{SubjectEpoch: epoch}, nil
 }
 
-// ListSubjectSessions lists a subject's sessions.
+// ListSubjectSessions lists the sessions of a subject page by page.
 func (s *Session) ListSubjectSessions(ctx context.Context, r *sessionv1.ListSubjectSessionsRequest) (*sessionv1.ListSubjectSessionsResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
@@ -70,10 +70,10 @@ func (s *Session) ListSubjectSessions(ctx context.Context, r *sessionv1.ListSubj
 	return resp, nil
 }
 
-// maxSummaries bounds the sessions that an answer lists beside the new one.
+// maxSummaries is the maximum number of evicted or existing sessions that a response lists.
 const maxSummaries = 200
 
-// createdView is the answer to a creation.
+// createdView returns the response to a creation.
 func createdView(c *session.Created) *sessionv1.CreateSessionResponse {
 	if c.Session == nil {
 		return &sessionv1.CreateSessionResponse{
@@ -86,6 +86,7 @@ func createdView(c *session.Created) *sessionv1.CreateSessionResponse {
 	}
 }
 
+// summaries returns at most maxSummaries sessions as they appear in responses.
 func summaries(sessions []session.Summary) (views []*sessionv1.SessionSummary) {
 	for _, s := range sessions[:min(len(sessions), maxSummaries)] {
 		views = append(views, &sessionv1.SessionSummary{
@@ -96,7 +97,7 @@ func summaries(sessions []session.Summary) (views []*sessionv1.SessionSummary) {
 	return views
 }
 
-// deviceView is a device as answers show it; nil if nothing is known.
+// deviceView returns a device as it appears in responses, nil if no field of it is set.
 func deviceView(d session.Device) *sessionv1.Device {
 	if d == (session.Device{}) {
 		return nil

@@ -11,7 +11,7 @@ import (
 	"github.com/berthcare/larder/store/session"
 )
 
-// ValidateSession checks a token.
+// ValidateSession validates a session token.
 func (s *Session) ValidateSession(ctx context.Context, r *sessionv1.ValidateSessionRequest) (*sessionv1.ValidateSessionResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
@@ -30,8 +30,8 @@ func (s *Session) ValidateSession(ctx context.Context, r *sessionv1.ValidateSess
 	return resp, nil
 }
 
-// outcomes are the verdicts as answers give them. Those of ValidateSession and BatchValidateSessions are numbered alike as
-// far as it goes.
+// outcomes maps the outcomes of the store to those of the API. The outcomes that ValidateSession and
+// BatchValidateSessions have in common have the same numbers.
 var outcomes = map[session.Outcome]sessionv1.BatchValidateSessionsOutcome{
 	session.Active:         sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_ACTIVE,
 	session.Inactive:       sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_INACTIVE,
@@ -39,7 +39,7 @@ var outcomes = map[session.Outcome]sessionv1.BatchValidateSessionsOutcome{
 	session.ReauthRequired: sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_REAUTH_REQUIRED,
 }
 
-// cacheFor returns how long an active verdict may be believed.
+// cacheFor returns how long the caller may reuse an active verdict without validating the token again.
 func (s *Session) cacheFor(v session.Validation, verdict session.Verdict) *durationpb.Duration {
 	if !v.Near || verdict.Superseded {
 		return durationpb.New(0)
@@ -52,7 +52,7 @@ func (s *Session) cacheFor(v session.Validation, verdict session.Verdict) *durat
 	return durationpb.New(max(d, time.Duration(0)))
 }
 
-// BatchValidateSessions checks several tokens.
+// BatchValidateSessions validates several session tokens.
 func (s *Session) BatchValidateSessions(ctx context.Context, r *sessionv1.BatchValidateSessionsRequest) (*sessionv1.BatchValidateSessionsResponse, error) {
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
@@ -77,7 +77,7 @@ func (s *Session) BatchValidateSessions(ctx context.Context, r *sessionv1.BatchV
 		case v.Session != nil:
 			result.Session, result.CacheFor = sessionView(v.Session), s.cacheFor(vs[i], v.Verdict)
 			more := proto.Size(result)
-			if i > 0 && size+more > s.limits.MaxBatchBytes { // the first fits always, so that callers get on
+			if i > 0 && size+more > s.limits.MaxBatchBytes { // the first always fits, so that callers make progress
 				result = &sessionv1.BatchValidateSessionsResult{Outcome: sessionv1.BatchValidateSessionsOutcome_BATCH_VALIDATE_SESSIONS_OUTCOME_UNPROCESSED}
 				break // a smaller one may still fit
 			}

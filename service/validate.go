@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/berthcare/larder/service/policy"
 )
 
-// The limits of the API that no setting changes.
+// The limits of the API, which no setting changes.
 const (
 	defaultNamespace = "default"
 
-	maxNamespaceBytes   = 63
 	maxKeyBytes         = 1024
 	maxTags             = 32
 	maxTagBytes         = 128
@@ -26,16 +27,15 @@ const (
 	maxUserAgentBytes     = 512
 	maxLabelBytes         = 128
 	maxClassBytes         = 32
-	minSessionTimeout     = time.Second
 	maxAAL                = 3
 	maxMethodBytes        = 32
 	maxClockSkew          = time.Minute
 	maxValidations        = 100
 )
 
-// FieldError says what is wrong with one field of a request. It never repeats the field's value.
+// FieldError is an invalid field of a request. It never contains the field's value.
 type FieldError struct {
-	// Field is the path of the field, as in "items[3].ttl".
+	// Field is the path of the field, such as items[3].ttl.
 	Field string
 	// Description says what the field must be.
 	Description string
@@ -44,31 +44,40 @@ type FieldError struct {
 // Error returns the field and what it must be.
 func (e *FieldError) Error() string { return e.Field + ": " + e.Description }
 
-// FieldErrors are all that is wrong with a request.
+// FieldErrors are the invalid fields of a request, at least one.
 type FieldErrors []*FieldError
 
-// Error returns the first of them.
+// Error returns the text of the first one.
 func (e FieldErrors) Error() string { return e[0].Error() }
 
-// fields gathers what is wrong with a request. Each method checks one field and returns it as the store wants it.
+// fields checks the fields of one request and collects the invalid ones. Each method checks a field and returns it in the
+// form that the store takes.
 type fields struct {
-	limits *Limits
-	policy *inForce
-	rules  *rules // of the request's namespace, once that is known
+	limits *policy.Limits
+	policy *policy.Ruleset
+	rules  *policy.Rules // of the request's namespace, set by the method namespace
 	now    func() time.Time
 	prefix string
 	wrong  FieldErrors
 }
 
-// maxFieldErrors bounds the answer to a batch in which everything is wrong.
+// newFields returns the fields of one request. The policy in force at this moment applies to the whole request.
+func newFields(p *policy.Policies, now func() time.Time) *fields {
+	current := p.Current()
+	return &fields{limits: p.Limits(), policy: current, rules: current.Defaults(), now: now}
+}
+
+// maxFieldErrors is the maximum number of invalid fields that an error lists.
 const maxFieldErrors = 20
 
+// add records an invalid field; the format says what the field must be.
 func (f *fields) add(field, format string, args ...any) {
 	if len(f.wrong) < maxFieldErrors {
 		f.wrong = append(f.wrong, &FieldError{f.prefix + field, fmt.Sprintf(format, args...)})
 	}
 }
 
+// err returns the invalid fields as FieldErrors, nil if there are none.
 func (f *fields) err() error {
 	if len(f.wrong) == 0 {
 		return nil
@@ -76,29 +85,19 @@ func (f *fields) err() error {
 	return f.wrong
 }
 
-const namespaceRule = "must be 1 to 63 characters of a-z, 0-9, dot, underscore and dash, the first a letter or a digit"
-
-func validNamespace(ns string) bool {
-	ok := ns != "" && len(ns) <= maxNamespaceBytes
-	for i := 0; ok && i < len(ns); i++ {
-		c := ns[i]
-		ok = 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || i > 0 && (c == '.' || c == '_' || c == '-')
-	}
-	return ok
-}
-
-// namespace checks the namespace and looks up what holds in it, so that it comes before what depends on that.
+// namespace checks the namespace and looks up its rules. It must be called before methods that use f.rules.
 func (f *fields) namespace(ns string) string {
 	if ns == "" {
 		ns = defaultNamespace
 	}
-	if !validNamespace(ns) {
-		f.add("namespace", namespaceRule)
+	if !policy.ValidNamespace(ns) {
+		f.add("namespace", policy.NamespaceForm)
 	}
-	f.rules = f.policy.rules(ns)
+	f.rules = f.policy.Of(ns)
 	return ns
 }
 
+// key checks a key, which in the plain namespace must not be one of Larder's own.
 func (f *fields) key(field, namespace, key string) string {
 	f.text(field, key, 1, maxKeyBytes)
 	if namespace == f.limits.PlainNamespace && strings.HasPrefix(key, "ld:") {
@@ -107,7 +106,7 @@ func (f *fields) key(field, namespace, key string) string {
 	return key
 }
 
-// text checks a string's length in bytes and that it holds no NUL.
+// text checks that a string has least to most bytes and no NUL.
 func (f *fields) text(field, s string, least, most int) {
 	switch {
 	case len(s) < least && least == 1:
@@ -115,10 +114,11 @@ func (f *fields) text(field, s string, least, most int) {
 	case len(s) < least || len(s) > most:
 		f.add(field, "must be %d to %d bytes long", least, most)
 	case strings.IndexByte(s, 0) >= 0:
-		f.add(field, "must not hold NUL")
+		f.add(field, "must not contain NUL")
 	}
 }
 
+// keys checks the keys of a batch.
 func (f *fields) keys(namespace string, keys []string) {
 	if f.count("keys", len(keys)); len(keys) > maxBatchItems {
 		return
@@ -128,18 +128,19 @@ func (f *fields) keys(namespace string, keys []string) {
 	}
 }
 
+// count checks the number of items of a batch.
 func (f *fields) count(field string, n int) {
 	if n < 1 || n > maxBatchItems {
-		f.add(field, "must hold 1 to %d", maxBatchItems)
+		f.add(field, "must have 1 to %d items", maxBatchItems)
 	}
 }
 
-// duration checks the bounds of a duration that Redis is to keep: below a millisecond it rounds up to one.
+// duration checks a duration as exactDuration does, and rounds one below 1 ms, the resolution of Redis, up to 1 ms.
 func (f *fields) duration(field string, d *durationpb.Duration, least, most time.Duration) time.Duration {
 	return max(f.exactDuration(field, d, least, most), time.Millisecond)
 }
 
-// exactDuration checks a duration's bounds.
+// exactDuration checks that a duration is between least and most. A least of 1 means above zero.
 func (f *fields) exactDuration(field string, d *durationpb.Duration, least, most time.Duration) time.Duration {
 	if d.CheckValid() != nil {
 		f.add(field, "must be a valid duration")
@@ -155,6 +156,7 @@ func (f *fields) exactDuration(field string, d *durationpb.Duration, least, most
 	return v
 }
 
+// pageSize returns the size of a page: normal if it is unset, at most most.
 func (f *fields) pageSize(n int32, normal, most int) int {
 	switch {
 	case n < 0:
@@ -165,9 +167,10 @@ func (f *fields) pageSize(n int32, normal, most int) int {
 	return min(int(n), most)
 }
 
+// enum checks that v is one of the defined values, which names has.
 func enum[E ~int32](f *fields, field string, v E, names map[int32]string) E {
 	if _, ok := names[int32(v)]; !ok {
-		f.add(field, "must be one of the values of its enum")
+		f.add(field, "must be a defined enum value")
 	}
 	return v
 }

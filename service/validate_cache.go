@@ -14,6 +14,7 @@ import (
 	"github.com/berthcare/larder/store/cache"
 )
 
+// etag checks an etag.
 func (f *fields) etag(field, s string) cache.ETag {
 	e, ok := cache.ParseETag(s)
 	if !ok {
@@ -22,16 +23,17 @@ func (f *fields) etag(field, s string) cache.ETag {
 	return e
 }
 
-// expiry is the oneof of that name, which several requests have.
+// expiry is the oneof expiry of several requests.
 type expiry interface {
 	GetTtl() *durationpb.Duration
 	GetExpireTime() *timestamppb.Timestamp
 	GetNever() bool
 }
 
-// fresh returns how long from now an entry is fresh; zero means for ever. NeverSet says that the oneof holds never.
+// fresh checks an expiry and returns how long from now the entry is fresh; zero means for ever. neverSet reports that the
+// oneof is never.
 func (f *fields) fresh(e expiry, neverSet bool) time.Duration {
-	most := f.rules.cache.maxTTL
+	most := f.rules.Cache.MaxTTL
 	switch {
 	case e.GetTtl() != nil:
 		return f.duration("ttl", e.GetTtl(), 1, most)
@@ -47,23 +49,23 @@ func (f *fields) fresh(e expiry, neverSet bool) time.Duration {
 		return d
 	case neverSet:
 		if !e.GetNever() {
-			f.add("never", "must be true where it is set")
+			f.add("never", "must be true if set")
 		}
 		return 0
 	}
-	return f.rules.cache.defaultTTL
+	return f.rules.Cache.DefaultTTL
 }
 
-// jittered takes the namespace's jitter off what fresh has returned, where the request leaves room for it.
+// jittered shortens a ttl by a random share, up to the namespace's jitter. It leaves expire_time and never as they are.
 func (f *fields) jittered(d time.Duration, e expiry, neverSet bool) time.Duration {
-	if neverSet || e.GetExpireTime() != nil || f.rules.cache.jitter == 0 {
+	if neverSet || e.GetExpireTime() != nil || f.rules.Cache.Jitter == 0 {
 		return d
 	}
-	off := rand.Float64() * f.rules.cache.jitter * float64(d) //nolint:gosec // spreads load, guards nothing
+	off := rand.Float64() * f.rules.Cache.Jitter * float64(d) //nolint:gosec // spreads load, guards nothing
 	return max(d-time.Duration(off), time.Millisecond)
 }
 
-// entry is what SetRequest and BatchSetItem have in common.
+// entry is what SetRequest, BatchSetItem and FillRequest have in common.
 type entry interface {
 	expiry
 	GetValue() []byte
@@ -73,36 +75,38 @@ type entry interface {
 	GetContentType() string
 }
 
+// write checks an entry that is to be written.
 func (f *fields) write(e entry, neverSet bool) cache.Write {
 	w := cache.Write{
 		Value: e.GetValue(), Fresh: f.fresh(e, neverSet), Negative: e.GetNegative(),
 		Tags: f.tags(e.GetTags()), ContentType: e.GetContentType(),
-		Encrypt: f.rules.cache.encrypt,
+		Encrypt: f.rules.Cache.Encrypt,
 	}
-	if most := f.rules.cache.maxValueBytes; len(w.Value) > most {
+	if most := f.rules.Cache.MaxValueBytes; len(w.Value) > most {
 		f.add("value", "must be at most %d bytes long", most)
 	}
 	if w.Negative && len(w.Value) > 0 {
-		f.add("value", "must be empty where negative is set")
+		f.add("value", "must be empty if negative is set")
 	}
 	w.Stale = f.stale(e, w.Fresh, neverSet)
 	w.Fresh = f.jittered(w.Fresh, e, neverSet)
 	if neverSet && len(w.Tags) > 0 {
-		f.add("never", "must not be set where there are tags, as invalidations are remembered for the maximum ttl")
+		f.add("never", "must not be set together with tags, because invalidations are remembered for a limited time")
 	}
 	f.text("content_type", w.ContentType, 0, maxContentTypeBytes)
 	return w
 }
 
-// stale returns how long an entry that is fresh for so long is kept after that.
+// stale checks stale_ttl and returns how long an entry is kept as stale after it was fresh. The default of the namespace is
+// shortened to what the maximum leaves.
 func (f *fields) stale(e entry, fresh time.Duration, neverSet bool) time.Duration {
-	most := f.rules.cache.maxTTL
+	most := f.rules.Cache.MaxTTL
 	asked := e.GetStaleTtl()
 	switch {
 	case asked == nil && (neverSet || e.GetNegative()):
 		return 0
 	case asked == nil:
-		return max(min(f.rules.cache.staleTTL, most-fresh), 0)
+		return max(min(f.rules.Cache.DefaultStaleTTL, most-fresh), 0)
 	case asked.GetSeconds() == 0 && asked.GetNanos() == 0:
 		return 0
 	case asked.CheckValid() == nil && asked.AsDuration() < 0:
@@ -112,19 +116,19 @@ func (f *fields) stale(e entry, fresh time.Duration, neverSet bool) time.Duratio
 	stale := f.duration("stale_ttl", asked, 1, most)
 	switch {
 	case neverSet:
-		f.add("stale_ttl", "must be unset where never is set")
+		f.add("stale_ttl", "must be unset if never is set")
 	case e.GetNegative():
-		f.add("stale_ttl", "must be unset where negative is set")
+		f.add("stale_ttl", "must be unset if negative is set")
 	case fresh+stale > most && stale <= most && fresh <= most:
 		f.add("stale_ttl", "must be at most %v together with ttl", most)
 	}
 	return stale
 }
 
-// tags drops duplicates.
+// tags checks tags and drops duplicates.
 func (f *fields) tags(tags []string) []string {
 	if len(tags) > maxTags {
-		f.add("tags", "must be at most %d", maxTags)
+		f.add("tags", "must have at most %d items", maxTags)
 		return nil
 	}
 	var unique []string
@@ -139,10 +143,11 @@ func (f *fields) tags(tags []string) []string {
 	return unique
 }
 
+// condition checks the precondition of a Set.
 func (f *fields) condition(r *cachev1.SetRequest) cache.Condition {
 	isTrue := func(field string, b bool) {
 		if !b {
-			f.add(field, "must be true where it is set")
+			f.add(field, "must be true if set")
 		}
 	}
 	switch p := r.GetPrecondition().(type) {
@@ -160,8 +165,9 @@ func (f *fields) condition(r *cachev1.SetRequest) cache.Condition {
 	return cache.Condition{}
 }
 
-// pattern checks a glob and returns it in the form that means the same to every Redis. Redis itself reads on where a class
-// or an escape is cut short, and the embedded one makes a regular expression of it and panics where it is none.
+// pattern checks a glob and returns it in a form that means the same to Redis and to the embedded store. Redis accepts
+// incomplete classes and escapes, but the embedded store turns a glob into a regular expression and panics if that is
+// invalid.
 func (f *fields) pattern(s string, least int) string {
 	f.text("pattern", s, least, maxKeyBytes)
 	var b strings.Builder
@@ -174,14 +180,14 @@ func (f *fields) pattern(s string, least int) string {
 			f.add("pattern", `must not end with \`)
 			return s
 		case strings.HasPrefix(s[i:], `\\`):
-			b.WriteString(`[\\]`) // the embedded one quotes text with \Q and \E, and an E may follow
+			b.WriteString(`[\\]`) // the embedded store quotes text with \Q and \E, and an E may follow
 			i++
 			continue
 		case s[i] == '\\':
 			n = 2
 		}
 		if n == 0 {
-			f.add("pattern", `must hold in [ ] ASCII characters, ranges in order, and \ before those that are special`)
+			f.add("pattern", `must have inside [ ] only ASCII characters, ascending ranges, and \ before special characters`)
 			return s
 		}
 		b.WriteString(s[i : i+n])
@@ -190,7 +196,7 @@ func (f *fields) pattern(s string, least int) string {
 	return b.String()
 }
 
-// classLen returns the length of the class that s begins with; zero if it is none.
+// classLen returns the length of the character class at the beginning of s, zero if it is invalid.
 func classLen(s string) int {
 	plain := func(c byte) bool { return c < utf8.RuneSelf && strings.IndexByte(`[]\`, c) < 0 }
 	i := 1

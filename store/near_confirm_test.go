@@ -15,7 +15,7 @@ import (
 	"github.com/berthcare/larder/store/storetest"
 )
 
-// TestNearKeptWhileRedisAnswers: an entry, its marks and a session are kept beyond NearCacheTTL without being read again,
+// TestNearKeptWhileRedisAnswers: an entry, the invalidations it depends on and a session are kept beyond NearCacheTTL without being read again,
 // as long as the connection they came over is known to bring every invalidation.
 func TestNearKeptWhileRedisAnswers(t *testing.T) {
 	t.Parallel()
@@ -40,7 +40,7 @@ func TestNearKeptWhileRedisAnswers(t *testing.T) {
 			}
 			created, err := s.Sessions.Create(t.Context(), "n", session.Creation{Subject: "ann", Idle: time.Hour, Absolute: time.Hour})
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("Create: error %v, want none", err)
 			}
 			read := func() (near bool) {
 				near = true
@@ -58,14 +58,14 @@ func TestNearKeptWhileRedisAnswers(t *testing.T) {
 			held := time.Now()
 			for time.Since(held) < 4*o.Redis.NearCacheTTL {
 				if err := s.Redis.Ping(t.Context()); err != nil { // also paces the reads
-					t.Fatal(err)
+					t.Fatalf("Ping: error %v, want none", err)
 				}
 				read()
 			}
 			calls := storetest.CommandCalls(t, server)
 			delete(calls, "replconf")
 			if len(calls) > 0 {
-				t.Errorf("kept entries cost %v in %v", calls, time.Since(held))
+				t.Errorf("kept entries cost %v in %v, want no commands", calls, time.Since(held))
 			}
 		})
 	}
@@ -139,23 +139,23 @@ func TestNearHardBoundWhenAClusterNodeIsPartitioned(t *testing.T) {
 			case err == nil && storetest.Version(t, f) == 1:
 				served++
 				if age := asked.Sub(read); age > o.Redis.NearCacheTTL {
-					t.Fatalf("served what was overwritten %v ago", age)
+					t.Fatalf("served a value that was overwritten %v ago, want at most %v", age, o.Redis.NearCacheTTL)
 				}
 			case err == nil && storetest.Version(t, f) == 2:
 			case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, redis.ErrUnavailable):
 				lost++
 			default:
-				t.Fatalf("%+v, %v: %s", f.Entry, err, redis.Cause(err))
+				t.Fatalf("Get = %+v, %v, want version 1 or 2, or an unavailable Redis: %s", f.Entry, err, redis.Cause(err))
 			}
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		if err := s.Redis.Ping(ctx); err == nil {
-			t.Error("a ping succeeds")
+			t.Error("Ping succeeded, want an error")
 		}
 		cancel()
 	}
 	if served == 0 || lost == 0 {
-		t.Errorf("%d answers from memory, %d calls into the black hole", served, lost)
+		t.Errorf("%d answers from memory, %d calls into the black hole, want some of each", served, lost)
 	}
 	proxy.Blackhole(false)
 	proxy.CutAll()

@@ -29,13 +29,13 @@ func TestNearCosts(t *testing.T) {
 	}
 	absent := func() {
 		if _, _, err := s.Cache.Delete(ctx, "n", "key", nil); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Delete: error %v, want none", err)
 		}
 	}
 	check := func(err error) {
 		t.Helper()
 		if err != nil {
-			t.Error(err, redis.Cause(err))
+			t.Errorf("error %v, want none: %s", err, redis.Cause(err))
 		}
 	}
 	match := func() cache.ETag { return storetest.Get(t, s, "n", "key", false).ETag }
@@ -61,7 +61,7 @@ func TestNearCosts(t *testing.T) {
 			storetest.Eventually(t, "that there is nothing is held", func() bool { return storetest.Get(t, s, "n", "key", true).Near })
 		}, func() { storetest.Get(t, s, "n", "key", true) }, map[string]int64{}},
 		{"ReadOfAnEntryCostsOneGet", entry, func() { storetest.Get(t, s, "n", "key", true) }, map[string]int64{"get": 1}},
-		// The entry and the mark of its namespace, in one round trip.
+		// The entry and the invalidation of its namespace, in one round trip.
 		{"PrimaryCostsTwoGets", held, func() { storetest.Get(t, s, "n", "key", false) }, map[string]int64{"get": 2}},
 		// Only Redis knows when a plain value expires.
 		{"PlainValueCostsTwo", func() {
@@ -104,7 +104,7 @@ func TestNearCosts(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			test.prepare()
 			if diff := cmp.Diff(test.costs, storetest.Costs(t, server, test.op)); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
+				t.Errorf("commands (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -118,10 +118,10 @@ func TestNearTrips(t *testing.T) {
 			t.Helper()
 			ctx, timer := redis.WithTimer(t.Context())
 			if err := op(ctx); err != nil {
-				t.Errorf("%s: %v: %s", what, err, redis.Cause(err))
+				t.Errorf("%s: error %v, want none: %s", what, err, redis.Cause(err))
 			}
 			if got := timer.Trips(); got != want || (timer.Total() > 0) != (want > 0) {
-				t.Errorf("%s: %d trips, %v", what, got, timer.Total())
+				t.Errorf("%s: %d round trips in %v, want %d", what, got, timer.Total(), want)
 			}
 		}
 		one := func(near bool) func(ctx context.Context) error {

@@ -40,7 +40,7 @@ func failover(t *testing.T, o store.Options, change func()) {
 				_, _, err := writer.Cache.Set(t.Context(), "n", k, cache.Write{Value: []byte(value)}, cache.Condition{})
 				acknowledged = time.Now()
 				if err != nil && !errors.Is(err, redis.ErrUnavailable) && !errors.Is(err, redis.ErrOutcomeUnknown) {
-					t.Errorf("set: %v: %s", err, redis.Cause(err))
+					t.Errorf("Set: error %v, want none or one of an unavailable Redis: %s", err, redis.Cause(err))
 				}
 				return err == nil
 			})
@@ -58,10 +58,10 @@ func failover(t *testing.T, o store.Options, change func()) {
 			asked := time.Now()
 			f, err := s.Cache.Get(t.Context(), "n", k, true)
 			if err != nil && !errors.Is(err, redis.ErrUnavailable) {
-				t.Errorf("get: %v: %s", err, redis.Cause(err))
+				t.Errorf("Get: error %v, want none or %v: %s", err, redis.ErrUnavailable, redis.Cause(err))
 			}
 			if late := asked.Sub(acknowledged); err == nil && f.Near && storetest.Version(t, f) != 2 && late > o.Redis.NearCacheTTL+100*time.Millisecond {
-				t.Errorf("served from memory what was overwritten %v before", late)
+				t.Errorf("served from memory a value overwritten %v before, want at most %v", late, o.Redis.NearCacheTTL)
 			}
 			return err == nil && storetest.Version(t, f) == 2
 		})

@@ -36,20 +36,20 @@ func TestOperationsBeforeConnect(t *testing.T) {
 	t.Parallel()
 	s, err := store.New(storetest.Options(t, redis.Standalone))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("New: error %v, want none", err)
 	}
 	defer s.Close()
 	if _, err := s.Cache.Get(t.Context(), "n", "key", true); !errors.Is(err, redis.ErrUnavailable) || !redis.Retryable(err) {
-		t.Errorf("get: %v", err)
+		t.Errorf("Get: error %v, want %v, retryable", err, redis.ErrUnavailable)
 	}
 	if _, _, err := s.Cache.Set(t.Context(), "n", "key", cache.Write{}, cache.Condition{}); !errors.Is(err, redis.ErrUnavailable) {
-		t.Errorf("set: %v", err)
+		t.Errorf("Set: error %v, want %v", err, redis.ErrUnavailable)
 	}
 	if err := s.Redis.Ping(t.Context()); !errors.Is(err, redis.ErrUnavailable) {
-		t.Errorf("ping: %v", err)
+		t.Errorf("Ping: error %v, want %v", err, redis.ErrUnavailable)
 	}
 	if s.Redis.Version() != "" {
-		t.Errorf("version %q", s.Redis.Version())
+		t.Errorf("Version = %q, want none", s.Redis.Version())
 	}
 }
 
@@ -69,20 +69,20 @@ func TestCloseIsBounded(t *testing.T) {
 	begin := time.Now()
 	s.Close()
 	if took := time.Since(begin); took > 4*time.Second {
-		t.Errorf("took %v", took)
+		t.Errorf("Close took %v, want at most 4s", took)
 	}
 	if err := <-pending; !errors.Is(err, redis.ErrUnavailable) {
-		t.Errorf("the read under way: %v", err)
+		t.Errorf("the read under way: error %v, want %v", err, redis.ErrUnavailable)
 	}
 	begin = time.Now()
 	if _, err := s.Cache.Get(t.Context(), "n", "key", true); !errors.Is(err, redis.ErrUnavailable) {
-		t.Errorf("a read after the end: %v", err)
+		t.Errorf("Get after Close: error %v, want %v", err, redis.ErrUnavailable)
 	}
 	if _, _, err := s.Cache.Set(t.Context(), "n", "key", cache.Write{}, cache.Condition{}); err == nil {
-		t.Error("a write after the end succeeds")
+		t.Error("Set after Close succeeded, want an error")
 	}
 	if took := time.Since(begin); took > time.Second {
-		t.Errorf("calls after the end took %v", took)
+		t.Errorf("calls after Close took %v, want at most 1s", took)
 	}
 	s.Close() // again does no harm
 }
@@ -96,13 +96,13 @@ func TestCloseEndsConnect(t *testing.T) {
 	o.Redis.Addrs = []string{proxy.Addr}
 	s, err := store.New(o)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("New: error %v, want none", err)
 	}
 	connected := make(chan error)
 	go func() { connected <- s.Redis.Connect(t.Context()) }()
 	s.Close()
 	if err := <-connected; !errors.Is(err, redis.ErrUnavailable) {
-		t.Error(err)
+		t.Errorf("Connect: error %v, want %v", err, redis.ErrUnavailable)
 	}
 }
 
@@ -120,7 +120,7 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 			refused := storetest.Options(t, mode)
 			refused.Redis.Username = "nobody"
 			if err := connect(t, refused, 5*time.Second); err == nil {
-				t.Errorf("%s knows nobody", mode)
+				t.Errorf("%s: Connect as an unknown user succeeded, want an error", mode)
 			}
 		}
 	}
@@ -132,7 +132,7 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 			return
 		}
 	}
-	t.Error(err)
+	t.Errorf("goroutines are left, want none: %v", err)
 }
 
 // connect makes and closes a store, and returns the error of connecting it.
@@ -140,7 +140,7 @@ func connect(t *testing.T, o store.Options, within time.Duration) error {
 	t.Helper()
 	s, err := store.New(o)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("New: error %v, want none", err)
 	}
 	defer s.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), within)

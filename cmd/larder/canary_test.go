@@ -18,13 +18,14 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/berthcare/larder/cmd/larder/lardertest"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/store/redistest"
 )
 
-// Every text that a caller or an operator would not want to read elsewhere holds the canary. It must turn up in no log,
-// error, metric, page or command line, whatever succeeds and whatever fails.
+// Every secret and every piece of data in this test contains the canary. The canary must not appear in logs, errors, metrics,
+// pages or the command line, whether calls succeed or fail.
 func TestSecretsAndDataTurnUpNowhere(t *testing.T) {
 	t.Parallel()
 	const canary = "cAnArY"
@@ -33,20 +34,20 @@ func TestSecretsAndDataTurnUpNowhere(t *testing.T) {
 	if err := os.WriteFile(passwordFile, []byte(canary+"-password\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// Everything is logged, and every call and command is slow enough to be warned about.
-	command, stdout, stderr, _ := start(t, []string{
+	// At these settings every call is logged, and every call and round trip as a slow one.
+	p := lardertest.Start(t, []string{
 		"REDIS_URL=" + server.URL(), "REDIS_PASSWORD_FILE=" + passwordFile, "LARDER_LOG_LEVEL=debug", "LARDER_SLOW_CALL=1ns",
 	}, "serve")
-	stdout.await(t, "connected to redis")
-	listening := stdout.await(t, "listening")
+	p.Stdout.Await(t, "connected to redis")
+	listening := p.Stdout.Await(t, "listening")
 	conn, err := grpc.NewClient(listening["grpc"].(string), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("connect: %v", err)
 	}
 	defer conn.Close()
 	cache, sessions := cachev1.NewCacheServiceClient(conn), sessionv1.NewSessionServiceClient(conn)
 
-	var seen []string // what callers were told of failures
+	var seen []string // errors that callers have received
 	failed := 0
 	note := func(err error) {
 		if err != nil {
@@ -96,7 +97,7 @@ func TestSecretsAndDataTurnUpNowhere(t *testing.T) {
 			note(err)
 		}
 		if created.GetSessionToken() != "" {
-			// A real token does not hold the canary, so it is looked for by itself.
+			// Larder makes the token, so that it does not contain the canary. It is looked for as well.
 			seen = append(seen, "issued "+created.GetSessionToken())
 		}
 		_, err = sessions.GetSession(ctx, &sessionv1.GetSessionRequest{SessionId: canary})
@@ -111,12 +112,12 @@ func TestSecretsAndDataTurnUpNowhere(t *testing.T) {
 	round()
 	server.Kill()
 	round()
-	stdout.await(t, "redis connection lost")
+	p.Stdout.Await(t, "redis connection lost")
 	if failed < 30 {
-		t.Errorf("only %d calls failed: the test does not reach what it is to look at", failed)
+		t.Errorf("%d calls have failed, want at least 30: otherwise the test does not see enough errors", failed)
 	}
 
-	places := map[string]string{"standard output": stdout.String(), "standard error": stderr.String()}
+	places := map[string]string{"standard output": p.Stdout.String(), "standard error": p.Stderr.String()}
 	var issued []string
 	for i, text := range seen {
 		if token, ok := strings.CutPrefix(text, "issued "); ok {
@@ -128,27 +129,27 @@ func TestSecretsAndDataTurnUpNowhere(t *testing.T) {
 	for _, page := range []string{"/metrics", "/health"} {
 		reply, err := http.Get("http://" + listening["admin"].(string) + page)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("get %s: %v", page, err)
 		}
 		text, err := io.ReadAll(reply.Body)
 		reply.Body.Close()
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("read %s: %v", page, err)
 		}
 		places[page] = string(text)
 	}
-	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", command.Process.Pid))
-	if err == nil { // elsewhere than on Linux there is no such file
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID()))
+	if err == nil { // the file exists on Linux only
 		places["command line"] = string(cmdline)
 	}
-	if len(places["/metrics"]) < 1000 || len(places["standard output"]) < 1000 || len(issued) == 0 {
-		t.Error("there is next to nothing to look at")
+	if metrics, log := len(places["/metrics"]), len(places["standard output"]); metrics < 1000 || log < 1000 || len(issued) == 0 {
+		t.Errorf("there are %d bytes of metrics, %d bytes of logs and %d issued tokens, want at least 1000, 1000 and 1", metrics, log, len(issued))
 	}
 	for place, text := range places {
 		for _, secret := range append(issued, canary) {
 			for line := range strings.Lines(text) {
 				if strings.Contains(strings.ToLower(line), strings.ToLower(secret)) {
-					t.Errorf("%s: %s", place, line)
+					t.Errorf("%s contains %q, want it nowhere: %s", place, secret, line)
 				}
 			}
 		}

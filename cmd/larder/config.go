@@ -4,121 +4,126 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"regexp"
 	"slices"
-	"strconv"
 	"time"
 
+	"github.com/berthcare/larder/cmd/larder/setting"
 	"github.com/berthcare/larder/service"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/session"
 )
 
-// Config holds every setting of the server. Each has one line here and nowhere else: its flag is made of the field's
-// name, and README.md's table and the help of `larder serve` of the rest. Options checks them.
+// Config holds every setting of the server, one line each and nowhere else. The field's name and the prefix of its group
+// give the flag; `larder serve --help` and the table in docs/operating.md are generated from the tags. Options checks the
+// values.
 type Config struct {
 	Redis    redisSettings   `embed:"" prefix:"redis-" group:"Redis"`
 	Near     nearSettings    `embed:"" prefix:"near-cache-" group:"Near cache"`
 	Cache    cacheSettings   `embed:"" group:"Cache"`
 	Sessions sessionSettings `embed:"" prefix:"session-" group:"Sessions"`
+	Limits   limitSettings   `embed:"" prefix:"sessions-" group:"Sessions"`
 	Secrecy  secrecySettings `embed:"" group:"Encryption"`
 	Policy   policySettings  `embed:"" prefix:"policy-" group:"Policy"`
 	Serving  servingSettings `embed:"" group:"Serving"`
 	Log      logSettings     `embed:"" group:"Logs and diagnostics"`
 
-	given  map[string]bool // the variables of the settings that were made, and not left at their defaults
-	faults []error         // what parse could not read
+	given  map[string]bool // variables of the settings on the command line or in the environment
+	faults []error         // values that could not be parsed
 }
 
 type redisSettings struct {
-	URL                  RedisURL      `env:"REDIS_URL" default:"redis://localhost:6379" help:"One Redis: redis:// or rediss://[username:password@]host[:port][/database]; or embedded:// for a store in this process, lost at its end."`
-	Username             string        `env:"REDIS_USERNAME" help:"User of Redis; overrides the URL's."`
-	Password             Secret        `env:"REDIS_PASSWORD" hidden:"" help:"Password of Redis; overrides the URL's."`
-	PasswordFile         string        `env:"REDIS_PASSWORD_FILE" help:"File that holds the password of Redis, instead of REDIS_PASSWORD."`
-	DB                   int           `env:"REDIS_DB" default:"0" help:"Database number; overrides the URL's. A cluster has 0 alone."`
-	TLS                  bool          `env:"REDIS_TLS" default:"false" negatable:"" help:"Use TLS; rediss:// does so too."`
-	TLSCAFile            string        `name:"tls-ca-file" env:"REDIS_TLS_CA_FILE" help:"PEM file of the authorities that may have signed Redis's certificate; without it the system's."`
-	TLSCertFile          string        `env:"REDIS_TLS_CERT_FILE" help:"PEM file of the certificate to show to Redis."`
-	TLSKeyFile           string        `env:"REDIS_TLS_KEY_FILE" help:"PEM file of the key of that certificate."`
-	TLSServerName        string        `env:"REDIS_TLS_SERVER_NAME" help:"Name that Redis's certificate must bear; without it the host that is dialled."`
-	ClusterNodes         []string      `env:"REDIS_CLUSTER_NODES" placeholder:"HOST:PORT" help:"Some nodes of a Redis Cluster, instead of REDIS_URL; the rest are discovered."`
-	SentinelNodes        []string      `env:"REDIS_SENTINEL_NODES" placeholder:"HOST:PORT" help:"Some sentinels, instead of REDIS_URL; the rest are discovered."`
-	SentinelMaster       string        `env:"REDIS_SENTINEL_MASTER" help:"Name by which the sentinels know the primary; required with them."`
-	SentinelUsername     string        `env:"REDIS_SENTINEL_USERNAME" help:"User of the sentinels themselves."`
-	SentinelPassword     Secret        `env:"REDIS_SENTINEL_PASSWORD" hidden:"" help:"Password of the sentinels themselves."`
-	SentinelPasswordFile string        `env:"REDIS_SENTINEL_PASSWORD_FILE" help:"File that holds the password of the sentinels, instead of REDIS_SENTINEL_PASSWORD."`
-	Timeout              time.Duration `env:"LARDER_REDIS_TIMEOUT" default:"2s" help:"Longest wait for one answer of Redis."`
+	URL                  setting.RedisURL `env:"REDIS_URL" default:"redis://localhost:6379" help:"Redis server: redis:// or rediss://[username:password@]host[:port][/database]; embedded:// is a store inside this process, whose data is lost when it exits."`
+	Username             string           `env:"REDIS_USERNAME" help:"Redis user; overrides the user in REDIS_URL."`
+	Password             setting.Secret   `env:"REDIS_PASSWORD" hidden:"" help:"Redis password; overrides the password in REDIS_URL."`
+	PasswordFile         string           `env:"REDIS_PASSWORD_FILE" help:"File that contains the Redis password; used instead of REDIS_PASSWORD."`
+	DB                   int              `env:"REDIS_DB" default:"0" help:"Redis database number; overrides the number in REDIS_URL. A Redis Cluster has database 0 only."`
+	TLS                  bool             `env:"REDIS_TLS" default:"false" negatable:"" help:"Connect to Redis over TLS; rediss:// implies it."`
+	TLSCAFile            string           `name:"tls-ca-file" env:"REDIS_TLS_CA_FILE" help:"PEM file with the authorities trusted to sign the Redis certificate; empty means the authorities of the system."`
+	TLSCertFile          string           `env:"REDIS_TLS_CERT_FILE" help:"PEM file with the client certificate presented to Redis."`
+	TLSKeyFile           string           `env:"REDIS_TLS_KEY_FILE" help:"PEM file with the private key of the client certificate."`
+	TLSServerName        string           `env:"REDIS_TLS_SERVER_NAME" help:"Host name expected in the Redis certificate; empty means the host that is dialled."`
+	ClusterNodes         []string         `env:"REDIS_CLUSTER_NODES" placeholder:"HOST:PORT" help:"Addresses of some Redis Cluster nodes, used instead of REDIS_URL; the other nodes are discovered."`
+	SentinelNodes        []string         `env:"REDIS_SENTINEL_NODES" placeholder:"HOST:PORT" help:"Addresses of some Sentinels, used instead of REDIS_URL; the other Sentinels are discovered."`
+	SentinelMaster       string           `env:"REDIS_SENTINEL_MASTER" help:"Name of the primary in the Sentinel configuration; required with REDIS_SENTINEL_NODES."`
+	SentinelUsername     string           `env:"REDIS_SENTINEL_USERNAME" help:"User for the Sentinels themselves."`
+	SentinelPassword     setting.Secret   `env:"REDIS_SENTINEL_PASSWORD" hidden:"" help:"Password for the Sentinels themselves."`
+	SentinelPasswordFile string           `env:"REDIS_SENTINEL_PASSWORD_FILE" help:"File that contains the Sentinel password; used instead of REDIS_SENTINEL_PASSWORD."`
+	Timeout              time.Duration    `env:"LARDER_REDIS_TIMEOUT" default:"2s" help:"Maximum wait for one reply from Redis."`
 }
 
 type nearSettings struct {
-	Bytes Bytes         `env:"LARDER_NEAR_CACHE_BYTES" default:"64MiB" help:"Memory for entries kept in this process; 0 turns that off."`
-	TTL   time.Duration `env:"LARDER_NEAR_CACHE_TTL" default:"5s" help:"Oldest that an entry kept in this process may get while Redis cannot reach it."`
+	Bytes setting.Bytes `env:"LARDER_NEAR_CACHE_BYTES" default:"64MiB" help:"Memory limit of the near cache of this process; 0 disables the near cache."`
+	TTL   time.Duration `env:"LARDER_NEAR_CACHE_TTL" default:"5s" help:"Maximum age of a near-cached answer while Redis cannot reach this process."`
 }
 
 type cacheSettings struct {
-	MaxValueBytes  Bytes         `env:"LARDER_MAX_VALUE_BYTES" default:"1MiB" help:"Longest value."`
-	CompressAbove  Bytes         `env:"LARDER_COMPRESS_ABOVE" default:"16KiB" help:"Values longer than this are compressed in Redis; 0 turns that off."`
-	DefaultTTL     time.Duration `env:"LARDER_DEFAULT_TTL" default:"1h" help:"Lifetime of an entry that is set without one."`
-	MaxTTL         time.Duration `env:"LARDER_MAX_TTL" default:"720h" help:"Longest lifetime that an entry may be given."`
-	PlainNamespace string        `env:"LARDER_PLAIN_NAMESPACE" placeholder:"NAMESPACE" help:"Namespace whose keys are Redis keys as they stand, to serve what other Redis clients write; none if empty."`
+	MaxValueBytes  setting.Bytes `env:"LARDER_MAX_VALUE_BYTES" default:"1MiB" help:"Maximum size of a value."`
+	CompressAbove  setting.Bytes `env:"LARDER_COMPRESS_ABOVE" default:"16KiB" help:"Size above which values are compressed in Redis; 0 disables compression."`
+	DefaultTTL     time.Duration `env:"LARDER_DEFAULT_TTL" default:"1h" help:"TTL of an entry that is written without a TTL."`
+	MaxTTL         time.Duration `env:"LARDER_MAX_TTL" default:"720h" help:"Maximum TTL of an entry, stale_ttl included."`
+	PlainNamespace string        `env:"LARDER_PLAIN_NAMESPACE" placeholder:"NAMESPACE" help:"Namespace whose keys are the Redis keys themselves, to serve data that other Redis clients write; empty means none."`
 }
 
 type sessionSettings struct {
-	IdleTimeout     time.Duration `env:"LARDER_SESSION_IDLE_TIMEOUT" default:"30m" help:"End of a session without activity; a session may be given less."`
-	AbsoluteTimeout time.Duration `env:"LARDER_SESSION_ABSOLUTE_TIMEOUT" default:"12h" help:"End of a session whatever its activity; a session may be given less."`
-	RotationGrace   time.Duration `env:"LARDER_SESSION_ROTATION_GRACE" default:"30s" help:"How long a rotated token stays good, at most 5m, so that lost answers and calls under way do no harm; 0 ends it at once."`
-	CacheFor        time.Duration `env:"LARDER_SESSION_CACHE_FOR" default:"5s" help:"Longest that callers may believe a verdict on a session without asking again; 0 means not at all."`
-	PerSubject      int           `env:"LARDER_SESSIONS_PER_SUBJECT" default:"0" help:"Most sessions that a subject may have at once; 0 is any number."`
-	PerClass        int           `env:"LARDER_SESSIONS_PER_CLASS" default:"0" help:"Most of them with the same class of device; 0 is any number."`
-	LimitPolicy     string        `env:"LARDER_SESSION_LIMIT_POLICY" default:"evict_least_recently_used" help:"What happens at these limits: evict_least_recently_used, evict_oldest or reject."`
-	SweepInterval   time.Duration `env:"LARDER_SESSION_SWEEP_INTERVAL" default:"10s" help:"How soon after its end a session is removed and its expiry told to watchers; from 1s to 10m."`
+	IdleTimeout     time.Duration `env:"LARDER_SESSION_IDLE_TIMEOUT" default:"30m" help:"Time without activity after which a session expires; a policy or a request may only shorten it."`
+	AbsoluteTimeout time.Duration `env:"LARDER_SESSION_ABSOLUTE_TIMEOUT" default:"12h" help:"Time after its creation at which a session expires; a policy or a request may only shorten it."`
+	RotationGrace   time.Duration `env:"LARDER_SESSION_ROTATION_GRACE" default:"30s" help:"Rotation grace: time for which the previous token stays valid after RotateSession, at most 5m; 0 ends it at once."`
+	CacheFor        time.Duration `env:"LARDER_SESSION_CACHE_FOR" default:"5s" help:"Maximum time for which a caller may reuse a session validation (cache_for); 0 means never."`
+	LimitPolicy     string        `env:"LARDER_SESSION_LIMIT_POLICY" default:"evict_least_recently_used" help:"Action when a new session would exceed a limit: evict_least_recently_used, evict_oldest or reject."`
+	SweepInterval   time.Duration `env:"LARDER_SESSION_SWEEP_INTERVAL" default:"10s" help:"Maximum delay between the expiry of a session and its removal and event, from 1s to 10m."`
+}
+
+type limitSettings struct {
+	PerSubject int `env:"LARDER_SESSIONS_PER_SUBJECT" default:"0" help:"Maximum concurrent sessions per subject; 0 means unlimited."`
+	PerClass   int `env:"LARDER_SESSIONS_PER_CLASS" default:"0" help:"Maximum concurrent sessions per subject and device class; 0 means unlimited."`
 }
 
 type secrecySettings struct {
-	KeyringFile string `env:"LARDER_KEYRING_FILE" help:"File of keys that encrypt what is stored: attributes of sessions, and values in namespaces marked encrypt. A line each: id and 32 bytes in base64, the active one first."`
+	KeyringFile string `env:"LARDER_KEYRING_FILE" help:"File with the keys that encrypt session attributes, and values in namespaces marked encrypt. Each line has a key id and 32 bytes in base64; the first key encrypts."`
 }
 
 type policySettings struct {
-	File string `env:"LARDER_POLICY_FILE" help:"YAML or JSON file of what holds in single namespaces, within the settings above; read again when it changes."`
+	File string `env:"LARDER_POLICY_FILE" help:"YAML or JSON file with limits and defaults for single namespaces, within the settings above; reloaded when it changes."`
 }
 
 type servingSettings struct {
-	GRPCAddr             string        `env:"LARDER_GRPC_ADDR" default:"127.0.0.1:50051" help:"Address to serve gRPC on; :50051 is every interface."`
-	AdminAddr            string        `env:"LARDER_ADMIN_ADDR" default:"127.0.0.1:9090" help:"Address to serve /health and /metrics on, over HTTP."`
-	MaxDeadline          time.Duration `env:"LARDER_MAX_DEADLINE" default:"30s" help:"Longest that a unary call may take, also one without a deadline."`
-	MaxInFlight          int           `env:"LARDER_MAX_IN_FLIGHT" default:"4096" help:"Calls served at once; more are refused with RESOURCE_EXHAUSTED."`
-	MaxConcurrentStreams uint32        `env:"LARDER_MAX_CONCURRENT_STREAMS" default:"1000" help:"Calls served at once on one connection."`
-	StartupTimeout       time.Duration `env:"LARDER_STARTUP_TIMEOUT" default:"30s" help:"Longest wait for Redis at the start; then the process ends."`
-	DrainDelay           time.Duration `env:"LARDER_DRAIN_DELAY" default:"5s" help:"How long a stopping server goes on serving, so that callers learn of it."`
-	StopTimeout          time.Duration `env:"LARDER_STOP_TIMEOUT" default:"20s" help:"How long calls in flight may then take."`
+	GRPCAddr             string        `env:"LARDER_GRPC_ADDR" default:"127.0.0.1:50051" help:"Address of the gRPC port; :50051 listens on every interface."`
+	AdminAddr            string        `env:"LARDER_ADMIN_ADDR" default:"127.0.0.1:9090" help:"Address of the HTTP port for /health and /metrics."`
+	MaxDeadline          time.Duration `env:"LARDER_MAX_DEADLINE" default:"30s" help:"Maximum duration of a unary call, whatever deadline its caller set."`
+	MaxInFlight          int           `env:"LARDER_MAX_IN_FLIGHT" default:"4096" help:"Maximum concurrent unary calls, and as many streams; further ones fail with RESOURCE_EXHAUSTED."`
+	MaxConcurrentStreams uint32        `env:"LARDER_MAX_CONCURRENT_STREAMS" default:"1000" help:"Maximum concurrent calls on one connection."`
+	StartupTimeout       time.Duration `env:"LARDER_STARTUP_TIMEOUT" default:"30s" help:"Maximum time to connect to Redis at start, after which the process exits with 1."`
+	DrainDelay           time.Duration `env:"LARDER_DRAIN_DELAY" default:"5s" help:"Time for which a stopping server keeps serving, so that callers notice that it leaves."`
+	StopTimeout          time.Duration `env:"LARDER_STOP_TIMEOUT" default:"20s" help:"Maximum time for calls in flight to finish after the drain delay."`
 }
 
 type logSettings struct {
-	LogLevel   slog.Level    `env:"LARDER_LOG_LEVEL" default:"info" help:"Least level that is logged: debug, info, warn or error."`
+	LogLevel   slog.Level    `env:"LARDER_LOG_LEVEL" default:"info" help:"Lowest level that is logged: debug, info, warn or error."`
 	LogFormat  string        `env:"LARDER_LOG_FORMAT" default:"json" help:"Format of the log on standard output: json or text."`
-	SlowCall   time.Duration `env:"LARDER_SLOW_CALL" default:"100ms" help:"Calls and Redis commands that take longer are logged as warnings."`
-	Reflection bool          `env:"LARDER_REFLECTION" default:"true" negatable:"" help:"Describe the services to tools such as grpcurl."`
-	Pprof      bool          `env:"LARDER_PPROF" default:"false" negatable:"" help:"Serve /debug/pprof on the admin address."`
+	SlowCall   time.Duration `env:"LARDER_SLOW_CALL" default:"100ms" help:"Duration above which a call or a Redis round trip is logged as a warning."`
+	Reflection bool          `env:"LARDER_REFLECTION" default:"true" negatable:"" help:"Serve gRPC reflection, by which tools such as grpcurl find the services."`
+	Pprof      bool          `env:"LARDER_PPROF" default:"false" negatable:"" help:"Serve /debug/pprof on the admin address; profiles show the memory of the process."`
 }
 
-// Options returns what the store and the service are to be made with, or all the faults in the settings at once, each
-// naming its variable. It reads the files that settings name, and does nothing else.
+// Options returns the options of the store and of the service, or all faults in the settings joined, each with the name of
+// its variable. It reads the files that the settings name, except for the policy file, and has no other effect.
 func (c *Config) Options() (store.Options, service.Options, error) {
-	redis, err := c.Redis.options(c.given)
-	redis.Redis.NearCacheBytes = int64(c.Near.Bytes)
-	redis.Redis.NearCacheTTL = c.Near.TTL
-	redis.Cache.PlainNamespace = c.Cache.PlainNamespace
-	redis.Sessions.SweepInterval = c.Sessions.SweepInterval
-	redis.Cache.CompressAbove = int(c.Cache.CompressAbove)
+	stored, err := c.Redis.options(c.given)
+	stored.Redis.NearCacheBytes = int64(c.Near.Bytes)
+	stored.Redis.NearCacheTTL = c.Near.TTL
+	stored.Cache.PlainNamespace = c.Cache.PlainNamespace
+	stored.Sessions.SweepInterval = c.Sessions.SweepInterval
+	stored.Cache.CompressAbove = int(c.Cache.CompressAbove)
 	keyring, keyringErr := readKeyring(c.Secrecy.KeyringFile)
 	if keyringErr != nil {
 		err = errors.Join(err, fmt.Errorf("LARDER_KEYRING_FILE: %w", keyringErr))
 	}
-	redis.Keyring = keyring
+	stored.Keyring = keyring
 	serving := service.Options{
 		Version: release(),
-		Limits: service.Limits{
+		Limits: policy.Limits{
 			MaxValueBytes:          int(c.Cache.MaxValueBytes),
 			DefaultTTL:             c.Cache.DefaultTTL,
 			MaxTTL:                 c.Cache.MaxTTL,
@@ -126,8 +131,8 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 			SessionAbsoluteTimeout: c.Sessions.AbsoluteTimeout,
 			SessionRotationGrace:   orNone(c.Sessions.RotationGrace),
 			SessionCacheFor:        orNone(c.Sessions.CacheFor),
-			SessionsPerSubject:     c.Sessions.PerSubject,
-			SessionsPerClass:       c.Sessions.PerClass,
+			SessionsPerSubject:     c.Limits.PerSubject,
+			SessionsPerClass:       c.Limits.PerClass,
 			SessionLimitPolicy:     session.LimitPolicy(c.Sessions.LimitPolicy),
 			PlainNamespace:         c.Cache.PlainNamespace,
 			Keyring:                keyring != nil,
@@ -140,13 +145,13 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 		StopTimeout:          c.Serving.StopTimeout,
 		Reflection:           c.Log.Reflection,
 	}
-	return redis, serving, errors.Join(append(append(c.faults, err), c.broken()...)...)
+	return stored, serving, errors.Join(append(append(c.faults, err), c.broken()...)...)
 }
 
-// A namespace as the API allows it; the proto files say so too.
+// namespace matches the names that the API accepts for namespaces.
 var namespace = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 
-// broken tells what is wrong with single settings, those of Redis excepted.
+// broken returns the faults in all settings but those of Redis, which redisSettings.options checks.
 func (c *Config) broken() []error {
 	var faults []error
 	for _, rule := range []struct {
@@ -162,12 +167,12 @@ func (c *Config) broken() []error {
 		{c.Sessions.IdleTimeout <= c.Sessions.AbsoluteTimeout, "LARDER_SESSION_IDLE_TIMEOUT: must not be above LARDER_SESSION_ABSOLUTE_TIMEOUT"},
 		{c.Sessions.RotationGrace >= 0 && c.Sessions.RotationGrace <= 5*time.Minute, "LARDER_SESSION_ROTATION_GRACE: must be between 0 and 5m"},
 		{c.Sessions.CacheFor >= 0, "LARDER_SESSION_CACHE_FOR: must not be below zero"},
-		{c.Sessions.PerSubject >= 0, "LARDER_SESSIONS_PER_SUBJECT: must not be below zero"},
-		{c.Sessions.PerClass >= 0, "LARDER_SESSIONS_PER_CLASS: must not be below zero"},
+		{c.Limits.PerSubject >= 0, "LARDER_SESSIONS_PER_SUBJECT: must not be below zero"},
+		{c.Limits.PerClass >= 0, "LARDER_SESSIONS_PER_CLASS: must not be below zero"},
 		{isLimitPolicy(c.Sessions.LimitPolicy), "LARDER_SESSION_LIMIT_POLICY: must be evict_least_recently_used, evict_oldest or reject"},
 		{c.Sessions.SweepInterval >= time.Second && c.Sessions.SweepInterval <= 10*time.Minute, "LARDER_SESSION_SWEEP_INTERVAL: must be between 1s and 10m"},
-		{isAddr(c.Serving.GRPCAddr), "LARDER_GRPC_ADDR: must be host:port or :port"},
-		{isAddr(c.Serving.AdminAddr), "LARDER_ADMIN_ADDR: must be host:port or :port"},
+		{setting.IsAddr(c.Serving.GRPCAddr), "LARDER_GRPC_ADDR: must be host:port or :port"},
+		{setting.IsAddr(c.Serving.AdminAddr), "LARDER_ADMIN_ADDR: must be host:port or :port"},
 		{c.Serving.MaxDeadline > 0, "LARDER_MAX_DEADLINE: must be above zero"},
 		{c.Serving.MaxInFlight > 0, "LARDER_MAX_IN_FLIGHT: must be above zero"},
 		{c.Serving.MaxConcurrentStreams > 0, "LARDER_MAX_CONCURRENT_STREAMS: must be above zero"},
@@ -184,19 +189,12 @@ func (c *Config) broken() []error {
 	return faults
 }
 
-// orNone says none in the way of service.Limits, where zero asks for the default.
+// orNone returns d, or -1 for zero: in policy.Limits zero means the default and a negative duration means none.
 func orNone(d time.Duration) time.Duration {
 	if d == 0 {
 		return -1
 	}
 	return d
-}
-
-// isAddr reports whether the server can be asked to listen on addr; port 0 is any free one.
-func isAddr(addr string) bool {
-	_, port, err := net.SplitHostPort(addr)
-	_, notNumber := strconv.ParseUint(port, 10, 16)
-	return err == nil && notNumber == nil
 }
 
 func isLimitPolicy(policy string) bool {

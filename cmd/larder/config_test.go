@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/berthcare/larder/service"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/cache"
 	"github.com/berthcare/larder/store/redis"
@@ -36,26 +37,26 @@ func (e environ) lookup(name string) (string, bool) {
 // settings parses a command line of serve.
 func settings(t *testing.T, env environ, args ...string) *Config {
 	t.Helper()
-	asked, err := parse(append([]string{"serve"}, args...), env.lookup, io.Discard)
+	chosen, err := parse(append([]string{"serve"}, args...), env.lookup, io.Discard)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("parse serve %q: %v", args, err)
 	}
-	return &asked.(*serveCommand).Config
+	return &chosen.(*serveCommand).Config
 }
 
 func TestDefaults(t *testing.T) {
 	t.Parallel()
-	server, serving, err := settings(t, nil).Options()
+	stored, serving, err := settings(t, nil).Options()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Options: %v", err)
 	}
 	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"localhost:6379"}, CommandTimeout: 2 * time.Second, NearCacheBytes: 64 << 20, NearCacheTTL: 5 * time.Second}, Cache: cache.Options{CompressAbove: 16 << 10}, Sessions: session.Options{SweepInterval: 10 * time.Second}}
-	if diff := cmp.Diff(wantRedis, server); diff != "" {
+	if diff := cmp.Diff(wantRedis, stored); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
 	}
 	wantServing := service.Options{
 		Version: release(),
-		Limits: service.Limits{
+		Limits: policy.Limits{
 			MaxValueBytes:          1 << 20,
 			DefaultTTL:             time.Hour,
 			MaxTTL:                 720 * time.Hour,
@@ -80,7 +81,7 @@ func TestDefaults(t *testing.T) {
 
 func TestEverySettingReachesItsOption(t *testing.T) {
 	t.Parallel()
-	server, serving, err := settings(t, environ{
+	stored, serving, err := settings(t, environ{
 		"REDIS_URL": "redis://cache:1", "LARDER_REDIS_TIMEOUT": "1s", "LARDER_NEAR_CACHE_BYTES": "2", "LARDER_NEAR_CACHE_TTL": "3s",
 		"LARDER_MAX_VALUE_BYTES": "4", "LARDER_DEFAULT_TTL": "5s", "LARDER_MAX_TTL": "6s", "LARDER_PLAIN_NAMESPACE": "seven",
 		"LARDER_SESSION_IDLE_TIMEOUT": "8s", "LARDER_SESSION_ABSOLUTE_TIMEOUT": "9s", "LARDER_MAX_DEADLINE": "10s",
@@ -91,15 +92,15 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 		"LARDER_SESSION_SWEEP_INTERVAL": "17s",
 	}).Options()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Options: %v", err)
 	}
 	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:1"}, CommandTimeout: time.Second, NearCacheBytes: 2, NearCacheTTL: 3 * time.Second}, Cache: cache.Options{PlainNamespace: "seven", CompressAbove: 16}, Sessions: session.Options{SweepInterval: 17 * time.Second}}
-	if diff := cmp.Diff(wantRedis, server); diff != "" {
+	if diff := cmp.Diff(wantRedis, stored); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
 	}
 	wantServing := service.Options{
 		Version: release(),
-		Limits: service.Limits{
+		Limits: policy.Limits{
 			MaxValueBytes: 4, DefaultTTL: 5 * time.Second, MaxTTL: 6 * time.Second, PlainNamespace: "seven",
 			SessionIdleTimeout: 8 * time.Second, SessionAbsoluteTimeout: 9 * time.Second,
 			SessionRotationGrace: 17 * time.Second, SessionCacheFor: -1,
@@ -117,7 +118,7 @@ func TestRedisSettings(t *testing.T) {
 	t.Parallel()
 	password := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(password, []byte("from file\n"), 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatalf("WriteFile: %v", err)
 	}
 	for _, test := range []struct {
 		name string
@@ -174,11 +175,11 @@ func TestRedisSettings(t *testing.T) {
 			t.Parallel()
 			got, _, err := settings(t, test.env).Options()
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("Options: %v", err)
 			}
 			ignored := cmpopts.IgnoreFields(redis.Options{}, "CommandTimeout", "NearCacheBytes", "NearCacheTTL")
 			if diff := cmp.Diff(test.want.Redis, got.Redis, ignored); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
+				t.Errorf("store options (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -189,30 +190,20 @@ func TestFlagsGoBeforeTheEnvironment(t *testing.T) {
 	env := environ{"LARDER_DEFAULT_TTL": "2h", "LARDER_REFLECTION": "true", "REDIS_DB": "not read"}
 	_, serving, err := settings(t, env, "--default-ttl=3h", "--no-reflection", "--redis-db=1").Options()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Options: %v", err)
 	}
 	if serving.Limits.DefaultTTL != 3*time.Hour || serving.Reflection {
-		t.Errorf("got %+v", serving)
+		t.Errorf("DefaultTTL = %v and Reflection = %t, want 3h0m0s and false", serving.Limits.DefaultTTL, serving.Reflection)
 	}
 }
 
-func TestSizes(t *testing.T) {
-	t.Parallel()
-	for text, want := range map[string]int{"1MiB": 1 << 20, "1048576": 1 << 20, "64 KiB": 64 << 10, "64kB": 64000, "0.5MiB": 512 << 10} {
-		_, serving, err := settings(t, environ{"LARDER_MAX_VALUE_BYTES": text}).Options()
-		if err != nil || serving.Limits.MaxValueBytes != want {
-			t.Errorf("%s: got %d and %v, want %d", text, serving.Limits.MaxValueBytes, err, want)
-		}
-	}
-}
-
-// Each line says which setting to mend, and no line says more than one thing.
+// Each line of the error names one setting and one fault.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	empty := filepath.Join(dir, "empty")
 	if err := os.WriteFile(empty, []byte("\n"), 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatalf("WriteFile: %v", err)
 	}
 	missing := filepath.Join(dir, "missing")
 	for _, test := range []struct {
@@ -279,20 +270,20 @@ func TestFaults(t *testing.T) {
 			t.Parallel()
 			_, _, err := settings(t, test.env).Options()
 			if err == nil {
-				t.Fatal("the settings are accepted")
+				t.Fatalf("Options = nil, want faults that begin with %q", test.want)
 			}
 			if strings.Contains(err.Error(), "hunter2") {
-				t.Errorf("the password is shown: %v", err)
+				t.Errorf("Options = %v, want no password in it", err)
 			}
 			lines := strings.Split(err.Error(), "\n")
 			if !slices.EqualFunc(lines, test.want, strings.HasPrefix) {
-				t.Errorf("got %d lines:\n%v\nwant lines that begin with %q", len(lines), err, test.want)
+				t.Errorf("Options = %d lines\n%v\nwant lines that begin with %q", len(lines), err, test.want)
 			}
 		})
 	}
 }
 
-// No limit can be turned off or inverted by a number that is merely too small.
+// A number that is too small is refused: it must not turn a limit off or invert it.
 func TestNumbersBelowTheirLeast(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{
@@ -301,17 +292,17 @@ func TestNumbersBelowTheirLeast(t *testing.T) {
 		"LARDER_SESSION_SWEEP_INTERVAL",
 	} {
 		if _, _, err := settings(t, environ{name: "0s"}).Options(); err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("%s=0s: %v", name, err)
+			t.Errorf("%s=0s: %v, want a fault that names it", name, err)
 		}
 	}
 	for _, name := range []string{"LARDER_MAX_IN_FLIGHT", "LARDER_MAX_CONCURRENT_STREAMS", "LARDER_MAX_VALUE_BYTES"} {
 		if _, _, err := settings(t, environ{name: "0"}).Options(); err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("%s=0: %v", name, err)
+			t.Errorf("%s=0: %v, want a fault that names it", name, err)
 		}
 	}
 	for name, value := range map[string]string{"LARDER_DRAIN_DELAY": "0s", "LARDER_NEAR_CACHE_BYTES": "0"} {
 		if _, _, err := settings(t, environ{name: value}).Options(); err != nil {
-			t.Errorf("%s=%s: %v", name, value, err)
+			t.Errorf("%s=%s: %v, want no fault", name, value, err)
 		}
 	}
 }
@@ -327,12 +318,12 @@ func TestUnreadableURLIsNotRepeated(t *testing.T) {
 		_, _, err := settings(t, environ{"REDIS_URL": url}).Options()
 		if url == "redis://hunter2" {
 			if err != nil {
-				t.Errorf("%s: %v", url, err)
+				t.Errorf("%s: %v, want no fault", url, err)
 			}
 			continue
 		}
 		if err == nil || !strings.HasPrefix(err.Error(), "REDIS_URL: ") || strings.Contains(err.Error(), "hun") || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%s: %v", url, err)
+			t.Errorf("%s: %v, want one line that begins with REDIS_URL and repeats nothing of it", url, err)
 		}
 	}
 }
@@ -355,10 +346,10 @@ func TestTLS(t *testing.T) {
 			maps.Copy(test.env, environ{"REDIS_TLS_CA_FILE": files.CA, "REDIS_TLS_CERT_FILE": files.ClientCert, "REDIS_TLS_KEY_FILE": files.ClientKey})
 			o, _, err := settings(t, test.env).Options()
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("Options: %v", err)
 			}
 			if o.Redis.TLS == nil || o.Redis.TLS.ServerName != test.serverName || o.Redis.TLS.MinVersion < 0x0303 || o.Redis.TLS.RootCAs == nil || len(o.Redis.TLS.Certificates) != 1 || o.Redis.TLS.InsecureSkipVerify {
-				t.Errorf("got %+v", o.Redis.TLS)
+				t.Errorf("TLS = %+v, want %q, TLS 1.2 or later, the authority and the certificate", o.Redis.TLS, test.serverName)
 			}
 		})
 	}
@@ -374,15 +365,15 @@ func TestSecretsAreNotShown(t *testing.T) {
 	}
 	text, err := json.Marshal(config)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Marshal: %v", err)
 	}
 	shown.Write(text)
 	slog.New(slog.NewJSONHandler(&shown, nil)).Info("", "password", config.Redis.Password, "url", config.Redis.URL, "config", config)
 	slog.New(slog.NewTextHandler(&shown, nil)).Info("", "password", config.Redis.Password, "url", config.Redis.URL, "config", config)
 	if hidden := regexp.MustCompile(`hunter2|(?i:68756e74657232)`).FindString(shown.String()); hidden != "" {
-		t.Errorf("a secret is shown:\n%s", shown.String())
+		t.Errorf("%q is shown, want no secret in\n%s", hidden, shown.String())
 	}
 	if !strings.Contains(shown.String(), "[redacted]") || !strings.Contains(shown.String(), "redis://h/1") {
-		t.Errorf("nothing is shown:\n%s", shown.String())
+		t.Errorf("shown\n%s\nwant [redacted] and redis://h/1 in it", shown.String())
 	}
 }

@@ -5,28 +5,32 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/term"
+
+	"github.com/berthcare/larder/cmd/larder/setting"
 	"github.com/berthcare/larder/store/redis"
 )
 
-// tries are calls to make by hand, as grpcurl takes them: a method and a JSON request.
-var tries = []struct{ method, request string }{
+// examples are calls for grpcurl: a method and a JSON request.
+var examples = []struct{ method, request string }{
 	{"larder.cache.v1.CacheService/Set", `{"key": "greeting", "value": "aGVsbG8=", "ttl": "60s"}`},
 	{"larder.cache.v1.CacheService/Get", `{"key": "greeting"}`},
 	{"larder.session.v1.SessionService/CreateSession", `{"subject": "ann", "attributes": {"role": "admin"}}`},
 }
 
-// hint shows somebody who has just started Larder what to try next. Nobody is there to read it in production.
+// hint shows example calls to a person who tries Larder: over the embedded store, or if standard output is a terminal. Without
+// reflection it shows nothing, since grpcurl could not make the calls.
 func (p *program) hint() {
 	if !p.config.Log.Reflection || p.options.Redis.Mode != redis.Embedded && !isTerminal(p.stdout) {
 		return
 	}
-	addr, err := reachable(p.grpc.Addr().String())
+	addr, err := setting.DialAddr(p.grpc.Addr().String())
 	if err != nil {
 		return
 	}
 	lines := []string{fmt.Sprintf("grpcurl -plaintext %s list", addr)}
-	for _, try := range tries {
-		lines = append(lines, fmt.Sprintf("grpcurl -plaintext -d '%s' %s %s", try.request, addr, try.method))
+	for _, e := range examples {
+		lines = append(lines, fmt.Sprintf("grpcurl -plaintext -d '%s' %s %s", e.request, addr, e.method))
 	}
 	if p.config.Log.LogFormat == "json" {
 		p.log.Info("try", "commands", lines)
@@ -39,11 +43,8 @@ func (p *program) hint() {
 	_, _ = fmt.Fprintln(p.stdout)
 }
 
+// isTerminal reports whether w is a file that is a terminal.
 func isTerminal(w io.Writer) bool {
 	file, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := file.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	return ok && term.IsTerminal(int(file.Fd()))
 }

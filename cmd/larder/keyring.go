@@ -11,11 +11,12 @@ import (
 	"github.com/berthcare/larder/store/keyring"
 )
 
-// readKeyring reads a file of keys: on each line the id of a key and the key in base64, the active one first. Empty lines
-// and those that begin with # are passed over. No file means no keyring. Errors name lines, and never what is on them.
+// readKeyring reads a file of keys: each line has the id of a key and the key in base64; the first key is the active one.
+// Empty lines and lines that begin with # are skipped. It returns nil if file is empty. Its errors name lines and do not
+// repeat them.
 func readKeyring(file string) (*keyring.Keyring, error) {
 	if file == "" {
-		return nil, nil //nolint:nilnil // none is what was asked for
+		return nil, nil //nolint:nilnil // nil is a keyring that encrypts nothing
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -37,7 +38,7 @@ func readKeyring(file string) (*keyring.Keyring, error) {
 			return nil, fmt.Errorf("%s: line %d: expected %d bytes in base64 after the id", file, n, keyring.KeyBytes)
 		}
 		if keys[fields[0]] != nil {
-			return nil, fmt.Errorf("%s: line %d: the id is that of an earlier line", file, n)
+			return nil, fmt.Errorf("%s: line %d: an earlier line has the same id", file, n)
 		}
 		if active == "" {
 			active = fields[0]
@@ -45,7 +46,7 @@ func readKeyring(file string) (*keyring.Keyring, error) {
 		keys[fields[0]] = key
 	}
 	if err := lines.Err(); err != nil || active == "" {
-		return nil, fmt.Errorf("%s holds no key", file)
+		return nil, fmt.Errorf("%s contains no key", file)
 	}
 	k, err := keyring.New(active, keys)
 	if err != nil {

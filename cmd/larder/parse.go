@@ -9,17 +9,21 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/berthcare/larder/cmd/larder/bench"
+	"github.com/berthcare/larder/cmd/larder/setting"
 )
 
 // lookupEnv reads an environment variable, as os.LookupEnv does.
 type lookupEnv func(name string) (value string, ok bool)
 
-// parse reads a command line and the environment. The command is nil when help was asked for and has been printed.
+// parse reads a command line and the environment. The command is nil if the command line asks for help, which parse prints.
 //
-// The environment is resolved here and not by kong, which would repeat a value that it cannot read, secret or not, and
-// would stop at the first. An empty variable counts as unset: that is how Compose and Kubernetes pass one on.
+// parse resolves the environment itself: kong would stop at the first value that it cannot parse, and repeat that value in
+// its error, secret or not. An empty variable counts as unset, since Compose and Kubernetes pass unset variables on as empty
+// ones.
 func parse(args []string, lookup lookupEnv, stdout io.Writer) (command, error) {
-	var all commands
+	all := commands{Bench: bench.Command{Version: release()}}
 	helped := false
 	env := &environment{lookup: lookup}
 	parser, err := kong.New(&all,
@@ -36,7 +40,7 @@ func parse(args []string, lookup lookupEnv, stdout io.Writer) (command, error) {
 	}
 	for _, node := range parser.Model.Children {
 		for _, flag := range node.Flags {
-			flag.Tag.Envs = nil // resolved by env; flag.Envs still names the variable
+			flag.Tag.Envs = nil // keeps kong from resolving them; flag.Envs still names them
 		}
 	}
 	line, err := parser.Parse(args)
@@ -47,28 +51,28 @@ func parse(args []string, lookup lookupEnv, stdout io.Writer) (command, error) {
 		return nil, err
 	}
 	faults := slices.Concat(env.faults, secretsIn(line))
-	switch asked := line.Selected().Target.Addr().Interface().(type) {
+	switch chosen := line.Selected().Target.Addr().Interface().(type) {
 	case *serveCommand:
-		asked.given, asked.faults = given(line), faults // shown together with what Options finds
-		return asked, nil
+		chosen.given, chosen.faults = given(line), faults // Options reports them together with its own
+		return chosen, nil
 	case command:
-		return asked, errors.Join(faults...)
+		return chosen, errors.Join(faults...)
 	default:
 		return nil, fmt.Errorf("%s cannot be run", line.Command())
 	}
 }
 
-// An environment gives flags that are not on the command line the values of their variables.
+// An environment resolves the flags that are not on the command line from their environment variables.
 type environment struct {
 	lookup lookupEnv
-	faults []error
+	faults []error // values that could not be parsed
 }
 
-// Validate has nothing to check: a variable may be meant for somebody else.
+// Validate accepts every variable: those that no flag has belong to other programs.
 func (*environment) Validate(*kong.Application) error { return nil }
 
-// Resolve returns the value of a flag's variable, or nil if there is none to use. It tries the value first, so that all
-// faults are known at once and each names its variable.
+// Resolve returns the value of a flag's variable, or nil if the variable is unset or cannot be parsed. It parses the value
+// itself before kong does, so that all faults are reported at once and each names its variable.
 func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	for _, name := range flag.Envs {
 		value, _ := e.lookup(name)
@@ -86,7 +90,7 @@ func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 	return nil, nil
 }
 
-// given names the variables of all settings that were made, on the command line or in the environment.
+// given returns the variables of all settings that are on the command line or in the environment.
 func given(line *kong.Context) map[string]bool {
 	names := make(map[string]bool)
 	for _, step := range line.Path {
@@ -100,7 +104,7 @@ func given(line *kong.Context) map[string]bool {
 	return names
 }
 
-// secretsIn finds the secrets on the command line, which every user of the machine can read.
+// secretsIn returns an error for each secret on the command line, which every user of the machine can read.
 func secretsIn(line *kong.Context) []error {
 	var faults []error
 	for _, step := range line.Path {
@@ -108,10 +112,10 @@ func secretsIn(line *kong.Context) []error {
 			continue
 		}
 		switch value := step.Flag.Target.Interface().(type) {
-		case Secret:
+		case setting.Secret:
 			faults = append(faults, fmt.Errorf("--%s is refused, the process list would show it: set %s or %[2]s_FILE", step.Flag.Name, step.Flag.Envs[0]))
-		case RedisURL:
-			if _, password := value.credentials(); password != "" {
+		case setting.RedisURL:
+			if _, password := value.Credentials(); password != "" {
 				faults = append(faults, errors.New("--redis-url with a password is refused, the process list would show it: set REDIS_URL or REDIS_PASSWORD"))
 			}
 		}
@@ -119,7 +123,7 @@ func secretsIn(line *kong.Context) []error {
 	return faults
 }
 
-// help prints what kong prints, and then the secrets, which have no flag.
+// help prints kong's help of the flags, and then the secrets, which can be set in the environment only.
 func help(options kong.HelpOptions, line *kong.Context) error {
 	if err := kong.DefaultHelpPrinter(options, line); err != nil {
 		return err
@@ -130,7 +134,7 @@ func help(options kong.HelpOptions, line *kong.Context) error {
 	}
 	title := "\nSecrets, from the environment only:\n"
 	for _, flag := range node.Flags {
-		if _, secret := flag.Target.Interface().(Secret); !secret {
+		if _, secret := flag.Target.Interface().(setting.Secret); !secret {
 			continue
 		}
 		if _, err := fmt.Fprintf(line.Stdout, "%s  $%-26s %s\n", title, flag.Envs[0], flag.Help); err != nil {
@@ -141,7 +145,7 @@ func help(options kong.HelpOptions, line *kong.Context) error {
 	return nil
 }
 
-// describe is the help of one flag, with its variable.
+// describe returns the help of a flag, followed by its variables.
 func describe(value *kong.Value) string {
 	if value.Flag == nil || len(value.Flag.Envs) == 0 {
 		return value.Help

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,45 +9,36 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"reflect"
-	"strings"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/lexer"
-	"github.com/goccy/go-yaml/parser"
-	"github.com/goccy/go-yaml/token"
 
 	"github.com/berthcare/larder/service"
-	"github.com/berthcare/larder/store/session"
+	"github.com/berthcare/larder/service/policy"
 )
 
 const (
-	// policySettles is how long the policy file must be left alone before it is read, as it may be written in parts.
-	policySettles = 100 * time.Millisecond
-	// policyLooks is how often the file is looked at besides, for file systems that do not tell of changes.
-	policyLooks = time.Minute
-	// maxPolicyBytes is room for thousands of namespaces.
+	// policySettleTime is the time without changes after which the policy file is read. Its writer may write it in parts.
+	policySettleTime = 100 * time.Millisecond
+	// policyInterval is the interval at which the policy file is read without a change, for file systems that report none.
+	policyInterval = time.Minute
+	// maxPolicyBytes is the maximum size of the policy file, which holds thousands of namespaces.
 	maxPolicyBytes = 256 << 10
-	// maxPolicyDepth is more than a policy has.
-	maxPolicyDepth = 8
 )
 
-// A policyFile keeps a server under the policy of a file.
+// A policyFile applies the policy in a file to a server, again whenever the file changes.
 type policyFile struct {
 	path    string
 	server  *service.Server
 	metrics *service.Metrics
 	log     *slog.Logger
 
-	text  []byte // what was last tried to be put in force; nil while the file cannot be read
-	fault string // why the last try came to nothing
+	text  []byte // the text that was last tried; nil while the file cannot be read
+	fault string // the error of the last try; empty if it was applied
 }
 
-// load puts the policy of the file in force. Its error is one line that names the file, and the line and the field where
-// they are known. Changed says that there was something new to try.
+// load reads the file and applies its policy. Its error is one line that names the file, and the line and the field if they
+// are known. Changed is false if neither the text nor the error has changed since the last call.
 func (p *policyFile) load() (changed bool, err error) {
 	text, unread := readPolicy(p.path)
 	if err = unread; err == nil {
@@ -62,13 +52,14 @@ func (p *policyFile) load() (changed bool, err error) {
 		return true, nil
 	}
 	if unread != nil {
-		p.text = nil // whoever reads that the file is gone is to read that it is back
+		p.text = nil // the file counts as changed when it can be read again, since its absence was reported
 	}
 	changed = err.Error() != p.fault
 	p.fault = err.Error()
 	return changed, err
 }
 
+// readPolicy reads the file. Its errors name the file once.
 func readPolicy(path string) ([]byte, error) {
 	text, err := os.ReadFile(path)
 	var cause *fs.PathError
@@ -83,12 +74,13 @@ func readPolicy(path string) ([]byte, error) {
 	return text, nil
 }
 
+// apply parses a policy and applies it to the server. Its errors name the file, and the line if it is known.
 func (p *policyFile) apply(text []byte) error {
-	policy, lines, err := parsePolicy(text)
+	parsed, lines, err := parsePolicy(text)
 	if err == nil {
-		err = p.server.SetPolicy(policy)
+		err = p.server.SetPolicy(parsed)
 	}
-	var wrong *service.FieldError
+	var wrong *policy.FieldError
 	var at *policyError
 	switch {
 	case errors.As(err, &wrong):
@@ -99,8 +91,9 @@ func (p *policyFile) apply(text []byte) error {
 	return err
 }
 
-// watch loads the file whenever it changes, until ctx ends. It watches the folder, where a file that takes the place of
-// another is seen, and so is the link that Kubernetes replaces to change a mounted ConfigMap.
+// watch reloads the file whenever it changes, until ctx ends. It watches the folder of the file: a watch of the file itself
+// would not see another file that is renamed to its place, or the link that Kubernetes replaces to change a mounted
+// ConfigMap.
 func (p *policyFile) watch(ctx context.Context) {
 	var events chan fsnotify.Event
 	var failures chan error
@@ -111,22 +104,22 @@ func (p *policyFile) watch(ctx context.Context) {
 		err = watcher.Add(filepath.Dir(p.path))
 	}
 	if err != nil {
-		p.log.Warn("changes of the policy file are noticed late", "every", policyLooks.String(), "error", err.Error())
+		p.log.Warn("the policy file cannot be watched and is read at an interval only", "interval", policyInterval.String(), "error", err.Error())
 	}
-	settled := time.NewTimer(0) // for it may have changed since the start
+	settled := time.NewTimer(0) // the file may have changed before the watch began
 	defer settled.Stop()
-	looks := time.NewTicker(policyLooks)
-	defer looks.Stop()
+	interval := time.NewTicker(policyInterval)
+	defer interval.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-events:
-			settled.Reset(policySettles)
-		case err := <-failures: // such as more events than there was room for
-			p.log.Warn("watching the policy file", "error", err.Error())
-			settled.Reset(policySettles)
-		case <-looks.C:
+			settled.Reset(policySettleTime)
+		case err := <-failures: // for example, the queue of the kernel has overflowed and events are lost
+			p.log.Warn("watching the policy file failed", "error", err.Error())
+			settled.Reset(policySettleTime)
+		case <-interval.C:
 			p.reload()
 		case <-settled.C:
 			p.reload()
@@ -134,7 +127,7 @@ func (p *policyFile) watch(ctx context.Context) {
 	}
 }
 
-// reload loads the file and tells what came of it.
+// reload loads the file, and logs and counts the result if anything has changed.
 func (p *policyFile) reload() {
 	changed, err := p.load()
 	if !changed {
@@ -146,182 +139,4 @@ func (p *policyFile) reload() {
 		return
 	}
 	p.log.Info("the policy has changed", "file", p.path)
-}
-
-// A policyError says what is wrong with the text of a policy.
-type policyError struct {
-	line int
-	what string
-}
-
-// Error returns what is wrong, without the line.
-func (e *policyError) Error() string { return e.what }
-
-// parsePolicy reads a policy in YAML, of which JSON is a part. Lines are those of all fields, by their paths.
-func parsePolicy(text []byte) (p *service.Policy, lines map[string]int, err error) {
-	defer func() {
-		if recover() != nil { // a file must never end a running server, whatever the library makes of it
-			err = &policyError{1, "cannot be read as YAML"}
-		}
-	}()
-	tokens := lexer.Tokenize(string(text))
-	if err := onlyMappings(tokens); err != nil {
-		return nil, nil, err
-	}
-	file, err := parser.Parse(tokens, 0)
-	switch {
-	case err != nil:
-		return nil, nil, located(err, 1, "")
-	case len(file.Docs) == 0 || len(file.Docs) == 1 && file.Docs[0].Body == nil:
-		return nil, nil, &policyError{1, "is empty; {} is a policy that changes nothing"} // it may be about to be written
-	case len(file.Docs) > 1:
-		return nil, nil, &policyError{1, "must be one YAML document"}
-	}
-	r := policyReader{lines: make(map[string]int)}
-	p = new(service.Policy)
-	err = r.mapping("", file.Docs[0].Body, map[string]read{
-		"cache":    section(&r, &p.Cache),
-		"sessions": section(&r, &p.Sessions),
-	})
-	return p, r.lines, err
-}
-
-// onlyMappings refuses what no policy has: parsing many thousands of nested lists would take all memory.
-func onlyMappings(tokens token.Tokens) error {
-	depth := 0
-	for _, t := range tokens {
-		what := ""
-		switch t.Type {
-		case token.SequenceStartType, token.SequenceEntryType:
-			what = "a policy has no lists"
-		case token.AnchorType, token.AliasType:
-			what = "must be written out, without anchors and aliases"
-		case token.MappingKeyType:
-			what = "keys must be plain"
-		case token.MappingStartType:
-			if depth++; depth > maxPolicyDepth {
-				what = "braces are nested too deeply"
-			}
-		case token.MappingEndType:
-			depth--
-		default:
-		}
-		if what != "" {
-			return &policyError{t.Position.Line, what}
-		}
-	}
-	return nil
-}
-
-// A policyReader walks through the outer levels of a policy, and leaves the fields to yaml.
-type policyReader struct{ lines map[string]int }
-
-// A read takes in the value of one key.
-type read func(path string, value *ast.MappingValueNode) error
-
-func section[P any](r *policyReader, s *service.PolicySection[P]) read {
-	return func(path string, value *ast.MappingValueNode) error {
-		return r.mapping(path, value.Value, map[string]read{
-			"defaults": func(path string, value *ast.MappingValueNode) error {
-				return fieldsOf(r, path, value.Value, &s.Defaults)
-			},
-			"namespaces": func(path string, value *ast.MappingValueNode) error {
-				s.Namespaces = make(map[string]P)
-				return r.each(path, value.Value, func(path, name string, value *ast.MappingValueNode) error {
-					var p P
-					err := fieldsOf(r, path, value.Value, &p)
-					s.Namespaces[name] = p
-					return err
-				})
-			},
-		})
-	}
-}
-
-// fieldsOf reads the fields of a policy one by one, so that whatever is wrong has a line.
-func fieldsOf[P any](r *policyReader, path string, node ast.Node, p *P) error {
-	return r.each(path, node, func(path, _ string, value *ast.MappingValueNode) error {
-		switch value.Value.Type() {
-		case ast.NullType:
-			return &policyError{r.lines[path], path + ": must not be null"}
-		case ast.FloatType: // yaml would round it
-			return &policyError{r.lines[path], path + ": must not be a fraction"}
-		default:
-		}
-		if err := yaml.NodeToValue(value, p, yaml.Strict()); err != nil {
-			return located(err, r.lines[path], path)
-		}
-		return nil
-	})
-}
-
-func (r *policyReader) mapping(path string, node ast.Node, keys map[string]read) error {
-	return r.each(path, node, func(path, name string, value *ast.MappingValueNode) error {
-		if read := keys[name]; read != nil {
-			return read(path, value)
-		}
-		return &policyError{r.lines[path], path + ": is not known"}
-	})
-}
-
-// each calls do for every key of a mapping, which may be left out.
-func (r *policyReader) each(path string, node ast.Node, do func(path, name string, value *ast.MappingValueNode) error) error {
-	if node == nil || node.Type() == ast.NullType {
-		return nil
-	}
-	mapping, ok := node.(ast.MapNode)
-	if !ok {
-		return &policyError{node.GetToken().Position.Line, cmp.Or(path, "the policy") + ": must be a mapping"}
-	}
-	if path != "" {
-		path += "."
-	}
-	for values := mapping.MapRange(); values.Next(); {
-		key := values.Key().GetToken()
-		r.lines[path+key.Value] = key.Position.Line
-		if err := do(path+key.Value, key.Value, values.KeyValue()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// forms say what values of a type look like.
-var forms = map[reflect.Type]string{
-	reflect.TypeFor[time.Duration]():         "must be a duration, such as 30s or 12h",
-	reflect.TypeFor[int]():                   "must be a whole number",
-	reflect.TypeFor[bool]():                  "must be true or false",
-	reflect.TypeFor[service.SessionPreset](): "must be a name",
-	reflect.TypeFor[session.LimitPolicy]():   "must be a name",
-}
-
-// located says in one line what yaml finds wrong with the value of a path, or with the text as a whole.
-func located(err error, line int, path string) error {
-	var what string
-	var positioned yaml.Error
-	if errors.As(err, &positioned) {
-		what = positioned.GetMessage() // Error would draw the whole line
-		if token := positioned.GetToken(); token != nil {
-			line = token.Position.Line
-		}
-	} else {
-		what = err.Error()
-	}
-	var unknown *yaml.UnknownFieldError
-	var wrongType *yaml.TypeError
-	var overflow *yaml.OverflowError
-	switch {
-	case errors.As(err, &unknown):
-		what = "is not known"
-	case errors.As(err, &wrongType):
-		what = cmp.Or(forms[wrongType.DstType], "cannot be read")
-	case errors.As(err, &overflow):
-		what = "is too large"
-	case strings.HasPrefix(what, "time: "):
-		what = forms[reflect.TypeFor[time.Duration]()]
-	}
-	if path != "" {
-		what = path + ": " + what
-	}
-	return &policyError{line, what}
 }

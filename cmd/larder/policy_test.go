@@ -16,12 +16,13 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/berthcare/larder/cmd/larder/lardertest"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
-	"github.com/berthcare/larder/service"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store/keyring"
 )
 
-// Each fault is one line that says where it is and what should be there.
+// Each fault is one line that names the file, the line and the field, and says what is expected.
 func TestPolicyFaults(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ text, want string }{
@@ -52,7 +53,7 @@ func TestPolicyFaults(t *testing.T) {
 		{"sessions:\n  defaults: {preset: {a: 1}}", "2: sessions.defaults.preset: must be a name"},
 		{"cache: &c {}\nsessions: *c", "1: must be written out"},
 		{"{a: {a: {a: {a: {a: {a: {a: {a: {a: 1}}}}}}}}}", "1: braces are nested too deeply"},
-		// What the service finds has a line as well.
+		// The service finds these, and they have their lines as well.
 		{"cache:\n  namespaces:\n\n    No: {}", "4: cache.namespaces.No: must be 1 to 63 characters"},
 		{"cache:\n  namespaces:\n    a:\n      default_ttl: 2s\n      max_ttl: 1s", "4: cache.namespaces.a.default_ttl: must be at least 1ms and at most 1s"},
 		{`{"sessions": {"defaults":` + "\n" + `{"preset": "aal3", "idle_timeout": "16m"}}}`, "2: sessions.defaults.idle_timeout: must be"},
@@ -60,7 +61,7 @@ func TestPolicyFaults(t *testing.T) {
 		path := writePolicy(t, t.TempDir(), test.text)
 		code, stdout, stderr := call(t, environ{"LARDER_POLICY_FILE": path}, "serve", "--check")
 		if want := "larder: LARDER_POLICY_FILE: " + path + ":" + test.want; code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, want) {
-			t.Errorf("%q: exit %d: %swant %s", test.text, code, stderr, want)
+			t.Errorf("%q: exit code %d, standard output %q, standard error %q; want 1, nothing, and one line that begins with %q", test.text, code, stdout, stderr, want)
 		}
 	}
 	for name, path := range map[string]string{
@@ -68,11 +69,11 @@ func TestPolicyFaults(t *testing.T) {
 		"is longer than": writePolicy(t, t.TempDir(), strings.Repeat("#", maxPolicyBytes+1)),
 	} {
 		if code, _, stderr := call(t, nil, "serve", "--check", "--policy-file", path); code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, path+": "+name) {
-			t.Errorf("%s: exit %d: %s", name, code, stderr)
+			t.Errorf("policy file %s: exit code %d, standard error %q; want 1 and one line that contains %q", path, code, stderr, name)
 		}
 	}
 	if code, _, stderr := call(t, nil, "serve", "--check", "--policy-file", writePolicy(t, t.TempDir(), "{}")); code != 0 {
-		t.Errorf("exit %d: %s", code, stderr)
+		t.Errorf("a policy without fields: exit code %d, want 0; standard error: %s", code, stderr)
 	}
 }
 
@@ -84,7 +85,7 @@ func FuzzPolicy(f *testing.F) {
 		_, _, err := parsePolicy([]byte(text))
 		var fault *policyError
 		if err != nil && (!errors.As(err, &fault) || fault.line < 1) {
-			t.Errorf("got %v", err)
+			t.Errorf("parsePolicy = %v, want a *policyError with a line", err)
 		}
 	})
 }
@@ -93,41 +94,43 @@ func writePolicy(t testing.TB, dir, text string) (path string) {
 	t.Helper()
 	path = filepath.Join(dir, "policy.yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatalf("WriteFile: %v", err)
 	}
 	return path
 }
 
-func must0(t testing.TB, err error) {
+// must fails the test if a step of its preparation has failed.
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("prepare the test: %v", err)
 	}
 }
 
-// allows asks whether namespace "n" takes a ttl of 5 min, which the first of the policies forbids and the second allows.
+// allows reports whether the server accepts a ttl of 5 min in namespace "n", which the policy forbids refuses and the policy
+// allowed accepts.
 func allows(t testing.TB, cache cachev1.CacheServiceClient) bool {
 	t.Helper()
 	_, err := cache.Set(t.Context(), &cachev1.SetRequest{Namespace: "n", Key: "k", Expiry: &cachev1.SetRequest_Ttl{Ttl: durationpb.New(5 * time.Minute)}})
 	if err != nil && status.Code(err) != codes.InvalidArgument {
-		t.Fatal(err)
+		t.Fatalf("Set = %v, want success or InvalidArgument", err)
 	}
 	return err == nil
 }
 
 const forbids, allowed = "cache:\n  namespaces:\n    n: {max_ttl: 1m}\n", "cache:\n  namespaces:\n    n: {max_ttl: 10m}\n"
 
-// However the file is changed, the new policy holds from then on.
+// The server applies the new policy in whatever way the file is changed.
 func TestPolicyIsReadAgain(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(t *testing.T, dir, path string){
 		"Rewritten": func(t *testing.T, dir, _ string) { writePolicy(t, dir, allowed) },
 		"Replaced": func(t *testing.T, dir, path string) {
-			must0(t, os.WriteFile(filepath.Join(dir, "new"), []byte(allowed), 0o600))
-			must0(t, os.Rename(filepath.Join(dir, "new"), path))
+			must(t, os.WriteFile(filepath.Join(dir, "new"), []byte(allowed), 0o600))
+			must(t, os.Rename(filepath.Join(dir, "new"), path))
 		},
 		"RemovedAndWritten": func(t *testing.T, dir, path string) {
-			must0(t, os.Remove(path))
+			must(t, os.Remove(path))
 			writePolicy(t, dir, allowed)
 		},
 	} {
@@ -138,52 +141,54 @@ func TestPolicyIsReadAgain(t *testing.T) {
 			changesPolicy(t, path, func() { change(t, dir, path) })
 		})
 	}
-	// A mounted ConfigMap: the file is a link through ..data, which is replaced.
+	// In a mounted ConfigMap the file is a link through ..data, which Kubernetes replaces.
 	t.Run("LinkSwapped", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
 		for version, text := range map[string]string{"..1": forbids, "..2": allowed} {
-			must0(t, os.Mkdir(filepath.Join(dir, version), 0o700))
+			must(t, os.Mkdir(filepath.Join(dir, version), 0o700))
 			writePolicy(t, filepath.Join(dir, version), text)
 		}
 		path := filepath.Join(dir, "policy.yaml")
-		must0(t, os.Symlink("..1", filepath.Join(dir, "..data")))
-		must0(t, os.Symlink("..data/policy.yaml", path))
+		must(t, os.Symlink("..1", filepath.Join(dir, "..data")))
+		must(t, os.Symlink("..data/policy.yaml", path))
 		changesPolicy(t, path, func() {
-			must0(t, os.Symlink("..2", filepath.Join(dir, "..data_tmp")))
-			must0(t, os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")))
+			must(t, os.Symlink("..2", filepath.Join(dir, "..data_tmp")))
+			must(t, os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")))
 		})
 	})
 }
 
-// changesPolicy waits for less long than it takes to look at a file that nothing was heard of.
+// changesPolicy checks that a server applies a change of the file. It waits for less than policyInterval, so the watch must
+// see the change.
 func changesPolicy(t *testing.T, path string, change func()) {
 	t.Helper()
 	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_POLICY_FILE": path})
-	p.log.await(t, "connected to redis")
+	p.log.Await(t, "connected to redis")
 	cache := cachev1.NewCacheServiceClient(p.dial(t))
 	if allows(t, cache) {
-		t.Error("the policy of the start is not in force")
+		t.Error("a ttl of 5m is accepted before the change, want it refused")
 	}
 	change()
-	if record := p.log.await(t, "the policy has changed"); record["file"] != path {
-		t.Errorf("got %v", record)
+	if record := p.log.Await(t, "the policy has changed"); record["file"] != path {
+		t.Errorf("logged %v, want the file %s", record, path)
 	}
 	if !allows(t, cache) {
-		t.Error("the new policy is not in force")
+		t.Error("a ttl of 5m is refused after the change, want it accepted")
 	}
-	if _, metrics := p.get(t, "/metrics"); !strings.Contains(metrics, `larder_policy_reloads_total{result="applied"} 1`) {
-		t.Error("the change is not counted")
+	_, metrics := p.get(t, "/metrics")
+	if want := `larder_policy_reloads_total{result="applied"} 1`; !strings.Contains(metrics, want) {
+		t.Errorf("/metrics has %q first, want %q in it", metricLine(metrics, "larder_policy_reloads_total"), want)
 	}
 }
 
-// A file that cannot be used changes nothing but the log and the metrics, and the next good one is taken.
+// A bad file changes nothing but the log and the metrics. The server applies the next good one.
 func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := writePolicy(t, dir, forbids)
 	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_POLICY_FILE": path})
-	p.log.await(t, "connected to redis")
+	p.log.Await(t, "connected to redis")
 	cache := cachev1.NewCacheServiceClient(p.dial(t))
 	_, before := p.get(t, "/metrics")
 	for _, bad := range []struct{ text, fault string }{
@@ -192,46 +197,46 @@ func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 		{"", path + ":1: is empty"},
 	} {
 		writePolicy(t, dir, bad.text)
-		line := p.log.awaitLine(t, bad.fault)
+		line := p.log.AwaitLine(t, bad.fault)
 		if !strings.Contains(line, `"level":"ERROR"`) || !strings.Contains(line, "the old policy stays in force") {
-			t.Errorf("logged %s", line)
+			t.Errorf("logged %s, want the level ERROR and that the old policy stays in force", line)
 		}
 		if allows(t, cache) {
-			t.Error("the old policy is not in force")
+			t.Errorf("a ttl of 5m is accepted after the bad policy %q, want the old policy to refuse it", bad.text)
 		}
 	}
 	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Remove: %v", err)
 	}
-	p.log.awaitLine(t, path+": no such file")
+	p.log.AwaitLine(t, path+": no such file")
 	if code, body := p.get(t, "/health"); code != 200 {
-		t.Errorf("/health: %d %s", code, body)
+		t.Errorf("/health = %d %s, want 200", code, body)
 	}
 	_, after := p.get(t, "/metrics")
 	if loaded := metricLine(before, "larder_policy_loaded_timestamp_seconds"); loaded == "" || strings.HasSuffix(loaded, " 0") || loaded != metricLine(after, "larder_policy_loaded_timestamp_seconds") {
-		t.Errorf("loaded: %s, then %s", loaded, metricLine(after, "larder_policy_loaded_timestamp_seconds"))
+		t.Errorf("the time of loading was %q and is %q, want it above zero and unchanged", loaded, metricLine(after, "larder_policy_loaded_timestamp_seconds"))
 	}
-	if got := metricLine(after, "larder_policy_reloads_total"); got != `larder_policy_reloads_total{result="rejected"} 4` {
-		t.Errorf("got %s", got)
+	if got, want := metricLine(after, "larder_policy_reloads_total"), `larder_policy_reloads_total{result="rejected"} 4`; got != want {
+		t.Errorf("/metrics has %q, want %q", got, want)
 	}
 	writePolicy(t, dir, allowed)
-	p.log.await(t, "the policy has changed")
+	p.log.Await(t, "the policy has changed")
 	if !allows(t, cache) {
-		t.Error("the good policy is not in force")
+		t.Error("a ttl of 5m is refused after the good policy, want it accepted")
 	}
 
-	// A file that comes back as it was is told of, and so is that it goes again.
+	// The server logs that a file is back with the same text, and that it is gone again.
 	for n := 2; n <= 3; n++ {
 		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Remove: %v", err)
 		}
-		p.log.awaitLines(t, path+": no such file", n)
+		p.log.AwaitLines(t, path+": no such file", n)
 		writePolicy(t, dir, allowed)
-		p.log.awaitLines(t, "the policy has changed", n)
+		p.log.AwaitLines(t, "the policy has changed", n)
 	}
 }
 
-// metricLine returns the first sample of a metric.
+// metricLine returns the first sample of a metric, or nothing if there is none.
 func metricLine(metrics, name string) string {
 	for line := range strings.Lines(metrics) {
 		if strings.HasPrefix(line, name) {
@@ -241,13 +246,13 @@ func metricLine(metrics, name string) string {
 	return ""
 }
 
-// Calls go on while the policy changes, and each is under the old one or the new.
+// While the policy changes each call is under the old policy or under the new one, from beginning to end.
 func TestPolicyChangesDuringTraffic(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := writePolicy(t, dir, forbids)
 	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_POLICY_FILE": path})
-	p.log.await(t, "connected to redis")
+	p.log.Await(t, "connected to redis")
 	cache := cachev1.NewCacheServiceClient(p.dial(t))
 	ctx, stop := context.WithCancel(t.Context())
 	var callers sync.WaitGroup
@@ -264,14 +269,14 @@ func TestPolicyChangesDuringTraffic(t *testing.T) {
 				}
 				bad := status.Convert(err)
 				if bad.Code() != codes.InvalidArgument || !strings.Contains(bad.Message(), "items[0].ttl: ") {
-					t.Errorf("got %v", err)
+					t.Errorf("BatchSet = %v, want success or InvalidArgument for items[0].ttl", err)
 				}
 			}
 		})
 	}
 	for i := range 10 {
 		writePolicy(t, dir, []string{allowed, forbids}[i%2])
-		for want := i%2 == 0; allows(t, cache) != want; { // the server says when it has changed
+		for want := i%2 == 0; allows(t, cache) != want; { // until the server has applied the policy
 			runtime.Gosched()
 		}
 	}
@@ -279,62 +284,63 @@ func TestPolicyChangesDuringTraffic(t *testing.T) {
 	callers.Wait()
 }
 
-// The compiled command, as Kubernetes runs it.
+// The compiled command refuses a bad policy at the start, and applies a changed one.
 func TestPolicyOfTheCommand(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := writePolicy(t, dir, "cache: {defaults: {max_tll: 1s}}\n")
-	command, stdout, stderr, exited := start(t, []string{"REDIS_URL=embedded://", "LARDER_POLICY_FILE=" + path}, "serve")
-	if code, want := exitCode(t, command, exited), "larder: LARDER_POLICY_FILE: "+path+":1: cache.defaults.max_tll: is not known\n"; code != 1 || stderr.String() != want || stdout.String() != "" {
-		t.Errorf("exit %d: %s%s", code, stdout, stderr)
+	code, stdout, stderr := lardertest.Run(t, []string{"REDIS_URL=embedded://", "LARDER_POLICY_FILE=" + path}, "serve")
+	if want := "larder: LARDER_POLICY_FILE: " + path + ":1: cache.defaults.max_tll: is not known\n"; code != 1 || stderr != want || stdout != "" {
+		t.Errorf("exit code %d, standard output %q, standard error %q; want 1, nothing, %q", code, stdout, stderr, want)
 	}
 	writePolicy(t, dir, forbids)
-	_, stdout, _, _ = start(t, []string{"REDIS_URL=embedded://", "LARDER_POLICY_FILE=" + path}, "serve")
-	stdout.await(t, "connected to redis")
+	p := lardertest.Start(t, []string{"REDIS_URL=embedded://", "LARDER_POLICY_FILE=" + path}, "serve")
+	p.Stdout.Await(t, "connected to redis")
 	writePolicy(t, dir, allowed)
-	stdout.await(t, "the policy has changed")
+	p.Stdout.Await(t, "the policy has changed")
 }
 
-// What README.md shows is a policy, and it is served.
-func TestREADMEsPolicy(t *testing.T) {
+// The example in docs/operating.md is a policy, which the server applies.
+func TestDocsShowAPolicy(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("../../README.md")
+	const path = "../../docs/operating.md"
+	operating, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ReadFile: %v", err)
 	}
-	_, rest, _ := strings.Cut(string(readme), "```yaml\n")
-	text, _, found := strings.Cut(rest, "```")
+	_, rest, _ := strings.Cut(string(operating), "--policy-file /dev/stdin <<'EOF'\n")
+	text, _, found := strings.Cut(rest, "EOF\n")
 	if !found {
-		t.Fatal("README.md shows no policy")
+		t.Fatalf("%s has no policy between --policy-file and EOF, want one", path)
 	}
-	policy, _, err := parsePolicy([]byte(text))
+	parsed, _, err := parsePolicy([]byte(text))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("parse the policy of %s: %v", path, err)
 	}
-	// The example shows every field there is.
+	// The example shows every field.
 	for _, field := range []string{
 		"default_ttl", "max_ttl", "jitter", "max_value_bytes", "near_cache", "default_stale_ttl", "allow_stale", "encrypt",
 		"preset", "idle_timeout", "absolute_timeout", "rotation_grace", "max_sessions_per_subject", "max_sessions_per_class", "limit_policy", "touch_interval",
 	} {
 		if !strings.Contains(text, field+":") {
-			t.Errorf("the example does not show %s", field)
+			t.Errorf("the policy of %s has no field %s, want every field", path, field)
 		}
 	}
-	if err := service.NewPolicies(service.Limits{Keyring: true}).Set(policy); err != nil {
-		t.Error(err)
+	if err := policy.New(policy.Limits{Keyring: true}).Set(parsed); err != nil {
+		t.Errorf("Set of the policy of %s = %v, want no error", path, err)
 	}
 	keys := filepath.Join(t.TempDir(), "keys")
 	if err := os.WriteFile(keys, []byte("a "+base64.StdEncoding.EncodeToString(make([]byte, keyring.KeyBytes))), 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatalf("WriteFile: %v", err)
 	}
 	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_KEYRING_FILE": keys, "LARDER_POLICY_FILE": writePolicy(t, t.TempDir(), text)})
-	p.log.await(t, "connected to redis")
+	p.log.Await(t, "connected to redis")
 	cache := cachev1.NewCacheServiceClient(p.dial(t))
 	if _, err := cache.Set(t.Context(), &cachev1.SetRequest{Namespace: "prices", Key: "k"}); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Set = %v, want no error", err)
 	}
 	got, err := cache.Get(t.Context(), &cachev1.GetRequest{Namespace: "prices", Key: "k"})
 	if err != nil || got.Ttl.AsDuration() > 30*time.Second || got.Ttl.AsDuration() < 20*time.Second {
-		t.Errorf("got %v, %v", got, err)
+		t.Errorf("Get = %v, %v; want a ttl from 20s to 30s", got, err)
 	}
 }

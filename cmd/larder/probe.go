@@ -2,32 +2,32 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+
+	"github.com/berthcare/larder/cmd/larder/setting"
 )
 
+// probeCommand is `larder probe`.
 type probeCommand struct {
-	Addr    string        `env:"LARDER_GRPC_ADDR" default:"127.0.0.1:50051" help:"Address of the server. One that means every interface, such as :50051, is asked on loopback."`
-	Service string        `default:"live" help:"What to ask for: live, ready or a service's full name."`
-	Timeout time.Duration `default:"1s" help:"Longest wait for the whole probe."`
+	Addr    string        `env:"LARDER_GRPC_ADDR" default:"127.0.0.1:50051" help:"Address of the server. An address that means every interface, such as :50051, is dialled on loopback."`
+	Service string        `default:"live" help:"Name to check: live, ready or the full name of a service."`
+	Timeout time.Duration `default:"1s" help:"Maximum time for the probe, connecting included."`
 }
 
-// Run asks for the health of one service and returns an error unless it is SERVING.
+// Run checks one name through grpc.health.v1 and returns an error unless its status is SERVING.
 func (p *probeCommand) Run(ctx context.Context, _ io.Writer) error {
-	addr, err := reachable(p.Addr)
+	addr, err := setting.DialAddr(p.Addr)
 	if err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
-	// The address is dialled as it stands: a probe is for this server, not for what a resolver or a proxy has behind it.
+	// No resolver and no proxy: the probe must check this server, and not one that they choose.
 	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
 	if err != nil {
 		return fmt.Errorf("probe: %w", err)
@@ -43,19 +43,4 @@ func (p *probeCommand) Run(ctx context.Context, _ io.Writer) error {
 		return fmt.Errorf("probe: %s at %s is %v", p.Service, addr, answer.Status)
 	}
 	return nil
-}
-
-// reachable turns an address to listen on into one to dial: every interface includes loopback.
-func reachable(addr string) (string, error) {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return "", errors.New("the address must be host:port")
-	}
-	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-		if ip.Is6() {
-			host = "::1"
-		}
-	}
-	return net.JoinHostPort(host, port), nil
 }

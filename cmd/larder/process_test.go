@@ -1,100 +1,24 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/berthcare/larder/cmd/larder/lardertest"
 )
 
-// patience bounds every wait; the machine runs other tests at the same time.
-const patience = 30 * time.Second
-
-// A journal is a JSON log that can be waited on.
-type journal struct {
-	mu      sync.Mutex
-	text    bytes.Buffer
-	written chan struct{} // closed and replaced by every write
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.written != nil {
-		close(j.written)
-	}
-	j.written = make(chan struct{})
-	return j.text.Write(p)
-}
-
-// read returns what was written so far, and what ends with the next write.
-func (j *journal) read() (text string, more <-chan struct{}) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.written == nil {
-		j.written = make(chan struct{})
-	}
-	return j.text.String(), j.written
-}
-
-func (j *journal) String() string {
-	text, _ := j.read()
-	return text
-}
-
-// awaitLine waits for a line that holds some text.
-func (j *journal) awaitLine(t *testing.T, part string) string {
-	t.Helper()
-	return j.awaitLines(t, part, 1)
-}
-
-// awaitLines waits for the n-th line that holds some text.
-func (j *journal) awaitLines(t *testing.T, part string, n int) string {
-	t.Helper()
-	timeout := time.After(patience)
-	for {
-		text, more := j.read()
-		found := 0
-		for line := range strings.Lines(text) {
-			if strings.Contains(line, part) {
-				if found++; found == n {
-					return line
-				}
-			}
-		}
-		select {
-		case <-more:
-		case <-timeout:
-			t.Fatalf("%s was not written:\n%s", part, text)
-		}
-	}
-}
-
-// await waits for a record with a message.
-func (j *journal) await(t *testing.T, message string) (record map[string]any) {
-	t.Helper()
-	line := j.awaitLine(t, fmt.Sprintf(`"msg":%q`, message))
-	if err := json.Unmarshal([]byte(line), &record); err != nil {
-		t.Fatalf("%s: %v", line, err)
-	}
-	return record
-}
-
-// A process is the whole program, run inside the test's own.
+// A process is the whole program, run inside the test process.
 type process struct {
-	log    journal
-	stderr strings.Builder // to be read after the exit
+	log    lardertest.Output
+	stderr strings.Builder // is complete after the exit
 	stop   context.CancelFunc
 	exited chan int
 }
@@ -114,8 +38,8 @@ func serve(t *testing.T, env environ, args ...string) *process {
 		cancel()
 		select {
 		case <-done:
-		case <-time.After(patience):
-			t.Error("the program does not end")
+		case <-time.After(lardertest.Patience):
+			t.Errorf("the program has not ended %v after it was told to stop, want an exit", lardertest.Patience)
 			return
 		}
 		if t.Failed() {
@@ -131,17 +55,16 @@ func (p *process) exit(t *testing.T) (code int, stderr string) {
 	select {
 	case code = <-p.exited:
 		return code, p.stderr.String()
-	case <-time.After(patience):
-		t.Fatal("the program does not end")
+	case <-time.After(lardertest.Patience):
+		t.Fatalf("the program has not ended after %v, want an exit; log:\n%s", lardertest.Patience, &p.log)
 		return 0, ""
 	}
 }
 
-// addr returns where the program serves "grpc" or "admin".
+// addr waits until the program listens and returns its address. Name is "grpc" or "admin".
 func (p *process) addr(t *testing.T, name string) string {
 	t.Helper()
-	addr, _ := p.log.await(t, "listening")[name].(string)
-	return addr
+	return lardertest.Addr(t, &p.log, name)
 }
 
 // dial connects to the program.
@@ -149,49 +72,29 @@ func (p *process) dial(t *testing.T) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient(p.addr(t, "grpc"), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("connect: %v", err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
 
-// awaitHealth waits until a name has a status.
+// awaitHealth waits until the program reports a health status for a name.
 func (p *process) awaitHealth(t *testing.T, name string, want healthv1.HealthCheckResponse_ServingStatus) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	watch, err := healthv1.NewHealthClient(p.dial(t)).Watch(ctx, &healthv1.HealthCheckRequest{Service: name})
-	for err == nil {
-		var got *healthv1.HealthCheckResponse
-		if got, err = watch.Recv(); err == nil && got.Status == want {
-			return
-		}
-	}
-	t.Fatalf("%s does not become %v: %v", name, want, err)
+	lardertest.AwaitHealth(t, p.addr(t, "grpc"), name, want)
 }
 
-// get asks the admin address for a page.
+// get reads a page of the admin port.
 func (p *process) get(t *testing.T, path string) (status int, body string) {
 	t.Helper()
 	reply, err := http.Get("http://" + p.addr(t, "admin") + path)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("get %s: %v", path, err)
 	}
 	defer reply.Body.Close()
 	text, err := io.ReadAll(reply.Body)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("read %s: %v", path, err)
 	}
 	return reply.StatusCode, string(text)
-}
-
-// closedAddr returns a loopback address that refuses connections.
-func closedAddr(t *testing.T) string {
-	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lis.Close()
-	return lis.Addr().String()
 }

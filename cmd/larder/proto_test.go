@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 )
 
-// What buf's rules do not cover. `make lint` runs the tests whose names begin with TestProto.
+// The tests in this file check what the rules of buf do not cover. `make lint` runs the tests whose names begin with TestProto.
 
 // apis calls visit with each of Larder's own proto files.
 func apis(t *testing.T, visit func(file protoreflect.FileDescriptor)) {
@@ -27,23 +27,23 @@ func apis(t *testing.T, visit func(file protoreflect.FileDescriptor)) {
 	})
 	onDisk, err := filepath.Glob("../../proto/larder/*/v1/*.proto")
 	if err != nil || found == 0 || found != len(onDisk) {
-		t.Errorf("%d proto files are compiled in, and %d are in proto/: %v", found, len(onDisk), err)
+		t.Errorf("%d proto files are compiled in and %d are in proto, want the same number above zero: %v", found, len(onDisk), err)
 	}
 }
 
-// Any language's compiler has these, with no registry.
+// The compilers of all languages come with these files; others would need a registry.
 func TestProtoImportsAreGooglesOwn(t *testing.T) {
 	t.Parallel()
 	apis(t, func(file protoreflect.FileDescriptor) {
 		for i := range file.Imports().Len() {
 			if path := file.Imports().Get(i).Path(); !strings.HasPrefix(path, "google/protobuf/") {
-				t.Errorf("%s imports %s", file.Path(), path)
+				t.Errorf("%s imports %s, want google/protobuf/ only", file.Path(), path)
 			}
 		}
 	})
 }
 
-// Retries follow from the declaration, so that it cannot be left to a default.
+// The server and the clients retry an rpc by its declaration, so a missing one is a mistake.
 func TestProtoDeclaresIdempotency(t *testing.T) {
 	t.Parallel()
 	apis(t, func(file protoreflect.FileDescriptor) {
@@ -52,7 +52,7 @@ func TestProtoDeclaresIdempotency(t *testing.T) {
 			for j := range service.Methods().Len() {
 				method := service.Methods().Get(j)
 				if options, ok := method.Options().(*descriptorpb.MethodOptions); !ok || options.IdempotencyLevel == nil {
-					t.Errorf("%s has no idempotency_level", method.FullName())
+					t.Errorf("%s declares no idempotency_level, want one", method.FullName())
 				}
 			}
 		}
@@ -64,12 +64,12 @@ var (
 	comment     = regexp.MustCompile(`^\s*// ?(.*)`)
 )
 
-// A comment is read beside its own name in every language's documentation.
+// In the documentation of every language a comment stands beside the name that it describes.
 func TestProtoCommentsBeginWithTheName(t *testing.T) {
 	t.Parallel()
 	paths, err := filepath.Glob("../../proto/larder/*/v1/*.proto")
 	if err != nil || len(paths) == 0 {
-		t.Fatalf("no proto files: %v", err)
+		t.Fatalf("found the proto files %q, %v; want some", paths, err)
 	}
 	for _, path := range paths {
 		text, err := os.ReadFile(path)
@@ -88,13 +88,13 @@ func TestProtoCommentsBeginWithTheName(t *testing.T) {
 				name := names[1] + names[2]
 				checked++
 				if !strings.HasPrefix(first, name+" ") && !strings.HasPrefix(first, name+",") {
-					t.Errorf("%s: the comment of %s begins with %q", path, name, first)
+					t.Errorf("%s: the comment of %s begins with %q, want it to begin with the name", path, name, first)
 				}
 			}
 			first = ""
 		}
 		if checked < 20 {
-			t.Errorf("%s: only %d declarations were recognized", path, checked)
+			t.Errorf("%s: the test has found %d declarations, want at least 20", path, checked)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -10,18 +11,19 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/berthcare/larder/cmd/larder/setting"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 )
 
-// The ports of Redis and of its sentinels where a setting names none.
+// The ports of Redis and of Sentinel that an address without a port means.
 const (
 	redisPort    = "6379"
 	sentinelPort = "26379"
 )
 
-// options returns what the store needs to reach Redis, or all faults at once. The mode follows from which settings were
-// made and is never guessed from what answers; settings that contradict each other are refused.
+// options returns the options of the store that say how to reach Redis, and all faults in the settings joined. Which settings
+// are given decides the mode of Redis; the mode is not detected. Settings that contradict each other are faults.
 func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
 	o := store.Options{Redis: redis.Options{Mode: redis.Standalone, DB: r.DB, SentinelMaster: r.SentinelMaster, SentinelUsername: r.SentinelUsername, CommandTimeout: r.Timeout}}
 	var faults, addrFaults []error
@@ -33,19 +35,19 @@ func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
 	case len(r.SentinelNodes) > 0:
 		o.Redis.Mode = redis.Sentinel
 		o.Redis.Addrs, addrFaults = hostPorts("REDIS_SENTINEL_NODES", r.SentinelNodes, sentinelPort)
-	case r.URL == "embedded://":
+	case r.URL == setting.Embedded:
 		o.Redis.Mode = redis.Embedded
 	default:
-		o.Redis.Addrs, addrFaults = hostPorts("REDIS_URL", []string{r.URL.parts().Host}, redisPort)
+		o.Redis.Addrs, addrFaults = hostPorts("REDIS_URL", []string{r.URL.Parts().Host}, redisPort)
 		if !given["REDIS_DB"] {
-			o.Redis.DB = r.URL.database()
+			o.Redis.DB = r.URL.Database()
 		}
 	}
 	faults = append(faults, addrFaults...)
 
 	nodes := len(r.ClusterNodes) + len(r.SentinelNodes)
 	if len(r.ClusterNodes) > 0 && len(r.SentinelNodes) > 0 {
-		fault("REDIS_CLUSTER_NODES and REDIS_SENTINEL_NODES: both are set; set the one that this Redis is")
+		fault("REDIS_CLUSTER_NODES and REDIS_SENTINEL_NODES: both are set; set one of them")
 	} else if nodes > 0 && given["REDIS_URL"] {
 		fault("REDIS_URL: is set together with a list of nodes; set one of them")
 	}
@@ -70,9 +72,9 @@ func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
 
 	var username string
 	if nodes == 0 {
-		username, o.Redis.Password = r.URL.credentials()
+		username, o.Redis.Password = r.URL.Credentials()
 	}
-	o.Redis.Username = first(r.Username, username)
+	o.Redis.Username = cmp.Or(r.Username, username)
 	var err error
 	if o.Redis.Password, err = secret("REDIS_PASSWORD", r.Password, r.PasswordFile, o.Redis.Password); err != nil {
 		faults = append(faults, err)
@@ -87,11 +89,11 @@ func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
 	return o, errors.Join(append(faults, tlsFaults...)...)
 }
 
-// tls returns how to speak TLS with Redis, or nil for not at all.
+// tls returns the TLS configuration for connections to Redis, or nil if they are in the clear.
 func (r *redisSettings) tls(given map[string]bool, o store.Options) (*tls.Config, []error) {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	secure := r.URL.parts().Scheme == "rediss" && o.Redis.Mode == redis.Standalone
+	secure := r.URL.Parts().Scheme == "rediss" && o.Redis.Mode == redis.Standalone
 	if secure && given["REDIS_TLS"] && !r.TLS {
 		fault("REDIS_TLS: is false and REDIS_URL is rediss://, which means TLS")
 	}
@@ -105,7 +107,7 @@ func (r *redisSettings) tls(given map[string]bool, o store.Options) (*tls.Config
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: r.TLSServerName}
 	if config.ServerName == "" && o.Redis.Mode == redis.Standalone {
-		config.ServerName = r.URL.parts().Hostname() // elsewhere each node answers to its own name
+		config.ServerName = r.URL.Parts().Hostname() // in the other modes tls.Dialer expects the name of each node
 	}
 	if r.TLSCAFile != "" {
 		config.RootCAs = x509.NewCertPool()
@@ -129,19 +131,19 @@ func (r *redisSettings) tls(given map[string]bool, o store.Options) (*tls.Config
 	return config, faults
 }
 
-// secret returns a secret from its variable, from its file, or else as it stands in the URL.
-func secret(name string, value Secret, file, inURL string) (string, error) {
+// secret returns the value of a secret setting: that of its variable, that in its file, or else that in the URL.
+func secret(name string, value setting.Secret, file, inURL string) (string, error) {
 	switch {
 	case value != "" && file != "":
 		return "", fmt.Errorf("%s and %[1]s_FILE: both are set; set one of them", name)
 	case file == "":
-		return first(string(value), inURL), nil
+		return cmp.Or(string(value), inURL), nil
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return "", fmt.Errorf("%s_FILE: %w", name, err)
 	}
-	// Most editors end a file with a newline, and no password does.
+	// Most editors end a file with a line break. Passwords do not end with one.
 	content := strings.TrimRight(string(text), "\r\n")
 	if content == "" {
 		return "", fmt.Errorf("%s_FILE: %s is empty", name, file)
@@ -149,7 +151,7 @@ func secret(name string, value Secret, file, inURL string) (string, error) {
 	return content, nil
 }
 
-// hostPorts completes addresses with a port where they have none.
+// hostPorts checks addresses, and adds the port to those that have none.
 func hostPorts(name string, nodes []string, port string) (addrs []string, faults []error) {
 	for _, node := range nodes {
 		node = strings.TrimSpace(node)
@@ -157,7 +159,8 @@ func hostPorts(name string, nodes []string, port string) (addrs []string, faults
 		if err != nil {
 			host, number = strings.Trim(node, "[]"), port
 		}
-		// What is left is an IPv6 address, or a mistake such as a URL in the place of host:port. It may hold a password.
+		// A colon is left in an IPv6 address only. Anything else is a mistake, such as a URL instead of host:port, and the error
+		// does not repeat it, because it can contain a password.
 		badHost := host == "" || strings.ContainsAny(host, "/@[] ") || strings.Contains(host, ":") && net.ParseIP(host) == nil
 		if n, err := strconv.ParseUint(number, 10, 16); badHost || err != nil || n == 0 {
 			faults = append(faults, fmt.Errorf("%s: expected host or host:port, with a port up to 65535", name))
@@ -166,12 +169,4 @@ func hostPorts(name string, nodes []string, port string) (addrs []string, faults
 		addrs = append(addrs, net.JoinHostPort(host, number))
 	}
 	return addrs, faults
-}
-
-// first returns the first of two strings that is not empty.
-func first(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os/exec"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -16,51 +15,51 @@ import (
 	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/berthcare/larder/cmd/larder/lardertest"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store/redistest"
 )
 
-// Two replicas take turns in being stopped and started again, under load from a client that retries nothing.
+// Two replicas are restarted in turns, under load from a client that does not retry.
 func TestTenRestartsLoseNoCall(t *testing.T) {
 	t.Parallel()
 	const restarts, callers = 10, 16
 	env := []string{"REDIS_URL=" + redistest.Start(t, redistest.Options{}).URL(), "LARDER_DRAIN_DELAY=300ms"}
 
 	type replica struct {
-		addr    string
-		command *exec.Cmd
-		exited  <-chan struct{}
+		addr string
+		*lardertest.Process
 	}
 	launch := func(addr string) replica {
-		command, stdout, stderr, exited := start(t, env, "serve", "--grpc-addr", addr)
-		stdout.await(t, "connected to redis")
-		for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) { //nolint:forbidigo // polls the probe
+		p := lardertest.Start(t, env, "serve", "--grpc-addr", addr)
+		p.Stdout.Await(t, "connected to redis")
+		for deadline := time.Now().Add(lardertest.Patience); ; time.Sleep(10 * time.Millisecond) { //nolint:forbidigo // polls the probe
 			code, _, why := call(t, nil, "probe", "--addr", addr, "--service", "ready")
 			if code == 0 {
 				break
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("%s does not become ready: %s", addr, why)
+				t.Fatalf("the replica at %s is not ready after %v: %s", addr, lardertest.Patience, why)
 			}
 		}
 		t.Cleanup(func() {
 			if t.Failed() {
-				t.Logf("%s\n%s%s", addr, stdout, stderr)
+				t.Logf("%s\n%s%s", addr, &p.Stdout, &p.Stderr)
 			}
 		})
-		return replica{addr, command, exited}
+		return replica{addr, p}
 	}
-	replicas := []replica{launch(closedAddr(t)), launch(closedAddr(t))}
+	replicas := []replica{launch(lardertest.ClosedAddr(t)), launch(lardertest.ClosedAddr(t))}
 
 	pick := manual.NewBuilderWithScheme("replicas")
 	pick.InitialState(resolver.State{Addresses: []resolver.Address{{Addr: replicas[0].addr}, {Addr: replicas[1].addr}}})
 	conn, err := grpc.NewClient("replicas:///", grpc.WithResolvers(pick), grpc.WithDisableRetry(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`),
-		// A replica that is back is found at once, so that the next may go.
+		// The client finds a restarted replica soon, before the other one is stopped.
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second}))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("connect to the replicas: %v", err)
 	}
 	defer conn.Close()
 
@@ -96,23 +95,21 @@ func TestTenRestartsLoseNoCall(t *testing.T) {
 		})
 	}
 	for i := range restarts {
-		// Both have served since the last restart: otherwise there would be nothing to lose.
+		// Calls are in flight at both replicas when one is stopped.
 		for before := calls.Load(); calls.Load() < before+200; {
 			time.Sleep(time.Millisecond) //nolint:forbidigo // polls the counter
 		}
 		r := &replicas[i%2]
-		if err := r.command.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		if code := exitCode(t, r.command, r.exited); code != 0 {
-			t.Errorf("restart %d: exit %d", i, code)
+		r.Signal(t, syscall.SIGTERM)
+		if code := r.Exit(t); code != 0 {
+			t.Errorf("restart %d: exit code %d, want 0", i, code)
 		}
 		*r = launch(r.addr)
 	}
 	close(stop)
 	load.Wait()
 	failures.Range(func(call, err any) bool {
-		t.Errorf("call %v: %v", call, err)
+		t.Errorf("call %v = %v, want no call to fail", call, err)
 		return true
 	})
 	t.Logf("%d calls over %d restarts", calls.Load(), restarts)

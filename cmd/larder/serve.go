@@ -17,12 +17,13 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
+// serveCommand is `larder serve`.
 type serveCommand struct {
 	Config `embed:""`
-	Check  bool `help:"Check the settings and the files that they name, and exit."`
+	Check  bool `help:"Check the settings and the files that they name, then exit without serving."`
 }
 
-// Run serves until ctx ends.
+// Run serves until ctx ends, or checks the settings if --check is set.
 func (s *serveCommand) Run(ctx context.Context, stdout io.Writer) error {
 	p := program{config: s.Config, stdout: stdout}
 	if err := p.prepare(); err != nil {
@@ -40,10 +41,10 @@ func (s *serveCommand) Run(ctx context.Context, stdout io.Writer) error {
 	return p.serve(ctx)
 }
 
-// A program is a server with all that belongs to it. Tests run it inside their own process, on port 0.
+// A program is a server with its settings, ports and log. Tests run it inside their own process, on free ports.
 type program struct {
 	config Config
-	stdout io.Writer // for the log
+	stdout io.Writer // receives the log
 
 	log     *slog.Logger
 	options store.Options
@@ -54,7 +55,7 @@ type program struct {
 	admin   net.Listener
 }
 
-// prepare checks the settings and makes everything that can be made without the network.
+// prepare checks the settings and makes everything that needs no network. It reads the files that the settings name.
 func (p *program) prepare() error {
 	options, serving, err := p.config.Options()
 	if err != nil {
@@ -79,7 +80,8 @@ func (p *program) prepare() error {
 	return nil
 }
 
-// listen opens the ports, before Redis is asked for anything: what is alive answers, and says that it is not ready.
+// listen opens the ports. They are open before Larder connects to Redis, so that probes find a replica that is alive and not
+// ready.
 func (p *program) listen(ctx context.Context) (err error) {
 	var ports net.ListenConfig
 	if p.grpc, err = ports.Listen(ctx, "tcp", p.config.Serving.GRPCAddr); err != nil {
@@ -91,12 +93,14 @@ func (p *program) listen(ctx context.Context) (err error) {
 	return nil
 }
 
-// headStart is how long the first calls wait in the open port for Redis. Connecting takes milliseconds where Redis is
-// there, and a few hundred on a machine that is overloaded; callers who do not ask for health would otherwise meet a
-// replica that has come back and cannot serve yet.
-const headStart = time.Second
+// acceptDelay is the maximum time for which the kernel holds connections of callers in the gRPC port before the server
+// accepts them. The server accepts them as soon as it is connected to Redis, which takes milliseconds, and a few hundred
+// on an overloaded machine. Without the delay, callers that do not watch health would be sent UNAVAILABLE by a replica that
+// has just restarted.
+const acceptDelay = time.Second
 
-// serve answers until ctx ends and then stops in order. It returns nil if ctx was the reason.
+// serve serves until ctx ends or a port fails, then stops the server, the admin port and the store in this order. It
+// returns nil if ctx has ended.
 func (p *program) serve(ctx context.Context) error {
 	admin := &http.Server{
 		Handler:           p.server.AdminHandler(p.config.Log.Pprof),
@@ -109,7 +113,7 @@ func (p *program) serve(ctx context.Context) error {
 	go func() {
 		select {
 		case <-connected:
-		case <-time.After(headStart):
+		case <-time.After(acceptDelay):
 		}
 		ended <- p.server.Serve(p.grpc)
 	}()
@@ -123,9 +127,9 @@ func (p *program) serve(ctx context.Context) error {
 	}
 	p.log.Info("listening", "version", release(), "grpc", p.grpc.Addr().String(), "admin", p.admin.Addr().String())
 
-	// A server that was never ready has no callers to wait for.
-	drain, hurry := context.WithCancel(context.WithoutCancel(ctx))
-	defer hurry()
+	// The drain delay is for callers that use this replica. A replica that was never ready has none, and skips it.
+	drain, skipDelay := context.WithCancel(context.WithoutCancel(ctx))
+	defer skipDelay()
 	err := p.connect(ctx)
 	close(connected)
 	if err == nil {
@@ -134,20 +138,20 @@ func (p *program) serve(ctx context.Context) error {
 		case err = <-ended:
 		}
 	} else {
-		hurry()
+		skipDelay()
 	}
 	if ctx.Err() != nil {
 		err = nil
 		p.log.Info("stopping", "drain_delay", p.config.Serving.DrainDelay.String(), "stop_timeout", p.config.Serving.StopTimeout.String())
 	}
 	p.server.Shutdown(drain)
-	_ = admin.Close() // last, so that the end can be watched
+	_ = admin.Close() // after the server, so that /health and /metrics can be read until it has stopped
 	p.store.Close()
 	p.log.Info("stopped")
 	return err
 }
 
-// connect waits for Redis as long as the settings allow. Its error is one line for the operator.
+// connect connects to Redis within the startup timeout. Its error is one line that tells the operator what to check.
 func (p *program) connect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, p.config.Serving.StartupTimeout)
 	defer cancel()
@@ -175,7 +179,7 @@ func (p *program) connect(ctx context.Context) error {
 	}
 }
 
-// redis names what the settings point at, without credentials.
+// redis names the Redis of the settings, without credentials.
 func (p *program) redis() string {
 	if p.options.Redis.Mode == redis.Embedded {
 		return "redis embedded in this process"
@@ -183,7 +187,7 @@ func (p *program) redis() string {
 	return fmt.Sprintf("redis at %s (%s)", strings.Join(p.options.Redis.Addrs, ","), p.options.Redis.Mode)
 }
 
-// logger writes to standard output, so that standard error is left to the one reason why the process ends.
+// logger returns a logger that writes to standard output. Standard error is for the reason why the process has failed.
 func (l logSettings) logger(stdout io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: l.LogLevel}
 	if l.LogFormat == "text" {

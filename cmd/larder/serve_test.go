@@ -19,17 +19,18 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"github.com/berthcare/larder/cmd/larder/lardertest"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store/redistest"
 )
 
-// What a newcomer is told to type has to work as it is printed.
+// The calls that larder shows to a newcomer work as they are printed.
 func TestEmbeddedStoreShowsCallsThatWork(t *testing.T) {
 	t.Parallel()
 	p := serve(t, environ{"REDIS_URL": "embedded://"})
-	commands, _ := p.log.await(t, "try")["commands"].([]any)
+	commands, _ := p.log.Await(t, "try")["commands"].([]any)
 	if len(commands) < 4 {
-		t.Fatalf("got %q", commands)
+		t.Fatalf("larder shows the commands %q, want at least 4", commands)
 	}
 	conn := p.dial(t)
 	p.awaitHealth(t, "ready", healthv1.HealthCheckResponse_SERVING)
@@ -38,38 +39,38 @@ func TestEmbeddedStoreShowsCallsThatWork(t *testing.T) {
 		parts := form.FindStringSubmatch(command.(string))
 		if parts == nil {
 			if want := "grpcurl -plaintext " + p.addr(t, "grpc") + " list"; i != 0 || command != want {
-				t.Errorf("got %q, want %q", command, want)
+				t.Errorf("command %d = %q, want %q first and calls after it", i, command, want)
 			}
 			continue
 		}
 		if parts[2] != p.addr(t, "grpc") {
-			t.Errorf("%s: not where it listens", command)
+			t.Errorf("the address in %q is %s, want %s", command, parts[2], p.addr(t, "grpc"))
 		}
 		if reply := invoke(t, conn, parts[3], parts[4], parts[1]); parts[4] == "Get" && !strings.Contains(reply, "aGVsbG8=") {
-			t.Errorf("%s: got %s, not what was set", command, reply)
+			t.Errorf("%s = %s, want the value that was set", command, reply)
 		}
 	}
 	p.stop()
 	if code, stderr := p.exit(t); code != 0 || stderr != "" {
-		t.Errorf("exit %d: %s", code, stderr)
+		t.Errorf("exit code %d, standard error %q; want 0 and nothing", code, stderr)
 	}
-	p.log.await(t, "stopped")
+	p.log.Await(t, "stopped")
 }
 
-// invoke makes one call of which only names are known, as grpcurl does.
+// invoke makes one call by the names of its service and method, as grpcurl does.
 func invoke(t *testing.T, conn *grpc.ClientConn, service, method, request string) (reply string) {
 	t.Helper()
 	found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service + "." + method))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("find %s.%s: %v", service, method, err)
 	}
 	types := found.(protoreflect.MethodDescriptor)
 	in, out := dynamicpb.NewMessage(types.Input()), dynamicpb.NewMessage(types.Output())
 	if err := protojson.Unmarshal([]byte(request), in); err != nil {
-		t.Fatalf("%s: %v", request, err)
+		t.Fatalf("parse the request %s: %v", request, err)
 	}
 	if err := conn.Invoke(t.Context(), "/"+service+"/"+method, in, out); err != nil {
-		t.Fatalf("%s %s: %v", method, request, err)
+		t.Fatalf("%s %s = %v, want no error", method, request, err)
 	}
 	return protojson.Format(out)
 }
@@ -81,50 +82,50 @@ func TestHintIsForPeopleAlone(t *testing.T) {
 		"in production":      serve(t, environ{"REDIS_URL": server.URL()}),
 		"without reflection": serve(t, environ{"REDIS_URL": "embedded://", "LARDER_REFLECTION": "false"}),
 	} {
-		p.log.await(t, "connected to redis")
+		p.log.Await(t, "connected to redis")
 		p.stop()
 		p.exit(t)
 		if strings.Contains(p.log.String(), "grpcurl") {
-			t.Errorf("%s: %s", name, &p.log)
+			t.Errorf("larder shows calls %s, want none:\n%s", name, &p.log)
 		}
 	}
 	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_LOG_FORMAT": "text"})
-	p.log.awaitLine(t, "CreateSession")
+	p.log.AwaitLine(t, "CreateSession")
 	if line := regexp.MustCompile(`(?m)^  grpcurl -plaintext -d '\{"key": "greeting"\}' 127\.0\.0\.1:\d+ larder\.cache\.v1\.CacheService/Get$`); !line.MatchString(p.log.String()) {
-		t.Errorf("no line to copy:\n%s", &p.log)
+		t.Errorf("no line of the log matches %s, want one:\n%s", line, &p.log)
 	}
 }
 
 func TestServesBeforeRedisIsThere(t *testing.T) {
 	t.Parallel()
-	addr := closedAddr(t)
+	addr := lardertest.ClosedAddr(t)
 	p := serve(t, environ{"REDIS_URL": "redis://" + addr, "LARDER_LOG_LEVEL": "debug"})
 	p.awaitHealth(t, "live", healthv1.HealthCheckResponse_SERVING)
 	p.awaitHealth(t, "ready", healthv1.HealthCheckResponse_NOT_SERVING)
 	if code, _, stderr := call(t, nil, "probe", "--service=ready", "--addr", p.addr(t, "grpc")); code != 1 {
-		t.Errorf("ready: exit %d: %s", code, stderr)
+		t.Errorf("probe of ready without Redis: exit code %d, want 1; standard error: %s", code, stderr)
 	}
-	p.log.awaitLine(t, "connection refused")
+	p.log.AwaitLine(t, "connection refused")
 	_, port, _ := net.SplitHostPort(addr)
 	number, err := strconv.Atoi(port)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("parse the port of %s: %v", addr, err)
 	}
 	server := redistest.Start(t, redistest.Options{Port: number})
-	record := p.log.await(t, "connected to redis")
+	record := p.log.Await(t, "connected to redis")
 	if record["version"] != server.Version() || record["mode"] != "standalone" {
-		t.Errorf("got %v", record)
+		t.Errorf("logged %v, want version %s and mode standalone", record, server.Version())
 	}
 	p.awaitHealth(t, "ready", healthv1.HealthCheckResponse_SERVING)
 	_, metrics := p.get(t, "/metrics")
 	for _, want := range []string{`version="` + release() + `"`, "larder_redis_up 1", `events_total{event="dial_failed"}`, `events_total{event="dialed"}`} {
 		if !strings.Contains(metrics, want) {
-			t.Errorf("no %s in:\n%s", want, metrics)
+			t.Errorf("/metrics does not contain %s:\n%s", want, metrics)
 		}
 	}
 }
 
-// Each topology is named by a setting, and every one is served alike.
+// Larder serves every topology that the settings can name.
 func TestTopologies(t *testing.T) {
 	t.Parallel()
 	cert := redistest.GenerateTLS(t)
@@ -146,26 +147,26 @@ func TestTopologies(t *testing.T) {
 			t.Parallel()
 			test.env["LARDER_LOG_LEVEL"] = "debug"
 			p := serve(t, test.env)
-			if mode := p.log.await(t, "connected to redis")["mode"]; mode != test.mode {
-				t.Errorf("connected as %v", mode)
+			if mode := p.log.Await(t, "connected to redis")["mode"]; mode != test.mode {
+				t.Errorf("connected with mode %v, want %s", mode, test.mode)
 			}
 			p.awaitHealth(t, "ready", healthv1.HealthCheckResponse_SERVING)
 			cache := cachev1.NewCacheServiceClient(p.dial(t))
 			if _, err := cache.Set(t.Context(), &cachev1.SetRequest{Key: "k", Value: []byte("v")}); err != nil {
-				t.Error(err)
+				t.Errorf("Set = %v, want no error", err)
 			}
 			p.stop()
 			if code, stderr := p.exit(t); code != 0 || stderr != "" {
-				t.Errorf("exit %d: %s", code, stderr)
+				t.Errorf("exit code %d, standard error %q; want 0 and nothing", code, stderr)
 			}
 			if strings.Contains(p.log.String(), "hunter2") {
-				t.Error("the password is in the log")
+				t.Errorf("the log contains the password, want it nowhere:\n%s", &p.log)
 			}
 		})
 	}
 }
 
-// What no waiting will mend ends the process at once, with one line that says what to check.
+// A mistake that will not pass by waiting ends the process at once, with one line that says what to check.
 func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{Password: "right"})
@@ -173,10 +174,10 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 	cert := redistest.GenerateTLS(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("listen: %v", err)
 	}
 	t.Cleanup(func() { _ = taken.Close() })
-	nobody := closedAddr(t)
+	nobody := lardertest.ClosedAddr(t)
 	for _, test := range []struct {
 		name string
 		env  environ
@@ -186,7 +187,7 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 		{
 			"WrongPassword",
 			environ{"REDIS_URL": "redis://:hunter2@" + server.Addr},
-			[]string{"--drain-delay=1h"}, // nobody was told to come here, so nobody is waited for
+			[]string{"--drain-delay=1h"}, // is skipped: a replica that was never ready has no callers
 			"larder: redis refused the credentials: check REDIS_USERNAME and REDIS_PASSWORD",
 		},
 		{
@@ -245,30 +246,30 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 			p := serve(t, test.env, test.args...)
 			code, stderr := p.exit(t)
 			if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, test.want) {
-				t.Errorf("exit %d: %swant one line: %s", code, stderr, test.want)
+				t.Errorf("exit code %d, standard error %q; want 1 and one line that begins with %q", code, stderr, test.want)
 			}
 			if took := time.Since(start); took > 15*time.Second {
-				t.Errorf("took %v, about as long as waiting for Redis does", took)
+				t.Errorf("the process ended after %v, want at most 15s: it must not wait for Redis", took)
 			}
 			if all := stderr + p.log.String(); strings.Contains(all, "hunter2") {
-				t.Errorf("the password is shown:\n%s", all)
+				t.Errorf("the output contains the password, want it nowhere:\n%s", all)
 			}
 		})
 	}
 }
 
-// While the server waits for a Redis that is not there, its log says why, and not with every attempt.
+// While the server waits for a Redis that is not there, it logs the reason once and not for every attempt.
 func TestTheLogTellsThatRedisIsAwayAtTheStart(t *testing.T) {
 	t.Parallel()
-	nobody := closedAddr(t)
+	nobody := lardertest.ClosedAddr(t)
 	p := serve(t, environ{"REDIS_URL": "redis://:hunter2@" + nobody, "LARDER_STARTUP_TIMEOUT": "2s"})
-	record := p.log.await(t, "connecting to redis failed")
+	record := p.log.Await(t, "connecting to redis failed")
 	if record["level"] != "WARN" || !strings.Contains(fmt.Sprint(record["error"]), "connection refused") {
-		t.Errorf("logged %v", record)
+		t.Errorf("logged %v, want the level WARN and the error connection refused", record)
 	}
 	p.exit(t)
 	if all := p.log.String(); strings.Count(all, "connecting to redis failed") != 1 || strings.Contains(all, "hunter2") {
-		t.Errorf("logged:\n%s", all)
+		t.Errorf("want one record of the failure and no password in the log:\n%s", all)
 	}
 }
 
@@ -278,16 +279,16 @@ func TestAdmin(t *testing.T) {
 	debug := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_PPROF": "true"})
 	plain.awaitHealth(t, "ready", healthv1.HealthCheckResponse_SERVING)
 	if code, body := plain.get(t, "/health"); code != http.StatusOK || !strings.Contains(body, `"ok"`) {
-		t.Errorf("/health: %d %s", code, body)
+		t.Errorf("/health = %d %s, want 200 and the status ok", code, body)
 	}
 	if code, _ := plain.get(t, "/metrics"); code != http.StatusOK {
-		t.Errorf("/metrics: %d", code)
+		t.Errorf("/metrics = %d, want 200", code)
 	}
 	if code, _ := plain.get(t, "/debug/pprof/"); code != http.StatusNotFound {
-		t.Errorf("/debug/pprof/ without being asked for: %d", code)
+		t.Errorf("/debug/pprof/ by default = %d, want 404", code)
 	}
 	if code, _ := debug.get(t, "/debug/pprof/"); code != http.StatusOK {
-		t.Errorf("/debug/pprof/: %d", code)
+		t.Errorf("/debug/pprof/ with LARDER_PPROF = %d, want 200", code)
 	}
 }
 
@@ -295,10 +296,10 @@ func TestATerminalIsKnown(t *testing.T) {
 	t.Parallel()
 	file, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("CreateTemp: %v", err)
 	}
 	defer file.Close()
 	if isTerminal(file) || isTerminal(io.Discard) {
-		t.Error("a file passes for a terminal")
+		t.Errorf("isTerminal = %v for a file and %v for another writer, want false for both", isTerminal(file), isTerminal(io.Discard))
 	}
 }

@@ -11,6 +11,7 @@ import (
 // version is set when a release is built: -ldflags "-X main.version=v1.2.3".
 var version = "dev"
 
+// versionCommand is `larder version`.
 type versionCommand struct{}
 
 // Run prints one line, such as "larder v1.2.3 (go1.26.0 linux/amd64)".
@@ -19,7 +20,8 @@ func (versionCommand) Run(_ context.Context, stdout io.Writer) error {
 	return err
 }
 
-// release names this build. A binary made by `go install module@version` was given no flags, and knows it from there.
+// release returns the version of this build: that of the linker flag, or else of the module, which `go install
+// module@version` records, or else "dev".
 func release() string {
 	if info, ok := debug.ReadBuildInfo(); ok && version == "dev" && info.Main.Version != "" && info.Main.Version != "(devel)" {
 		return info.Main.Version

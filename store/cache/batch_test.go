@@ -31,42 +31,42 @@ func TestBatchesKeepTheOrder(t *testing.T) {
 		}
 		stored, err := s.Cache.BatchSet(t.Context(), namespace, items)
 		if err != nil || len(stored) != len(keys) {
-			t.Fatal(len(stored), err)
+			t.Fatalf("BatchSet = %d results, %v, want %d results", len(stored), err, len(keys))
 		}
 		// The first time from Redis, the second time from the near cache, as far as there is one.
 		for _, again := range []bool{false, true} {
 			found, err := s.Cache.BatchGet(t.Context(), namespace, keys, true)
 			if err != nil || len(found) != len(keys) {
-				t.Fatal(len(found), err)
+				t.Fatalf("BatchGet = %d results, %v, want %d results", len(found), err, len(keys))
 			}
 			for i, f := range found {
 				if f.Err != nil || f.Entry == nil || string(f.Value) != keys[i] || f.ETag.String() != stored[i].ETag {
-					t.Fatalf("%d: %+v, stored as %+v", i, f, stored[i])
+					t.Fatalf("BatchGet of %q = %+v, want value %q and etag %s", keys[i], f, keys[i], stored[i].ETag)
 				}
 				if want := again && s.Redis.Mode() != redis.Embedded; f.Near != want {
-					t.Fatalf("%d: near is %v, the second time: %v", i, f.Near, again)
+					t.Fatalf("BatchGet of %q: Near = %v, want %v", keys[i], f.Near, want)
 				}
 			}
 		}
 		if left := expiry(t, s, namespace, keys[7]); !about(left, 2*time.Minute) {
-			t.Errorf("redis keeps one for %v", left)
+			t.Errorf("PTTL of %q = %v, want about %v", keys[7], left, 2*time.Minute)
 		}
 		deleted, err := s.Cache.BatchDelete(t.Context(), namespace, append([]string{"absent"}, keys...))
 		if err != nil || len(deleted) != len(keys)+1 {
-			t.Fatal(len(deleted), err)
+			t.Fatalf("BatchDelete = %d results, %v, want %d results", len(deleted), err, len(keys)+1)
 		}
 		for i, d := range deleted {
 			if d.Err != nil || d.Deleted != (i > 0) {
-				t.Fatalf("%d: %+v", i, d)
+				t.Fatalf("BatchDelete result %d = %+v, want deleted %v", i, d, i > 0)
 			}
 		}
 		found, err := s.Cache.BatchGet(t.Context(), namespace, keys, true)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("BatchGet: error %v, want none", err)
 		}
 		for i, f := range found {
 			if f.Err != nil || f.Entry != nil {
-				t.Fatalf("%d: %+v", i, f)
+				t.Fatalf("BatchGet of deleted %q = %+v, want nothing", keys[i], f)
 			}
 		}
 	})
@@ -80,25 +80,25 @@ func TestBatchOfOneKeyTwice(t *testing.T) {
 			{Key: "a", Write: cache.Write{Value: []byte("last")}},
 		})
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("BatchSet: error %v, want none", err)
 		}
 		found, err := s.Cache.BatchGet(t.Context(), namespace, []string{"a", "b", "a"}, true)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("BatchGet: error %v, want none", err)
 		}
 		var got []string
 		for _, f := range found {
 			got = append(got, string(f.Value))
 		}
 		if diff := cmp.Diff([]string{"last", "other", "last"}, got); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
+			t.Errorf("values (-want +got):\n%s", diff)
 		}
 		if found[0].ETag.String() != stored[2].ETag {
-			t.Errorf("etag %s, stored as %v", found[0].ETag, stored)
+			t.Errorf("etag of the key written twice = %s, want that of the second write, %s", found[0].ETag, stored[2].ETag)
 		}
 		deleted, err := s.Cache.BatchDelete(t.Context(), namespace, []string{"a", "a"})
 		if err != nil || !deleted[0].Deleted || deleted[1].Deleted {
-			t.Errorf("deleted %v, %v", deleted, err)
+			t.Errorf("BatchDelete of one key twice = %v, %v, want deleted only once", deleted, err)
 		}
 	})
 }
@@ -106,13 +106,13 @@ func TestBatchOfOneKeyTwice(t *testing.T) {
 func TestBatchOfNothing(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		if found, err := s.Cache.BatchGet(t.Context(), namespace, nil, true); err != nil || len(found) != 0 {
-			t.Error(found, err)
+			t.Errorf("BatchGet of no keys = %v, %v, want no results", found, err)
 		}
 		if stored, err := s.Cache.BatchSet(t.Context(), namespace, nil); err != nil || len(stored) != 0 {
-			t.Error(stored, err)
+			t.Errorf("BatchSet of no items = %v, %v, want no results", stored, err)
 		}
 		if deleted, err := s.Cache.BatchDelete(t.Context(), namespace, nil); err != nil || len(deleted) != 0 {
-			t.Error(deleted, err)
+			t.Errorf("BatchDelete of no keys = %v, %v, want no results", deleted, err)
 		}
 	})
 }
@@ -130,23 +130,23 @@ func TestBatchReadsEveryKindOfValue(t *testing.T) {
 		for _, near := range []bool{false, true, true} {
 			found, err := s.Cache.BatchGet(t.Context(), namespace, keys, near)
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("BatchGet: error %v, want none", err)
 			}
 			for i, key := range keys {
 				one := storetest.Get(t, s, namespace, key, false)
 				if found[i].Err != nil || (found[i].Entry == nil) != (one.Entry == nil) {
-					t.Fatalf("%s: %+v, alone %+v", key, found[i], one)
+					t.Fatalf("%s: BatchGet = %+v, want what Get returns, %+v", key, found[i], one)
 				}
 				if one.Entry == nil {
 					continue
 				}
 				a, b := *found[i].Entry, *one.Entry
 				if !about(a.Hard.Sub(b.Hard), 0) || !about(a.Soft.Sub(b.Soft), 0) {
-					t.Errorf("%s: ends at %v, alone at %v", key, a.Hard, b.Hard)
+					t.Errorf("%s: BatchGet expires at %v and %v, want about the %v and %v of Get", key, a.Soft, a.Hard, b.Soft, b.Hard)
 				}
 				a.Soft, a.Hard = b.Soft, b.Hard
 				if diff := cmp.Diff(b, a); diff != "" {
-					t.Errorf("%s (-alone +batch):\n%s", key, diff)
+					t.Errorf("%s (-want as Get +got):\n%s", key, diff)
 				}
 			}
 		}
@@ -163,29 +163,29 @@ func TestBatchFailsItemByItem(t *testing.T) {
 		for _, near := range []bool{false, true, true} {
 			found, err := s.Cache.BatchGet(t.Context(), namespace, keys, near)
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("BatchGet: error %v, want none", err)
 			}
 			if !errors.Is(found[1].Err, redis.ErrWrongType) || !errors.Is(found[3].Err, redis.ErrCorrupt) {
-				t.Errorf("hash: %v, corrupt: %v", found[1].Err, found[3].Err)
+				t.Errorf("BatchGet of a hash and a corrupt entry: errors %v and %v, want %v and %v", found[1].Err, found[3].Err, redis.ErrWrongType, redis.ErrCorrupt)
 			}
 			for _, i := range []int{0, 2, 4} {
 				if found[i].Err != nil {
-					t.Errorf("%s: %v", keys[i], found[i].Err)
+					t.Errorf("BatchGet of %q: error %v, want none", keys[i], found[i].Err)
 				}
 			}
 			if found[0].Entry == nil || string(found[0].Value) != "a" || found[2].Entry != nil || found[4].Entry == nil || string(found[4].Value) != "z" {
-				t.Errorf("%+v", found)
+				t.Errorf("BatchGet = %+v, want values a and z, and nothing between the failures", found)
 			}
 		}
 		// Even where every item fails: that they do is theirs, and does not go away by asking again.
 		found, err := s.Cache.BatchGet(t.Context(), namespace, []string{"hash"}, true)
 		if err != nil || !errors.Is(found[0].Err, redis.ErrWrongType) {
-			t.Errorf("a batch of one hash: %v, %v", found, err)
+			t.Errorf("BatchGet of one hash = %v, %v, want the item's error %v", found, err, redis.ErrWrongType)
 		}
 		// SET and UNLINK do not ask what they replace.
 		stored, err := s.Cache.BatchSet(t.Context(), namespace, []cache.BatchWrite{{Key: "hash", Write: cache.Write{Value: []byte("value")}}})
 		if err != nil || stored[0].Err != nil || storetest.Get(t, s, namespace, "hash", true).Entry == nil {
-			t.Errorf("batch set over a hash: %v, %v", stored, err)
+			t.Errorf("BatchSet over a hash = %v, %v, want an entry", stored, err)
 		}
 	})
 }
@@ -195,13 +195,13 @@ func TestBatchOfACancelledCaller(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, err := s.Cache.BatchGet(ctx, namespace, storetest.Keys(3), true); !errors.Is(err, context.Canceled) {
-			t.Errorf("get: %v", err)
+			t.Errorf("BatchGet: error %v, want %v", err, context.Canceled)
 		}
 		if _, err := s.Cache.BatchSet(ctx, namespace, []cache.BatchWrite{{Key: "a"}}); !errors.Is(err, context.Canceled) {
-			t.Errorf("set: %v", err)
+			t.Errorf("BatchSet: error %v, want %v", err, context.Canceled)
 		}
 		if _, err := s.Cache.BatchDelete(ctx, namespace, storetest.Keys(3)); !errors.Is(err, context.Canceled) {
-			t.Errorf("delete: %v", err)
+			t.Errorf("BatchDelete: error %v, want %v", err, context.Canceled)
 		}
 	})
 }

@@ -32,7 +32,7 @@ var reads = []struct {
 		t.Helper()
 		results, err := s.Cache.BatchGet(t.Context(), namespace, []string{key}, true)
 		if err != nil || len(results) != 1 || results[0].Err != nil {
-			t.Fatalf("batch get %q: %v, %v", key, results, err)
+			t.Fatalf("BatchGet of %q = %v, %v, want one result", key, results, err)
 		}
 		return results[0].Found
 	}},
@@ -78,36 +78,36 @@ func TestGetReturnsWhatWasSet(t *testing.T) {
 				for _, read := range reads {
 					e := read.get(t, s, namespace, test.name).Entry
 					if e == nil {
-						t.Fatalf("%s: nothing there", read.name)
+						t.Fatalf("%s: found nothing, want an entry", read.name)
 					}
 					if !bytes.Equal(e.Value, w.Value) || e.Negative != w.Negative || e.ContentType != w.ContentType ||
 						!cmp.Equal(e.Tags, w.Tags) || e.ETag.String() != etag {
-						t.Errorf("%s: %+v", read.name, e)
+						t.Errorf("%s = %+v, want %+v with etag %s", read.name, e, w, etag)
 					}
 					if first == nil {
 						first = e
 					}
 					if diff := cmp.Diff(first, e, cmp.Comparer(bytes.Equal)); diff != "" {
-						t.Errorf("%s reads another entry:\n%s", read.name, diff)
+						t.Errorf("%s (-want as the first read +got):\n%s", read.name, diff)
 					}
 				}
 				// It is a time that Redis has surely reached, so that no invalidation before the write reaches past it.
 				if first.AsOf.Before(before.Add(-sameExpiry)) || !first.AsOf.Before(after) {
-					t.Errorf("as of %v, written from %v to %v", first.AsOf, before, after)
+					t.Errorf("AsOf = %v, want a time within %v before the write, which was from %v to %v", first.AsOf, sameExpiry, before, after)
 				}
 				left := expiry(t, s, namespace, test.name)
 				if w.Fresh == 0 {
 					if !first.Soft.IsZero() || !first.Hard.IsZero() || left != noExpiry {
-						t.Errorf("ends at %v, %v, in %v", first.Soft, first.Hard, left)
+						t.Errorf("Soft = %v, Hard = %v, PTTL = %v, want no expiry", first.Soft, first.Hard, left)
 					}
 					return
 				}
 				written := first.Soft.Add(-w.Fresh)
 				if written.Before(before.Truncate(time.Microsecond)) || written.After(after) || first.Hard.Sub(first.Soft) != w.Stale {
-					t.Errorf("fresh for %v from %v on, written from %v to %v, stale for %v", w.Fresh, written, before, after, first.Hard.Sub(first.Soft))
+					t.Errorf("Soft - Fresh = %v, stale for %v, want a time from %v to %v and %v", written, first.Hard.Sub(first.Soft), before, after, w.Stale)
 				}
 				if !about(left, w.Fresh+w.Stale) {
-					t.Errorf("redis keeps it for %v", left)
+					t.Errorf("PTTL = %v, want about %v", left, w.Fresh+w.Stale)
 				}
 			})
 		}
@@ -119,7 +119,7 @@ func TestGetMissesWhatIsNotThere(t *testing.T) {
 		storetest.Set(t, s, namespace+"x", "key", cache.Write{Value: []byte("of another namespace")})
 		for _, read := range reads {
 			if found := read.get(t, s, namespace, "key"); found.Entry != nil {
-				t.Errorf("%s: %+v", read.name, found.Entry)
+				t.Errorf("%s = %+v, want nothing", read.name, found.Entry)
 			}
 		}
 	})
@@ -131,10 +131,10 @@ func TestNamespacesDoNotMeet(t *testing.T) {
 		storetest.Set(t, s, namespace, "key", cache.Write{Value: []byte("1")})
 		storetest.Set(t, s, other, "key", cache.Write{Value: []byte("2")})
 		if _, _, err := s.Cache.Delete(t.Context(), namespace, "key", nil); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Delete: error %v, want none", err)
 		}
 		if e := storetest.Get(t, s, other, "key", false).Entry; e == nil || string(e.Value) != "2" {
-			t.Errorf("the other namespace holds %v", e)
+			t.Errorf("the other namespace holds %v, want value 2", e)
 		}
 	})
 }
@@ -148,7 +148,7 @@ func TestKeysMayHoldAnything(t *testing.T) {
 		for _, k := range keys {
 			for _, read := range reads {
 				if e := read.get(t, s, namespace, k).Entry; e == nil || string(e.Value) != k {
-					t.Errorf("%s %q: %v", read.name, k, e)
+					t.Errorf("%s of %q = %v, want the key as its value", read.name, k, e)
 				}
 			}
 		}
@@ -173,21 +173,21 @@ func TestDelete(t *testing.T) {
 				}
 				deleted, etag, err := s.Cache.Delete(t.Context(), namespace, key, match)
 				if err != nil {
-					t.Fatalf("%s: %v: %s", key, err, redis.Cause(err))
+					t.Fatalf("%s: Delete: error %v, want none: %s", key, err, redis.Cause(err))
 				}
 				if want := !situation.absent && how != "match other"; deleted != want {
-					t.Errorf("%s: deleted is %v", key, deleted)
+					t.Errorf("%s: deleted = %v, want %v", key, deleted, want)
 				}
 				switch {
 				case deleted || situation.absent:
 					if e := storetest.Get(t, s, namespace, key, true).Entry; e != nil || etag != "" {
-						t.Errorf("%s: left %v, etag %q", key, e, etag)
+						t.Errorf("%s: after Delete the key holds %v, etag %q, want nothing", key, e, etag)
 					}
 				case etag != was.ETag.String():
-					t.Errorf("%s: returned etag %q, left %s", key, etag, was.ETag)
+					t.Errorf("%s: Delete returned etag %q, want that of the entry left, %s", key, etag, was.ETag)
 				default:
 					if diff := cmp.Diff(before, state(t, s, namespace, key)); diff != "" {
-						t.Errorf("%s: not deleted and yet changed:\n%s", key, diff)
+						t.Errorf("%s: Delete deleted nothing, want the key unchanged (-before +after):\n%s", key, diff)
 					}
 				}
 			}
@@ -211,7 +211,7 @@ func TestExpiry(t *testing.T) {
 				w := &watched{name: string(condition) + " " + read.name, read: read.get}
 				write := cache.Write{Value: []byte("value"), Fresh: 100 * time.Millisecond, Stale: 900 * time.Millisecond}
 				if _, _, err := s.Cache.Set(t.Context(), namespace, w.name, write, cache.Condition{Kind: condition}); err != nil {
-					t.Fatal(err)
+					t.Fatalf("Set: error %v, want none", err)
 				}
 				w.entry = storetest.Get(t, s, namespace, w.name, false).Entry
 				left = append(left, w)
@@ -223,15 +223,15 @@ func TestExpiry(t *testing.T) {
 				e := w.read(t, s, namespace, w.name).Entry
 				if e == nil {
 					if early := w.entry.Hard.Sub(s.Redis.Now()); early > 50*time.Millisecond || !w.stale {
-						t.Errorf("%s: gone %v early, seen stale: %v", w.name, early, w.stale)
+						t.Errorf("%s: gone %v before its expiry, seen stale: %v, want at most 50ms and seen stale", w.name, early, w.stale)
 					}
 					return true
 				}
 				if diff := cmp.Diff(w.entry, e); diff != "" {
-					t.Errorf("%s: expiry changed the entry:\n%s", w.name, diff)
+					t.Errorf("%s: want the entry unchanged until its expiry (-want +got):\n%s", w.name, diff)
 				}
 				if !asked.Before(w.entry.Hard) {
-					t.Errorf("%s: served %v after its end", w.name, asked.Sub(w.entry.Hard))
+					t.Errorf("%s: served %v after its expiry, want nothing", w.name, asked.Sub(w.entry.Hard))
 				}
 				w.stale = w.stale || !s.Redis.Now().Before(e.Soft)
 				return false
@@ -246,10 +246,10 @@ func TestShortestExpiry(t *testing.T) {
 		storetest.Set(t, s, namespace, "set", cache.Write{Value: []byte("value"), Fresh: time.Nanosecond})
 		storetest.Set(t, s, namespace, "touched", cache.Write{Value: []byte("value")})
 		if found, changed, err := s.Cache.Touch(t.Context(), namespace, "touched", time.Nanosecond, cache.TouchOverwrite); !found || !changed || err != nil {
-			t.Fatal(found, changed, err)
+			t.Fatalf("Touch = %v, %v, %v, want found and changed", found, changed, err)
 		}
 		if _, err := s.Cache.Increment(t.Context(), namespace, "counter", cache.Increment{Delta: 1, TTL: time.Nanosecond, Policy: cache.TTLOnCreate}); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Increment: error %v, want none", err)
 		}
 		for _, key := range []string{"set", "touched", "counter"} {
 			storetest.Eventually(t, key+" is gone", func() bool { return storetest.Get(t, s, namespace, key, true).Entry == nil })

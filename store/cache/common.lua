@@ -1,14 +1,19 @@
--- Functions shared by the scripts of the cache, put before each of them. ARCHITECTURE.md shows the layout of an entry.
+-- Functions that the scripts of the cache share; their text comes before each script's own. docs/redis.md shows the layout
+-- of an entry.
 --
--- Every script begins with the same three arguments, which say what invalidations have to do with the entry that it will
--- find, as they may be recorded in other slots: 1 a time: an entry as of then or before is gone; 2 an etag whose tags the
--- caller has looked up; 3 '1' if they make it gone. A script that meets an entry whose tags matter and whose etag is
--- another one does nothing and returns what unjudged makes, for the caller to look them up and call again.
+-- Scripts that must know the validity of the entry they find take three arguments for it, because the invalidations may be in
+-- other slots:
+--   gone_until    a time of 8 bytes: an entry as of that time or earlier is gone
+--   checked_etag  the etag of the entry whose tags the caller has looked up, '' for none
+--   checked_gone  '1' if the invalidations of those tags say that the entry is gone, else '0'
+-- A script that finds another entry with tags does nothing and returns validity_unknown, so that the caller looks up the tags
+-- of that entry and runs the script again.
 
 local MAGIC = '\193LD\1'
 local HEADER_SIZE = 41
 local NO_TIME = string.rep('\0', 8)
--- The longest that a header can be: the number of tags, 32 of 128 bytes with a length each, and a content type of 255.
+-- The maximum length of a header with labels: the number of tags, 32 tags of 128 bytes with their lengths, and a content type
+-- of 255 bytes with its length.
 local TAGGED_SIZE = HEADER_SIZE + 1 + 32 * 129 + 256
 
 -- hex returns bytes as lower-case hexadecimal digits.
@@ -16,7 +21,7 @@ local function hex(bytes)
   return (string.gsub(bytes, '.', function(c) return string.format('%02x', string.byte(c)) end))
 end
 
--- header returns the header of the entry at key, or nothing where there is a plain value or none.
+-- header returns the header of the entry at key; nil if the key holds a plain value or nothing.
 local function header(key)
   local head = redis.call('GETRANGE', key, 0, HEADER_SIZE - 1)
   if #head == HEADER_SIZE and string.sub(head, 1, 4) == MAGIC then
@@ -29,7 +34,7 @@ local function tagged(head)
   return string.byte(head, 5) % 4 >= 2
 end
 
--- etag_at returns the etag of what is at key, in hexadecimal digits; '' where there is nothing.
+-- etag_at returns the etag of the value at key in hexadecimal digits; '' if the key holds nothing.
 local function etag_at(key)
   local head = header(key)
   if head then
@@ -39,22 +44,21 @@ local function etag_at(key)
   return value and string.sub(redis.sha1hex(value), 1, 16) or ''
 end
 
--- live_etag returns the etag of what is at key, in hexadecimal digits; '' where there is nothing or what is there is gone;
--- nothing where that depends on tags that the caller has not looked up.
-local function live_etag(key)
-  local floor, judged, gone = ARGV[1], ARGV[2], ARGV[3]
+-- valid_etag returns the etag of the value at key in hexadecimal digits; '' if the key holds nothing or an entry that is gone;
+-- nil if the validity of the entry is unknown.
+local function valid_etag(key, gone_until, checked_etag, checked_gone)
   local head = header(key)
   if head then
     local etag = hex(string.sub(head, 6, 13))
     local as_of = string.sub(head, 14, 21)
-    if as_of ~= NO_TIME and as_of <= floor then
+    if as_of ~= NO_TIME and as_of <= gone_until then
       return ''
     end
     if tagged(head) then
-      if etag ~= judged then
+      if etag ~= checked_etag then
         return nil
       end
-      if gone == '1' then
+      if checked_gone == '1' then
         return ''
       end
     end
@@ -62,12 +66,12 @@ local function live_etag(key)
   return etag_at(key)
 end
 
--- unjudged is the answer of a script that has done nothing because of live_etag.
-local function unjudged(key)
+-- validity_unknown is the answer of a script that has done nothing because valid_etag returned nil.
+local function validity_unknown(key)
   return {-2, redis.call('GETRANGE', key, 0, TAGGED_SIZE - 1)}
 end
 
--- Times are microseconds below 2^53, which Lua's numbers hold exactly.
+-- decode_time and encode_time convert between 8 bytes and microseconds, which stay below 2^53 and are exact as Lua numbers.
 local function decode_time(bytes)
   local n = 0
   for i = 1, 8 do
@@ -86,6 +90,7 @@ local function encode_time(n)
   return table.concat(bytes)
 end
 
+-- now_us returns the time of Redis in microseconds.
 local function now_us()
   local time = redis.call('TIME')
   return time[1] * 1000000 + time[2]

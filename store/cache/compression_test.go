@@ -47,17 +47,17 @@ func TestCompression(t *testing.T) {
 			}
 			for name, write := range writes {
 				if err := write(name); err != nil {
-					t.Fatalf("%s: %v", name, err)
+					t.Fatalf("%s: error %v, want none", name, err)
 				}
 				if stored := storetest.Command(t, s, "STRLEN", s.Cache.RedisKey(namespace, name)).(int64); stored > int64(len(value)/4) {
-					t.Errorf("%s: stored %d bytes of %d", name, stored, len(value))
+					t.Errorf("%s: stored %d bytes of %d, want at most a quarter", name, stored, len(value))
 				}
 				// A store that does not compress reads it all the same.
 				for _, reader := range []*store.Store{s, plain} {
 					for _, read := range reads {
 						f := read.get(t, reader, namespace, name)
 						if f.Entry == nil || string(f.Value) != value || !cmp.Equal(f.Tags, []string{"tag"}) {
-							t.Errorf("%s, %s: %d bytes", name, read.name, len(f.Value))
+							t.Errorf("%s, %s: found %+v, want the %d bytes written, tag included", name, read.name, f, len(value))
 						}
 					}
 				}

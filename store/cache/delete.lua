@@ -1,20 +1,22 @@
--- Removes an entry, whatever it is or only if it has an etag, and revokes its lease.
+-- Removes an entry and revokes its lease, unconditionally or only if the entry has an etag.
 -- KEYS: 1 the entry, 2 its lease
--- ARGV: 1-3 see cache.lua, 4 the etag that it must have ('': any)
--- RETURNS: {1 if removed, else 0; the etag found before, '' for none}, or unjudged
+-- ARGV: 1 gone_until, 2 checked_etag, 3 checked_gone, all as in common.lua,
+--       4 the etag that the entry must have ('': any)
+-- RETURNS: {1 if removed, else 0; the etag found before, '' for none}, or validity_unknown
 
 local key, lease = KEYS[1], KEYS[2]
+local gone_until, checked_etag, checked_gone = ARGV[1], ARGV[2], ARGV[3]
 local etag = ARGV[4]
 
--- What is not a string has no etag, and goes only where none is asked for.
-local other = redis.call('TYPE', key).ok
-if etag == '' and other ~= 'string' and other ~= 'none' then
+-- A value that is not a string has no etag: only an unconditional delete removes it.
+local value_type = redis.call('TYPE', key).ok
+if etag == '' and value_type ~= 'string' and value_type ~= 'none' then
   redis.call('UNLINK', key, lease)
   return {1, ''}
 end
-local found = live_etag(key)
+local found = valid_etag(key, gone_until, checked_etag, checked_gone)
 if not found then
-  return unjudged(key)
+  return validity_unknown(key)
 end
 if etag ~= '' and found ~= etag then
   return {0, found}

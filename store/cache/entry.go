@@ -13,7 +13,7 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// An entry written by Larder is a Redis string: a header and the value. ARCHITECTURE.md shows the layout. A string that
+// An entry written by Larder is a Redis string: a header and the value. docs/redis.md shows the layout. A string that
 // does not begin with the magic is a plain value, written by another client or by Increment.
 const (
 	// magic begins with a byte that UTF-8 never holds, so that no text is taken for an entry.
@@ -40,24 +40,24 @@ const (
 	flagS2
 	// flagSealed means that the value, compressed or not, is encrypted.
 	flagSealed
-	// flagsKnown has every flag that this version understands.
+	// flagsKnown is the set of all flags of this version.
 	flagsKnown = 1<<iota - 1
 )
 
-// ETag names one version of an entry: 64 random bits, so that a version deleted and written again has another one. That
-// of a plain value is the first 64 bits of its SHA-1.
+// ETag names one version of an entry. It is 64 random bits, so that an entry that is deleted and written again gets another
+// etag. The etag of a plain value is the first 64 bits of its SHA-1.
 type ETag [8]byte
 
 // String returns 16 hexadecimal digits.
 func (e ETag) String() string { return hex.EncodeToString(e[:]) }
 
-// ParseETag reads what String returned.
+// ParseETag parses an etag in the form that [ETag.String] returns.
 func ParseETag(s string) (e ETag, ok bool) {
 	if len(s) != 2*len(e) {
 		return e, false
 	}
 	_, err := hex.Decode(e[:], []byte(s))
-	// Upper-case digits would compare equal here and differ in a script.
+	// Upper-case digits are refused: scripts compare etags as strings.
 	return e, err == nil && e.String() == s
 }
 
@@ -66,30 +66,32 @@ func newETag() (e ETag) {
 	return e
 }
 
-// Entry is one value in the cache. Its slices are shared with the near cache and must not be changed.
+// Entry is one entry of the cache. Its slices are shared with the near cache and must not be changed.
 type Entry struct {
-	// Value is the stored bytes.
+	// Value is the stored bytes, decompressed and decrypted.
 	Value []byte
 	// ETag names this version.
 	ETag ETag
-	// AsOf is the Redis time at which the value was known to be right, here when its write arrived; zero for plain values.
+	// AsOf is a Redis time at which the value was right: when the write arrived, or when the lease was given under which the
+	// value was loaded. Zero for plain values.
 	AsOf time.Time
-	// Soft is when the entry ceases to be fresh; zero means never.
+	// Soft is the Redis time at which the entry ceases to be fresh; zero means never.
 	Soft time.Time
-	// Hard is when the entry is gone; zero means never.
+	// Hard is the Redis time at which the entry expires; zero means never.
 	Hard time.Time
-	// LoadTime is how long the origin took to make the value; zero means that it is not known.
+	// LoadTime is how long the origin took to make the value; 0 means unknown.
 	LoadTime time.Duration
-	// Negative marks an entry that says "the origin has no such value".
+	// Negative says that the origin has no value.
 	Negative bool
 	// Tags are the labels by which the entry can be invalidated.
 	Tags []string
-	// ContentType is the media type of the value; empty means that none was given.
+	// ContentType is the media type of the value; empty means none.
 	ContentType string
 	// Encrypted says that the value is stored encrypted.
 	Encrypted bool
 }
 
+// micros returns a time as entries store it: microseconds since 1970, 0 for the zero time.
 func micros(t time.Time) uint64 {
 	if t.IsZero() {
 		return 0
@@ -97,6 +99,7 @@ func micros(t time.Time) uint64 {
 	return uint64(t.UnixMicro()) //nolint:gosec // times of entries are after 1970
 }
 
+// fromMicros is the inverse of micros.
 func fromMicros(us uint64) time.Time {
 	if us == 0 || us > math.MaxInt64 {
 		return time.Time{}
@@ -104,10 +107,10 @@ func fromMicros(us uint64) time.Time {
 	return time.UnixMicro(int64(us)) //nolint:gosec // bounded above
 }
 
-// maxDecompressed bounds what a stored value may grow to: the largest string that Redis holds.
+// maxDecompressed is the maximum length of a decompressed value: the largest string that Redis holds.
 const maxDecompressed = 512 << 20
 
-// valueField is what the value of an entry is called where it is encrypted.
+// valueField names the value of an entry to the keyring, which binds what it encrypts to a Redis key and a field.
 const valueField = "value"
 
 // encode returns the bytes to store under a key.
@@ -119,8 +122,8 @@ func (c *Cache) encode(redisKey string, e *Entry) []byte {
 	return e.assemble(value, flags)
 }
 
-// compressed returns the value as it is stored, and the flag that says how. A value longer than above is compressed where
-// that saves an eighth of it or more; 0 means never.
+// compressed returns the value as it is stored, and flagS2 if that is compressed. A value longer than above is compressed if
+// that saves at least an eighth of it; an above of 0 means never.
 func (e *Entry) compressed(above int) (value []byte, flags byte) {
 	if above > 0 && len(e.Value) > above && len(e.Value) <= maxDecompressed {
 		if c := s2.Encode(nil, e.Value); len(c) <= len(e.Value)-len(e.Value)/8 {
@@ -162,7 +165,7 @@ func (e *Entry) assemble(value []byte, flags byte) []byte {
 	return append(b, value...)
 }
 
-// decode reads what encode returned, or a plain value. The entry shares raw's memory.
+// decode parses the bytes stored under a key: an entry, or a plain value. The entry shares raw's memory.
 func (c *Cache) decode(redisKey string, raw []byte) (e Entry, plain bool, err error) {
 	if len(raw) < len(magic) || string(raw[:len(magic)]) != magic {
 		sum := sha1.Sum(raw) //nolint:gosec // see the import
@@ -188,7 +191,7 @@ func (c *Cache) decode(redisKey string, raw []byte) (e Entry, plain bool, err er
 	return e, false, nil
 }
 
-// decodeHeader reads all but the value, which is left as it is stored and may be cut short.
+// decodeHeader parses all but the value, which stays as it is stored and may be cut short.
 func decodeHeader(raw []byte) (e Entry, flags byte, err error) {
 	if len(raw) < headerSize || raw[offVersion] != formatVersion || raw[offFlags]&^byte(flagsKnown) != 0 {
 		return Entry{}, 0, redis.Fail(redis.ErrCorrupt, nil)
@@ -229,7 +232,7 @@ func decodeHeader(raw []byte) (e Entry, flags byte, err error) {
 	return e, flags, nil
 }
 
-// bigEndian is a time as scripts store and compare it: numbers of one width compare as strings.
+// bigEndian returns a time as scripts store and compare it: 8 bytes, because numbers of one width compare as strings.
 func bigEndian(t time.Time) string {
 	return string(binary.BigEndian.AppendUint64(nil, micros(t)))
 }

@@ -47,7 +47,7 @@ func TestEntryRoundTrip(t *testing.T) {
 	for name, e := range entries {
 		got, plain, err := decodeEntry(e.encode(0))
 		if err != nil || plain {
-			t.Errorf("%s: plain %v, %v", name, plain, err)
+			t.Errorf("%s: decode: plain %v, error %v, want an entry", name, plain, err)
 		}
 		e.Value = bytes.Clone(e.Value)
 		if e.Value == nil {
@@ -67,7 +67,7 @@ func TestEntryClampsItsLoadTime(t *testing.T) {
 	} {
 		e := Entry{LoadTime: load}
 		if got, _, err := decodeEntry(e.encode(0)); err != nil || got.LoadTime != want {
-			t.Errorf("%v is read as %v, %v", load, got.LoadTime, err)
+			t.Errorf("LoadTime %v is decoded as %v, %v, want %v", load, got.LoadTime, err, want)
 		}
 	}
 }
@@ -101,7 +101,7 @@ func TestDecodeEntryTellsPlainFromCorrupt(t *testing.T) {
 	for _, test := range tests {
 		_, plain, err := decodeEntry([]byte(test.raw))
 		if plain != test.plain || errors.Is(err, redis.ErrCorrupt) != test.corrupt || err != nil && !test.corrupt {
-			t.Errorf("%s: plain %v, %v", test.name, plain, err)
+			t.Errorf("%s: decode: plain %v, error %v, want plain %v, corrupt %v", test.name, plain, err, test.plain, test.corrupt)
 		}
 	}
 }
@@ -111,7 +111,7 @@ func TestETagOfPlainValues(t *testing.T) {
 	t.Parallel()
 	for value, want := range map[string]string{"": "da39a3ee5e6b4b0d", "abc": "a9993e364706816a"} {
 		if e, _, err := decodeEntry([]byte(value)); err != nil || e.ETag.String() != want {
-			t.Errorf("%q has etag %s, %v", value, e.ETag, err)
+			t.Errorf("etag of plain %q = %s, %v, want %s", value, e.ETag, err, want)
 		}
 	}
 }
@@ -120,11 +120,11 @@ func TestParseETag(t *testing.T) {
 	t.Parallel()
 	etag := newETag()
 	if got, ok := ParseETag(etag.String()); !ok || got != etag {
-		t.Errorf("%v was read as %v, %v", etag, got, ok)
+		t.Errorf("ParseETag(%v) = %v, %v, want the same etag", etag, got, ok)
 	}
 	for _, s := range []string{"", "0", "0011223344556677 ", "001122334455667", "00112233445566gg", "AABBCCDDEEFF0011", "0x11223344556677", strings.Repeat("0", 32)} {
 		if _, ok := ParseETag(s); ok {
-			t.Errorf("%q was taken for an etag", s)
+			t.Errorf("ParseETag(%q) succeeded, want a refusal", s)
 		}
 	}
 }
@@ -140,7 +140,7 @@ func TestTimesCompareAsStrings(t *testing.T) {
 	for i, a := range times {
 		for j, b := range times {
 			if (bigEndian(a) < bigEndian(b)) != (i < j) {
-				t.Errorf("%v and %v", a, b)
+				t.Errorf("bigEndian of %v < that of %v is %v, want %v", a, b, bigEndian(a) < bigEndian(b), i < j)
 			}
 		}
 	}
@@ -166,7 +166,7 @@ func FuzzEntryRoundTrip(f *testing.F) {
 		}
 		got, plain, err := decodeEntry(e.encode(0))
 		if err != nil || plain {
-			t.Fatal(plain, err)
+			t.Fatalf("decode: plain %v, error %v, want an entry", plain, err)
 		}
 		if diff := cmp.Diff(e, got, cmp.Comparer(bytes.Equal)); diff != "" {
 			t.Fatalf("(-want +got):\n%s", diff)
@@ -189,19 +189,19 @@ func FuzzDecodeEntry(f *testing.F) {
 		switch {
 		case err != nil:
 			if !errors.Is(err, redis.ErrCorrupt) || plain {
-				t.Fatal(plain, err)
+				t.Fatalf("decode: plain %v, error %v, want %v", plain, err, redis.ErrCorrupt)
 			}
 		case plain:
 			if !bytes.Equal(e.Value, raw) || strings.HasPrefix(string(raw), magic) {
-				t.Fatalf("a plain %q", e.Value)
+				t.Fatalf("decoded as plain %q, want plain values only without the magic, and unchanged", e.Value)
 			}
 		default:
 			again, _, err := decodeEntry(e.encode(0))
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("decode of an encoded entry: error %v, want none", err)
 			}
 			if diff := cmp.Diff(e, again, cmp.Comparer(bytes.Equal)); diff != "" {
-				t.Fatalf("read again (-first +again):\n%s", diff)
+				t.Fatalf("decoded again (-want +got):\n%s", diff)
 			}
 		}
 	})
@@ -232,11 +232,11 @@ func TestEntryCompression(t *testing.T) {
 		e := Entry{Value: test.value, Tags: []string{"a", "b"}, ContentType: "text/plain"}
 		raw := e.encode(test.above)
 		if got := raw[offFlags]&flagS2 != 0; got != test.compressed || got != (len(raw) < len(e.encode(0))) {
-			t.Errorf("%s: compressed is %v, %d bytes", test.name, got, len(raw))
+			t.Errorf("%s: compressed = %v, %d bytes, want compressed %v and shorter only then", test.name, got, len(raw), test.compressed)
 		}
 		got, plain, err := decodeEntry(raw)
 		if err != nil || plain || !cmp.Equal(got, e) {
-			t.Errorf("%s: is read as %d bytes, plain %v, %v", test.name, len(got.Value), plain, err)
+			t.Errorf("%s: decode = %d bytes, plain %v, error %v, want the entry of %d bytes", test.name, len(got.Value), plain, err, len(test.value))
 		}
 	}
 }
@@ -248,14 +248,14 @@ func TestCorruptCompression(t *testing.T) {
 	whole := e.encode(1)
 	for n := headerSize; n < len(whole); n++ {
 		if _, plain, err := decodeEntry(whole[:n]); plain || !errors.Is(err, redis.ErrCorrupt) {
-			t.Fatalf("cut to %d bytes: %v", n, err)
+			t.Fatalf("decode of %d bytes of %d: plain %v, error %v, want %v", n, len(whole), plain, err, redis.ErrCorrupt)
 		}
 	}
 	for name, tail := range map[string]string{
 		"nothing": "", "a length alone": "\x05", "a length beyond memory": "\xff\xff\xff\xff\x0f" + "x", "no length": strings.Repeat("\xff", 20),
 	} {
 		if _, plain, err := decodeEntry([]byte(header(flagS2) + tail)); plain || !errors.Is(err, redis.ErrCorrupt) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: decode: plain %v, error %v, want %v", name, plain, err, redis.ErrCorrupt)
 		}
 	}
 }

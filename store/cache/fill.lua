@@ -1,16 +1,17 @@
--- Writes what was loaded under a lease, if the lease is still held and nobody has written the key since it was given.
+-- Writes a value that was loaded under a lease, if the lease is still held and the key has not been written since it was given.
 -- KEYS: 1 the entry, 2 its lease
--- ARGV: 1 the lease, 2 the bytes to store, 3 time to live in milliseconds (0: none), 4 '1' if what was loaded is known to be invalidated
--- RETURNS: 1 written, 0 the lease has expired, -1 it was revoked, -2 the key was written by somebody else
+-- ARGV: 1 the lease, as lease.lua returned it, 2 the bytes to store, 3 time to live in milliseconds (0: never expires),
+--       4 '1' if the loaded value is known to be invalidated, else '0'
+-- RETURNS: 1 written, 0 the lease has expired, -1 the lease was revoked or the value is invalidated, -2 another caller has
+--          written the key
 
 local key, lease = KEYS[1], KEYS[2]
-local mine, bytes, px, invalidated = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local given, duration = string.sub(mine, 17, 24), string.sub(mine, 25, 32)
-local seen = string.sub(mine, 33)
+local own, bytes, px, invalidated = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local given, duration, seen = string.sub(own, 17, 24), string.sub(own, 25, 32), string.sub(own, 33)
 
 local etag = etag_at(key)
 local superseded = etag ~= '' and etag ~= seen
-local held = redis.call('GET', lease) == mine
+local held = redis.call('GET', lease) == own
 if superseded then
   if held then
     redis.call('UNLINK', lease)

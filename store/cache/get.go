@@ -10,18 +10,19 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// Found is what a read found. Entry is nil when there is nothing.
+// Found is the result of reading one key.
 type Found struct {
+	// Entry is nil if the key holds nothing.
 	*Entry
 	// Near says that the near cache answered.
 	Near bool
-	// Stale says that the entry was invalidated, or is too old for the caller, and may be served as stale until its hard
-	// expiry.
+	// Stale says that the entry was invalidated, or is older than the caller allows. It may be served as stale until
+	// Entry.Hard.
 	Stale bool
 }
 
-// Get reads an entry, from the near cache if near is set and it is there, else from the primary. Entries past their hard
-// expiry or invalidated are not found.
+// Get reads an entry: from the near cache if useNear is set and the near cache holds the entry, else from the primary. It
+// finds nothing if the entry is past its hard expiry or was invalidated with [InvalidateDelete].
 func (c *Cache) Get(ctx context.Context, namespace, key string, useNear bool) (Found, error) {
 	if useNear {
 		var room [redis.KeyRoom]byte
@@ -36,8 +37,8 @@ func (c *Cache) Get(ctx context.Context, namespace, key string, useNear bool) (F
 	return c.found(ctx, namespace, e, hit, cleared, useNear)
 }
 
-// read returns what is stored, invalidated or not; nil means nothing. Where it asked Redis for the namespace's mark as
-// well, cleared is that.
+// read returns the stored entry without regard to its validity; nil means nothing. Hit says that the near cache answered.
+// Cleared is the invalidation of the namespace if read has asked Redis for it in the same round trip, else nil.
 func (c *Cache) read(ctx context.Context, namespace, redisKey string) (e *Entry, hit bool, cleared *invalidation, err error) {
 	if v, ok := c.redis.Near.Get(redisKey); ok {
 		return v.(*Entry), true, nil, nil
@@ -45,7 +46,7 @@ func (c *Cache) read(ctx context.Context, namespace, redisKey string) (e *Entry,
 	return c.readThrough(ctx, namespace, redisKey, true)
 }
 
-// readThrough is read where the near cache was found to know nothing, or is not to be asked.
+// readThrough is read without asking the near cache first: useNear says whether the near cache keeps the answer.
 func (c *Cache) readThrough(ctx context.Context, namespace, redisKey string, useNear bool) (e *Entry, hit bool, cleared *invalidation, err error) {
 	if !useNear {
 		e, cleared, err = c.fetch(ctx, redisKey, clearKey(namespace), func(conns *redis.Conns) rueidis.Client { return conns.Primary })
@@ -59,10 +60,10 @@ func (c *Cache) readThrough(ctx context.Context, namespace, redisKey string, use
 		} else {
 			ticket = c.redis.Near.Begin(clearedKey)
 		}
-		e, m, err := c.fetch(ctx, redisKey, clearedKey, func(conns *redis.Conns) rueidis.Client { return conns.Tracked })
-		if m != nil {
-			cleared = m
-			c.redis.Near.Put(clearedKey, ticket, *m, invalidationSize, near.Longest)
+		e, read, err := c.fetch(ctx, redisKey, clearedKey, func(conns *redis.Conns) rueidis.Client { return conns.Tracked })
+		if read != nil {
+			cleared = read
+			c.redis.Near.Put(clearedKey, ticket, *read, invalidationSize, near.Longest)
 		}
 		size, ttl := c.keep(e)
 		return e, size, ttl, err
@@ -73,22 +74,24 @@ func (c *Cache) readThrough(ctx context.Context, namespace, redisKey string, use
 	return v.(*Entry), hit, cleared, nil
 }
 
-// found leaves out what has expired by now, as Redis removes it in its own time, and what has been invalidated.
+// found returns the result of a read: nothing if the entry has expired, which Redis may notice later, or is gone. Cleared is
+// as in validityOf.
 func (c *Cache) found(ctx context.Context, namespace string, e *Entry, hit bool, cleared *invalidation, useNear bool) (Found, error) {
 	if e == nil || !e.Hard.IsZero() && !c.redis.Now().Before(e.Hard) {
 		return Found{Near: hit}, nil
 	}
-	state, err := c.judge(ctx, namespace, e, cleared, useNear)
-	if err != nil || state == entryGone || state == entryStale && e.Negative {
+	v, err := c.validityOf(ctx, namespace, e, cleared, useNear)
+	if err != nil || v == gone || v == stale && e.Negative {
 		return Found{Near: hit}, err
 	}
-	return Found{Entry: e, Near: hit, Stale: state == entryStale}, nil
+	return Found{Entry: e, Near: hit, Stale: v == stale}, nil
 }
 
-// entrySize and stringSize are about what an Entry and a string take beside their bytes.
+// entrySize and stringSize are the approximate sizes in bytes of an Entry and a string, without the bytes they refer to.
 const entrySize, stringSize = 160, 24
 
-// keep returns the size of an entry and for how long the near cache may keep it. That there is none is kept, too.
+// keep returns the size of an entry in the near cache and how long it may be kept there. A nil entry, the absence of one, is
+// kept as well.
 func (c *Cache) keep(e *Entry) (size int, ttl time.Duration) {
 	ttl = near.Longest
 	if e == nil {
@@ -97,7 +100,7 @@ func (c *Cache) keep(e *Entry) (size int, ttl time.Duration) {
 	if !e.Hard.IsZero() {
 		ttl = min(ttl, e.Hard.Sub(c.redis.Now()))
 	}
-	// The value shares the memory of what was read; the labels are there and in strings of their own.
+	// The value shares the memory of the answer. The labels are both in the answer and in strings of their own.
 	size = entrySize + headerSize + cap(e.Value) + 2*len(e.ContentType)
 	for _, tag := range e.Tags {
 		size += 2*len(tag) + stringSize
@@ -105,9 +108,9 @@ func (c *Cache) keep(e *Entry) (size int, ttl time.Duration) {
 	return size, ttl
 }
 
-// fetch reads one entry over the chosen connection, and in the same round trip the mark at clearedKey unless that is empty;
-// nil means that there is no entry.
-func (c *Cache) fetch(ctx context.Context, redisKey, clearedKey string, choose func(*redis.Conns) rueidis.Client) (e *Entry, m *invalidation, err error) {
+// fetch reads one entry over the chosen connection, and in the same round trip the invalidation at clearedKey unless that is
+// empty; a nil entry means nothing.
+func (c *Cache) fetch(ctx context.Context, redisKey, clearedKey string, choose func(*redis.Conns) rueidis.Client) (e *Entry, cleared *invalidation, err error) {
 	commands := func(b rueidis.Builder) []rueidis.Completed {
 		get := b.Get().Key(redisKey).Build()
 		if clearedKey == "" {
@@ -133,31 +136,31 @@ func (c *Cache) fetch(ctx context.Context, redisKey, clearedKey string, choose f
 		if err != nil {
 			return nil, nil, err
 		}
-		m = &parsed
+		cleared = &parsed
 	}
 	raw, err := answers[0].AsBytes()
 	if rueidis.IsRedisNil(err) {
-		return nil, m, nil
+		return nil, cleared, nil
 	}
 	if err != nil {
 		return nil, nil, redis.ErrInternal
 	}
 	e, plain, err := c.parseEntry(redisKey, raw)
 	if err != nil || !plain {
-		return e, m, err
+		return e, cleared, err
 	}
-	// An entry of Larder's knows when it expires. Of a plain value only Redis does.
+	// The header of an entry holds its expiry. The expiry of a plain value is known to Redis alone.
 	left, err := redis.RoundTrip(ctx, c.redis, "pttl", redis.Reads, func(ctx context.Context, conns *redis.Conns) (int64, error) {
 		client := choose(conns)
 		return client.Do(ctx, client.B().Pttl().Key(redisKey).Build()).AsInt64()
 	})
 	if err != nil {
-		return nil, m, err
+		return nil, cleared, err
 	}
-	return c.expiring(e, left), m, nil
+	return c.expiring(e, left), cleared, nil
 }
 
-// expiring returns a plain value with the expiry that PTTL told; nil if it has gone.
+// expiring returns a plain value with the expiry that PTTL returned; nil if the value has expired meanwhile.
 func (c *Cache) expiring(e *Entry, pttl int64) *Entry {
 	switch {
 	case pttl == -2:

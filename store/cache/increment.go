@@ -8,19 +8,19 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// Increment is a change of a counter.
+// Increment is a change of a counter, which [Cache.Increment] makes.
 type Increment struct {
-	// Delta is what to add.
+	// Delta is added to the counter.
 	Delta int64
-	// Initial is what an absent counter counts from.
+	// Initial is the value of an absent counter, to which Delta is added.
 	Initial int64
-	// TTL is the time to live that Policy applies; zero means for ever.
+	// TTL is the time to live that Policy applies; 0 means that the counter never expires.
 	TTL time.Duration
 	// Policy says when TTL is applied.
 	Policy TTLPolicy
 	// Min and Max bound the sum; nil means no bound.
 	Min, Max *int64
-	// Saturate sets the counter to the bound that the sum would cross; else it is left as it is.
+	// Saturate sets the counter to the bound that the sum would cross; otherwise such an increment changes nothing.
 	Saturate bool
 }
 
@@ -29,21 +29,21 @@ type TTLPolicy string
 
 // The policies.
 const (
-	// TTLOnCreate sets it when the counter is created.
+	// TTLOnCreate sets the expiry when the counter is created.
 	TTLOnCreate TTLPolicy = "create"
-	// TTLAlways sets it every time.
+	// TTLAlways sets the expiry with every increment that is not rejected.
 	TTLAlways TTLPolicy = "always"
-	// TTLKeep never sets it.
+	// TTLKeep never sets the expiry.
 	TTLKeep TTLPolicy = "keep"
 )
 
-// Incremented is what became of a counter.
+// Incremented is the result of an increment.
 type Incremented struct {
 	// Outcome says what was done.
 	Outcome IncrementOutcome
-	// Value is the counter now.
+	// Value is the value of the counter after the increment.
 	Value int64
-	// TTL is how much longer it lives; negative means for ever, or that there is none.
+	// TTL is the remaining time to live; negative means that the counter never expires or does not exist.
 	TTL time.Duration
 }
 
@@ -52,7 +52,7 @@ type IncrementOutcome int64
 
 // The outcomes, as the script numbers them.
 const (
-	// Added means that delta was added.
+	// Added means that Delta was added.
 	Added IncrementOutcome = 1
 	// Saturated means that the counter was set to a bound.
 	Saturated IncrementOutcome = 2
@@ -60,7 +60,8 @@ const (
 	Rejected IncrementOutcome = 3
 )
 
-// Increment adds to a counter. It fails with ErrNotCounter where something else is, and with ErrOverflow beyond 64 bits.
+// Increment adds to a counter. It fails with [redis.ErrNotCounter] if the key holds anything else, and with
+// [redis.ErrOverflow] if the sum does not fit 64 bits.
 func (c *Cache) Increment(ctx context.Context, namespace, key string, inc Increment) (r Incremented, err error) {
 	redisKey := c.entryKey(namespace, key)
 	defer c.redis.Forget(redisKey)
@@ -68,7 +69,7 @@ func (c *Cache) Increment(ctx context.Context, namespace, key string, inc Increm
 	if inc.Saturate {
 		bound = "saturate"
 	}
-	parts, err := c.judged(ctx, incrementScript, redis.WritesOnce, namespace, []string{redisKey, c.leaseKey(namespace, key)},
+	parts, err := c.runOnEntry(ctx, incrementScript, redis.WritesOnce, namespace, []string{redisKey, c.leaseKey(namespace, key)},
 		decimal(&inc.Delta), decimal(&inc.Initial), redis.Millis(inc.TTL), string(inc.Policy),
 		decimal(inc.Min), decimal(inc.Max), bound)
 	if err != nil {
@@ -87,7 +88,7 @@ func (c *Cache) Increment(ctx context.Context, namespace, key string, inc Increm
 	return Incremented{IncrementOutcome(outcome), value, time.Duration(pttl) * time.Millisecond}, nil
 }
 
-// decimal writes a number as scripts take it; nil is empty.
+// decimal formats a number as an argument of a script; nil becomes the empty string.
 func decimal(n *int64) string {
 	if n == nil {
 		return ""

@@ -1,21 +1,23 @@
--- Adds to a counter, which is a plain decimal integer of 64 bits, and revokes its lease if it has written it. Sums are
--- made by INCRBY and compared as digits, because Lua's numbers are exact up to 2^53 only.
+-- Adds to a counter, a plain decimal integer of 64 bits, and revokes its lease if the counter was written. INCRBY adds and
+-- digits are compared as text, because Lua numbers are exact only up to 2^53.
 -- KEYS: 1 the counter, 2 its lease
--- ARGV: 1-3 see cache.lua, 4 delta, 5 what an absent counter counts from, 6 time to live in milliseconds (0: none), 7 when
---       it is applied (create, always, keep), 8 lowest value ('': none), 9 highest value ('': none), 10 at a bound (reject,
---       saturate)
--- RETURNS: {1 added, 2 set to the bound, 3 left as it was; the value; its time to live in milliseconds, as PTTL}, or
---          unjudged
+-- ARGV: 1 gone_until, 2 checked_etag, 3 checked_gone, all as in common.lua,
+--       4 delta, 5 initial value of an absent counter, 6 time to live in milliseconds (0: never expires), 7 when the time to
+--       live is set (create, always, keep), 8 minimum ('': none), 9 maximum ('': none), 10 at a bound (reject, saturate)
+-- RETURNS: {1 added, 2 set to the bound, 3 unchanged because of the bound; the value; its remaining time to live in
+--          milliseconds, as PTTL}, or validity_unknown
 
 local key, lease = KEYS[1], KEYS[2]
+local gone_until, checked_etag, checked_gone = ARGV[1], ARGV[2], ARGV[3]
 local delta, initial, px, policy = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local lowest, highest, on_bound = ARGV[8], ARGV[9], ARGV[10]
 
+-- negative reports whether a number is below 0. Numbers are decimal digits in the form that Redis returns.
 local function negative(digits)
   return string.sub(digits, 1, 1) == '-'
 end
 
--- less compares integers written as Redis writes them.
+-- less reports whether number a is below number b.
 local function less(a, b)
   if negative(a) ~= negative(b) then
     return negative(a)
@@ -29,9 +31,9 @@ local function less(a, b)
   return a < b
 end
 
-local found = live_etag(key)
+local found = valid_etag(key, gone_until, checked_etag, checked_gone)
 if not found then
-  return unjudged(key)
+  return validity_unknown(key)
 end
 local before = found ~= '' and redis.call('GET', key)
 if before and not (string.match(before, '^%-?[1-9]%d*$') or before == '0') then
@@ -39,7 +41,7 @@ if before and not (string.match(before, '^%-?[1-9]%d*$') or before == '0') then
 end
 local from = before or initial
 
--- put writes a value and leaves the time to live alone.
+-- put writes a value and keeps the time to live.
 local function put(value)
   if before then
     redis.call('SET', key, value, 'KEEPTTL')
@@ -48,7 +50,7 @@ local function put(value)
   end
 end
 
--- undo leaves the key as it was found.
+-- undo restores the key as it was found.
 local function undo()
   if before then
     redis.call('SET', key, before, 'KEEPTTL')
@@ -72,7 +74,7 @@ if failed and not string.find(failed, 'overflow') then
   return redis.error_reply(failed)
 end
 
--- Only the bound in the direction of the change can be crossed: a counter that is outside for another reason may return.
+-- Only the bound in the direction of the change applies, so that a counter outside the bounds can come back.
 local bound = ''
 if delta ~= '0' then
   if up and highest ~= '' and (failed or less(highest, sum)) then
@@ -95,7 +97,7 @@ elseif failed then
   return redis.error_reply('LARDER_OVERFLOW beyond 64 bits')
 end
 
--- As every write does: a counter that is gone before the lease would not stand in the way of a late fill.
+-- A counter that expires before the lease would no longer block a late fill.
 redis.call('UNLINK', lease)
 if policy == 'always' or (policy == 'create' and not before) then
   if px == '0' then

@@ -92,17 +92,17 @@ func TestIncrement(t *testing.T) {
 			}
 			r, err := s.Cache.Increment(t.Context(), namespace, test.name, test.inc)
 			if !errors.Is(err, test.err) || r.Outcome != test.outcome || r.Value != test.value {
-				t.Errorf("%s: %+v, %v", test.name, r, err)
+				t.Errorf("%s: Increment = %+v, %v, want outcome %v, value %d, error %v", test.name, r, err, test.outcome, test.value, test.err)
 			}
 			if redis.Retryable(err) {
-				t.Errorf("%s: %v is called retryable", test.name, err)
+				t.Errorf("%s: Retryable(%v) = true, want false", test.name, err)
 			}
 			after := storetest.Command(t, s, "GET", redisKey)
 			if after == nil {
 				after = absent
 			}
 			if after != test.after {
-				t.Errorf("%s: left %v", test.name, after)
+				t.Errorf("%s: the key holds %v afterwards, want %v", test.name, after, test.after)
 			}
 		}
 	})
@@ -117,7 +117,7 @@ func TestIncrementAgreesWithArithmetic(t *testing.T) {
 		ctx := context.Background()
 		rapid.Check(t, func(t *rapid.T) {
 			if _, _, err := s.Cache.Delete(ctx, namespace, "key", nil); err != nil {
-				t.Fatal(err)
+				t.Fatalf("Delete: error %v, want none", err)
 			}
 			exists := rapid.Bool().Draw(t, "exists")
 			from := numbers.Draw(t, "from")
@@ -130,7 +130,7 @@ func TestIncrementAgreesWithArithmetic(t *testing.T) {
 			}
 			if exists {
 				if _, err := s.Cache.Increment(ctx, namespace, "key", cache.Increment{Initial: from}); err != nil {
-					t.Fatal(err)
+					t.Fatalf("Increment: error %v, want none", err)
 				}
 				inc.Initial = numbers.Draw(t, "unused initial")
 			}
@@ -160,20 +160,20 @@ func TestIncrementAgreesWithArithmetic(t *testing.T) {
 			}
 			got, err := s.Cache.Increment(ctx, namespace, "key", inc)
 			if !errors.Is(err, wantErr) || got != want {
-				t.Fatalf("got %+v, %v, want %+v, %v", got, err, want, wantErr)
+				t.Fatalf("Increment = %+v, %v, want %+v, %v", got, err, want, wantErr)
 			}
 			left := want.Value
 			if wantErr != nil || want.Outcome == cache.Rejected {
 				left = from
 				if !exists {
 					if found, err := s.Cache.Get(ctx, namespace, "key", true); err != nil || found.Entry != nil {
-						t.Fatalf("nothing was to be written: %v, %v", found.Entry, err)
+						t.Fatalf("the key holds %v, %v afterwards, want nothing", found.Entry, err)
 					}
 					return
 				}
 			}
 			if found, err := s.Cache.Get(ctx, namespace, "key", true); err != nil || found.Entry == nil || string(found.Value) != strconv.FormatInt(left, 10) {
-				t.Fatalf("left %v, %v, want %d", found.Entry, err, left)
+				t.Fatalf("the key holds %v, %v afterwards, want %d", found.Entry, err, left)
 			}
 		})
 	})
@@ -215,10 +215,10 @@ func TestIncrementSetsTheExpiry(t *testing.T) {
 				inc.TTL, inc.Policy = test.ttl, test.policy
 				r, err := s.Cache.Increment(t.Context(), namespace, key, inc)
 				if err != nil {
-					t.Fatalf("%s: %v: %s", key, err, redis.Cause(err))
+					t.Fatalf("%s: Increment: error %v, want none: %s", key, err, redis.Cause(err))
 				}
 				if left := expiry(t, s, namespace, key); !about(left, test.after) || !about(r.TTL, test.after) || (left < 0) != (test.after < 0) {
-					t.Errorf("%s: kept for %v, said %v", key, left, r.TTL)
+					t.Errorf("%s: PTTL = %v, TTL = %v, want about %v", key, left, r.TTL, test.after)
 				}
 			}
 		}
@@ -257,20 +257,20 @@ func TestIncrementThatFailsChangesNothing(t *testing.T) {
 				before := state(t, s, namespace, key)
 				test.inc.TTL, test.inc.Policy = time.Minute, cache.TTLAlways
 				if r, err := s.Cache.Increment(t.Context(), namespace, key, test.inc); !errors.Is(err, test.err) || err == nil && r.Outcome != cache.Rejected {
-					t.Errorf("%s: %+v, %v: %s", key, r, err, storetest.Cause(err))
+					t.Errorf("%s: Increment = %+v, %v, want error %v or a rejection: %s", key, r, err, test.err, storetest.Cause(err))
 				}
 				if diff := cmp.Diff(before, state(t, s, namespace, key)); diff != "" {
-					t.Errorf("%s: changed:\n%s", key, diff)
+					t.Errorf("%s: want the key unchanged (-before +after):\n%s", key, diff)
 				}
 			}
 		}
 		storetest.Set(t, s, namespace, "entry", cache.Write{Value: []byte("1"), Fresh: time.Hour})
 		before := state(t, s, namespace, "entry")
 		if _, err := s.Cache.Increment(t.Context(), namespace, "entry", cache.Increment{Delta: 1}); !errors.Is(err, redis.ErrNotCounter) {
-			t.Errorf("an entry: %v", err)
+			t.Errorf("Increment of an entry: error %v, want %v", err, redis.ErrNotCounter)
 		}
 		if diff := cmp.Diff(before, state(t, s, namespace, "entry")); diff != "" {
-			t.Errorf("changed the entry:\n%s", diff)
+			t.Errorf("want the entry unchanged (-before +after):\n%s", diff)
 		}
 	})
 }
@@ -285,7 +285,7 @@ func TestIncrementsAddUp(t *testing.T) {
 				for range each {
 					r, err := s.Cache.Increment(t.Context(), namespace, "key", cache.Increment{Delta: 1})
 					if err != nil {
-						t.Error(err)
+						t.Errorf("Increment: error %v, want none", err)
 					}
 					sums <- r.Value
 				}
@@ -296,7 +296,7 @@ func TestIncrementsAddUp(t *testing.T) {
 			seen[<-sums] = true
 		}
 		if len(seen) != callers*each || !seen[callers*each] {
-			t.Errorf("%d different sums", len(seen))
+			t.Errorf("%d different sums, %d among them: %v, want %d sums", len(seen), callers*each, seen[callers*each], callers*each)
 		}
 	})
 }
@@ -311,7 +311,7 @@ func TestIncrementNeverCrossesABound(t *testing.T) {
 				for range each {
 					r, err := s.Cache.Increment(t.Context(), namespace, "stock", cache.Increment{Delta: -1, Initial: stock, Min: to(0)})
 					if err != nil || r.Value < 0 {
-						t.Error(r, err)
+						t.Errorf("Increment = %+v, %v, want a value of at least 0", r, err)
 					}
 					taken <- r.Outcome == cache.Added
 				}
@@ -324,7 +324,7 @@ func TestIncrementNeverCrossesABound(t *testing.T) {
 			}
 		}
 		if count != stock {
-			t.Errorf("took %d of %d", count, stock)
+			t.Errorf("%d decrements of %d were done, want %d", count, callers*each, stock)
 		}
 	})
 }

@@ -1,14 +1,14 @@
--- Records that a tag was invalidated, or a namespace cleared. A mark holds two times: entries as of the first or before
--- are gone, those as of the second or before are stale.
--- KEYS: 1 the mark
--- ARGV: 1 mode (delete, stale), 2 how long the mark is kept at least in milliseconds (0: for ever)
+-- Records the invalidation of a tag or a namespace. An invalidation is two times of 8 bytes: entries as of the first or earlier
+-- are gone, entries as of the second or earlier are stale.
+-- KEYS: 1 the invalidation
+-- ARGV: 1 mode (delete, stale), 2 minimum time for which the invalidation is kept in milliseconds (0: never expires)
 -- RETURNS: the time of the invalidation in microseconds
 
-local mark = KEYS[1]
+local invalidation = KEYS[1]
 local mode, px = ARGV[1], tonumber(ARGV[2])
 
-local deleted, stale = string.rep('\0', 8), string.rep('\0', 8)
-local before = redis.call('GET', mark)
+local deleted, stale = NO_TIME, NO_TIME
+local before = redis.call('GET', invalidation)
 if before and #before == 16 then
   deleted, stale = string.sub(before, 1, 8), string.sub(before, 9, 16)
 end
@@ -20,8 +20,9 @@ else
   stale = stale > at and stale or at
 end
 if px == 0 then
-  redis.call('SET', mark, deleted .. stale)
+  redis.call('SET', invalidation, deleted .. stale)
 else
-  redis.call('SET', mark, deleted .. stale, 'PX', string.format('%.0f', math.max(px, redis.call('PTTL', mark))))
+  px = math.max(px, redis.call('PTTL', invalidation))
+  redis.call('SET', invalidation, deleted .. stale, 'PX', string.format('%.0f', px))
 end
 return string.format('%.0f', now)

@@ -6,8 +6,8 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// entryKey is where an entry lives. The braces put it, and what later stands beside it under another letter, in one
-// slot of a cluster. In the plain namespace it is the key itself, so that data of other Redis clients is served.
+// entryKey returns the Redis key of an entry. The braces put the entry and its lease in one slot of a cluster. In the plain
+// namespace it is the key itself, so that data of other Redis clients is served.
 func (c *Cache) entryKey(namespace, key string) string {
 	if namespace == c.options.PlainNamespace {
 		return key
@@ -15,6 +15,8 @@ func (c *Cache) entryKey(namespace, key string) string {
 	return "ld:c:{" + namespace + ":" + key + "}"
 }
 
+// appendEntryKey, appendTagKey and appendClearKey append the keys of entryKey, tagKey and clearKey to b, so that a look-up in
+// the near cache allocates nothing.
 func (c *Cache) appendEntryKey(b []byte, namespace, key string) []byte {
 	if namespace == c.options.PlainNamespace {
 		return append(b, key...)
@@ -32,7 +34,7 @@ func appendClearKey(b []byte, namespace string) []byte {
 	return append(append(append(b, "ld:n:{"...), namespace...), '}')
 }
 
-// entryKeyParts returns what stands before and after the user's key in the keys of a namespace's entries.
+// entryKeyParts returns the parts of an entryKey before and after the caller's key.
 func (c *Cache) entryKeyParts(namespace string) (before, after string) {
 	if namespace == c.options.PlainNamespace {
 		return "", ""
@@ -40,8 +42,8 @@ func (c *Cache) entryKeyParts(namespace string) (before, after string) {
 	return "ld:c:{" + namespace + ":", "}"
 }
 
-// leaseKey is where the lease of an entry lives, in the entry's slot. In the plain namespace the hash tag of the key, by
-// the rule of Redis Cluster, is put in front of it.
+// leaseKey returns the Redis key of the lease of an entry, which is in the entry's slot. In the plain namespace the hash tag of
+// the key is put before the key.
 func (c *Cache) leaseKey(namespace, key string) string {
 	if namespace == c.options.PlainNamespace {
 		return "ld:l:{" + hashTag(key) + "}" + key
@@ -49,7 +51,8 @@ func (c *Cache) leaseKey(namespace, key string) string {
 	return "ld:l:{" + namespace + ":" + key + "}"
 }
 
-// hashTag returns what decides a key's slot: what stands between its first brace and the next closing one, if anything.
+// hashTag returns the part of a key that decides its slot, by the rule of Redis Cluster: the text between the first { and the
+// next }, or the whole key if there is no such text.
 func hashTag(key string) string {
 	if open := strings.IndexByte(key, '{'); open >= 0 {
 		if n := strings.IndexByte(key[open+1:], '}'); n > 0 {
@@ -59,13 +62,13 @@ func hashTag(key string) string {
 	return key
 }
 
-// tagKey is the mark of a tag.
+// tagKey returns the Redis key of the invalidation of a tag.
 func tagKey(namespace, tag string) string { return "ld:t:{" + namespace + ":" + tag + "}" }
 
-// clearKey is the mark of a namespace.
+// clearKey returns the Redis key of the invalidation of a namespace.
 func clearKey(namespace string) string { return "ld:n:{" + namespace + "}" }
 
-// userKey undoes entryKey.
+// userKey returns the caller's key of an entryKey, and whether redisKey is one of the namespace.
 func (c *Cache) userKey(namespace, redisKey string) (string, bool) {
 	before, after := c.entryKeyParts(namespace)
 	if before == "" {

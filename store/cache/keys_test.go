@@ -41,13 +41,13 @@ func FuzzCacheKey(f *testing.F) {
 		}
 		redis1, redis2 := s.entryKey(namespace1, key1), s.entryKey(namespace2, key2)
 		if (redis1 == redis2) != (namespace1 == namespace2 && key1 == key2) {
-			t.Fatalf("(%q, %q) and (%q, %q) are %q and %q", namespace1, key1, namespace2, key2, redis1, redis2)
+			t.Fatalf("keys of (%q, %q) and (%q, %q) = %q and %q, want equal keys only for equal arguments", namespace1, key1, namespace2, key2, redis1, redis2)
 		}
 		if got, ok := s.userKey(namespace1, redis1); !ok || got != key1 {
-			t.Fatalf("%q is read as %q, %v", redis1, got, ok)
+			t.Fatalf("userKey(%q) = %q, %v, want %q", redis1, got, ok, key1)
 		}
 		if got, ok := s.userKey(namespace1, redis2); ok != (namespace1 == namespace2) && namespace1 != "plain" {
-			t.Fatalf("%q, which is %s's, is read as %q of %s", redis2, namespace2, got, namespace1)
+			t.Fatalf("userKey of %q in %s = %q, want no key: it is one of %s", redis2, namespace1, got, namespace2)
 		}
 		if namespace1 == "plain" {
 			return
@@ -55,10 +55,10 @@ func FuzzCacheKey(f *testing.F) {
 		// What later stands beside an entry has the same key but for the letter.
 		sidecar := "ld:x:" + strings.TrimPrefix(redis1, "ld:c:")
 		if slotTag(sidecar) != slotTag(redis1) {
-			t.Fatalf("%q and %q are in different slots", redis1, sidecar)
+			t.Fatalf("%q and %q are in different slots, want one slot", redis1, sidecar)
 		}
 		if strings.HasPrefix(redis1, redis.KeyPrefix) && slotTag(redis1) == redis1 {
-			t.Fatalf("%q has no hash tag", redis1)
+			t.Fatalf("%q has no hash tag, want one", redis1)
 		}
 	})
 }
@@ -71,7 +71,7 @@ func TestPlainNamespaceHidesLardersKeys(t *testing.T) {
 		"user:123": true, "ld": true, "LD:c": true, "xld:c:{a:b}": true, "ld:c:{a:b}": false, "ld:": false, "ld:s:{p1}:a:b": false,
 	} {
 		if got, ok := s.userKey("plain", redisKey); ok != visible || ok && got != redisKey {
-			t.Errorf("%q is read as %q, %v", redisKey, got, ok)
+			t.Errorf("userKey(%q) = %q, %v, want visible %v", redisKey, got, ok, visible)
 		}
 	}
 }
@@ -86,7 +86,7 @@ func FuzzUserKey(f *testing.F) {
 			return
 		}
 		if key, ok := s.userKey(namespace, redisKey); ok && s.entryKey(namespace, key) != redisKey {
-			t.Fatalf("%q is read as %q, which is %q", redisKey, key, s.entryKey(namespace, key))
+			t.Fatalf("userKey(%q) = %q, whose Redis key is %q, want the same Redis key", redisKey, key, s.entryKey(namespace, key))
 		}
 	})
 }
@@ -101,13 +101,13 @@ func FuzzPosition(f *testing.F) {
 	f.Fuzz(func(t *testing.T, token string, walk uint32, node, cursor uint64) {
 		p := position{node, cursor}
 		if got, ok := parsePosition(p.token(walk), walk); !ok || got != p {
-			t.Fatalf("%v is read as %v, %v", p, got, ok)
+			t.Fatalf("parsePosition of the token of %v = %v, %v, want the same position", p, got, ok)
 		}
 		if _, ok := parsePosition(p.token(walk), walk+1); ok {
-			t.Fatal("the token of another walk was taken")
+			t.Fatalf("parsePosition accepted the token of walk %d in walk %d, want a refusal", walk, walk+1)
 		}
 		if got, ok := parsePosition(token, walk); ok && token != "" && got.token(walk) != token {
-			t.Fatalf("%q is read as %v, whose token is %q", token, got, got.token(walk))
+			t.Fatalf("parsePosition(%q) = %v, whose token is %q, want the same token", token, got, got.token(walk))
 		}
 	})
 }
@@ -122,7 +122,7 @@ func TestAppendedKeysAreTheSame(t *testing.T) {
 		clearKey("n"):                 appendClearKey(nil, "n"),
 	} {
 		if string(got) != want {
-			t.Errorf("%q is appended as %q", want, got)
+			t.Errorf("appended key = %q, want %q", got, want)
 		}
 	}
 }

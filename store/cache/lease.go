@@ -2,13 +2,9 @@ package cache
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/base64"
-	"encoding/binary"
 	"math"
 	mathrand "math/rand/v2"
-	"strconv"
-	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -17,10 +13,11 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// MaxLease is the longest that a lease lasts and that leases are held back.
+// MaxLease is the maximum duration of a lease, and the maximum time for which ReleaseLease holds back new leases.
 const MaxLease = time.Minute
 
-// A lease in Redis: random bytes, when it was given and for how long, and the etag of what was there, empty for nothing.
+// The layout of a lease in Redis: random bytes, the time at which it was given, its duration, and the etag that the key held
+// then, empty for nothing. The lease token is the lease in base64url.
 const (
 	leaseRandom   = 16
 	leaseGiven    = leaseRandom
@@ -28,36 +25,50 @@ const (
 	leaseSeen     = leaseDuration + 8
 )
 
-// LeaseOptions say what a GetOrLease wants.
+// ValidLease reports whether token has the form of a lease token.
+func ValidLease(token string) bool {
+	_, ok := parseLease(token)
+	return ok
+}
+
+// parseLease returns the lease of a token.
+func parseLease(token string) (lease string, ok bool) {
+	b, err := base64.RawURLEncoding.DecodeString(token)
+	return string(b), err == nil && (len(b) == leaseSeen || len(b) == leaseSeen+16)
+}
+
+// LeaseOptions configures a [Cache.GetOrLease].
 type LeaseOptions struct {
-	// TTL is how long a lease lasts, at most MaxLease.
+	// TTL is the duration of the lease, at most [MaxLease].
 	TTL time.Duration
-	// Wait is how long to wait for somebody else's load where there is nothing.
+	// Wait is the maximum time to wait for another caller's load; 0 means not to wait.
 	Wait time.Duration
-	// Beta says how eagerly a value is refreshed before it expires; 0 means never.
+	// Beta is how eagerly a value is refreshed before it expires; 0 means never.
 	Beta float64
-	// MaxAge is the greatest age that counts as fresh; 0 means any.
+	// MaxAge is the maximum age of a fresh entry; 0 means unlimited.
 	MaxAge time.Duration
-	// Primary reads from the primary, and never from the near cache.
+	// Primary reads from the primary instead of the near cache.
 	Primary bool
-	// FreshOnly treats what is stale or too old as if there were nothing.
+	// FreshOnly treats a stale entry as absent.
 	FreshOnly bool
 }
 
-// Leased is what a GetOrLease found, and the lease if it was given one.
+// Leased is the result of a [Cache.GetOrLease].
 type Leased struct {
 	Found
-	// Fresh says that the entry is neither stale nor too old.
+	// Fresh says that the entry is neither stale nor older than MaxAge.
 	Fresh bool
-	// Token is the lease; empty for none. LeaseTTL is how long it lasts.
-	Token    string
+	// Token is the lease token; empty if the caller was given no lease.
+	Token string
+	// LeaseTTL is the duration of the lease.
 	LeaseTTL time.Duration
-	// RetryAfter is when to ask again, where there is neither an entry nor a lease.
+	// RetryAfter is when to ask again if there is neither an entry nor a lease.
 	RetryAfter time.Duration
 }
 
-// GetOrLease reads an entry. Where there is none that is fresh it asks for the lease to load it, which one caller at a
-// time has, across all replicas. Who does not get it and has no stale value waits for the new one, woken by Redis.
+// GetOrLease reads an entry. If there is no fresh one it requests the lease to load it, which one caller at a time holds
+// across all replicas. A caller that is given neither a lease nor a stale entry waits until the key changes, of which Redis
+// tells, or the lease ends, for at most [LeaseOptions.Wait].
 func (c *Cache) GetOrLease(ctx context.Context, namespace, key string, o LeaseOptions) (l Leased, err error) {
 	redisKey, leaseKey := c.entryKey(namespace, key), c.leaseKey(namespace, key)
 	until := time.Now().Add(o.Wait)
@@ -75,7 +86,7 @@ func (c *Cache) GetOrLease(ctx context.Context, namespace, key string, o LeaseOp
 		now := c.redis.Now()
 		l.Fresh = l.Entry != nil && l.fresh(now, o.MaxAge)
 		if l.Entry != nil && !l.Fresh {
-			// Too old is stale, too, and a negative entry has no value that could be served so.
+			// An entry that is too old counts as stale. A negative entry has no value to serve as stale.
 			if l.Stale = true; l.Negative {
 				l.Found = Found{Near: l.Near}
 			}
@@ -88,14 +99,14 @@ func (c *Cache) GetOrLease(ctx context.Context, namespace, key string, o LeaseOp
 		}
 		held, err := c.leaseHeld(ctx, leaseKey, changed != nil)
 		if err == nil && held <= 0 {
-			held, err = c.lease(ctx, redisKey, leaseKey, e, o.TTL, &l)
+			held, err = c.requestLease(ctx, redisKey, leaseKey, e, o.TTL, &l)
 		}
 		switch {
 		case l.Token != "" || l.Entry != nil && ctx.Err() == nil && (err != nil || held > 0):
-			return l, nil // a value is of use also where the lease could not be asked for
+			return l, nil // an entry is returned even if the request for the lease failed
 		case err != nil:
 			return l, err
-		case held <= 0: // something else is there by now
+		case held <= 0: // the key has changed since it was read
 			continue
 		}
 		l.RetryAfter = held
@@ -104,7 +115,7 @@ func (c *Cache) GetOrLease(ctx context.Context, namespace, key string, o LeaseOp
 			return l, nil
 		}
 		if changed == nil {
-			// From here on nothing is missed: what changed before is found by looking once more.
+			// From here on every change is told. The next pass finds a change from before.
 			changed, done = c.redis.Wait(redisKey, leaseKey)
 			continue
 		}
@@ -112,7 +123,7 @@ func (c *Cache) GetOrLease(ctx context.Context, namespace, key string, o LeaseOp
 		select {
 		case <-changed:
 		case <-wait.C:
-			c.redis.Near.Forget(leaseKey) // it has expired, and Redis may not have noticed yet
+			c.redis.Near.Forget(leaseKey) // the lease has expired, which Redis may not have noticed yet
 		case <-ctx.Done():
 		}
 		wait.Stop()
@@ -122,8 +133,8 @@ func (c *Cache) GetOrLease(ctx context.Context, namespace, key string, o LeaseOp
 	}
 }
 
-// readForLease reads as read does. Who waits at the primary reads over the connection on which Redis tells what changes,
-// and keeps nothing.
+// readForLease is read, or with primary readThrough without the near cache. A caller that waits at the primary reads over the
+// tracked connection, so that Redis tells of changes, and keeps nothing.
 func (c *Cache) readForLease(ctx context.Context, namespace, redisKey string, primary, waits bool) (e *Entry, hit bool, cleared *invalidation, err error) {
 	switch {
 	case !primary:
@@ -135,12 +146,14 @@ func (c *Cache) readForLease(ctx context.Context, namespace, redisKey string, pr
 	return e, false, cleared, err
 }
 
+// fresh reports whether an entry is neither stale nor older than maxAge.
 func (f *Found) fresh(now time.Time, maxAge time.Duration) bool {
 	return !f.Stale && (f.Soft.IsZero() || now.Before(f.Soft)) && (maxAge <= 0 || f.AsOf.IsZero() || now.Sub(f.AsOf) <= maxAge)
 }
 
-// refreshEarly decides by chance, the likelier the nearer the expiry and the longer the last load took: XFetch of
-// Vattani, Chierichetti and Lowenstein, Optimal Probabilistic Cache Stampede Prevention, VLDB 2015.
+// refreshEarly decides at random whether to refresh a fresh entry, with a probability that grows as the expiry comes nearer
+// and with the load time of the entry: XFetch of Vattani, Chierichetti and Lowenstein, Optimal Probabilistic Cache Stampede
+// Prevention, VLDB 2015.
 func (f *Found) refreshEarly(now time.Time, beta float64) bool {
 	if beta <= 0 || f.LoadTime <= 0 || f.Soft.IsZero() {
 		return false
@@ -149,8 +162,8 @@ func (f *Found) refreshEarly(now time.Time, beta float64) bool {
 	return ahead >= float64(f.Soft.Sub(now))
 }
 
-// leaseHeld returns for how long somebody has the lease yet, as far as the near cache knows, or if ask is set Redis; 0
-// means that nobody has it or that it is not known. Asking makes Redis push the end of the lease.
+// leaseHeld returns the remaining time of the lease that another caller holds, from the near cache or, if ask is set, from
+// Redis; 0 means that nobody holds it or that it is unknown. After asking, Redis tells when the lease ends.
 func (c *Cache) leaseHeld(ctx context.Context, leaseKey string, ask bool) (time.Duration, error) {
 	v, ok := c.redis.Near.Get(leaseKey)
 	if !ok && ask {
@@ -167,161 +180,4 @@ func (c *Cache) leaseHeld(ctx context.Context, leaseKey string, ask bool) (time.
 	}
 	expires, _ := v.(time.Time)
 	return max(time.Until(expires), 0), nil
-}
-
-// leasing shares one request for a lease among the callers of this process that want the same.
-type leasing struct {
-	mu   sync.Mutex
-	busy map[string]*leaseRequest
-}
-
-type leaseRequest struct {
-	done chan struct{}
-	held time.Duration
-	err  error
-}
-
-// lease asks for the lease and puts it into l. Else it returns for how long somebody else has it yet; 0 means that e is no
-// longer what is stored.
-func (c *Cache) lease(ctx context.Context, redisKey, leaseKey string, e *Entry, ttl time.Duration, l *Leased) (held time.Duration, err error) {
-	c.leasing.mu.Lock()
-	if r := c.leasing.busy[leaseKey]; r != nil {
-		c.leasing.mu.Unlock()
-		select {
-		case <-r.done:
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
-		if r.err != nil && ctx.Err() == nil {
-			return 0, nil // it may have failed for a reason of its own
-		}
-		return r.held, ctx.Err()
-	}
-	r := &leaseRequest{done: make(chan struct{}), err: redis.ErrUnavailable} // the error stands in a panic
-	if c.leasing.busy == nil {
-		c.leasing.busy = make(map[string]*leaseRequest)
-	}
-	c.leasing.busy[leaseKey] = r
-	c.leasing.mu.Unlock()
-	defer func() {
-		c.leasing.mu.Lock()
-		delete(c.leasing.busy, leaseKey)
-		c.leasing.mu.Unlock()
-		close(r.done)
-	}()
-
-	var random [leaseRandom]byte
-	_, _ = rand.Read(random[:])
-	seen := ""
-	if e != nil {
-		seen = e.ETag.String()
-	}
-	m, err := c.redis.Run(ctx, leaseScript, redis.WritesOnce, []string{redisKey, leaseKey}, seen, string(random[:]), redis.Millis(ttl))
-	if r.err = err; err != nil {
-		return 0, err
-	}
-	parts, err := m.ToArray()
-	if err != nil || len(parts) != 2 {
-		return 0, redis.ErrInternal
-	}
-	outcome, err1 := parts[0].AsInt64()
-	text, err2 := parts[1].ToString()
-	if err1 != nil || err2 != nil {
-		return 0, redis.ErrInternal
-	}
-	switch outcome {
-	case 1:
-		c.redis.Forget(leaseKey)
-		l.Token, l.LeaseTTL = base64.RawURLEncoding.EncodeToString([]byte(text)), ttl
-		r.held = ttl
-	case 0:
-		left, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
-			return 0, redis.ErrInternal
-		}
-		r.held = max(time.Duration(left)*time.Millisecond, time.Millisecond)
-	default:
-		c.redis.Near.Forget(redisKey)
-	}
-	return r.held, nil
-}
-
-// FillOutcome is what became of a fill.
-type FillOutcome int64
-
-// The outcomes of Fill, as the script numbers them.
-const (
-	// Filled means that the entry was written.
-	Filled FillOutcome = 1
-	// LeaseExpired means that the lease's time was over.
-	LeaseExpired FillOutcome = 0
-	// Invalidated means that the lease was revoked, or that what was loaded was invalidated meanwhile.
-	Invalidated FillOutcome = -1
-	// Superseded means that somebody has written the key meanwhile.
-	Superseded FillOutcome = -2
-)
-
-// ValidLease reports whether token has the form of a lease.
-func ValidLease(token string) bool {
-	_, ok := parseLease(token)
-	return ok
-}
-
-func parseLease(token string) (lease string, ok bool) {
-	b, err := base64.RawURLEncoding.DecodeString(token)
-	return string(b), err == nil && (len(b) == leaseSeen || len(b) == leaseSeen+16)
-}
-
-// Fill writes what was loaded under a lease, if the lease is still held and nothing has happened to the key, its tags or
-// its namespace since it was given. What is written is as of that time: an invalidation that this does not see yet reaches
-// it when it is read.
-func (c *Cache) Fill(ctx context.Context, namespace, key, token string, w Write) (outcome FillOutcome, etag string, err error) {
-	lease, ok := parseLease(token)
-	if !ok {
-		return Invalidated, "", nil
-	}
-	if err := c.sealable(&w); err != nil {
-		return Invalidated, "", err
-	}
-	redisKey, leaseKey := c.entryKey(namespace, key), c.leaseKey(namespace, key)
-	given := fromMicros(binary.BigEndian.Uint64([]byte(lease[leaseGiven:])))
-	now := c.redis.Now()
-	e, ttl := w.entry(given, now)
-	e.LoadTime = now.Sub(given)
-	state, err := c.judge(ctx, namespace, e, nil, true)
-	if err != nil {
-		return 0, "", err
-	}
-	invalidated := "0"
-	if state != entryValid {
-		invalidated = "1"
-	}
-	defer c.redis.Forget(redisKey, leaseKey)
-	// A second try would find the lease used up by the first.
-	m, err := c.redis.Run(ctx, fillScript, redis.WritesOnce, []string{redisKey, leaseKey},
-		lease, rueidis.BinaryString(c.encode(redisKey, e)), redis.Millis(ttl), invalidated)
-	if err != nil {
-		return 0, "", err
-	}
-	n, err := m.AsInt64()
-	if outcome = FillOutcome(n); outcome == Filled {
-		etag = e.ETag.String()
-	}
-	return outcome, etag, err
-}
-
-// ReleaseLease gives a lease back, holding back new ones for so long, and returns whether it was held.
-func (c *Cache) ReleaseLease(ctx context.Context, namespace, key, token string, holdBack time.Duration) (released bool, err error) {
-	lease, ok := parseLease(token)
-	if !ok {
-		return false, nil
-	}
-	leaseKey := c.leaseKey(namespace, key)
-	defer c.redis.Forget(leaseKey)
-	m, err := c.redis.Run(ctx, releaseScript, redis.Writes, []string{leaseKey}, lease, redis.Millis(holdBack))
-	if err != nil {
-		return false, err
-	}
-	n, err := m.AsInt64()
-	return n == 1, err
 }

@@ -1,11 +1,11 @@
--- Gives the lease of a key, if nobody has it and what is there is still what the caller saw.
+-- Gives the lease of a key, if nobody holds it and the key still holds the value that the caller has read.
 -- KEYS: 1 the entry, 2 its lease
--- ARGV: 1 the etag that the caller saw ('': nothing), 2 16 random bytes, 3 the lease's duration in milliseconds
--- RETURNS: {1 given; the lease}, {0 somebody has it, or it is held back; for how long yet, in milliseconds},
---          {-1 something else is there by now; ''}
+-- ARGV: 1 the etag that the caller has read ('': nothing), 2 16 random bytes, 3 the lease's duration in milliseconds
+-- RETURNS: {1 given; the lease}, {0 held by another caller, or held back; the remaining time in milliseconds},
+--          {-1 the key holds another value; ''}
 --
--- A lease is a string: the random bytes, the time it was given, its duration and the etag seen. While leases are held back
--- it is the text 'held'.
+-- A lease is a string: the random bytes, the time at which it was given and its duration in 8 bytes each, and the etag read.
+-- While leases are held back it is the text 'held'.
 
 local key, lease = KEYS[1], KEYS[2]
 local seen, random, px = ARGV[1], ARGV[2], ARGV[3]

@@ -78,19 +78,19 @@ func TestLeaseWaitersDoNotPoll(t *testing.T) {
 		})
 		after(time.Second)
 		if now := asked(); now != last {
-			t.Errorf("%s: %d commands within a second of waiting", name, now-last)
+			t.Errorf("%s: %d commands within a second of waiting, want none", name, now-last)
 		}
 		began := time.Now()
 		write(name, token)
 		for _, ends := range done {
 			for range stores {
 				if w := <-ends; w.err != nil || w.leased.Entry == nil || string(w.leased.Value) != "value" {
-					t.Errorf("%s: got %+v, %v", name, w.leased, w.err)
+					t.Errorf("%s: GetOrLease = %+v, %v, want the value", name, w.leased, w.err)
 				}
 			}
 		}
 		if took := time.Since(began); took > cache.MaxLease/3 {
-			t.Errorf("%s: woken after %v", name, took)
+			t.Errorf("%s: woken after %v, want at most %v", name, took, cache.MaxLease/3)
 		}
 	}
 }
@@ -113,7 +113,7 @@ func TestLeaseTakeoverAfterTheLoadersReplicaIsKilled(t *testing.T) {
 		loader.Close()
 		herds.Wait()
 		if took := time.Since(began); loads != 1 || took < ttl-5*time.Millisecond {
-			t.Errorf("%d loads, after %v", loads, took)
+			t.Errorf("%d loads after %v, want 1 after %v", loads, took, ttl)
 		}
 	})
 }
@@ -125,12 +125,12 @@ func TestLeaseOfANegativeEntry(t *testing.T) {
 		began := time.Now()
 		token := lease(t, s, namespace, "key", tenSeconds)
 		if outcome := fillLease(t, s, namespace, "key", token, cache.Write{Negative: true, Fresh: ttl}); outcome != cache.Filled {
-			t.Fatal(outcome)
+			t.Fatalf("Fill = %v, want %v", outcome, cache.Filled)
 		}
 		for _, other := range storetest.Replicas(t, s) {
 			l := getOrLease(t, other, namespace, "key", tenSeconds)
 			if time.Since(began) < ttl && (!l.Fresh || l.Entry == nil || !l.Negative || l.Token != "") {
-				t.Errorf("while it is known: %+v", l)
+				t.Errorf("GetOrLease while the absence is known = %+v, want a fresh negative entry", l)
 			}
 		}
 		storetest.Eventually(t, "it is asked again", func() bool {
@@ -138,7 +138,7 @@ func TestLeaseOfANegativeEntry(t *testing.T) {
 			return l.Token != "" && l.Entry == nil
 		})
 		if took := time.Since(began); took < ttl-5*time.Millisecond {
-			t.Errorf("known for %v", took)
+			t.Errorf("the absence was known for %v, want %v", took, ttl)
 		}
 	})
 }
@@ -187,7 +187,7 @@ func leaseFailover(t *testing.T, o store.Options, change func()) {
 			case errors.Is(w.err, redis.ErrUnavailable), errors.Is(w.err, redis.ErrOutcomeUnknown):
 				ends["away"]++
 			case w.err != nil:
-				t.Errorf("%s: %v: %s", w.key, w.err, redis.Cause(w.err))
+				t.Errorf("%s: GetOrLease: error %v, want none or one of an unavailable Redis: %s", w.key, w.err, redis.Cause(w.err))
 			case w.leased.Entry != nil && string(w.leased.Value) == "loaded":
 				ends["value"]++
 			case w.leased.Token != "":
@@ -195,11 +195,11 @@ func leaseFailover(t *testing.T, o store.Options, change func()) {
 			case w.leased.Entry == nil && w.took >= wait:
 				ends["timeout"]++
 			default:
-				t.Errorf("%s: after %v: %+v", w.key, w.took, w.leased)
+				t.Errorf("%s: GetOrLease after %v = %+v, want a value, a lease, or nothing after %v", w.key, w.took, w.leased, wait)
 			}
 			// The end of the wait may meet round trips that run out of their time.
 			if w.took > wait+10*time.Second {
-				t.Errorf("%s: ended after %v", w.key, w.took)
+				t.Errorf("%s: GetOrLease took %v, want at most %v", w.key, w.took, wait+10*time.Second)
 			}
 		}
 	}

@@ -39,13 +39,13 @@ func TestPlainValuesAreRead(t *testing.T) {
 			for _, read := range reads {
 				e := read.get(t, s, namespace, test.name).Entry
 				if e == nil {
-					t.Fatalf("%s %s: nothing there", read.name, test.name)
+					t.Fatalf("%s %s: found nothing, want a plain value", read.name, test.name)
 				}
 				if string(e.Value) != test.value || e.Negative || !e.AsOf.IsZero() || e.ETag == (cache.ETag{}) {
-					t.Errorf("%s %s: %+v", read.name, test.name, e)
+					t.Errorf("%s %s = %+v, want plain %q", read.name, test.name, e, test.value)
 				}
 				if test.ttl == 0 && !e.Hard.IsZero() || test.ttl > 0 && (!about(e.Hard.Sub(s.Redis.Now()), test.ttl) || !e.Soft.Equal(e.Hard)) {
-					t.Errorf("%s %s: ends at %v, %v", read.name, test.name, e.Soft, e.Hard)
+					t.Errorf("%s %s: Soft = %v, Hard = %v, want an expiry in %v, 0 meaning none", read.name, test.name, e.Soft, e.Hard, test.ttl)
 				}
 			}
 		}
@@ -67,17 +67,17 @@ func TestPlainNamespace(t *testing.T) {
 			key := prefix + "123"
 			storetest.Command(t, s, "SETEX", key, "60", "alice")
 			if e := storetest.Get(t, s, plain, key, true).Entry; e == nil || string(e.Value) != "alice" || !about(e.Hard.Sub(s.Redis.Now()), time.Minute) {
-				t.Errorf("read %v", e)
+				t.Errorf("Get of %q = %v, want alice for a minute", key, e)
 			}
 			storetest.Set(t, s, plain, prefix+"124", cache.Write{Value: []byte("bob")})
 			if storetest.Command(t, s, "GET", prefix+"124") == nil {
-				t.Error("written under another key")
+				t.Errorf("GET %q found nothing, want the entry that Set wrote", prefix+"124")
 			}
 			if _, err := s.Cache.Increment(t.Context(), plain, prefix+"125", cache.Increment{Delta: 5}); err != nil {
-				t.Fatal(err)
+				t.Fatalf("Increment: error %v, want none", err)
 			}
 			if v := storetest.Command(t, s, "GET", prefix+"125"); v != "5" {
-				t.Errorf("the counter is %v", v)
+				t.Errorf("GET of the counter = %v, want 5", v)
 			}
 			storetest.Set(t, s, plain+"-other", "ld:"+prefix, cache.Write{Value: []byte("not to be seen")})
 			storetest.Command(t, s, "HSET", prefix+"hash", "f", "v")
@@ -89,15 +89,15 @@ func TestPlainNamespace(t *testing.T) {
 			for _, pattern := range []string{"ld:*", "*" + prefix + "*"} {
 				for _, k := range list(t, s, plain, pattern, 100) {
 					if strings.HasPrefix(k, "ld:") {
-						t.Errorf("%s shows %q", pattern, k)
+						t.Errorf("ListKeys with %s = %q among others, want no key of Larder's own", pattern, k)
 					}
 				}
 			}
 			if n := deleteMatching(t, s, plain, "*"+prefix+"*"); n != 3 {
-				t.Errorf("deleted %d", n)
+				t.Errorf("DeleteMatching deleted %d entries, want 3", n)
 			}
 			if e := storetest.Get(t, s, plain+"-other", "ld:"+prefix, true).Entry; e == nil {
-				t.Error("deleted an entry of another namespace")
+				t.Error("DeleteMatching deleted an entry of another namespace, want it left")
 			}
 		})
 	}
@@ -152,19 +152,19 @@ func TestOtherTypesAreLeftAlone(t *testing.T) {
 		for _, op := range ops {
 			err := op.run(t.Context(), s, namespace)
 			if !errors.Is(err, redis.ErrWrongType) || redis.Retryable(err) {
-				t.Errorf("%s: %v: %s", op.name, err, redis.Cause(err))
+				t.Errorf("%s: error %v, want %v, not retryable: %s", op.name, err, redis.ErrWrongType, redis.Cause(err))
 			}
 			if v := storetest.Command(t, s, "HGET", redisKey, "field"); v != "value" {
-				t.Errorf("%s changed the hash: %v", op.name, v)
+				t.Errorf("%s: the hash holds %v afterwards, want value", op.name, v)
 			}
 			if left := storetest.Command(t, s, "PTTL", redisKey); left != int64(-1) {
-				t.Errorf("%s gave the hash an expiry: %v", op.name, left)
+				t.Errorf("%s: PTTL of the hash = %v afterwards, want -1", op.name, left)
 			}
 		}
 		// SET and UNLINK do not ask what they replace, and neither do these.
 		storetest.Set(t, s, namespace, "hash", cache.Write{Value: []byte("value")})
 		if e := storetest.Get(t, s, namespace, "hash", true).Entry; e == nil || string(e.Value) != "value" {
-			t.Errorf("unconditional set over a hash: %v", e)
+			t.Errorf("Get after a Set over a hash = %v, want value", e)
 		}
 	})
 }
@@ -174,12 +174,12 @@ func TestEntriesOfLaterVersionsAreCorrupt(t *testing.T) {
 		storetest.Command(t, s, "SET", s.Cache.RedisKey(namespace, "key"), "\xc1LD\x02"+strings.Repeat("x", 60))
 		for _, near := range []bool{false, true} {
 			if _, err := s.Cache.Get(t.Context(), namespace, "key", near); !errors.Is(err, redis.ErrCorrupt) || redis.Retryable(err) {
-				t.Errorf("near %v: %v", near, err)
+				t.Errorf("Get with useNear %v: error %v, want %v, not retryable", near, err, redis.ErrCorrupt)
 			}
 		}
 		storetest.Set(t, s, namespace, "key", cache.Write{Value: []byte("mended")})
 		if e := storetest.Get(t, s, namespace, "key", true).Entry; e == nil || string(e.Value) != "mended" {
-			t.Errorf("after a set: %v", e)
+			t.Errorf("Get after a Set over a corrupt entry = %v, want mended", e)
 		}
 	})
 }
@@ -201,28 +201,28 @@ func TestScriptsReadTheHeaderAsGoDoes(t *testing.T) {
 				w.Stale = time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "stale"))
 			}
 			if _, _, err := s.Cache.Set(context.Background(), namespace, "key", w, cache.Condition{}); err != nil {
-				t.Fatal(err)
+				t.Fatalf("Set: error %v, want none", err)
 			}
 			found, err := s.Cache.Get(context.Background(), namespace, "key", true)
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("Get: error %v, want none", err)
 			}
 			want := found.ETag.String()
 			stored, etag, err := s.Cache.Set(context.Background(), namespace, "key", cache.Write{}, cache.Condition{Kind: cache.IfAbsent})
 			if err != nil || stored || etag != want {
-				t.Fatalf("the script sees etag %q, Go %q (%v, %v)", etag, want, stored, err)
+				t.Fatalf("Set if absent = %v, %q, %v, want not stored and the etag that Get returns, %q", stored, etag, err, want)
 			}
 			// The old expiry is neither later nor earlier than itself.
 			if !found.Hard.IsZero() {
 				for mode, shift := range map[cache.TouchMode]time.Duration{cache.TouchExtend: -time.Second, cache.TouchShorten: time.Second} {
 					left := found.Soft.Sub(s.Redis.Now()) + shift
 					if _, changed, err := s.Cache.Touch(context.Background(), namespace, "key", left, mode); err != nil || changed {
-						t.Fatalf("%s from %v by %v: %v, %v", mode, found.Soft, shift, changed, err)
+						t.Fatalf("Touch %s from %v by %v: changed %v, %v, want unchanged", mode, found.Soft, shift, changed, err)
 					}
 				}
 			}
 			if deleted, _, err := s.Cache.Delete(context.Background(), namespace, "key", &found.ETag); err != nil || !deleted {
-				t.Fatalf("delete with the etag that Go sees: %v, %v", deleted, err)
+				t.Fatalf("Delete with the etag that Get returns = %v, %v, want deleted", deleted, err)
 			}
 		})
 	})
@@ -244,18 +244,18 @@ func FuzzRawValue(f *testing.F) {
 			storetest.Command(t, s, "SET", s.Cache.RedisKey(namespace, "key"), string(raw))
 			found, err := s.Cache.Get(t.Context(), namespace, "key", true)
 			if err != nil && !errors.Is(err, redis.ErrCorrupt) {
-				t.Fatal(err)
+				t.Fatalf("Get: error %v, want none or %v", err, redis.ErrCorrupt)
 			}
 			stored, etag, scriptErr := s.Cache.Set(t.Context(), namespace, "key", cache.Write{}, cache.Condition{Kind: cache.IfAbsent})
 			if scriptErr != nil || stored || err == nil && found.Entry != nil && etag != found.ETag.String() {
-				t.Fatalf("the script sees etag %q, Go %v (%v, %v)", etag, found.Entry, stored, scriptErr)
+				t.Fatalf("Set if absent = %v, %q, %v, want not stored and the etag of %v", stored, etag, scriptErr, found.Entry)
 			}
 			if _, _, err := s.Cache.Touch(t.Context(), namespace, "key", time.Minute, cache.TouchOverwrite); err != nil {
-				t.Fatalf("touch: %v: %s", err, redis.Cause(err))
+				t.Fatalf("Touch: error %v, want none: %s", err, redis.Cause(err))
 			}
 			if _, err := s.Cache.Increment(t.Context(), namespace, "key", cache.Increment{Delta: 1}); err != nil &&
 				!errors.Is(err, redis.ErrNotCounter) && !errors.Is(err, redis.ErrOverflow) {
-				t.Fatalf("increment: %v: %s", err, redis.Cause(err))
+				t.Fatalf("Increment: error %v, want none, %v or %v: %s", err, redis.ErrNotCounter, redis.ErrOverflow, redis.Cause(err))
 			}
 		}
 	})

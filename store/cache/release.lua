@@ -1,12 +1,12 @@
 -- Gives a lease back.
 -- KEYS: 1 the lease
--- ARGV: 1 the lease, 2 how long new ones are held back in milliseconds (0: not at all)
--- RETURNS: 1 if it was held, else 0
+-- ARGV: 1 the lease, as lease.lua returned it, 2 how long new leases are held back in milliseconds (0: not at all)
+-- RETURNS: 1 if the lease was held, else 0
 
 local lease = KEYS[1]
-local mine, px = ARGV[1], ARGV[2]
+local own, px = ARGV[1], ARGV[2]
 
-if redis.call('GET', lease) ~= mine then
+if redis.call('GET', lease) ~= own then
   return 0
 end
 if px == '0' then

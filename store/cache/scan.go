@@ -10,15 +10,15 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// scanCount is how many keys one step of a walk looks at: few enough to leave Redis free for others.
+// scanCount is the number of keys that Redis visits in one step of a walk. A larger step would delay other commands.
 const scanCount = 1000
 
-// listSteps bounds the steps of one page. In a database full of other keys it is answered short or empty rather than late,
-// and the walk goes on from its token.
+// listSteps is the maximum number of steps for one page. In a database full of other keys a page is short or empty rather than
+// late, and the walk continues from its token.
 const listSteps = 100
 
-// ListKeys returns about count keys that match a glob, empty meaning all, and the token of the next page, empty after
-// the last. A token that is not of the same namespace and pattern fails with ErrPageToken.
+// ListKeys returns about count keys of a namespace that match a glob pattern, an empty one meaning all, and the token of the
+// next page, empty after the last. It fails with [redis.ErrPageToken] if the token is of another namespace or pattern.
 func (c *Cache) ListKeys(ctx context.Context, namespace, pattern, token string, count int) (keys []string, next string, err error) {
 	for step := 1; ; step++ {
 		var found []string
@@ -37,8 +37,9 @@ func (c *Cache) ListKeys(ctx context.Context, namespace, pattern, token string, 
 	}
 }
 
-// DeleteMatching removes the entries that match a glob, in steps. After each it calls progress with how many it has
-// removed so far and the token to resume with, empty after the last; an error of progress ends the walk.
+// DeleteMatching removes the entries of a namespace that match a glob pattern, an empty one meaning all, in steps. After each
+// step it calls progress with the number of entries removed so far and the token to resume with, empty after the last step.
+// An error of progress ends the walk and is returned.
 func (c *Cache) DeleteMatching(ctx context.Context, namespace, pattern, token string, progress func(deleted int64, next string) error) error {
 	var deleted int64
 	for {
@@ -73,10 +74,11 @@ func (c *Cache) DeleteMatching(ctx context.Context, namespace, pattern, token st
 	}
 }
 
-// position is where a walk stands: the primaries are walked in the order of their ids.
+// position is how far a walk has come: the id of a primary and a SCAN cursor there. Primaries are walked in the order of their
+// ids.
 type position struct{ node, cursor uint64 }
 
-// scan makes one step of a walk over the string keys of all primaries.
+// scan makes one step of a walk over the string keys of all primaries. It returns Redis keys and the token of the next step.
 func (c *Cache) scan(ctx context.Context, namespace, pattern, token string, count int64) (keys []string, next string, err error) {
 	if pattern == "" {
 		pattern = "*"
@@ -98,7 +100,7 @@ func (c *Cache) scan(ctx context.Context, namespace, pattern, token string, coun
 			return step{}, err
 		}
 		n := sort.Search(len(ids), func(i int) bool { return ids[i] >= at.node })
-		if n == len(ids) { // the topology has changed under the walk, and nothing is left of it
+		if n == len(ids) { // the primaries have changed, and none is left to walk
 			return step{}, nil
 		}
 		at := at
@@ -122,12 +124,14 @@ func (c *Cache) scan(ctx context.Context, namespace, pattern, token string, coun
 	return done.keys, done.next, err
 }
 
+// token returns the position in a walk as a page token. Walk identifies the namespace and the pattern.
 func (p position) token(walk uint32) string {
 	b := binary.BigEndian.AppendUint32(nil, walk)
 	b = binary.BigEndian.AppendUint64(b, p.node)
 	return base64.RawURLEncoding.EncodeToString(binary.BigEndian.AppendUint64(b, p.cursor))
 }
 
+// parsePosition is the inverse of token; ok is false if the token is not one of the walk.
 func parsePosition(token string, walk uint32) (p position, ok bool) {
 	if token == "" {
 		return p, true
@@ -137,6 +141,6 @@ func parsePosition(token string, walk uint32) (p position, ok bool) {
 		return p, false
 	}
 	p = position{binary.BigEndian.Uint64(b[4:]), binary.BigEndian.Uint64(b[12:])}
-	// Compared whole: decoding overlooks line breaks and the last bits.
+	// The whole token is compared, because decoding ignores line breaks and the last bits.
 	return p, p.token(walk) == token
 }

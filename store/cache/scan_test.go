@@ -25,14 +25,14 @@ func list(tb testing.TB, s *store.Store, namespace, pattern string, count int) [
 	for range 10000 {
 		keys, next, err := s.Cache.ListKeys(tb.Context(), namespace, pattern, token, count)
 		if err != nil {
-			tb.Fatalf("list %q: %v: %s", pattern, err, redis.Cause(err))
+			tb.Fatalf("ListKeys of %q: error %v, want none: %s", pattern, err, redis.Cause(err))
 		}
 		all = append(all, keys...)
 		if token = next; token == "" {
 			return all
 		}
 	}
-	tb.Fatal("the walk does not end")
+	tb.Fatal("ListKeys returned 10,000 pages and another token, want an end")
 	return nil
 }
 
@@ -50,13 +50,13 @@ func deleteMatching(tb testing.TB, s *store.Store, namespace, pattern string) (d
 	done := false
 	err := s.Cache.DeleteMatching(tb.Context(), namespace, pattern, "", func(n int64, next string) error {
 		if n < deleted || done {
-			tb.Errorf("progress from %d to %d, after the end: %v", deleted, n, done)
+			tb.Errorf("progress from %d to %d, after the end: %v, want it to grow until the end", deleted, n, done)
 		}
 		deleted, done = n, next == ""
 		return nil
 	})
 	if err != nil || !done {
-		tb.Fatalf("delete %q: %v, done: %v", pattern, err, done)
+		tb.Fatalf("DeleteMatching of %q: error %v, done %v, want done", pattern, err, done)
 	}
 	return deleted
 }
@@ -69,7 +69,7 @@ func TestListKeysFindsEveryKey(t *testing.T) {
 		storetest.Command(t, s, "HSET", s.Cache.RedisKey(namespace, "not an entry"), "f", "v")
 		for _, pattern := range []string{"", "*", "key-*"} {
 			if diff := cmp.Diff(keySet(keys), keySet(list(t, s, namespace, pattern, 200))); diff != "" {
-				t.Errorf("%q (-want +got):\n%s", pattern, diff)
+				t.Errorf("keys that match %q (-want +got):\n%s", pattern, diff)
 			}
 		}
 		if s.Redis.Mode() == redis.Embedded {
@@ -77,7 +77,7 @@ func TestListKeysFindsEveryKey(t *testing.T) {
 		}
 		page, next, err := s.Cache.ListKeys(t.Context(), namespace, "", "", 100)
 		if err != nil || next == "" || len(page) > 200 {
-			t.Errorf("a page of 100 holds %d keys, and then %q: %v", len(page), next, err)
+			t.Errorf("ListKeys of a page of 100 = %d keys, token %q, %v, want at most 200 keys and a token", len(page), next, err)
 		}
 	})
 }
@@ -99,7 +99,7 @@ func TestListKeysWhileKeysComeAndGo(t *testing.T) {
 				passing := []string{fmt.Sprintf("passing-%d", i), fmt.Sprintf("passing-%d", i+1)}
 				storetest.Fill(t, s, namespace, passing)
 				if _, err := s.Cache.BatchDelete(t.Context(), namespace, passing[:1]); err != nil {
-					t.Error(err)
+					t.Errorf("BatchDelete: error %v, want none", err)
 				}
 			}
 		}()
@@ -107,7 +107,7 @@ func TestListKeysWhileKeysComeAndGo(t *testing.T) {
 			found := keySet(list(t, s, namespace, "", 50))
 			for _, k := range keys {
 				if !found[k] {
-					t.Errorf("%s was not listed", k)
+					t.Errorf("ListKeys did not list %s, want every key that was there throughout", k)
 				}
 			}
 		}
@@ -127,13 +127,13 @@ func TestListKeysIsBounded(t *testing.T) {
 	server.ResetCommandCalls(t)
 	_, next, err := s.Cache.ListKeys(t.Context(), "few", "", "", 10)
 	if err != nil || next == "" {
-		t.Fatal(next, err)
+		t.Fatalf("ListKeys = token %q, %v, want a token", next, err)
 	}
 	if scans := server.CommandCalls(t)["scan"]; scans > 200 {
-		t.Errorf("one page made %d steps", scans)
+		t.Errorf("one page made %d steps, want at most 200", scans)
 	}
 	if diff := cmp.Diff(keySet(storetest.Keys(3)), keySet(list(t, s, "few", "", 10))); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+		t.Errorf("keys (-want +got):\n%s", diff)
 	}
 }
 
@@ -185,25 +185,25 @@ func TestPatterns(t *testing.T) {
 		storetest.Fill(t, s, namespace+"-other", keys)
 		for _, test := range tests {
 			if diff := cmp.Diff(keySet(test.want), keySet(list(t, s, namespace, test.pattern, 1000))); diff != "" {
-				t.Errorf("%q (-want +got):\n%s", test.pattern, diff)
+				t.Errorf("keys that match %q (-want +got):\n%s", test.pattern, diff)
 			}
 		}
 		for _, test := range tests {
 			namespace := storetest.NewNamespace()
 			storetest.Fill(t, s, namespace, keys)
 			if n := deleteMatching(t, s, namespace, test.pattern); n != int64(len(test.want)) {
-				t.Errorf("%q deleted %d", test.pattern, n)
+				t.Errorf("DeleteMatching of %q deleted %d entries, want %d", test.pattern, n, len(test.want))
 			}
 			left := keySet(keys)
 			for _, k := range test.want {
 				delete(left, k)
 			}
 			if diff := cmp.Diff(left, keySet(list(t, s, namespace, "", 1000))); diff != "" {
-				t.Errorf("%q (-left +got):\n%s", test.pattern, diff)
+				t.Errorf("keys left by DeleteMatching of %q (-want +got):\n%s", test.pattern, diff)
 			}
 		}
 		if got := list(t, s, namespace+"-other", "", 100); len(keySet(got)) != len(keys) {
-			t.Errorf("%d of %d keys left in the other namespace", len(got), len(keys))
+			t.Errorf("%d keys are left in the other namespace, want %d", len(got), len(keys))
 		}
 	})
 }
@@ -213,12 +213,12 @@ func TestPageTokens(t *testing.T) {
 		storetest.Fill(t, s, namespace, storetest.Keys(500))
 		_, token, err := s.Cache.ListKeys(t.Context(), namespace, "key-*", "", 10)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("ListKeys: error %v, want none", err)
 		}
 		if s.Redis.Mode() == redis.Embedded {
 			token = base64.RawURLEncoding.EncodeToString(make([]byte, 20))
 		} else if _, _, err = s.Cache.ListKeys(t.Context(), namespace, "key-*", token, 10); err != nil {
-			t.Errorf("its own token: %v", err)
+			t.Errorf("ListKeys with its own token: error %v, want none", err)
 		}
 		tests := []struct{ name, namespace, pattern, token string }{
 			{"another namespace", namespace + "-other", "key-*", token},
@@ -235,15 +235,15 @@ func TestPageTokens(t *testing.T) {
 		}
 		for _, test := range tests {
 			if _, _, err := s.Cache.ListKeys(t.Context(), test.namespace, test.pattern, test.token, 10); !errors.Is(err, redis.ErrPageToken) || redis.Retryable(err) {
-				t.Errorf("list, %s: %v", test.name, err)
+				t.Errorf("ListKeys, %s: error %v, want %v, not retryable", test.name, err, redis.ErrPageToken)
 			}
 			err := s.Cache.DeleteMatching(t.Context(), test.namespace, test.pattern, test.token, func(int64, string) error { return nil })
 			if !errors.Is(err, redis.ErrPageToken) {
-				t.Errorf("delete, %s: %v", test.name, err)
+				t.Errorf("DeleteMatching, %s: error %v, want %v", test.name, err, redis.ErrPageToken)
 			}
 		}
 		if n := len(keySet(list(t, s, namespace, "", 1000))); n != 500 {
-			t.Errorf("%d keys left", n)
+			t.Errorf("%d keys are left, want 500", n)
 		}
 	})
 }
@@ -256,15 +256,15 @@ func TestPageTokenTellsNothing(t *testing.T) {
 	storetest.Fill(t, s, namespace, storetest.Keys(500))
 	_, token, err := s.Cache.ListKeys(t.Context(), namespace, "key-*", "", 10)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ListKeys: error %v, want none", err)
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(token)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("decode the token %q: error %v, want none", token, err)
 	}
 	for _, secret := range append(storetest.Cluster(t).Addrs(), "127.0.0.1", "key-", namespace) {
 		if strings.Contains(string(raw), secret) {
-			t.Errorf("the token holds %q", secret)
+			t.Errorf("the token holds %q, want neither addresses nor keys in it", secret)
 		}
 	}
 }
@@ -284,18 +284,18 @@ func TestDeleteMatchingResumes(t *testing.T) {
 				return interrupted
 			})
 			if !errors.Is(err, interrupted) || calls > len(keys) {
-				t.Fatal(err, calls)
+				t.Fatalf("DeleteMatching, call %d: error %v, want %v and an end", calls, err, interrupted)
 			}
 			total += deleted
 		}
 		if total != int64(len(keys)) {
-			t.Errorf("deleted %d in all", total)
+			t.Errorf("deleted %d in all, want %d", total, len(keys))
 		}
 		if calls < 3 && s.Redis.Mode() != redis.Embedded {
-			t.Errorf("it took only %d steps", calls)
+			t.Errorf("deleted in %d steps, want at least 3", calls)
 		}
 		if diff := cmp.Diff([]string{"other"}, list(t, s, namespace, "", 100)); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
+			t.Errorf("keys left (-want +got):\n%s", diff)
 		}
 	})
 }
@@ -307,10 +307,10 @@ func TestDeleteMatchingOfACancelledCaller(t *testing.T) {
 		cancel()
 		err := s.Cache.DeleteMatching(ctx, namespace, "*", "", func(int64, string) error { return nil })
 		if !errors.Is(err, context.Canceled) {
-			t.Error(err)
+			t.Errorf("DeleteMatching: error %v, want %v", err, context.Canceled)
 		}
 		if n := len(list(t, s, namespace, "", 100)); n != 10 {
-			t.Errorf("%d keys left", n)
+			t.Errorf("%d keys are left, want 10", n)
 		}
 	})
 }
@@ -321,10 +321,10 @@ func TestDeleteMatchingLeavesOtherTypesAlone(t *testing.T) {
 		hash := s.Cache.RedisKey(namespace, "key-hash")
 		storetest.Command(t, s, "HSET", hash, "f", "v")
 		if n := deleteMatching(t, s, namespace, "key-*"); n != 3 {
-			t.Errorf("deleted %d", n)
+			t.Errorf("DeleteMatching deleted %d entries, want 3", n)
 		}
 		if v := storetest.Command(t, s, "HGET", hash, "f"); v != "v" {
-			t.Errorf("the hash holds %v", v)
+			t.Errorf("the hash holds %v, want v", v)
 		}
 	})
 }

@@ -24,7 +24,7 @@ var situations = []struct {
 		t.Helper()
 		storetest.Set(t, s, namespace, key, cache.Write{Value: []byte("old")})
 		if _, _, err := s.Cache.Delete(t.Context(), namespace, key, nil); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Delete: error %v, want none", err)
 		}
 	}},
 	{"fresh", false, func(t *testing.T, s *store.Store, namespace, key string) {
@@ -51,7 +51,7 @@ var situations = []struct {
 	{"counter", false, func(t *testing.T, s *store.Store, namespace, key string) {
 		t.Helper()
 		if _, err := s.Cache.Increment(t.Context(), namespace, key, cache.Increment{Delta: 7}); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Increment: error %v, want none", err)
 		}
 	}},
 }
@@ -104,26 +104,26 @@ func TestSetObeysItsCondition(t *testing.T) {
 				w := cache.Write{Value: []byte("new"), Fresh: time.Minute, Stale: time.Minute}
 				stored, got, err := s.Cache.Set(t.Context(), namespace, key, w, cache.Condition{Kind: condition.kind, ETag: etag})
 				if err != nil {
-					t.Fatalf("%s: %v: %s", key, err, redis.Cause(err))
+					t.Fatalf("%s: Set: error %v, want none: %s", key, err, redis.Cause(err))
 				}
 				if stored != want {
-					t.Errorf("%s: stored is %v", key, stored)
+					t.Errorf("%s: stored = %v, want %v", key, stored, want)
 				}
 				if !stored {
 					if got != was {
-						t.Errorf("%s: returned etag %q, there is %q", key, got, was)
+						t.Errorf("%s: Set returned etag %q, want that of the entry left, %q", key, got, was)
 					}
 					if diff := cmp.Diff(before, state(t, s, namespace, key)); diff != "" {
-						t.Errorf("%s: not stored and yet changed:\n%s", key, diff)
+						t.Errorf("%s: Set stored nothing, want the key unchanged (-before +after):\n%s", key, diff)
 					}
 					continue
 				}
 				e := storetest.Get(t, s, namespace, key, true).Entry
 				if e == nil || string(e.Value) != "new" || e.ETag.String() != got || got == was || e.Negative || e.Tags != nil {
-					t.Errorf("%s: %v has etag %s, was %s", key, e, got, was)
+					t.Errorf("%s: the key holds %v, want value new with etag %s, other than %s", key, e, got, was)
 				}
 				if left := expiry(t, s, namespace, key); !about(left, 2*time.Minute) {
-					t.Errorf("%s: redis keeps it for %v", key, left)
+					t.Errorf("%s: PTTL = %v, want about %v", key, left, 2*time.Minute)
 				}
 			}
 		}
@@ -135,10 +135,10 @@ func TestSetForEverUnderAConditionRemovesTheExpiry(t *testing.T) {
 		storetest.Set(t, s, namespace, "key", cache.Write{Value: []byte("old"), Fresh: time.Minute})
 		stored, _, err := s.Cache.Set(t.Context(), namespace, "key", cache.Write{Value: []byte("new")}, cache.Condition{Kind: cache.IfPresent})
 		if err != nil || !stored {
-			t.Fatal(stored, err)
+			t.Fatalf("Set if present = %v, %v, want stored", stored, err)
 		}
 		if left := expiry(t, s, namespace, "key"); left != noExpiry {
-			t.Errorf("redis keeps it for %v", left)
+			t.Errorf("PTTL = %v, want %v", left, noExpiry)
 		}
 	})
 }
@@ -152,21 +152,21 @@ func TestETagIsNeverReused(t *testing.T) {
 		for range 200 {
 			etag := storetest.Set(t, s, namespace, "key", w)
 			if _, ok := cache.ParseETag(etag); !ok || seen[etag] {
-				t.Fatalf("etag %q", etag)
+				t.Fatalf("Set returned etag %q, want a valid one not seen before", etag)
 			}
 			seen[etag] = true
 		}
 		first := storetest.Get(t, s, namespace, "key", false)
 		if _, _, err := s.Cache.Delete(t.Context(), namespace, "key", nil); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Delete: error %v, want none", err)
 		}
 		again := storetest.Set(t, s, namespace, "key", w)
 		match := cache.Condition{Kind: cache.IfMatch, ETag: first.ETag}
 		if stored, etag, err := s.Cache.Set(t.Context(), namespace, "key", w, match); err != nil || stored || etag != again {
-			t.Errorf("set with the etag of the deleted version: %v, %q, %v", stored, etag, err)
+			t.Errorf("Set with the etag of the deleted version = %v, %q, %v, want not stored and etag %q", stored, etag, err, again)
 		}
 		if deleted, etag, err := s.Cache.Delete(t.Context(), namespace, "key", &first.ETag); err != nil || deleted || etag != again {
-			t.Errorf("delete with the etag of the deleted version: %v, %q, %v", deleted, etag, err)
+			t.Errorf("Delete with the etag of the deleted version = %v, %q, %v, want not deleted and etag %q", deleted, etag, err, again)
 		}
 	})
 }
@@ -185,7 +185,7 @@ func TestOneConditionalSetWins(t *testing.T) {
 				go func() {
 					stored, etag, err := s.Cache.Set(t.Context(), namespace, "key", cache.Write{Value: fmt.Append(nil, i)}, cond)
 					if err != nil {
-						t.Error(err)
+						t.Errorf("Set: error %v, want none", err)
 					}
 					if !stored {
 						etag = ""
@@ -200,7 +200,7 @@ func TestOneConditionalSetWins(t *testing.T) {
 				}
 			}
 			if len(winners) != 1 || storetest.Get(t, s, namespace, "key", true).ETag.String() != winners[0] {
-				t.Errorf("%s: won by %v", kind, winners)
+				t.Errorf("%s: %v have won, want the one whose entry is there", kind, winners)
 			}
 		}
 	})

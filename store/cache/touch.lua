@@ -1,16 +1,17 @@
--- Changes the expiry of an entry, or of a plain value, and leaves the rest alone. It revokes the lease: an entry that
--- somebody wrote under it could otherwise be made to end before the lease does, and be replaced by older data.
+-- Changes the expiry of an entry or of a plain value. It revokes the key's lease: an entry that was written after the lease was
+-- given blocks a late fill only while it is there, and the new expiry may be earlier than the end of the lease.
 -- KEYS: 1 the entry, 2 its lease
--- ARGV: 1-3 see cache.lua, 4 how long it is fresh from now in microseconds (0: for ever), 5 mode (overwrite, extend,
---       shorten)
--- RETURNS: {1 changed, 0 left as it was because of the mode, -1 nothing there; ''}, or unjudged
+-- ARGV: 1 gone_until, 2 checked_etag, 3 checked_gone, all as in common.lua,
+--       4 how long the entry is fresh from now in microseconds (0: never expires), 5 mode (overwrite, extend, shorten)
+-- RETURNS: {1 changed, 0 unchanged because of the mode, -1 the key holds nothing; ''}, or validity_unknown
 
 local key, lease = KEYS[1], KEYS[2]
+local gone_until, checked_etag, checked_gone = ARGV[1], ARGV[2], ARGV[3]
 local fresh, mode = tonumber(ARGV[4]), ARGV[5]
 
-local found = live_etag(key)
+local found = valid_etag(key, gone_until, checked_etag, checked_gone)
 if not found then
-  return unjudged(key)
+  return validity_unknown(key)
 elseif found == '' then
   return {-1, ''}
 end
@@ -39,7 +40,7 @@ if fresh > 0 then
   new_hard = new_soft + stale
 end
 
--- A time of 0 is later than every other.
+-- later reports whether time a is after time b, where 0 means never.
 local function later(a, b)
   return b ~= 0 and (a == 0 or a > b)
 end

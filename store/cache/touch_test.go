@@ -77,23 +77,23 @@ func TestTouch(t *testing.T) {
 				if kind.name == "entry with tags" && test.fresh == never {
 					// It could outlive what is remembered of invalidations.
 					if diff := cmp.Diff(unchanged, state(t, s, namespace, key)); !errors.Is(err, cache.ErrTagged) || diff != "" {
-						t.Errorf("%s: %v, changed:\n%s", key, err, diff)
+						t.Errorf("%s: Touch: error %v, want %v and the key unchanged (-before +after):\n%s", key, err, cache.ErrTagged, diff)
 					}
 					continue
 				}
 				if err != nil || !found || changed != test.changed {
-					t.Errorf("%s: %v, %v, %v", key, found, changed, err)
+					t.Errorf("%s: Touch = %v, %v, %v, want found and changed %v", key, found, changed, err, test.changed)
 					continue
 				}
 				if !changed {
 					if diff := cmp.Diff(unchanged, state(t, s, namespace, key)); diff != "" {
-						t.Errorf("%s: changed:\n%s", key, diff)
+						t.Errorf("%s: want the key unchanged (-before +after):\n%s", key, diff)
 					}
 					continue
 				}
 				after := storetest.Get(t, s, namespace, key, true).Entry
 				if after == nil {
-					t.Errorf("%s: gone", key)
+					t.Errorf("%s: found nothing after Touch, want the entry", key)
 					continue
 				}
 				stale := kind.stale
@@ -103,15 +103,15 @@ func TestTouch(t *testing.T) {
 				left := expiry(t, s, namespace, key)
 				if test.fresh == never {
 					if !after.Soft.IsZero() || !after.Hard.IsZero() || left != noExpiry {
-						t.Errorf("%s: ends at %v, %v, in %v", key, after.Soft, after.Hard, left)
+						t.Errorf("%s: Soft = %v, Hard = %v, PTTL = %v, want no expiry", key, after.Soft, after.Hard, left)
 					}
 				} else if !about(after.Soft.Sub(asked), test.fresh) || after.Hard.Sub(after.Soft) != stale || !about(left, test.fresh+stale) {
-					t.Errorf("%s: fresh for %v, stale for %v, kept for %v", key, after.Soft.Sub(asked), after.Hard.Sub(after.Soft), left)
+					t.Errorf("%s: fresh for %v, stale for %v, PTTL %v, want %v, %v and their sum", key, after.Soft.Sub(asked), after.Hard.Sub(after.Soft), left, test.fresh, stale)
 				}
 				rest := *after
 				rest.Soft, rest.Hard = before.Soft, before.Hard
 				if diff := cmp.Diff(before, &rest); diff != "" {
-					t.Errorf("%s: changed more than the expiry:\n%s", key, diff)
+					t.Errorf("%s: want only the expiry changed (-before +after):\n%s", key, diff)
 				}
 			}
 		}
@@ -123,7 +123,7 @@ func TestTouchOfNothing(t *testing.T) {
 		for _, mode := range []cache.TouchMode{cache.TouchOverwrite, cache.TouchExtend, cache.TouchShorten} {
 			found, changed, err := s.Cache.Touch(t.Context(), namespace, "key", time.Hour, mode)
 			if err != nil || found || changed || storetest.Get(t, s, namespace, "key", true).Entry != nil {
-				t.Errorf("%s: %v, %v, %v", mode, found, changed, err)
+				t.Errorf("%s: Touch of nothing = %v, %v, %v, want not found, and nothing written", mode, found, changed, err)
 			}
 		}
 	})
@@ -135,11 +135,11 @@ func TestTouchRevivesTheStale(t *testing.T) {
 		storetest.Set(t, s, namespace, "key", cache.Write{Value: []byte("value"), Fresh: time.Millisecond, Stale: time.Hour})
 		storetest.Eventually(t, "the entry is stale", func() bool { return s.Redis.Now().After(storetest.Get(t, s, namespace, "key", true).Soft) })
 		if found, changed, err := s.Cache.Touch(t.Context(), namespace, "key", time.Hour, cache.TouchExtend); !found || !changed || err != nil {
-			t.Fatal(found, changed, err)
+			t.Fatalf("Touch = %v, %v, %v, want found and changed", found, changed, err)
 		}
 		e := storetest.Get(t, s, namespace, "key", true).Entry
 		if fresh := e.Soft.Sub(s.Redis.Now()); !about(fresh, time.Hour) || e.Hard.Sub(e.Soft) != time.Hour {
-			t.Errorf("fresh for %v, stale for %v", fresh, e.Hard.Sub(e.Soft))
+			t.Errorf("fresh for %v, stale for %v, want an hour each", fresh, e.Hard.Sub(e.Soft))
 		}
 	})
 }

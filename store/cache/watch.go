@@ -10,11 +10,11 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// WatchEvent is what happened in a watched namespace.
+// WatchEvent is an event in a watched namespace.
 type WatchEvent struct {
-	// Kind says what happened.
+	// Kind is the kind of event.
 	Kind WatchKind
-	// Name is the key that was written, or the tag that was invalidated.
+	// Name is the key that was written or the tag that was invalidated; empty for the other kinds.
 	Name string
 }
 
@@ -29,23 +29,23 @@ const (
 	TagInvalidated
 	// NamespaceCleared means that the namespace was cleared.
 	NamespaceCleared
-	// WatchReset means that events may have been lost, or that all data was flushed.
+	// WatchReset means that events may have been lost or that all data was flushed: the watcher must drop all it holds.
 	WatchReset
 )
 
-const (
-	// watchQueueBytes bounds what waits for one watcher; one that falls further behind is told to start over.
-	watchQueueBytes = 1 << 20
-)
+// watchQueueBytes is the maximum size of the events queued for one watcher. A watcher that falls further behind gets a
+// WatchReset instead of the queued events.
+const watchQueueBytes = 1 << 20
 
-// Watch calls event for everything that happens to the keys of a namespace that begin with one of the prefixes, to its
-// tags and to the namespace, beginning with a WatchReset. It returns when ctx ends or event fails. Idle is called when
-// nothing has happened for the given time.
+// Watch calls events with a [WatchReset], and then with every event of a namespace: of the keys that begin with one of the
+// prefixes, none meaning all keys, of its tags and of the namespace itself. Each call gets the events that have queued since
+// the last one, at least one, in their order. Watch calls idle whenever there was no event for the time every. It returns when
+// ctx ends, or events or idle fails.
 //
-// Redis broadcasts the names of all keys written in the namespace over connections that are made for it and shared by its
-// watchers. When one of them is lost all watchers get a WatchReset, and another as soon as nothing is missed any more; and
-// one when the primaries have changed or all data was flushed. A watcher that is slower than the events gets one, too.
-func (c *Cache) Watch(ctx context.Context, namespace string, prefixes []string, every time.Duration, event func(WatchEvent) error, idle func() error) error {
+// Redis broadcasts the names of all keys written in the namespace over connections that are made for the namespace and shared
+// by its watchers. All watchers get a WatchReset when one of these connections is lost, another one as soon as it is renewed,
+// and one when the primaries have changed or all data was flushed. A watcher that is slower than the events gets one as well.
+func (c *Cache) Watch(ctx context.Context, namespace string, prefixes []string, every time.Duration, events func([]WatchEvent) error, idle func() error) error {
 	w := &watcher{prefixes: prefixes, ready: make(chan struct{}, 1)}
 	leave, err := c.join(ctx, namespace, w)
 	if err != nil {
@@ -65,8 +65,8 @@ func (c *Cache) Watch(ctx context.Context, namespace string, prefixes []string, 
 				return err
 			}
 		case <-w.ready:
-			for _, e := range w.take() {
-				if err := event(e); err != nil {
+			if queued := w.take(); len(queued) > 0 {
+				if err := events(queued); err != nil {
 					return err
 				}
 			}
@@ -85,7 +85,8 @@ type watcher struct {
 	queued int // bytes
 }
 
-// add queues an event that concerns the watcher, and what is queued is dropped for a reset when it becomes too much.
+// add queues an event, unless it is of a key without the watcher's prefixes. A queue that would exceed watchQueueBytes is
+// replaced by a WatchReset.
 func (w *watcher) add(e WatchEvent) {
 	if e.Kind == KeyWritten && len(w.prefixes) > 0 &&
 		!slices.ContainsFunc(w.prefixes, func(p string) bool { return strings.HasPrefix(e.Name, p) }) {
@@ -102,6 +103,7 @@ func (w *watcher) add(e WatchEvent) {
 	redis.Signal(w.ready)
 }
 
+// take empties the queue.
 func (w *watcher) take() []WatchEvent {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -110,13 +112,13 @@ func (w *watcher) take() []WatchEvent {
 	return events
 }
 
-// watches are the watched namespaces.
+// watches are the namespaces that have watchers.
 type watches struct {
 	mu         sync.Mutex
 	namespaces map[string]*namespaceWatch
 }
 
-// namespaceWatch is one watched namespace: its watchers, and the broadcast that they share.
+// namespaceWatch is the broadcast of one namespace and the watchers that share it.
 type namespaceWatch struct {
 	cache     *Cache
 	namespace string
@@ -126,7 +128,8 @@ type namespaceWatch struct {
 	watchers map[*watcher]struct{}
 }
 
-// join adds a watcher to its namespace. The first one starts the broadcast and the last one to leave ends it.
+// join adds a watcher to a namespace and waits until the broadcast has begun. The first watcher starts the broadcast, and the
+// last one to leave ends it.
 func (c *Cache) join(ctx context.Context, namespace string, w *watcher) (leave func(), err error) {
 	ws := &c.watches
 	ws.mu.Lock()
@@ -148,7 +151,7 @@ func (c *Cache) join(ctx context.Context, namespace string, w *watcher) (leave f
 		n.mu.Lock()
 		delete(n.watchers, w)
 		last := len(n.watchers) == 0
-		n.mu.Unlock() // before remove, as the embedded store tells of writes under a lock that Close takes
+		n.mu.Unlock() // before remove: the embedded store tells of writes under a lock that Close takes
 		if last {
 			ws.remove(n)
 		}
@@ -156,7 +159,7 @@ func (c *Cache) join(ctx context.Context, namespace string, w *watcher) (leave f
 	select {
 	case <-n.broadcast.Begun():
 		if err = n.broadcast.Err(); err != nil {
-			// The next watcher makes another attempt, whoever still waits for this one.
+			// The next watcher makes another attempt, even while others still wait for this one.
 			ws.mu.Lock()
 			ws.remove(n)
 			ws.mu.Unlock()
@@ -168,12 +171,12 @@ func (c *Cache) join(ctx context.Context, namespace string, w *watcher) (leave f
 		leave()
 		return nil, err
 	}
-	// From here on nothing is missed, and the reset covers what was written before.
+	// From here on every write is told; the reset stands for those before.
 	w.add(WatchEvent{Kind: WatchReset})
 	return leave, nil
 }
 
-// remove ends a watched namespace. The caller holds the lock of ws.
+// remove ends the broadcast of a namespace. The caller holds ws.mu.
 func (ws *watches) remove(n *namespaceWatch) {
 	if ws.namespaces[n.namespace] == n {
 		delete(ws.namespaces, n.namespace)
@@ -184,7 +187,7 @@ func (ws *watches) remove(n *namespaceWatch) {
 // watchNamespace starts the broadcast of a namespace.
 func (c *Cache) watchNamespace(namespace string) *namespaceWatch {
 	n := &namespaceWatch{cache: c, namespace: namespace, watchers: make(map[*watcher]struct{})}
-	var prefixes []string // in the plain namespace any key may be an entry
+	var prefixes []string // none for the plain namespace, where any key may be an entry
 	if before, _ := c.entryKeyParts(namespace); before != "" {
 		tags := tagKey(namespace, "")
 		prefixes = []string{before, tags[:len(tags)-1], clearKey(namespace)}
@@ -193,7 +196,7 @@ func (c *Cache) watchNamespace(namespace string) *namespaceWatch {
 	return n
 }
 
-// written tells the watchers of a Redis key that was written.
+// written tells the watchers that a Redis key was written.
 func (n *namespaceWatch) written(redisKey string) {
 	var e WatchEvent
 	tags := tagKey(n.namespace, "")
@@ -212,6 +215,7 @@ func (n *namespaceWatch) written(redisKey string) {
 	n.tell(e)
 }
 
+// tell queues an event for every watcher.
 func (n *namespaceWatch) tell(e WatchEvent) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

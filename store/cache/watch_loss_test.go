@@ -66,7 +66,7 @@ func put(t *testing.T, s *store.Store, namespace, key string) {
 	storetest.Eventually(t, "a write succeeds", func() bool {
 		_, _, err := s.Cache.Set(t.Context(), namespace, key, cache.Write{}, cache.Condition{})
 		if err != nil && !errors.Is(err, redis.ErrUnavailable) && !errors.Is(err, redis.ErrOutcomeUnknown) {
-			t.Errorf("set: %v: %s", err, redis.Cause(err))
+			t.Errorf("Set: error %v, want none or one of an unavailable Redis: %s", err, redis.Cause(err))
 		}
 		return err == nil
 	})
@@ -91,7 +91,7 @@ func TestWatchIsNotResetOnJoining(t *testing.T) {
 		}
 		for _, w := range watches {
 			if n := w.resets(); n != 1 {
-				t.Errorf("%d resets", n)
+				t.Errorf("%d resets, want 1", n)
 			}
 			w.end(t)
 		}
@@ -118,7 +118,7 @@ func TestWatchIsNotResetBySlowAnswers(t *testing.T) {
 	storetest.Set(t, direct, "n", "prompt", cache.Write{})
 	storetest.Eventually(t, "the write is told", w.has(written("prompt")))
 	if n := w.resets(); n != 1 {
-		t.Errorf("%d resets", n)
+		t.Errorf("%d resets, want 1", n)
 	}
 }
 
@@ -139,7 +139,7 @@ func TestWatchResetWhenTheNetworkIsSilent(t *testing.T) {
 		took := time.Since(began)
 		// A second of silence and a second for an answer.
 		if t.Logf("told after %v", took); took > 10*time.Second {
-			t.Errorf("told after %v", took)
+			t.Errorf("told of the loss after %v, want at most 10s", took)
 		}
 		before = w.resets()
 		proxy.Blackhole(false)
@@ -166,7 +166,7 @@ func TestWatchResetWhenAllIsFlushed(t *testing.T) {
 		checked(t, server)
 		storetest.Set(t, s, "n", flush, cache.Write{})
 		if !all.tells(t, n, written(flush)) {
-			t.Errorf("%s was told twice", flush)
+			t.Errorf("the reset by %s was followed by another one, want one", flush)
 		}
 	}
 	all.end(t)
@@ -209,13 +209,13 @@ func watchFailover(t *testing.T, o store.Options, change func()) {
 		n := len(w.seen())
 		storetest.Set(t, writer, "n", key, cache.Write{})
 		if !w.tells(t, n, written(key)) {
-			t.Errorf("a loss is told before there is one")
+			t.Errorf("%s: a reset came before the change, want the write told", key)
 		}
 	}
 	change()
 	for began, whole := time.Now(), false; !whole || w.resets() == 1; {
 		if time.Since(began) > time.Minute {
-			t.Fatalf("no end of losses: %d", w.resets())
+			t.Fatalf("%d resets within a minute, and writes are still missed, want an end of losses", w.resets())
 		}
 		before, resets := len(w.seen()), w.resets()
 		for _, key := range keys {
@@ -244,7 +244,7 @@ func TestWatchResharding(t *testing.T) {
 			n := len(w.seen())
 			put(t, s, "n", key)
 			if !w.tells(t, n, written(key)) {
-				t.Errorf("%s: a loss is told", when)
+				t.Errorf("%s: a reset, want the write of %s told", when, key)
 			}
 		}
 		tell("before")
@@ -292,7 +292,7 @@ func reshard(t *testing.T, primaries []*redistest.Server, key string, to *redist
 		}
 	}
 	if from < 0 {
-		t.Fatalf("nobody has slot %s", slot)
+		t.Fatalf("no primary serves slot %s, want one", slot)
 	}
 	source := primaries[from]
 	if to == nil {
@@ -322,7 +322,7 @@ func TestWatchPlainNamespace(t *testing.T) {
 		n, m := len(all.seen()), len(some.seen())
 		do()
 		if !all.tells(t, n, e) || byPrefix && !some.tells(t, m, e) {
-			t.Errorf("%+v: a loss is told", e)
+			t.Errorf("a reset, want %+v told", e)
 		}
 	}
 	command := func(args ...string) func() { return func() { server.Do(t, args...) } }
@@ -337,24 +337,24 @@ func TestWatchPlainNamespace(t *testing.T) {
 	storetest.Set(t, s, "other", "user:4", tagged("value", "tag"))
 	tell(cache.WatchEvent{Kind: cache.TagInvalidated, Name: "tag"}, true, func() {
 		if err := s.Cache.InvalidateTags(t.Context(), "plain", []string{"tag"}, cache.InvalidateDelete, time.Hour); err != nil {
-			t.Fatal(err)
+			t.Fatalf("InvalidateTags: error %v, want none", err)
 		}
 	})
 	tell(cleared, true, func() {
 		if err := s.Cache.ClearNamespace(t.Context(), "plain", cache.InvalidateDelete); err != nil {
-			t.Fatal(err)
+			t.Fatalf("ClearNamespace: error %v, want none", err)
 		}
 	})
 	for _, e := range all.seen() {
 		switch e.Name {
 		case "", "tag", "user:1", "user:2", "user:3", "{order}:1":
 		default:
-			t.Errorf("told of %+v", e)
+			t.Errorf("told of %+v, want events of the plain namespace alone", e)
 		}
 	}
 	for _, e := range some.seen() {
 		if e.Name == "{order}:1" {
-			t.Errorf("told of %+v", e)
+			t.Errorf("told of %+v, want keys with the prefix alone", e)
 		}
 	}
 	all.end(t)

@@ -48,19 +48,19 @@ func (w *watching) end(tb testing.TB) {
 	tb.Helper()
 	w.cancel()
 	if err := <-w.done; !errors.Is(err, context.Canceled) {
-		tb.Errorf("the watch ended with %v", err)
+		tb.Errorf("Watch = %v, want %v", err, context.Canceled)
 	}
 }
 
-// watch begins a Watch, which has begun when it returns. Hold, if any, is called with every event.
+// watch begins a Watch, which has begun when it returns. Hold, if any, is called after every delivery of events.
 func watch(t *testing.T, s *store.Store, namespace string, prefixes []string, hold func()) *watching {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &watching{cancel: cancel, done: make(chan error, 1)}
 	go func() {
-		w.done <- s.Cache.Watch(ctx, namespace, prefixes, time.Hour, func(e cache.WatchEvent) error {
+		w.done <- s.Cache.Watch(ctx, namespace, prefixes, time.Hour, func(events []cache.WatchEvent) error {
 			w.mu.Lock()
-			w.events = append(w.events, e)
+			w.events = append(w.events, events...)
 			w.mu.Unlock()
 			if hold != nil {
 				hold()
@@ -71,7 +71,7 @@ func watch(t *testing.T, s *store.Store, namespace string, prefixes []string, ho
 	t.Cleanup(cancel)
 	storetest.Eventually(t, "the watch has begun", func() bool { return len(w.seen()) > 0 })
 	if first := w.seen()[0]; first != (cache.WatchEvent{Kind: cache.WatchReset}) {
-		t.Fatalf("begins with %+v", first)
+		t.Fatalf("first event = %+v, want a reset", first)
 	}
 	return w
 }
@@ -86,7 +86,7 @@ func TestWatchTellsEverything(t *testing.T) {
 				t.Helper()
 				counts := len(all.seen())
 				if err := do(); err != nil {
-					t.Fatalf("%s: %v: %s", what, err, redis.Cause(err))
+					t.Fatalf("%s: error %v, want none: %s", what, err, redis.Cause(err))
 				}
 				storetest.Eventually(t, what+" is told", func() bool {
 					for _, e := range all.after(counts) {
@@ -133,12 +133,12 @@ func TestWatchTellsEverything(t *testing.T) {
 			})
 			for _, e := range some.seen()[1:] {
 				if e.Kind == cache.KeyWritten && !strings.HasPrefix(e.Name, "a/") && !strings.HasPrefix(e.Name, "b/") || strings.Contains(e.Name, "another") {
-					t.Errorf("told of %+v", e)
+					t.Errorf("told of %+v, want keys with a prefix of its own alone", e)
 				}
 			}
 			for _, e := range all.seen()[1:] {
 				if e.Kind == cache.WatchReset || strings.Contains(e.Name, "another") {
-					t.Errorf("told of %+v", e)
+					t.Errorf("told of %+v, want events of the namespace and no reset", e)
 				}
 			}
 			all.end(t)
@@ -174,7 +174,7 @@ func TestWatchLosesNothing(t *testing.T) {
 			writers.Go(func() {
 				for i := part; i < len(keys); i += 16 {
 					if _, _, err := writer.Cache.Set(t.Context(), namespace, keys[i], cache.Write{}, cache.Condition{}); err != nil {
-						t.Error(err)
+						t.Errorf("Set: error %v, want none", err)
 					}
 				}
 			})
@@ -227,7 +227,7 @@ func TestWatchLosesNothingWhileConnectionsAreCut(t *testing.T) {
 			w.tells(t, before[i][j], written(key))
 		}
 		if w.resets() == 1 {
-			t.Error("no connection was cut")
+			t.Error("1 reset, want more: no connection was cut")
 		}
 		w.end(t)
 	}
@@ -248,27 +248,27 @@ func TestWatchSlowReader(t *testing.T) {
 				items[i].Key = fmt.Sprintf("%s-%d", long, start+i)
 			}
 			if _, err := s.Cache.BatchSet(t.Context(), namespace, items); err != nil {
-				t.Fatal(err)
+				t.Fatalf("BatchSet: error %v, want none: %s", err, redis.Cause(err))
 			}
 		}
 		storetest.Set(t, s, namespace, "last", cache.Write{})
 		last := cache.WatchEvent{Kind: cache.KeyWritten, Name: "last"}
 		storetest.Eventually(t, "the fast one knows the last", fast.has(last))
 		if got := len(slow.seen()); got != 1 {
-			t.Fatalf("the slow one has had %d", got)
+			t.Fatalf("the slow watcher has had %d events, want 1", got)
 		}
 		close(gate)
 		storetest.Eventually(t, "the slow one knows the last", slow.has(last))
 		events := slow.after(1)
 		if events[0].Kind != cache.WatchReset {
-			t.Errorf("goes on with %+v", events[0].Kind)
+			t.Errorf("the slow watcher's next event = %+v, want a reset", events[0])
 		}
 		bytes := 0
 		for _, e := range events {
 			bytes += len(e.Name)
 		}
 		if bytes > most {
-			t.Errorf("%d bytes waited for it", bytes)
+			t.Errorf("%d bytes of events waited for the slow watcher, want at most %d", bytes, most)
 		}
 		slow.end(t)
 		fast.end(t)
@@ -314,18 +314,18 @@ func TestWatchIdle(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		enough := errors.New("enough")
 		idles, began := 0, time.Now()
-		err := s.Cache.Watch(t.Context(), namespace, nil, 30*time.Millisecond, func(cache.WatchEvent) error { return nil }, func() error {
+		err := s.Cache.Watch(t.Context(), namespace, nil, 30*time.Millisecond, func([]cache.WatchEvent) error { return nil }, func() error {
 			if idles++; idles == 3 {
 				return enough
 			}
 			return nil
 		})
 		if took := time.Since(began); !errors.Is(err, enough) || took < 90*time.Millisecond {
-			t.Errorf("%v after %v", err, took)
+			t.Errorf("Watch = %v after %v, want %v after 100ms", err, took, enough)
 		}
-		err = s.Cache.Watch(t.Context(), namespace, nil, time.Hour, func(cache.WatchEvent) error { return enough }, func() error { return nil })
+		err = s.Cache.Watch(t.Context(), namespace, nil, time.Hour, func([]cache.WatchEvent) error { return enough }, func() error { return nil })
 		if !errors.Is(err, enough) {
-			t.Errorf("the caller's error became %v", err)
+			t.Errorf("Watch = %v, want the caller's error %v", err, enough)
 		}
 	})
 }
@@ -343,11 +343,11 @@ func TestLastWatcherClosesTheConnections(t *testing.T) {
 		first := watch(t, s, "n", nil, nil)
 		one := connections()
 		if one <= before {
-			t.Errorf("%d connections, %d before", one, before)
+			t.Errorf("%d connections with a watcher, want more than the %d before", one, before)
 		}
 		second := watch(t, s, "n", []string{"x"}, nil)
 		if got := connections(); got != one {
-			t.Errorf("%d connections for two watchers, %d for one", got, one)
+			t.Errorf("%d connections for two watchers, want the %d for one", got, one)
 		}
 		first.end(t)
 		storetest.Set(t, s, "n", "x", cache.Write{})

@@ -24,7 +24,7 @@ func TestNearSharesOneFetch(t *testing.T) {
 					return fetched.Add(1), 10, time.Hour, nil
 				})
 				if v != int64(1) || err != nil {
-					t.Error(v, err)
+					t.Errorf("Load = %v, %v, want 1", v, err)
 				}
 			})
 		}
@@ -32,7 +32,7 @@ func TestNearSharesOneFetch(t *testing.T) {
 		close(answer)
 		callers.Wait()
 		if got := fetched.Load(); got != 1 {
-			t.Errorf("fetched %d times", got)
+			t.Errorf("%d fetches, want 1", got)
 		}
 	})
 }
@@ -52,7 +52,7 @@ func TestNearDoesNotWaitForASpoiledFetch(t *testing.T) {
 					<-answer
 					return "old", 10, time.Hour, nil
 				}); v != "old" || err != nil {
-					t.Error(v, err)
+					t.Errorf("the early Load = %v, %v, want old", v, err)
 				}
 			})
 			synctest.Wait()
@@ -60,15 +60,15 @@ func TestNearDoesNotWaitForASpoiledFetch(t *testing.T) {
 			if v, _, err := n.Load(t.Context(), "key", func() (any, int, time.Duration, error) {
 				return "new", 10, time.Hour, nil
 			}); v != "new" || err != nil {
-				t.Errorf("%s: read %v, %v", name, v, err)
+				t.Errorf("%s: Load = %v, %v, want new", name, v, err)
 			}
 			close(answer)
 			early.Wait()
 			if v, ok := n.Get("key"); !ok || v != "new" {
-				t.Errorf("%s: kept %v, %v", name, v, ok)
+				t.Errorf("%s: Get = %v, %v, want new", name, v, ok)
 			}
 			if err := n.check(); err != nil {
-				t.Errorf("%s: %v", name, err)
+				t.Errorf("%s: check: %v, want a consistent cache", name, err)
 			}
 		})
 	}
@@ -86,13 +86,13 @@ func TestNearFollowerOfAFailure(t *testing.T) {
 				<-answer
 				return nil, 0, time.Hour, failed
 			}); !errors.Is(err, failed) {
-				t.Error(err)
+				t.Errorf("the failing Load: error %v, want %v", err, failed)
 			}
 		})
 		synctest.Wait()
 		second.Go(func() {
 			if v, _, err := n.Load(t.Context(), "key", func() (any, int, time.Duration, error) { return "value", 10, time.Hour, nil }); v != "value" || err != nil {
-				t.Error(v, err)
+				t.Errorf("the second Load = %v, %v, want value", v, err)
 			}
 		})
 		synctest.Wait()
@@ -100,7 +100,7 @@ func TestNearFollowerOfAFailure(t *testing.T) {
 		first.Wait()
 		second.Wait()
 		if entries, _ := n.usage(); entries != 0 {
-			t.Error("a failure was kept")
+			t.Errorf("%d entries after a failed fetch, want none", entries)
 		}
 	})
 }
@@ -116,14 +116,14 @@ func TestNearFollowerGoesAway(t *testing.T) {
 				<-answer
 				return "value", 10, time.Hour, nil
 			}); v != "value" || err != nil {
-				t.Error(v, err)
+				t.Errorf("the first Load = %v, %v, want value", v, err)
 			}
 		})
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, _, err := n.Load(ctx, "key", nil); !errors.Is(err, context.DeadlineExceeded) {
-			t.Error(err)
+			t.Errorf("the Load that goes away: error %v, want %v", err, context.DeadlineExceeded)
 		}
 		close(answer)
 		first.Wait()
@@ -140,7 +140,7 @@ func TestNearSurvivesAPanic(t *testing.T) {
 		both.Go(func() {
 			defer func() {
 				if recover() == nil {
-					t.Error("the panic was lost")
+					t.Error("Load returned, want the panic of its fetch")
 				}
 			}()
 			_, _, _ = n.Load(t.Context(), "key", func() (any, int, time.Duration, error) {
@@ -151,14 +151,14 @@ func TestNearSurvivesAPanic(t *testing.T) {
 		synctest.Wait()
 		both.Go(func() {
 			if v, _, err := n.Load(t.Context(), "key", func() (any, int, time.Duration, error) { return "value", 10, time.Hour, nil }); v != "value" || err != nil {
-				t.Error(v, err)
+				t.Errorf("the second Load = %v, %v, want value", v, err)
 			}
 		})
 		synctest.Wait()
 		close(answer)
 		both.Wait()
 		if err := n.check(); err != nil {
-			t.Error(err)
+			t.Errorf("check: %v, want a consistent cache", err)
 		}
 	})
 }
@@ -179,7 +179,7 @@ func TestNearReadsYourWrites(t *testing.T) {
 			return stored.Load(), 10, time.Hour, nil
 		})
 		if err != nil {
-			t.Error(err)
+			t.Errorf("Load: error %v, want none", err)
 		}
 		return v.(int64)
 	}
@@ -192,7 +192,7 @@ func TestNearReadsYourWrites(t *testing.T) {
 				default:
 				}
 				if least, got := said.Load(), read(); got < least {
-					t.Errorf("read %d after %d was acknowledged", got, least)
+					t.Errorf("read %d, want at least %d, which was acknowledged", got, least)
 					return
 				}
 			}
@@ -203,13 +203,13 @@ func TestNearReadsYourWrites(t *testing.T) {
 		n.Forget("key")
 		said.Store(i)
 		if got := read(); got != i {
-			t.Errorf("read %d after writing %d", got, i)
+			t.Errorf("read %d, want %d, which was written", got, i)
 			break
 		}
 	}
 	close(stop)
 	readers.Wait()
 	if n.hits.Load() == 0 {
-		t.Error("nothing was ever served from memory")
+		t.Error("0 hits, want some")
 	}
 }

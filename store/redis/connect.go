@@ -130,6 +130,7 @@ func (c *Client) newClient(t *tracker) (rueidis.Client, error) {
 		co.InitAddress = []string{primaryName}
 	case Embedded:
 		co.InitAddress = []string{"embedded"}
+		co.Dialer.KeepAlive, co.ConnWriteTimeout = -1, -1 // no pings and no timeouts: there is no network to fail
 		co.DialCtxFn = func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) { return c.embedded.Dial() }
 	case Standalone, Cluster:
 	}

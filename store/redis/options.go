@@ -39,7 +39,7 @@ type Options struct {
 	SentinelMaster string
 	// SentinelUsername and SentinelPassword authenticate to the sentinels; empty means no authentication.
 	SentinelUsername, SentinelPassword string
-	// CommandTimeout bounds one round trip, beside the caller's deadline; 0 means 2 s.
+	// CommandTimeout bounds one round trip, beside the caller's deadline; 0 means 2 s. [Embedded] ignores it.
 	CommandTimeout time.Duration
 	// MaxInFlight bounds the concurrent round trips; 0 means 900. It must stay below 1024, the number of commands that
 	// rueidis queues on one connection: above that it would ignore callers' deadlines.

@@ -37,9 +37,10 @@ type Cluster struct {
 
 // StartCluster runs a cluster until the test ends. It returns once every node
 // reports cluster_state:ok, all give the same CLUSTER SLOTS and the replicas
-// are in sync.
+// are in sync. With -short it skips the test.
 func StartCluster(tb testing.TB, o ClusterOptions) *Cluster {
 	tb.Helper()
+	StandaloneOnly(tb)
 	c, stop, err := StartClusterMain(o)
 	if err != nil {
 		tb.Fatal(err)

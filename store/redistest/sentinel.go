@@ -33,12 +33,14 @@ type Sentinel struct {
 
 // StartSentinel runs the set until the test ends. It returns once the replicas
 // are in sync and every sentinel knows the replicas and the other sentinels.
+// With -short it skips the test.
 func StartSentinel(tb testing.TB) *Sentinel {
 	tb.Helper()
 	return startSentinel(tb, false)
 }
 
 // StartSeverableSentinel is StartSentinel for tests that call CutOff.
+// With -short it skips the test.
 func StartSeverableSentinel(tb testing.TB) *Sentinel {
 	tb.Helper()
 	return startSentinel(tb, true)
@@ -46,6 +48,7 @@ func StartSeverableSentinel(tb testing.TB) *Sentinel {
 
 func startSentinel(tb testing.TB, severable bool) *Sentinel {
 	tb.Helper()
+	StandaloneOnly(tb)
 	s, stop, err := startSentinelMain(severable)
 	if err != nil {
 		tb.Fatal(err)

@@ -243,3 +243,12 @@ func (s *Server) close() {
 		os.RemoveAll(s.dir)
 	}
 }
+
+// StandaloneOnly skips a test that needs another topology than one server if the tests run with -short, as
+// `make test-short` does: starting and disturbing a cluster takes most of the time of the suite.
+func StandaloneOnly(tb testing.TB) {
+	tb.Helper()
+	if testing.Short() {
+		tb.Skip("-short runs on one server only")
+	}
+}

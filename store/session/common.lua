@@ -1,19 +1,20 @@
--- Functions shared by the scripts of sessions, put before each of them. ARCHITECTURE.md shows the keys and fields.
+-- Functions shared by the scripts of sessions; scripts.go puts this file before each of them. docs/redis.md lists the keys
+-- and the fields of a record.
 --
--- A record names its subject by a hash alone, so a script that is given a session_id learns only from the record which
--- subject key and which index belong to it. It makes their names from the prefixes that it is given: they carry the
--- record's hash tag and are in its slot. A session is in one index: that of its subject's sessions of its device class.
+-- A record names its subject by a hash, so a script that is given a session id learns from the record alone which subject
+-- key and which index belong to it. The script builds their names from the prefixes in ARGV: they have the record's hash tag
+-- and are in its slot. Each session is in one index, that of its subject and device class.
 --
 -- Scripts that change one session begin with the same keys and arguments:
--- KEYS: 1 the record, 2 the attributes, 3 the events of the partition, 4 the ends of the partition's sessions
+-- KEYS: 1 record, 2 attributes, 3 events of the partition, 4 expiries of the partition's sessions
 -- ARGV: 1 namespace, 2 session id, 3 prefix of subject keys, 4 prefix of indexes
 
--- How long events are kept, in milliseconds.
+-- How long events are kept, in milliseconds; eventRetention in sweep.go.
 local EVENT_RETENTION = 24 * 3600 * 1000
 
--- How long records outlive their sessions at most, in milliseconds, so that expiry is decided by the times in them and never
--- by when Redis gets round to removing a key. The sweeper removes them within seconds; where none has run for as long as
--- events are kept, nobody could still be told how the session ended.
+-- How long the key of a record outlives its session, in milliseconds: the times in the record decide when a session expires,
+-- and never the expiry of a key. The sweeper removes records within seconds. If no sweeper has run for as long as events are
+-- kept, nobody would receive the event about the expiry anyway.
 local RETAIN = EVENT_RETENTION + 3600 * 1000
 
 local function now_ms()
@@ -21,34 +22,34 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- ms writes a time or an epoch: Lua would write large numbers with an exponent.
+-- ms formats a time or an epoch; tostring would use an exponent for large numbers.
 local function ms(n)
   return string.format('%.0f', n)
 end
 
--- expires_at returns when a session ends.
+-- expires_at returns when a session expires.
 local function expires_at(s)
   return math.min(s.absolute, s.last_active + s.idle)
 end
 
--- subject_epoch returns the epoch below which sessions of a subject and a device class ('': none) have ended.
+-- subject_epoch returns the epoch of a subject and a device class ('': none): sessions with a lower epoch are revoked.
 local function subject_epoch(subject_key, class)
   local epochs = redis.call('HMGET', subject_key, 'ep', 'ep.' .. class)
   return math.max(tonumber(epochs[1] or '0'), tonumber(epochs[2] or '0'))
 end
 
--- highest_epoch returns the highest epoch that was given out in a partition, or the time if that is later. It does not
--- follow a clock that is set back, so that a revocation also reaches what was created before that.
-local function highest_epoch(mark, now)
-  return math.max(now, tonumber(redis.call('GET', mark) or '0'))
+-- highest_epoch returns the later of the time and the highest epoch that was given out in the partition. It never decreases,
+-- even if the clock is set back, so a revocation also ends sessions that were created before that.
+local function highest_epoch(epoch_key, now)
+  return math.max(now, tonumber(redis.call('GET', epoch_key) or '0'))
 end
 
--- index_of returns the name of the index in which a session of a device class ('': none) is, from that of its subject.
+-- index_of returns the index of a device class ('': none), given the subject's index.
 local function index_of(index, class)
   return class == '' and index or index .. ':' .. class
 end
 
--- load returns what a record says, or nothing if there is none.
+-- load returns the fields of a record that scripts need, or nil if there is none.
 local function load(record)
   local f = redis.call('HMGET', record, 'sh', 'la', 'idle', 'abs', 'ep', 'v', 'h', 'sub',
     'hp', 'pu', 'pr', 'seen', 'old', 'oldr', 'to', 'cl', 'ct')
@@ -64,8 +65,8 @@ local function load(record)
   }
 end
 
--- active returns the session of a record, or nothing if it has ended: by time, by a later epoch of its subject, or because
--- it was promoted.
+-- active returns the session of a record, or nil if it is not active: it has expired, was revoked together with other
+-- sessions of its subject, or was promoted.
 local function active(record, subject_prefix, now)
   local s = load(record)
   if not s or s.promoted_to ~= '' or now >= expires_at(s) then
@@ -77,7 +78,7 @@ local function active(record, subject_prefix, now)
   return s
 end
 
--- snapshot returns what session_read.lua does.
+-- snapshot returns a session as read.lua describes it.
 local function snapshot(record, attributes, subject_prefix)
   local fields = redis.call('HGETALL', record)
   if #fields == 0 then
@@ -88,14 +89,14 @@ local function snapshot(record, attributes, subject_prefix)
   if f[1] and f[1] ~= '' then
     epoch = subject_epoch(subject_prefix .. f[1], f[2] or '')
   end
-  -- The embedded store refuses TIME to scripts that only read; there the caller's clock is the same.
+  -- The embedded store refuses TIME in read-only scripts. It runs in the caller's process and shares its clock.
   local time = redis.pcall('TIME')
   local now = time.err and '0' or ms(time[1] * 1000 + math.floor(time[2] / 1000))
   return {fields, redis.call('HGETALL', attributes), ms(epoch), now}
 end
 
--- emit appends an event to the stream of a partition, in the same moment as the change that it tells of, and lets go of
--- those that are older than anyone may ask for. More are names and values of further fields, empty ones being left out.
+-- emit appends an event to the stream of a partition, atomically with the change, and trims events older than
+-- EVENT_RETENTION. More holds names and values of further fields; those with an empty value are left out.
 local function emit(events, now, type, namespace, id, subject, more)
   local fields = {'type', type, 'at', ms(now), 'ns', namespace, 'sid', id, 'sub', subject}
   for i = 1, #(more or {}), 2 do
@@ -106,7 +107,7 @@ local function emit(events, now, type, namespace, id, subject, more)
   redis.call('XADD', events, 'MINID', '~', ms(now - EVENT_RETENTION), '*', unpack(fields))
 end
 
--- ends_at records when a session ends by time, for the index that it is in and for the sweeper.
+-- ends_at updates a session's expiry in its index, nil for none, and in the sorted set that the sweeper reads.
 local function ends_at(ends, namespace, id, index, expires)
   redis.call('ZADD', ends, ms(expires), namespace .. ':' .. id)
   if index then
@@ -114,8 +115,8 @@ local function ends_at(ends, namespace, id, index, expires)
   end
 end
 
--- add_to_index puts a session into its index, and the class among those of its subject. The index must live as long as
--- the longest of its sessions.
+-- add_to_index adds a session to its index, and its class to those of the subject. It removes expired sessions from the
+-- index, and keeps the keys for as long as the longest of their sessions.
 local function add_to_index(index, classes, class, id, expires, absolute, now)
   local keys = {index_of(index, class)}
   redis.call('ZREMRANGEBYSCORE', keys[1], '-inf', ms(now))
@@ -131,15 +132,15 @@ local function add_to_index(index, classes, class, id, expires, absolute, now)
   end
 end
 
--- classes_of returns the device classes of a subject's sessions, with '' for none.
+-- classes_of returns the device classes of a subject's sessions and '' for those without one.
 local function classes_of(classes)
   local found = redis.call('SMEMBERS', classes)
   found[#found + 1] = ''
   return found
 end
 
--- presented says what a secret with this hash is to a session: 'current'; 'previous', superseded and still good; 'reused',
--- superseded so long ago that only a thief still has it; or nothing.
+-- presented returns the standing of the secret with this hash: 'current'; 'previous', superseded and still good; 'reused',
+-- superseded and stolen; or nil. It mirrors presented in secret.go.
 local function presented(s, hash, now)
   if hash == s.secret_hash then
     return 'current'
@@ -158,7 +159,7 @@ local function presented(s, hash, now)
   return nil
 end
 
--- remove ends the session that a script with the common keys and arguments is about.
+-- remove removes the session of a script with the common keys and arguments.
 local function remove(s)
   redis.call('DEL', KEYS[1], KEYS[2])
   redis.call('ZREM', KEYS[4], ARGV[1] .. ':' .. ARGV[2])
@@ -167,8 +168,8 @@ local function remove(s)
   end
 end
 
--- authorized returns what a secret with this hash ('': none, the call came with the session's id) allows to act as, or
--- nothing. A reused one ends the session of a script with the common keys and arguments, since it is in two hands.
+-- authorized returns 'current' or 'previous' if the secret with this hash may act ('': the caller named the session by id),
+-- or nil. A stolen secret ends the session of a script with the common keys and arguments.
 local function authorized(s, hash, now)
   local as = hash == '' and 'current' or presented(s, hash, now)
   if as == 'reused' then
@@ -180,9 +181,9 @@ local function authorized(s, hash, now)
   return as
 end
 
--- supersede gives a session another secret. The one before stays good for the grace, if any, and for as long as nobody has
--- seen the new one, and is a sign of theft once reuse_after has passed; both in milliseconds. A superseded secret that
--- was still good until now is not taken for a thief's before its requests under way can have ended.
+-- supersede gives a session another secret. The one before stays good for the grace, unless it is 0, and until the new one is
+-- first presented; it counts as stolen after reuse_after, both in milliseconds. An older secret that was still good until
+-- now counts as stolen only after reuse_after too, so that requests under way end nothing.
 local function supersede(record, s, hash, salt, now, grace, reuse_after)
   local older, older_reuse_from = s.older, s.older_reuse_from
   if s.previous ~= '' then
@@ -199,8 +200,8 @@ end
 -- NOTHING is the snapshot of a session that is not active.
 local NOTHING = {{}, {}, '0', '0'}
 
--- discard hands a subject's index over to the sweeper, which removes what the sessions in it have left. The name tells it
--- from what was discarded before.
+-- discard hands an index over to the sweeper, which removes the keys of its sessions. The name must differ from that of any
+-- index that was discarded before.
 local function discard(index, discarded, name)
   if redis.call('EXISTS', index) == 1 then
     redis.call('RENAME', index, discarded .. ':' .. name)

@@ -42,7 +42,7 @@ func TestSessionCosts(t *testing.T) {
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("error %v, want none", err)
 		}
 	}
 	sess := func(namespace string) (string, *session.Session) {
@@ -67,7 +67,7 @@ func TestSessionCosts(t *testing.T) {
 			got, err := s.Sessions.ValidateSession(ctx, "n", token, near, how)
 			must(err)
 			if (got != nil) != active {
-				t.Errorf("active %t", got != nil)
+				t.Errorf("active = %t, want %t", got != nil, active)
 			}
 		}
 	}
@@ -184,7 +184,7 @@ func TestSessionRoundTrips(t *testing.T) {
 		} {
 			ctx, timer := redis.WithTimer(t.Context())
 			if err := run(ctx); err != nil || timer.Trips() != 1 {
-				t.Errorf("%s: %d round trips, %v", what, timer.Trips(), err)
+				t.Errorf("%s: %d round trips, error %v; want 1, none", what, timer.Trips(), err)
 			}
 		}
 	})

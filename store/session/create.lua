@@ -1,31 +1,30 @@
--- Writes a new session, after making room for it where its subject has limits.
--- KEYS: 1-4 see session.lua, and unless it is anonymous 5 the subject, 6 the subject's index, 7 its device classes, 8 the
---       highest epoch of the partition, 9 the mark of a promotion
--- ARGV: 1-4 see session.lua, 5 subject, 6 subject hash ('': anonymous), 7 hash of the secret, 8 idle timeout and
---       9 absolute timeout in milliseconds, 10 ip, 11 user agent, 12 label, 13 device class, 14 highest epoch that the
---       subject may have (-1: any), 15 most sessions of the subject and 16 of its device class (0: any number), 17 what
---       happens at the limit (evict_least_recently_used, evict_oldest, reject), 18 level of assurance, 19 methods of
---       authentication, 20 when that was in milliseconds ('': now), 21 id of the anonymous session that is promoted
---       ('': none), 22 how long to remember that in milliseconds, then name and value of each attribute
--- RETURNS: {1, the time of creation in milliseconds, the sessions that were ended to make room},
---          {2, 0, the sessions that are in the way}, or {0} if the record exists or its promotion was done before.
---          Each of those sessions is {id, ip, user agent, label, device class, created, last active, ends}
+-- Creates a session, after revoking others if the subject is at its limits.
+-- KEYS: 1-4 as in common.lua; for a session with a subject also 5 subject, 6 index of the subject, 7 its device classes,
+--       8 highest epoch of the partition, 9 note that a promotion has created the session
+-- ARGV: 1-4 as in common.lua, 5 subject, 6 hash of the subject ('': anonymous), 7 hash of the secret, 8 idle and 9 absolute
+--       timeout in milliseconds, 10 ip, 11 user agent, 12 label, 13 device class, 14 highest epoch that the subject may have
+--       (-1: any), 15 maximum sessions of the subject and 16 of the device class (0: unlimited), 17 policy at the limit
+--       (evict_least_recently_used, evict_oldest, reject), 18 authentication assurance level, 19 authentication methods,
+--       20 time of authentication in milliseconds ('': now), 21 id of the anonymous session that is promoted ('': none),
+--       22 how long to keep the note in milliseconds, then name and value of each attribute
+-- RETURNS: {1, time of creation in milliseconds, sessions that were revoked to make room}; {2, 0, sessions at the limit}; or
+--          {0} if the record exists or the promotion was completed before. A session is {id, ip, user agent, label, device
+--          class, created, last active, expires}
 
 local record, attributes, events, ends, subject_key, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local classes, mark = KEYS[7], KEYS[8]
+local classes, epoch_key, promotion = KEYS[7], KEYS[8], KEYS[9]
 local namespace, id, subject_prefix = ARGV[1], ARGV[2], ARGV[3]
 local subject, subject_hash, secret_hash = ARGV[5], ARGV[6], ARGV[7]
 local idle, absolute_timeout, ip, user_agent, label = tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], ARGV[11], ARGV[12]
 local class, if_epoch = ARGV[13], tonumber(ARGV[14])
-local most, most_of_class, policy = tonumber(ARGV[15]), tonumber(ARGV[16]), ARGV[17]
+local max_sessions, max_of_class, policy = tonumber(ARGV[15]), tonumber(ARGV[16]), ARGV[17]
 local aal, methods, authenticated, from, window = ARGV[18], ARGV[19], ARGV[20], ARGV[21], ARGV[22]
-local promotion = KEYS[9]
 local first_attribute = 23
 
 if redis.call('EXISTS', record) == 1 then
   return {0}
 end
--- A session that was made by a promotion and ended since is not made again by a late retry.
+-- A late retry of a promotion must not create again a session that has ended since.
 if from ~= '' and redis.call('EXISTS', promotion) == 1 then
   return {0}
 end
@@ -43,20 +42,20 @@ if subject_hash ~= '' then
     now = now, namespace = namespace, events = events, ends = ends, subject_prefix = subject_prefix, policy = policy,
     record_prefix = string.sub(record, 1, -#id - 1), attributes_prefix = string.sub(attributes, 1, -#id - 1),
   }
-  -- The class first: what ends for it need not end for the subject as well.
-  local refused = class ~= '' and make_room({index_of(index, class)}, most_of_class, room, evicted)
+  -- First the class: the sessions that it revokes make room for the subject as well.
+  local refused = class ~= '' and make_room({index_of(index, class)}, max_of_class, room, evicted)
   if not refused then
     local indexes = {}
     for i, c in ipairs(classes_of(classes)) do
       indexes[i] = index_of(index, c)
     end
-    refused = make_room(indexes, most, room, evicted)
+    refused = make_room(indexes, max_sessions, room, evicted)
   end
   if refused then
     return {2, 0, refused}
   end
-  epoch = math.max(highest_epoch(mark, now), ended_below)
-  redis.call('SET', mark, ms(epoch))
+  epoch = math.max(highest_epoch(epoch_key, now), ended_below)
+  redis.call('SET', epoch_key, ms(epoch))
 end
 
 redis.call('HSET', record, 'sub', subject, 'sh', subject_hash, 'h', secret_hash,

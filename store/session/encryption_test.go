@@ -30,7 +30,7 @@ func newKeyring(t testing.TB, active string, keys map[string][]byte) *keyring.Ke
 	t.Helper()
 	k, err := keyring.New(active, keys)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("keyring.New: error %v, want none", err)
 	}
 	return k
 }
@@ -70,25 +70,25 @@ func TestAttributesAreEncrypted(t *testing.T) {
 		}
 		stored := fmt.Sprint(storetest.Command(t, s, "HGETALL", sessionKeysOf(t, namespace, sess).attributes))
 		if strings.Contains(stored, "example") || strings.Contains(stored, "canary") || !strings.Contains(stored, "\xc1LE\x01\x01a") {
-			t.Errorf("stored as %q", stored)
+			t.Errorf("attributes are stored as %q, want them encrypted with key a", stored)
 		}
 		if plain == nil {
 			return
 		}
 		// Without the key there is no session with fewer attributes, but an error.
 		if got, err := plain.Sessions.ValidateSession(t.Context(), namespace, token, primary, session.TouchNever); got != nil || !errors.Is(err, keyring.ErrKeyUnknown) {
-			t.Errorf("without a keyring: %v, %v", got, err)
+			t.Errorf("Validate without a keyring = %v, %v; want nil, ErrKeyUnknown", got, err)
 		}
 		other := withKeyring(t, plain, newKeyring(t, "b", map[string][]byte{"b": newKey()}))
 		if got, err := other.Sessions.Get(t.Context(), namespace, sess.ID); got != nil || !errors.Is(err, keyring.ErrKeyUnknown) {
-			t.Errorf("with another key: %v, %v", got, err)
+			t.Errorf("Get with another key = %v, %v; want nil, ErrKeyUnknown", got, err)
 		}
 		same := withKeyring(t, plain, newKeyring(t, "a", map[string][]byte{"a": newKey()}))
 		if got, err := same.Sessions.Get(t.Context(), namespace, sess.ID); got != nil || !errors.Is(err, redis.ErrCorrupt) {
-			t.Errorf("with another key of the same id: %v, %v", got, err)
+			t.Errorf("Get with another key of the same id = %v, %v; want nil, ErrCorrupt", got, err)
 		}
 		if !revokeSession(t, plain, namespace, byToken(token)) {
-			t.Error("could not be revoked without the key")
+			t.Error("Revoke without the key = false, want true")
 		}
 	})
 }
@@ -113,13 +113,13 @@ func TestKeysAreChangedUnderLivingSessions(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 			if uses := s.Stats().KeyUses; uses["a"] != 1 || uses["b"] != 1 {
-				t.Errorf("uses of keys: %v", uses)
+				t.Errorf("uses of keys = %v, want 1 of a and 1 of b", uses)
 			}
 		}
 		key := sessionKeysOf(t, namespace, sess).attributes
 		for name, id := range map[string]string{"one": "a", "two": "b"} {
 			if stored := storetest.Command(t, after, "HGET", key, name).(string); !strings.HasPrefix(stored, "\xc1LE\x01\x01"+id) {
-				t.Errorf("%s is stored as %q", name, stored)
+				t.Errorf("%s is stored as %q, want it encrypted with key %s", name, stored, id)
 			}
 		}
 	})
@@ -139,43 +139,43 @@ func TestValuesAreEncrypted(t *testing.T) {
 		values := map[string][]byte{"set": []byte("canary"), "long": long, "empty": {}, "if absent": long, "batch": long, "lease": long}
 		for _, key := range []string{"set", "long", "empty"} {
 			if _, _, err := s.Cache.Set(ctx, namespace, key, w(values[key]), cache.Condition{}); err != nil {
-				t.Fatal(err)
+				t.Fatalf("Set %q: error %v, want none", key, err)
 			}
 		}
 		if _, _, err := s.Cache.Set(ctx, namespace, "if absent", w(long), cache.Condition{Kind: cache.IfAbsent}); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Set if absent: error %v, want none", err)
 		}
 		if _, err := s.Cache.BatchSet(ctx, namespace, []cache.BatchWrite{{Key: "batch", Write: w(long)}}); err != nil {
-			t.Fatal(err)
+			t.Fatalf("BatchSet: error %v, want none", err)
 		}
 		leased, err := s.Cache.GetOrLease(ctx, namespace, "lease", cache.LeaseOptions{TTL: time.Minute})
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("GetOrLease: error %v, want none", err)
 		}
 		if outcome, _, err := s.Cache.Fill(ctx, namespace, "lease", leased.Token, w(long)); outcome != cache.Filled || err != nil {
-			t.Fatal(outcome, err)
+			t.Fatalf("Fill = %v, %v; want %v, no error", outcome, err, cache.Filled)
 		}
 		for key, want := range values {
 			for _, near := range []bool{true, false} {
 				got, err := s.Cache.Get(ctx, namespace, key, near)
 				if err != nil || got.Entry == nil || !bytes.Equal(got.Value, want) || got.ContentType != "text/plain" {
-					t.Errorf("%s came back as %+v, %v", key, got.Entry, err)
+					t.Errorf("Get %q = %+v, %v; want value %q of type text/plain", key, got.Entry, err, want)
 				}
 			}
 			stored := storetest.Command(t, s, "GET", "ld:c:{"+namespace+":"+key+"}").(string)
 			if strings.Contains(stored, "canary") || len(stored) > 300 {
-				t.Errorf("%s is stored as %q", key, stored)
+				t.Errorf("%q is stored as %q, want at most 300 bytes without the plain value", key, stored)
 			}
 			found, err := s.Cache.BatchGet(ctx, namespace, []string{key}, false)
 			if err != nil || found[0].Entry == nil || !bytes.Equal(found[0].Value, want) {
-				t.Errorf("%s came back in a batch as %+v, %v", key, found, err)
+				t.Errorf("BatchGet %q = %+v, %v; want value %q", key, found, err, want)
 			}
 		}
 		// Another entry's value under this key is not this key's.
 		other := storetest.Command(t, s, "GET", "ld:c:{"+namespace+":long}").(string)
 		storetest.Command(t, s, "SET", "ld:c:{"+namespace+":set}", other)
 		if got, err := s.Cache.Get(ctx, namespace, "set", false); !errors.Is(err, redis.ErrCorrupt) || got.Entry != nil {
-			t.Errorf("a moved value came back as %+v, %v", got.Entry, err)
+			t.Errorf("Get of a value moved from another key = %+v, %v; want none, ErrCorrupt", got.Entry, err)
 		}
 	})
 }
@@ -188,17 +188,17 @@ func TestNothingIsStoredWithoutTheKeyringItNeeds(t *testing.T) {
 		_, batchErr := s.Cache.BatchSet(t.Context(), namespace, []cache.BatchWrite{{Key: "k2"}, {Key: "k", Write: w}})
 		leased, leaseErr := s.Cache.GetOrLease(t.Context(), namespace, "k", cache.LeaseOptions{TTL: time.Minute})
 		if leaseErr != nil {
-			t.Fatal(leaseErr)
+			t.Fatalf("GetOrLease: error %v, want none", leaseErr)
 		}
 		_, _, fillErr := s.Cache.Fill(t.Context(), namespace, "k", leased.Token, w)
 		for _, err := range []error{err, batchErr, fillErr} {
 			if !errors.Is(err, keyring.ErrKeyUnknown) {
-				t.Errorf("got %v", err)
+				t.Errorf("write without a keyring: error %v, want ErrKeyUnknown", err)
 			}
 		}
 		for _, key := range []string{"k", "k2"} {
 			if storetest.Command(t, s, "EXISTS", "ld:c:{"+namespace+":"+key+"}") != int64(0) {
-				t.Errorf("%s was written", key)
+				t.Errorf("%q exists after a refused write, want it absent", key)
 			}
 		}
 	})
@@ -222,7 +222,7 @@ func TestParallelIncrementsOfEncryptedAttributesAddUp(t *testing.T) {
 			adders = append(adders, func() {
 				for range 10 {
 					if _, err := s.Sessions.Update(t.Context(), namespace, byToken(token), session.Changes{Increment: map[string]int64{"n": 2}}); err != nil {
-						t.Error(err)
+						t.Errorf("Update: error %v, want none", err)
 					}
 				}
 			})
@@ -237,7 +237,7 @@ func TestParallelIncrementsOfEncryptedAttributesAddUp(t *testing.T) {
 		}
 		stored := fmt.Sprint(storetest.Command(t, a, "HGETALL", sessionKeysOf(t, namespace, sess).attributes))
 		if strings.Contains(stored, "39") && strings.Contains(stored, "n:39") || strings.Contains(stored, "canary") {
-			t.Errorf("stored as %q", stored)
+			t.Errorf("attributes are stored as %q, want them encrypted", stored)
 		}
 		for what, c := range map[string]struct {
 			u   session.Changes
@@ -249,17 +249,17 @@ func TestParallelIncrementsOfEncryptedAttributesAddUp(t *testing.T) {
 			"too long":      {session.Changes{Set: map[string]string{"long": strings.Repeat("x", 100)}}, session.ErrTooManyAttributes},
 		} {
 			if got, err := a.Sessions.Update(t.Context(), namespace, byToken(token), c.u); !errors.Is(err, c.err) || got.Version != 0 {
-				t.Errorf("%s: %+v, %v", what, got, err)
+				t.Errorf("%s: Update = %+v, %v; want version 0, %v", what, got, err, c.err)
 			}
 		}
 		other, _ := createSession(t, a, namespace, sessionOf("ann"))
 		if got, err := a.Sessions.Update(t.Context(), namespace, byToken(wrongSecret(t, token, other)), session.Changes{Increment: map[string]int64{"text": 1}}); got.Version != 0 || err != nil {
-			t.Errorf("with a wrong secret: %+v, %v", got, err)
+			t.Errorf("Update with a wrong secret = %+v, %v; want version 0, no error", got, err)
 		}
 		// The limit is one of what was given, not of what is stored.
 		room := 100 - len("text"+"canary"+"full"+"n"+"39"+"new"+"7"+"absent"+"1"+"long")
 		if got := updateSession(t, a, namespace, byToken(token), session.Changes{Set: map[string]string{"long": strings.Repeat("x", room)}}); got != 23 {
-			t.Errorf("version %v with exactly as many bytes as there may be", got)
+			t.Errorf("version %d after an update to exactly the limit of bytes, want 23", got)
 		}
 	})
 }
@@ -280,15 +280,15 @@ func TestReauthenticationWithoutTheKeyChangesNothing(t *testing.T) {
 		} {
 			next, got, err := other.Sessions.Reauthenticate(t.Context(), namespace, token, session.Reauthentication{AAL: 2, AMR: []string{"otp"}})
 			if next != "" || got != nil || !errors.Is(err, keyring.ErrKeyUnknown) {
-				t.Errorf("%s: %v, %v", what, got, err)
+				t.Errorf("%s: Reauthenticate = %v, %v; want no session, ErrKeyUnknown", what, got, err)
 			}
 		}
 		if got := validate(t, s, namespace, token, primary); got == nil || got.Assurance.AAL != 0 {
-			t.Errorf("the session is %+v", got)
+			t.Errorf("session after refused reauthentications = %+v, want an active one with AAL 0", got)
 		}
 		next, got := reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 2, AMR: []string{"otp"}})
 		if next == "" || got == nil || got.ID != sess.ID || got.Attributes["a"] != "b" {
-			t.Errorf("with the key: %+v", got)
+			t.Errorf("Reauthenticate with the key = %+v, want session %s with its attributes", got, sess.ID)
 		}
 	})
 }

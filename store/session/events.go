@@ -1,283 +1,38 @@
 package session
 
 import (
-	"context"
-	"errors"
-	"strconv"
-	"sync"
+	"slices"
 	"time"
-
-	"github.com/redis/rueidis"
-
-	"github.com/berthcare/larder/store/redis"
 )
 
-// Event is something that happened to a session, or to all of a subject. It holds no secrets and no attributes.
+// Event is a change of one session, or of all sessions of a subject. It holds no secrets and no attributes.
 type Event struct {
-	// ID is unique, and the same whenever the event is told.
+	// ID is unique. An event that is delivered again has the same ID.
 	ID string
-	// Type is the word of the scripts: created, rotated, attributes_changed, promoted, reauthenticated, revoked, expired_idle,
-	// expired_absolute or token_reuse.
+	// Type is one of created, rotated, attributes_changed, promoted, reauthenticated, revoked, expired_idle,
+	// expired_absolute and token_reuse, as the scripts write it.
 	Type string
-	// At is when it happened; for an expiry when the session's time was over.
+	// At is when the change happened. For an expiry it is when the timeout elapsed, not when the sweeper noticed.
 	At time.Time
-	// SessionID is empty where all sessions of the subject are meant, but ExceptSessionID.
+	// SessionID is empty if the event is about all sessions of the subject except ExceptSessionID.
 	SessionID, ExceptSessionID string
 	// Subject is empty for an anonymous session.
 	Subject string
-	// Reason tells more of the type, in a word of the scripts; empty where there is nothing to tell.
+	// Reason says why a session was revoked, as the scripts write it; empty for other types.
 	Reason string
-	// Details are further fields of the scripts.
+	// Details are the other fields that the scripts write, by name.
 	Details map[string]string
 }
 
-// EventFilter says which events of a namespace to tell.
+// EventFilter selects events of a namespace.
 type EventFilter struct {
-	// Subject is whose; empty means everybody's.
+	// Subject is the subject whose events pass; empty means all subjects.
 	Subject string
-	// Types are of which types; empty means of all.
+	// Types are the types that pass; empty means all types.
 	Types []string
 }
 
-const (
-	// Events are read as fast as they are taken, so many of a partition and of so many partitions at a time: that bounds the
-	// memory of a watch.
-	eventsRead      = 64
-	partitionsRead  = 16
-	checkpointEvery = 100 // events
-	checkpointAfter = time.Second
-	// eventsCheck is how often streams are looked at without need: Redis says when they change. Without a near cache it
-	// does not.
-	eventsCheck          = 30 * time.Second
-	eventsCheckUntracked = time.Second
-)
-
-// Watch calls tell for everything that happens to the sessions of a namespace, in the order in which it
-// happened to each subject, with a token to resume after it where that is not empty. It calls tell with no event and a
-// token at the beginning, at least once per interval, and soon after events that came without.
-//
-// Without a token the watch tells what happens after the first call; with one, what happened after that was given out. It
-// fails with ErrEventsTrimmed if some of that is gone, and returns when ctx ends or tell fails. Events stay in Redis until
-// they are told: a slow caller costs no memory. Who waits is woken by the invalidation that Redis pushes for a stream.
-func (s *Sessions) Watch(ctx context.Context, namespace string, f EventFilter, token string, interval time.Duration,
-	tell func(e *Event, token string) error,
-) error {
-	w := &watch{sessions: s, namespace: namespace, filter: f, changed: make(chan struct{}, 1), tell: tell, interval: interval}
-	var ok bool
-	if w.at, ok = parseResume(namespace, f.Subject, token); !ok {
-		return redis.ErrPageToken
-	}
-	keys := make([]string, len(w.at))
-	for i := range w.at {
-		keys[i] = eventsKey(w.partition(i))
-	}
-	w.dirty = make([]bool, len(w.at))
-	defer s.redis.OnChange(w.wake, keys...)()
-	if token == "" {
-		for i := 0; i < len(w.at); i += partitionsRead {
-			if err := w.read(ctx, redis.Items(len(w.at))[i:min(i+partitionsRead, len(w.at))], 0); err != nil {
-				return err
-			}
-		}
-	} else {
-		w.wakeAll()
-	}
-	if err := w.send(nil); err != nil {
-		return err
-	}
-	return w.run(ctx)
-}
-
-// watch is one caller of Watch. It reads one partition, or all.
-type watch struct {
-	sessions  *Sessions
-	namespace string
-	filter    EventFilter
-	tell      func(*Event, string) error
-	interval  time.Duration
-
-	at      []streamPosition // of each partition, up to where it has been told
-	sent    time.Time        // when something was told last
-	saved   time.Time        // when a token was told last
-	unsaved int              // events told since
-	mu      sync.Mutex
-	dirty   []bool // of each partition, whether there may be something new
-	from    int    // the partition to look at next, so that each has its turn
-	changed chan struct{}
-}
-
-// streamPosition is a place in a stream: the id of the last event before it, and how many were ever added up to that, by
-// which a gap is noticed.
-type streamPosition struct{ ms, seq, added uint64 }
-
-func (a streamPosition) before(b streamPosition) bool {
-	return a.ms < b.ms || a.ms == b.ms && a.seq < b.seq
-}
-
-func (a streamPosition) id() string {
-	return strconv.FormatUint(a.ms, 10) + "-" + strconv.FormatUint(a.seq, 10)
-}
-
-// partition returns the partition whose position is the ith.
-func (w *watch) partition(i int) partition {
-	if w.filter.Subject == "" {
-		return partition(i)
-	}
-	p, _ := subjectHash(w.namespace, w.filter.Subject)
-	return p
-}
-
-// wake is told of a stream that has changed, or may have.
-func (w *watch) wake(key string) {
-	p, _ := partitionOf(key)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.dirty[int(p)%len(w.dirty)] = true
-	redis.Signal(w.changed)
-}
-
-func (w *watch) wakeAll() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for i := range w.dirty {
-		w.dirty[i] = true
-	}
-	redis.Signal(w.changed)
-}
-
-// take returns some partitions in which there may be something new. What changes from here on is noticed again.
-func (w *watch) take() (some []int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for range w.dirty {
-		i := w.from % len(w.dirty)
-		if w.dirty[i] {
-			if len(some) == partitionsRead {
-				break
-			}
-			w.dirty[i] = false
-			some = append(some, i)
-		}
-		w.from = i + 1
-	}
-	return some
-}
-
-func (w *watch) run(ctx context.Context) error {
-	every := eventsCheck
-	if w.sessions.redis.Near == nil && w.sessions.redis.Mode() != redis.Embedded {
-		every = eventsCheckUntracked
-	}
-	check := time.NewTicker(every)
-	defer check.Stop()
-	for {
-		some := w.take()
-		if len(some) > 0 {
-			if err := w.read(ctx, some, eventsRead); err != nil {
-				return err
-			}
-		}
-		due := w.sent.Add(w.interval)
-		if saving := w.saved.Add(checkpointAfter); w.unsaved > 0 && saving.Before(due) {
-			due = saving
-		}
-		wait := time.Until(due)
-		if wait <= 0 {
-			if err := w.send(nil); err != nil {
-				return err
-			}
-			continue
-		}
-		if len(some) > 0 {
-			continue
-		}
-		heartbeat := time.NewTimer(wait)
-		select {
-		case <-w.changed:
-		case <-heartbeat.C:
-		case <-check.C:
-			w.wakeAll()
-		case <-ctx.Done():
-		case <-w.sessions.redis.Lifetime().Done():
-		}
-		heartbeat.Stop()
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if w.sessions.redis.Lifetime().Err() != nil {
-			return redis.ErrUnavailable
-		}
-	}
-}
-
-// send tells an event, or that there is none, and sees to it that a token comes in time.
-func (w *watch) send(e *Event) error {
-	now := time.Now()
-	w.unsaved++
-	token := ""
-	if e == nil || len(w.at) == 1 || w.unsaved >= checkpointEvery || now.Sub(w.saved) >= checkpointAfter {
-		token = resumeToken(w.namespace, w.filter.Subject, w.at)
-		w.saved, w.unsaved = now, 0
-	}
-	w.sent = now
-	return w.tell(e, token)
-}
-
-// read reads up to most events of each of some partitions and tells those that pass the filter. With none it only notes
-// where each stream ends.
-func (w *watch) read(ctx context.Context, some []int, most int) error {
-	answers := make([]rueidis.RedisMessage, len(some))
-	var failed error
-	err := w.sessions.redis.RunBatch(ctx, redis.Items(len(some)), redis.Batch{
-		Name: eventsScript.Name(), Effect: redis.Reads, Tracked: true,
-		Command: func(b rueidis.Builder, n int) rueidis.Completed {
-			key, after, count := eventsKey(w.partition(some[n])), w.at[some[n]].id(), strconv.Itoa(most)
-			if w.sessions.redis.Mode() == redis.Embedded { // miniredis takes the script for one that writes
-				return b.Eval().Script(eventsScript.Text()).Numkeys(1).Key(key).Arg(after, count).Build()
-			}
-			return b.EvalRo().Script(eventsScript.Text()).Numkeys(1).Key(key).Arg(after, count).Build()
-		},
-		Read: func(n int, r rueidis.RedisResult) (err error) {
-			answers[n], err = r.ToMessage()
-			return err
-		},
-		Fail: func(_ int, err error) { failed = err },
-	})
-	if err = errors.Join(err, failed); err != nil {
-		return err
-	}
-	for n, i := range some {
-		r, err := parseStream(answers[n])
-		if err != nil {
-			return err
-		}
-		if most == 0 {
-			w.at[i] = r.last
-			continue
-		}
-		if r.gap(w.at[i], most) {
-			return ErrEventsTrimmed
-		}
-		if err := w.tellAll(i, r.events); err != nil {
-			return err
-		}
-		if len(r.events) == most {
-			w.wake(eventsKey(w.partition(i)))
-		}
-	}
-	return nil
-}
-
-func (w *watch) tellAll(i int, events []streamEvent) error {
-	for _, e := range events {
-		w.at[i].ms, w.at[i].seq, w.at[i].added = e.at.ms, e.at.seq, w.at[i].added+1
-		if e.namespace != w.namespace || !w.filter.passes(&e.Event) {
-			continue
-		}
-		e.ID = strconv.Itoa(int(w.partition(i))) + "-" + e.at.id()
-		if err := w.send(&e.Event); err != nil {
-			return err
-		}
-	}
-	return nil
+// passes reports whether the filter selects an event of its namespace.
+func (f *EventFilter) passes(e *Event) bool {
+	return (f.Subject == "" || e.Subject == f.Subject) && (len(f.Types) == 0 || slices.Contains(f.Types, e.Type))
 }

@@ -87,7 +87,7 @@ func TestSessionEventsConsumerKilledTenTimesMissesNothing(t *testing.T) {
 					for i := 0; pace(load); i++ {
 						created, err := writer.Sessions.Create(t.Context(), namespace, sessionOf(fmt.Sprint("s", n, w, i%20)))
 						if err != nil {
-							t.Error(err)
+							t.Errorf("Create: error %v, want none", err)
 							return
 						}
 						sess := created.Session
@@ -98,7 +98,7 @@ func TestSessionEventsConsumerKilledTenTimesMissesNothing(t *testing.T) {
 							_, err = writer.Sessions.Update(t.Context(), namespace, byID(sess), session.Changes{Set: map[string]string{"a": "b"}})
 						}
 						if err != nil {
-							t.Error(err)
+							t.Errorf("change: error %v, want none", err)
 						}
 					}
 				})
@@ -107,22 +107,22 @@ func TestSessionEventsConsumerKilledTenTimesMissesNothing(t *testing.T) {
 		for kill := range 10 {
 			after := 20 + rand.IntN(150)
 			if err := c.run(ctx, both[kill%2], func(taken int) bool { return taken >= after }); err != nil {
-				t.Fatalf("kill %d: %v: %s", kill, err, redis.Cause(err))
+				t.Fatalf("kill %d: the watch ended with %v: %s; want no error", kill, err, redis.Cause(err))
 			}
 		}
 		// Much of what it took in may have been the same again: the load lasts until there was enough.
 		if err := c.run(ctx, s, func(int) bool { return len(c.seen) >= 500 }); err != nil {
-			t.Fatal(err)
+			t.Fatalf("the watch ended with %v, want no error", err)
 		}
 		stop()
 		writers.Wait()
 		want := happened(t, s, namespace)
 		if err := c.run(ctx, s, func(int) bool { return len(c.seen) >= len(want) }); err != nil {
-			t.Fatal(err)
+			t.Fatalf("the watch ended with %v, want no error", err)
 		}
 		for _, id := range want {
 			if _, ok := c.seen[id]; !ok {
-				t.Fatalf("%s was missed", id)
+				t.Fatalf("event %s was not delivered, want all %d", id, len(want))
 			}
 		}
 		if len(c.seen) != len(want) || len(want) < 500 {
@@ -186,7 +186,7 @@ func eventsFailover(t *testing.T, o store.Options, change func()) {
 			case errors.Is(err, session.ErrEventsTrimmed):
 				c.trimmed++
 			case ctx.Err() != nil:
-				t.Fatalf("%d events do not come", more)
+				t.Fatalf("%d events still missing after the deadline, want none", more)
 			}
 		}
 	}
@@ -212,6 +212,6 @@ func eventsFailover(t *testing.T, o store.Options, change func()) {
 	t.Logf("%d of %d were not told, with %d gaps", lost, len(acknowledged), c.trimmed)
 	// What Redis itself has lost shows as a gap, or was told before; this is what it held at the end.
 	if held := len(happened(t, writer, "n")); c.trimmed == 0 && held > len(c.seen) {
-		t.Errorf("%d events were told of %d", len(c.seen), held)
+		t.Errorf("%d events were delivered, want at least the %d that Redis holds", len(c.seen), held)
 	}
 }

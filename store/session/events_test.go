@@ -58,7 +58,7 @@ func (w *told) stop(tb testing.TB) (token string) {
 	tb.Helper()
 	w.cancel()
 	if err := <-w.done; !errors.Is(err, context.Canceled) {
-		tb.Errorf("the watch ended with %v: %s", err, redis.Cause(err))
+		tb.Errorf("the watch ended with %v: %s; want context.Canceled", err, redis.Cause(err))
 	}
 	token, _ = w.last()
 	return token
@@ -130,19 +130,19 @@ func TestSessionEventsTellEverything(t *testing.T) {
 			}
 			storetest.Eventually(t, "all events", func() bool { return len(all.seen()) >= len(want) })
 			if diff := cmp.Diff(anns.seen(), all.seen()); diff != "" {
-				t.Errorf("told of everybody (-subject +all):\n%s", diff)
+				t.Errorf("the watch of all subjects differs from that of one, want the same events (-subject +all):\n%s", diff)
 			}
 			storetest.Eventually(t, "events of a type", func() bool { return len(revoked.seen()) >= 2 })
 			if diff := cmp.Diff(want[3:], revoked.lines()); diff != "" {
 				t.Errorf("told of revocations (-want +got):\n%s", diff)
 			}
 			if e := anns.seen()[4]; e.ExceptSessionID != spared.ID {
-				t.Errorf("spared %q", e.ExceptSessionID)
+				t.Errorf("ExceptSessionID = %q, want %q", e.ExceptSessionID, spared.ID)
 			}
 			ids := map[string]bool{}
 			for _, e := range anns.seen() {
 				if ids[e.ID] || e.At.Before(from) || e.At.After(writer.Redis.Now().Add(2*time.Second)) || len(e.Details) > 0 {
-					t.Errorf("told %+v", e)
+					t.Errorf("event %+v, want a new id, a time within the test and no details", e)
 				}
 				ids[e.ID] = true
 			}
@@ -208,7 +208,7 @@ func TestSessionEventsRefuseForeignTokens(t *testing.T) {
 				return errors.New("told something")
 			})
 			if !errors.Is(err, redis.ErrPageToken) {
-				t.Errorf("%+v: %v", c, err)
+				t.Errorf("Watch with %+v: error %v, want ErrPageToken", c, err)
 			}
 		}
 	})
@@ -219,11 +219,11 @@ func FuzzResumeToken(f *testing.F) {
 	token := ""
 	s, err := store.New(store.Options{Redis: redis.Options{Mode: redis.Embedded}})
 	if err != nil {
-		f.Fatal(err)
+		f.Fatalf("store.New: error %v, want none", err)
 	}
 	f.Cleanup(s.Close)
 	if err := s.Redis.Connect(f.Context()); err != nil {
-		f.Fatal(err)
+		f.Fatalf("Connect: error %v, want none", err)
 	}
 	for _, subject := range []string{"", "ann"} {
 		end := errors.New("end")
@@ -232,7 +232,7 @@ func FuzzResumeToken(f *testing.F) {
 			return end
 		})
 		if !errors.Is(err, end) {
-			f.Fatal(err)
+			f.Fatalf("Watch: error %v, want %v", err, end)
 		}
 		f.Add(token, subject)
 	}
@@ -241,10 +241,10 @@ func FuzzResumeToken(f *testing.F) {
 	f.Fuzz(func(t *testing.T, token, subject string) {
 		valid := session.ValidResumeToken("n", subject, token)
 		if valid && token != "" && (session.ValidResumeToken("m", subject, token) || session.ValidResumeToken("n", subject+"0", token)) {
-			t.Errorf("%q is valid for others, too", token)
+			t.Errorf("token %q is valid for another namespace or subject, want it refused", token)
 		}
 		if len(token) > 0 && valid && (session.ValidResumeToken("n", subject, token[1:]) || session.ValidResumeToken("n", subject, token+"A")) {
-			t.Errorf("%q is valid in part", token)
+			t.Errorf("a part or an extension of token %q is valid, want it refused", token)
 		}
 	})
 }
@@ -255,10 +255,10 @@ func (w *told) gone(tb testing.TB) {
 	select {
 	case err := <-w.done:
 		if !errors.Is(err, session.ErrEventsTrimmed) {
-			tb.Errorf("the watch ended with %v", err)
+			tb.Errorf("the watch ended with %v, want ErrEventsTrimmed", err)
 		}
 	case <-time.After(20 * time.Second):
-		tb.Error("the watch goes on")
+		tb.Error("the watch still runs after 20 s, want ErrEventsTrimmed")
 	}
 }
 
@@ -324,13 +324,13 @@ func TestSessionEventsOfASlowWatcher(t *testing.T) {
 	const count = 3000
 	createMany(t, writer, "n", sessionOf("ann"), count)
 	if n := server.CommandCalls(t)["eval_ro"]; n != 0 {
-		t.Errorf("read %d times while nothing was taken", n)
+		t.Errorf("%d reads while the caller took nothing, want 0", n)
 	}
 	let()
 	storetest.Eventually(t, "all events", func() bool { return len(w.seen()) == count+1 })
 	// Read in pieces, and not once for each event or once for all.
 	if n := server.CommandCalls(t)["eval_ro"]; n < count/64 || n > count/4 {
-		t.Errorf("%d events were read in %d pieces", count, n)
+		t.Errorf("%d events were read in %d reads, want between %d and %d", count, n, count/64, count/4)
 	}
 	w.stop(t)
 }
@@ -360,11 +360,11 @@ func TestSessionEventsCost(t *testing.T) {
 	s.Close()
 	calls := server.CommandCalls(t)
 	if calls["eval_ro"] != 1 || calls["evalsha"] != 1 {
-		t.Errorf("calls: %v", calls)
+		t.Errorf("commands = %v, want 1 eval_ro and 1 evalsha", calls)
 	}
 	for _, w := range watches[1:] {
 		if n := len(w.seen()); n != 0 {
-			t.Errorf("told %d events of others", n)
+			t.Errorf("%d events of other subjects were delivered, want 0", n)
 		}
 	}
 }

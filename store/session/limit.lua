@@ -1,12 +1,12 @@
--- Functions that keep a subject within its limits, put before the scripts that give it another session.
+-- Functions that enforce the limits of a subject; scripts.go puts this file before the scripts that create sessions.
 
--- How many sessions a refusal lists.
+-- The maximum number of sessions that a refusal lists.
 local LISTED = 200
 
--- How many records of one index are read at most, those that end soonest: other callers wait meanwhile.
+-- The maximum number of records of one index to read, those that expire first, as other callers wait meanwhile.
 local READ = 1000
 
--- living adds the active sessions of an index to found, lets go of the ids of others, and returns how many it has not read.
+-- living adds the active sessions of an index to found and removes the ids of others. It returns how many it did not read.
 local function living(index, c, found)
   local ids = redis.call('ZRANGE', index, 0, READ - 1)
   local unread = redis.call('ZCARD', index) - #ids
@@ -22,7 +22,7 @@ local function living(index, c, found)
   return unread
 end
 
--- first_by returns which of two sessions goes first, the one with the lesser field or else the older one.
+-- first_by returns a comparison of sessions by a field; the older session comes first if the fields are equal.
 local function first_by(field)
   return function(a, b)
     if a[field] ~= b[field] then
@@ -35,15 +35,14 @@ local function first_by(field)
   end
 end
 
--- describe returns what is told of a session that is in the way.
+-- describe returns a session as create.lua lists it.
 local function describe(record, s)
   local f = redis.call('HMGET', record, 'ip', 'ua', 'label')
   return {s.id, f[1] or '', f[2] or '', f[3] or '', s.class, ms(s.created), ms(s.last_active), ms(expires_at(s))}
 end
 
--- make_room ends sessions in the given indexes until there is room for one more within the limit (0: none), or all that it
--- has read where more are too many. It adds those that it ended to evicted. If the policy is to refuse, it ends none and
--- returns those that count.
+-- make_room revokes sessions in the given indexes until there is room for one more within the limit (0: unlimited), but not
+-- more than it has read. It adds them to evicted. If the policy is reject, it revokes none and returns those that count.
 local function make_room(indexes, limit, c, evicted)
   if limit == 0 then
     return nil
@@ -56,7 +55,7 @@ local function make_room(indexes, limit, c, evicted)
   if count < limit then
     return nil
   end
-  -- Only now are records read: an index may hold ids whose sessions have ended in another way.
+  -- An index may hold ids of sessions that were revoked, so the records decide; they are read at the limit only.
   local found, unread
   repeat
     found, unread = {}, 0

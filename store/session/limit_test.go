@@ -27,10 +27,10 @@ func createLimited(tb testing.TB, s *store.Store, namespace string, n session.Cr
 	tb.Helper()
 	created, err := s.Sessions.Create(tb.Context(), namespace, n)
 	if err != nil {
-		tb.Fatalf("create: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("Create: error %v: %s; want none", err, redis.Cause(err))
 	}
 	if (created.Session == nil) != (created.Token == "") {
-		tb.Fatalf("session %v with a token of %d bytes", created.Session, len(created.Token))
+		tb.Fatalf("Create = session %v with a token of %d bytes, want both or neither", created.Session, len(created.Token))
 	}
 	return created
 }
@@ -116,14 +116,14 @@ func TestCreateEvictsUntilThereIsRoom(t *testing.T) {
 			first := created.Evicted[0]
 			if first.Device.Label != fmt.Sprint("device ", c.order[0]) || !first.CreatedAt.Before(sessions[0].CreatedAt) ||
 				!first.LastActiveAt.Before(sessions[0].CreatedAt) || !first.ExpiresAt.Equal(first.LastActiveAt.Add(time.Hour)) {
-				t.Errorf("%s evicted %+v", c.policy, first)
+				t.Errorf("%s: first evicted session = %+v, want device %d as it was", c.policy, first, c.order[0])
 			}
 			if n := len(walk(t, s, namespace, subject, 10, nil)); n != 3 {
-				t.Errorf("%s: %d are listed", c.policy, n)
+				t.Errorf("%s: %d sessions are listed, want 3", c.policy, n)
 			}
 			for _, n := range c.order[:3] {
 				if storetest.Command(t, s, "EXISTS", sessionKeysOf(t, namespace, sessions[n]).record) != int64(0) {
-					t.Errorf("%s: a record is left", c.policy)
+					t.Errorf("%s: the record of evicted session %d exists, want it removed", c.policy, n)
 				}
 			}
 			wantActive(t, s, namespace, bystander)
@@ -143,17 +143,17 @@ func TestCreateIsRejectedAtTheLimit(t *testing.T) {
 		for range 3 {
 			created := createLimited(t, s, namespace, limited("ann", "third", limits))
 			if created.Session != nil || created.Evicted != nil {
-				t.Fatalf("created %+v", created)
+				t.Fatalf("Create at the limit = %+v, want no session and no eviction", created)
 			}
 			if diff := cmp.Diff(want, summaryIDs(created.Existing)); diff != "" {
 				t.Errorf("existing (-want +got):\n%s", diff)
 			}
 			if d := created.Existing[0].Device; d != (session.Device{Label: "a class0", Class: "class0"}) {
-				t.Errorf("device %+v", d)
+				t.Errorf("device of the first existing session = %+v, want label a class0 of class class0", d)
 			}
 		}
 		if got := emitted(t, s, namespace, "ann", "type=created"); len(got) != 2 {
-			t.Errorf("%d creations were told of", len(got))
+			t.Errorf("%d created events, want 2", len(got))
 		}
 		for _, token := range tokens {
 			wantActive(t, s, namespace, token)
@@ -164,7 +164,7 @@ func TestCreateIsRejectedAtTheLimit(t *testing.T) {
 		revokeSession(t, s, namespace, byToken(tokens[0]))
 		createSession(t, s, namespace, limited("ann", "third", limits))
 		if created := createLimited(t, s, namespace, limited("ann", "third", limits)); created.Session != nil {
-			t.Error("one too many")
+			t.Errorf("Create beyond the limit = session %v, want none", created.Session)
 		}
 	})
 }
@@ -192,7 +192,7 @@ func TestLimitOfTheDeviceClassComesFirst(t *testing.T) {
 		limits.Policy = session.Reject
 		refused := createLimited(t, s, namespace, limited("ann", "web", limits))
 		if refused.Session != nil || len(refused.Existing) != 1 || refused.Existing[0].Device.Class != "web" {
-			t.Errorf("created %+v", refused)
+			t.Errorf("Create at the class limit = %+v, want no session and one existing of class web", refused)
 		}
 	})
 }
@@ -222,7 +222,7 @@ func TestLimitCountsActiveSessionsAlone(t *testing.T) {
 			revokeSubject(t, s, namespace, "ann", "")
 			end(fill())
 			if created := createLimited(t, s, namespace, limited("ann", "mobile", limits)); created.Session == nil {
-				t.Errorf("%s: no room", what)
+				t.Errorf("%s: Create = no session, want one", what)
 			}
 		}
 	})
@@ -244,11 +244,11 @@ func TestParallelCreatesNeverExceedTheLimit(t *testing.T) {
 					n := limited(subject, "mobile", session.Limits{PerSubject: limit, PerClass: limit - i%2, Policy: policy})
 					c, err := s.Sessions.Create(t.Context(), namespace, n)
 					if err != nil {
-						t.Error(err)
+						t.Errorf("Create: error %v, want none", err)
 					}
 					// At no time are there more.
 					if n := len(walk(t, s, namespace, subject, 50, nil)); n > limit {
-						t.Errorf("%s: %d sessions", policy, n)
+						t.Errorf("%s: %d sessions at once, want at most %d", policy, n, limit)
 					}
 					mu.Lock()
 					defer mu.Unlock()
@@ -268,7 +268,7 @@ func TestParallelCreatesNeverExceedTheLimit(t *testing.T) {
 				}
 			}
 			if active > limit || active < limit-1 || made-evicted != active {
-				t.Errorf("%s: %d active of %d, %d evicted", policy, active, made, evicted)
+				t.Errorf("%s: %d active, %d made, %d evicted; want %d or one less active, and all others evicted", policy, active, made, evicted, limit)
 			}
 		}
 	})
@@ -286,10 +286,10 @@ func TestLoweredLimitEndsManySessions(t *testing.T) {
 		createMany(t, s, namespace, n, count)
 		created := createLimited(t, s, namespace, limited("ann", "", session.Limits{PerSubject: 1, Policy: session.EvictLeastRecentlyUsed}))
 		if n := len(created.Evicted); n != count {
-			t.Errorf("evicted %d of %d", n, count)
+			t.Errorf("%d sessions evicted, want %d", n, count)
 		}
 		if got := ids(walk(t, s, namespace, "ann", 10, nil)); len(got) != 1 || got[0] != created.Session.ID {
-			t.Errorf("left are %v", got)
+			t.Errorf("sessions left = %v, want only %s", got, created.Session.ID)
 		}
 	})
 }
@@ -308,7 +308,7 @@ func TestFarTooManySessionsEndLoginByLogin(t *testing.T) {
 			t.Errorf("evicted (-want +got):\n%s", diff)
 		}
 		if n := len(walk(t, s, namespace, "ann", 100, nil)); n != 2 {
-			t.Errorf("%d are left", n)
+			t.Errorf("%d sessions left, want 2", n)
 		}
 	})
 }

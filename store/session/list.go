@@ -11,18 +11,19 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// SubjectList says which sessions of a subject to list.
+// SubjectList selects sessions of a subject.
 type SubjectList struct {
-	// Class is the device class of those to list; empty means all.
+	// Class is the device class to list; empty means all.
 	Class string
-	// Token asks for the page after the one that came with it; empty means the first.
+	// Token is the token of the page before; empty means the first page.
 	Token string
-	// Count is at most how many to return.
+	// Count is the maximum number of sessions to return.
 	Count int
 }
 
-// ListSubject returns active sessions of a subject, those that end soonest first, and the token of the next page,
-// empty after the last. A session that is touched during the walk moves ahead of it and is met again.
+// ListSubject returns active sessions of a subject in the order of their expiry, and the token of the next page, which is
+// empty after the last page. A session that is touched while the caller pages through the list moves towards its end and may
+// be returned twice.
 func (s *Sessions) ListSubject(ctx context.Context, namespace, subject string, l SubjectList) (sessions []*Session, next string, err error) {
 	p, hash := subjectHash(namespace, subject)
 	bound := hash
@@ -47,7 +48,7 @@ func (s *Sessions) ListSubject(ctx context.Context, namespace, subject string, l
 	if err != nil || len(page) == 0 {
 		return nil, "", redis.ErrInternal
 	}
-	gone := map[string][]string{} // by index
+	gone := map[string][]string{} // ids without a record, by index
 	for _, m := range page[1:] {
 		var class string
 		if at, class, m, err = parsePlace(m); err != nil {
@@ -72,7 +73,8 @@ func (s *Sessions) ListSubject(ctx context.Context, namespace, subject string, l
 	return sessions, next, nil
 }
 
-// unlistLater takes ids whose records are gone out of their index, without anybody waiting for it. No id comes back.
+// unlistLater removes ids whose records are gone from their index, in the background. Ids are never used again, so this
+// cannot race with a creation.
 func (s *Sessions) unlistLater(index string, ids []string) {
 	done, ok := s.touches.start(index)
 	if !ok {
@@ -88,13 +90,13 @@ func (s *Sessions) unlistLater(index string, ids []string) {
 	}()
 }
 
-// listed is one place among a subject's sessions, which are ordered by when they end, then by id.
+// listed is a position in the list of a subject's sessions, which is ordered by expiry and then by id.
 type listed struct {
 	score int64
 	id    string
 }
 
-// parsePlace reads a session in the answer of session_list.lua: its place, its device class and what was read of it.
+// parsePlace reads one session of the answer of list.lua: its position, its device class and its snapshot.
 func parsePlace(m rueidis.RedisMessage) (at listed, class string, session rueidis.RedisMessage, err error) {
 	parts, err := m.ToArray()
 	if err != nil || len(parts) != 4 {
@@ -109,7 +111,7 @@ func parsePlace(m rueidis.RedisMessage) (at listed, class string, session rueidi
 	return listed{score, id}, class, parts[3], nil
 }
 
-// token binds a place to its subject, which it names by hash alone.
+// token returns a page token. It is bound to the subject by the subject's hash.
 func (l listed) token(subjectHash string) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(subjectHash + ":" + strconv.FormatInt(l.score, 10) + ":" + l.id))
 }

@@ -1,10 +1,9 @@
--- Reads a page of a subject's sessions, those that end soonest first, and of equals by id. It only reads.
--- KEYS: 1 the subject's device classes
--- ARGV: 1 the subject's index, 2 device class ('': all), 3 when the last session of the page before ends in milliseconds
---       and 4 its id, 5 most sessions to return, 6 time in milliseconds by the caller's estimate, 7 prefix of records, 8 of
+-- Reads a page of a subject's sessions in the order of their expiry, then of their ids. It is read-only.
+-- KEYS: 1 device classes of the subject
+-- ARGV: 1 index of the subject, 2 device class ('': all), 3 expiry in milliseconds and 4 id of the last session of the page
+--       before, 5 maximum number of sessions, 6 the caller's estimate of the time in milliseconds, 7 prefix of records, 8 of
 --       attributes, 9 of subject keys
--- RETURNS: {1 if there are more, for each session {id, when it ends in milliseconds, its device class, and what
---          session_read.lua returns}}
+-- RETURNS: {1 if there are more; for each session {id, expiry in milliseconds, device class, snapshot as read.lua returns it}}
 
 local classes = KEYS[1]
 local index, class, after, after_id, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
@@ -21,9 +20,8 @@ local function look(key, c, from, to, ...)
   end
 end
 
--- First the rest of those that end when the last one of the page before does, which ids alone tell apart, then those that
--- end later. A session moves to a later end only, so one that moves in between is met twice and none is left out, as
--- neighbours would be if places were counted.
+-- First the sessions with the same expiry as the last one of the page before, then those that expire later. A page begins at
+-- an expiry and not at a rank: a session only ever moves to a later expiry, so the pages may repeat it but leave out none.
 for _, c in ipairs(class == '' and classes_of(classes) or {class}) do
   local key = index_of(index, c)
   if after > now then

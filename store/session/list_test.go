@@ -27,7 +27,7 @@ func createMany(tb testing.TB, s *store.Store, namespace string, n session.Creat
 			for i := worker; i < count; i += 32 {
 				created, err := s.Sessions.Create(tb.Context(), namespace, n)
 				if err != nil {
-					tb.Error(err)
+					tb.Errorf("Create: error %v, want none", err)
 				}
 				tokens[i], sessions[i] = created.Token, created.Session
 			}
@@ -60,7 +60,7 @@ func walkClass(tb testing.TB, s *store.Store, namespace, subject, class string, 
 	for token := ""; ; {
 		page, next, err := s.Sessions.ListSubject(tb.Context(), namespace, subject, session.SubjectList{Class: class, Token: token, Count: size})
 		if err != nil {
-			tb.Fatalf("list: %v: %s", err, redis.Cause(err))
+			tb.Fatalf("ListSubject: error %v: %s; want none", err, redis.Cause(err))
 		}
 		if len(page) > size {
 			tb.Fatalf("a page of %d, want at most %d", len(page), size)
@@ -78,7 +78,7 @@ func walkClass(tb testing.TB, s *store.Store, namespace, subject, class string, 
 func TestListSessionsShowsEachOnce(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		if got := walk(t, s, namespace, "ann", 10, nil); len(got) != 0 {
-			t.Errorf("listed %d sessions of a subject without any", len(got))
+			t.Errorf("%d sessions of a subject without any, want 0", len(got))
 		}
 		count := 100
 		if s.Redis.Mode() == redis.Embedded {
@@ -98,7 +98,7 @@ func TestListSessionsShowsEachOnce(t *testing.T) {
 			sessions := walk(t, s, namespace, "ann", size, nil)
 			soonest := slices.IsSortedFunc(sessions, func(a, b *session.Session) int { return a.ExpiresAt().Compare(b.ExpiresAt()) })
 			if !soonest {
-				t.Errorf("pages of %d: not those that end soonest first", size)
+				t.Errorf("pages of %d: sessions are not in the order of their expiry, want the one that ends first at the front", size)
 			}
 			got := ids(sessions)
 			slices.Sort(got)
@@ -155,7 +155,7 @@ func TestListSessionsLeavesNoneOutThatIsTouchedMeanwhile(t *testing.T) {
 				met[sess.ID] = true
 			}
 			if len(met) != count {
-				t.Errorf("pages of %d: met %d of %d", size, len(met), count)
+				t.Errorf("pages of %d: %d sessions met, want %d", size, len(met), count)
 			}
 		}
 	})
@@ -193,13 +193,13 @@ func TestListSessionsTakesNoPageTokenOfAnotherList(t *testing.T) {
 		}
 		_, anns, err := s.Sessions.ListSubject(t.Context(), namespace, "ann", session.SubjectList{Count: 2})
 		if err != nil || anns == "" {
-			t.Fatalf("token %q, %v", anns, err)
+			t.Fatalf("first page: token %q, error %v; want a token and no error", anns, err)
 		}
 		if b, err := base64.RawURLEncoding.DecodeString(anns); err != nil || slices.Contains(b, 0) || len(b) > 100 {
-			t.Errorf("token of %d bytes, %v", len(b), err)
+			t.Errorf("page token of %d bytes, error %v; want at most 100 printable bytes of base64", len(b), err)
 		}
 		if page, _, err := s.Sessions.ListSubject(t.Context(), namespace, "ann", session.SubjectList{Token: anns, Count: 2}); err != nil || len(page) != 1 {
-			t.Errorf("next page of %d, %v", len(page), err)
+			t.Errorf("second page of %d sessions, error %v; want 1, none", len(page), err)
 		}
 		for what, list := range map[string]struct{ namespace, subject, token string }{
 			"of another subject":   {namespace, "bob", anns},
@@ -209,7 +209,7 @@ func TestListSessionsTakesNoPageTokenOfAnotherList(t *testing.T) {
 		} {
 			page, next, err := s.Sessions.ListSubject(t.Context(), list.namespace, list.subject, session.SubjectList{Token: list.token, Count: 2})
 			if !errors.Is(err, redis.ErrPageToken) || page != nil || next != "" {
-				t.Errorf("token %s: %d sessions, %q, %v", what, len(page), next, err)
+				t.Errorf("page token %s: %d sessions, token %q, error %v; want none, empty, ErrPageToken", what, len(page), next, err)
 			}
 		}
 	})
@@ -240,14 +240,14 @@ func TestSessionIndexDoesNotGrowForEver(t *testing.T) {
 		}
 		revokeSubject(t, s, namespace, "ann", sessions[16].ID)
 		if ttl := timeToLive(t, s, key); members(key) != int64(1) || ttl <= 0 || ttl > longest+26*time.Hour {
-			t.Errorf("%v in the index, which lives %v", members(key), ttl)
+			t.Errorf("%v members in the index, which lives %v; want 1 and at most %v", members(key), ttl, longest+26*time.Hour)
 		}
 		// A touch or an update of what is not in the index does not put it back, in an index without an end.
 		storetest.Command(t, s, "DEL", key)
 		age(t, s, namespace, sessions[16], time.Minute)
 		updateSession(t, s, namespace, byID(sessions[16]), session.Changes{Set: map[string]string{"a": "b"}})
 		if touch(t, s, namespace, tokens[16], primary, session.TouchForce) == nil {
-			t.Error("inactive")
+			t.Error("Validate = inactive, want active")
 		}
 		if got := members(key); got != int64(0) {
 			t.Errorf("%v in the index, want none", got)

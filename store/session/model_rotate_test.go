@@ -62,16 +62,16 @@ func (m *sessionModel) rotate(t *rapid.T) {
 	switch {
 	case !s.active() || !presented.usable:
 		if got != nil {
-			t.Fatalf("rotated by a token that is no good")
+			t.Fatalf("Rotate by an unusable token = %v, want no session", got)
 		}
 		s.revoked = s.revoked || presented.theft
 	case presented.token != s.token:
 		if next != s.token {
-			t.Fatal("another successor of the same token")
+			t.Fatalf("Rotate of a superseded token = %q, want its first successor %q", next, s.token)
 		}
 	default:
 		if got == nil || next == s.token {
-			t.Fatalf("not rotated: %v", got)
+			t.Fatalf("Rotate = %v, token %q; want the session and a new token", got, next)
 		}
 		s.supersede(s.token, true)
 		s.token = next
@@ -85,7 +85,7 @@ func (m *sessionModel) present(t *rapid.T) {
 	m.heard()
 	near := rapid.Bool().Draw(t, "near")
 	if got := validate(m.t, m.store(t), m.namespace, presented.token, near); (got != nil) != (s.active() && presented.usable) {
-		t.Fatalf("active %t, session %t, token %+v", got != nil, s.active(), presented)
+		t.Fatalf("Validate: active = %t; want %t, as the session's active is %t and the token is %+v", got != nil, s.active() && presented.usable, s.active(), presented)
 	}
 	s.revoked = s.revoked || presented.theft
 }
@@ -99,16 +99,16 @@ func (m *sessionModel) reauthenticate(t *rapid.T) {
 	switch {
 	case !s.active() || !presented.usable:
 		if got != nil {
-			t.Fatal("reauthenticated by a token that is no good")
+			t.Fatalf("Reauthenticate by an unusable token = %v, want no session", got)
 		}
 		s.revoked = s.revoked || presented.theft
 	case s.subject == "":
 		if got == nil || next != "" {
-			t.Fatalf("an anonymous sess: %v", got)
+			t.Fatalf("Reauthenticate of an anonymous session = %q, %v; want no token and the session", next, got)
 		}
 	default:
 		if got == nil || got.Assurance.AAL != 2 {
-			t.Fatalf("not reauthenticated: %+v", got)
+			t.Fatalf("Reauthenticate = %+v, want a session with AAL 2", got)
 		}
 		s.supersede(s.token, false)
 		s.token = next
@@ -137,16 +137,16 @@ func (m *sessionModel) promote(t *rapid.T) {
 		}
 	case !s.active() || !presented.usable:
 		if diff := cmp.Diff(session.Promoted{}, got); diff != "" {
-			t.Fatalf("promoted by a token that is no good: %+v", got)
+			t.Fatalf("Promote by an unusable token = %+v, want nothing", got)
 		}
 		s.revoked = s.revoked || presented.theft
 	case s.subject != "":
 		if diff := cmp.Diff(session.Promoted{NotAnonymous: true}, got); diff != "" {
-			t.Fatalf("promoted a subject's sess: %+v", got)
+			t.Fatalf("Promote of a subject's session = %+v, want NotAnonymous alone", got)
 		}
 	default:
 		if got.Session == nil {
-			t.Fatal("not promoted")
+			t.Fatalf("Promote = %+v, want a session", got)
 		}
 		s.revoked = true
 		m.clock++
@@ -165,11 +165,11 @@ func TestModelOfTokens(t *testing.T) {
 	m.supersede("a", true)
 	m.supersede("b", true)
 	if m.before != (modelToken{"b", true, false}) || m.older[0] != (modelToken{"a", false, false}) {
-		t.Errorf("%+v", m)
+		t.Errorf("model after one rotation = %+v, want b before and a older, no theft yet", m)
 	}
 	m.pass()
 	m.supersede("c", false)
 	if m.before.theft || !m.older[0].theft || !m.older[1].theft {
-		t.Errorf("%+v", m)
+		t.Errorf("model after two rotations = %+v, want theft by every older token alone", m)
 	}
 }

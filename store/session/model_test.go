@@ -184,7 +184,7 @@ func (m *sessionModel) touch(t *rapid.T) {
 	m.later()
 	got := touch(m.t, m.store(t), m.namespace, s.token, primary, session.TouchForce)
 	if (got != nil) != s.active() {
-		t.Fatalf("touched %v, active %t", got, s.active())
+		t.Fatalf("Validate with a touch = %v, want active %t", got, s.active())
 	}
 	if s.active() {
 		s.idleLeft = s.idle
@@ -196,7 +196,7 @@ func (m *sessionModel) touch(t *rapid.T) {
 func (m *sessionModel) revoke(t *rapid.T) {
 	s := m.pick(t)
 	if revoked := revokeSession(m.t, m.store(t), m.namespace, m.target(t, s)); revoked != s.active() {
-		t.Fatalf("revoked %t, active %t", revoked, s.active())
+		t.Fatalf("Revoke = %t, want %t", revoked, s.active())
 	}
 	s.revoked = true
 }

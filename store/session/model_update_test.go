@@ -35,7 +35,7 @@ func (m *sessionModel) tooLate(t *rapid.T, n *session.Creation) bool {
 		return false
 	}
 	if _, err := m.store(t).Sessions.Create(m.t.Context(), m.namespace, *n); !errors.Is(err, session.ErrSubjectEpochChanged) {
-		t.Fatalf("created with an epoch of before a revocation: %v", err)
+		t.Fatalf("Create with an epoch from before a revocation: error %v, want ErrSubjectEpochChanged", err)
 	}
 	return true
 }
@@ -76,15 +76,15 @@ func (m *sessionModel) update(t *rapid.T) {
 	switch {
 	case !s.active():
 		if version != 0 || err != nil {
-			t.Fatalf("update of an ended sess: %d, %v", version, err)
+			t.Fatalf("Update of an ended session = version %d, %v; want 0, no error", version, err)
 		}
 	case u.ExpectedVersion != 0 && u.ExpectedVersion != s.version:
 		if !errors.Is(err, session.ErrVersionMismatch) {
-			t.Fatalf("update expecting %d of version %d: %d, %v", u.ExpectedVersion, s.version, version, err)
+			t.Fatalf("Update that expects version %d of version %d = %d, %v; want ErrVersionMismatch", u.ExpectedVersion, s.version, version, err)
 		}
 	case notCounter:
 		if !errors.Is(err, redis.ErrNotCounter) {
-			t.Fatalf("%q was added to: %+v, %v", old, updated, err)
+			t.Fatalf("Update that increments %q = %+v, %v; want ErrNotCounter", old, updated, err)
 		}
 	default:
 		if !maps.Equal(after, s.attributes) {

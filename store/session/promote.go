@@ -7,41 +7,45 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// promotionWindow is how long a promotion may be begun again after it was first begun.
+// promotionWindow is how long after its first call the same promotion can be repeated with the same result.
 const promotionWindow = time.Minute
 
-// promotion is what an anonymous session's record says of the session that takes its place.
+// promotion is what the record of an anonymous session says about the session that it is promoted to.
 type promotion struct {
 	to   string
 	salt []byte
 }
 
-// Promotion is what an anonymous session is promoted with.
+// Promotion is the input of [Sessions.Promote].
 type Promotion struct {
-	// Subject is whose session it becomes.
+	// Subject is the user whose session it becomes.
 	Subject string
-	// Assurance says how the subject was authenticated.
+	// Assurance says how the subject was authenticated; a zero AuthenticatedAt means now.
 	Assurance Assurance
-	// Limits are those of the subject.
+	// Limits bound the sessions of the subject.
 	Limits Limits
+	// IfSubjectEpoch is what [Sessions.SubjectEpoch] returned before the login was checked: if the sessions of the subject or
+	// of the device class were revoked since then, Promote fails with [ErrSubjectEpochChanged] and the session stays
+	// anonymous. Nil means that this is not checked.
+	IfSubjectEpoch *int64
 }
 
-// Promoted is what became of a promotion. Where the session is not active nothing of it is set.
+// Promoted is the result of [Sessions.Promote]. All fields are empty if the token is not that of an active session.
 type Promoted struct {
-	// Token is that of Session, which took the place of the anonymous one.
+	// Token is the new session token and Session the new session.
 	Token   string
 	Session *Session
-	// NotAnonymous says that the session has a subject already and was left alone.
+	// NotAnonymous means that the session already has a subject and was not changed.
 	NotAnonymous bool
-	// Evicted are sessions that were ended to make room. Existing are those in the way where the limit has been reached; the
-	// session stays an anonymous one then.
+	// Evicted are the sessions that were revoked to make room. Existing are those that count towards the limit, if the limit
+	// was reached and the policy is [Reject]; the session then stays anonymous.
 	Evicted, Existing []Summary
 }
 
-// Promote makes the session of a subject of an anonymous one, with the attributes, the device and the timeouts of
-// that, which is dead from the moment in which they were read. The two are in different partitions, so that it takes three
-// steps; the same promotion begun again within a minute goes on where it stopped and returns the same session. Until the
-// second step nothing has more rights than before, and from it on the new session lives.
+// Promote turns an anonymous session into a session of a subject, with another id and token and with the attributes, device
+// and timeouts of the anonymous one. The two are in different partitions, so this takes three scripts: the first makes the
+// anonymous session inactive and reads it, the second creates the new session, the third removes the anonymous one. The same
+// promotion repeated within a minute continues where the first call stopped and returns the same session.
 func (s *Sessions) Promote(ctx context.Context, namespace, token string, pr Promotion) (Promoted, error) {
 	cred, ok := parseToken(token)
 	if !ok {
@@ -65,7 +69,7 @@ func (s *Sessions) Promote(ctx context.Context, namespace, token string, pr Prom
 	next, fresh := credential{partition: p, id: r.promotion.to}.withSecret(derive(secret, r.promotion.salt))
 	created, err := s.create(ctx, namespace, Creation{
 		Subject: pr.Subject, Attributes: r.session.Attributes, Idle: r.session.Idle, Absolute: r.absolute,
-		Device: r.session.Device, Assurance: pr.Assurance, Limits: pr.Limits,
+		Device: r.session.Device, Assurance: pr.Assurance, Limits: pr.Limits, IfSubjectEpoch: pr.IfSubjectEpoch,
 	}, fresh, cred.id, redis.Writes)
 	if err != nil && redis.Refused(err) || created.Existing != nil {
 		s.endPromotion(namespace, cred, fresh.id, 0)
@@ -76,12 +80,12 @@ func (s *Sessions) Promote(ctx context.Context, namespace, token string, pr Prom
 	}
 	s.endPromotion(namespace, cred, fresh.id, promotionWindow)
 	session := created.Session
-	if session == nil { // it was made when this promotion was begun before, and may have ended since
+	if session == nil { // an earlier call of the same promotion created it; it may have ended since
 		made, err := s.read(ctx, fresh.partition, namespace, fresh.id, false)
 		if err != nil || made == nil {
 			return Promoted{}, err
 		}
-		// A token that has been rotated since is not held against whoever only asks again.
+		// The caller may have rotated the new token already: that its first token is superseded is no theft.
 		if verdict, _ := made.weigh(fresh, Validation{}, made.readAt); verdict.Outcome != Active {
 			return Promoted{}, nil
 		}
@@ -90,8 +94,8 @@ func (s *Sessions) Promote(ctx context.Context, namespace, token string, pr Prom
 	return Promoted{Token: next, Session: session, Evicted: created.Evicted}, nil
 }
 
-// beginPromotion reads an anonymous session and, in the same moment, ends it in favour of another one; nil means that it
-// is not active.
+// beginPromotion reads an anonymous session and makes it inactive in the same moment. It returns nil if the session is not
+// active.
 func (s *Sessions) beginPromotion(ctx context.Context, namespace string, cred credential, subject string) (*record, error) {
 	p, hash := subjectHash(namespace, subject)
 	_, fresh := newCredential(p)
@@ -105,12 +109,12 @@ func (s *Sessions) beginPromotion(ctx context.Context, namespace string, cred cr
 	return s.parseRecord(m, keys[0], cred.id)
 }
 
-// endPromotion tidies the anonymous session away, or gives it back where window is zero. It runs to its end whatever the
-// caller does; should it fail, the session stays dead and its keys expire.
+// endPromotion removes the anonymous session, or makes it active again if window is zero. It does not end with the caller's
+// context. If it fails, the session stays inactive and its keys expire.
 func (s *Sessions) endPromotion(namespace string, cred credential, to string, window time.Duration) {
 	ctx, cancel := context.WithTimeout(s.redis.Lifetime(), s.redis.CommandTimeout())
 	defer cancel()
 	keys, args := changing(cred.partition, namespace, cred.id)
 	defer s.redis.Forget(keys[0])
-	_, _ = s.redis.Run(ctx, promotedScript, redis.Writes, keys, append(args, to, graceMillis(window))...) // counted by the observer
+	_, _ = s.redis.Run(ctx, promotedScript, redis.Writes, keys, append(args, to, graceMillis(window))...) // the observer counts failures
 }

@@ -1,10 +1,10 @@
--- Begins the promotion of an anonymous session: from here on it is inactive, and names the session that is to take its
--- place in the partition of a subject. The same promotion begun again is told the same.
--- KEYS: 1-4 see session.lua
--- ARGV: 1-4 see session.lua, 5 hash of the presented secret, 6 id of the session to be, 7 salt for its secret, 8 hash of its
---       subject, 9 how long the promotion may be begun again in milliseconds
--- RETURNS: the session as session_read.lua does, with its promotion unless it has a subject; nothing of it if it is not
---          active, or is being promoted to another subject
+-- Begins the promotion of an anonymous session: makes it inactive and records which session of a subject is to replace it. The
+-- same promotion begun again returns the same.
+-- KEYS: 1-4 as in common.lua
+-- ARGV: 1-4 as in common.lua, 5 hash of the presented secret, 6 id of the new session, 7 salt for its secret, 8 hash of its
+--       subject, 9 how long the promotion can be begun again in milliseconds
+-- RETURNS: the session as read.lua returns it, with its promotion unless it has a subject; NOTHING if it is not active or is
+--          being promoted to another subject
 
 local record, attributes = KEYS[1], KEYS[2]
 local subject_prefix, secret_hash, to, salt, subject_hash, window =

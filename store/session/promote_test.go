@@ -23,7 +23,7 @@ func promote(tb testing.TB, s *store.Store, namespace, token, subject string) se
 	tb.Helper()
 	got, err := s.Sessions.Promote(tb.Context(), namespace, token, session.Promotion{Subject: subject, Assurance: session.Assurance{AAL: 1, AMR: []string{"pwd"}}})
 	if err != nil {
-		tb.Fatalf("promote: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("Promote: error %v: %s; want none", err, redis.Cause(err))
 	}
 	return got
 }
@@ -40,7 +40,7 @@ func TestPromoteCarriesTheSessionOver(t *testing.T) {
 		updateSession(t, s, namespace, byToken(token), session.Changes{Set: map[string]string{"late": "1"}})
 		got := promote(t, s, namespace, token, "ann")
 		if got.Session == nil {
-			t.Fatalf("%+v", got)
+			t.Fatalf("Promote = %+v, want a session", got)
 		}
 		now := got.Session.CreatedAt
 		want := &session.Session{
@@ -54,33 +54,33 @@ func TestPromoteCarriesTheSessionOver(t *testing.T) {
 			}
 		}
 		if s.Redis.Now().Sub(now).Abs() > time.Minute || got.Session.ID == old.ID {
-			t.Errorf("created at %v with the id %s of old", now, got.Session.ID)
+			t.Errorf("created at %v with id %s, want now and another id than %s", now, got.Session.ID, old.ID)
 		}
 		wantInactive(t, s, namespace, token)
 		if getSession(t, s, namespace, old.ID) != nil {
-			t.Error("the anonymous session is there by its id")
+			t.Error("Get of the anonymous session = active, want inactive")
 		}
 		if v := updateSession(t, s, namespace, byToken(token), session.Changes{Set: map[string]string{"a": "b"}}); v != 0 {
-			t.Error("the anonymous session takes updates")
+			t.Errorf("Update of the anonymous session = version %d, want 0", v)
 		}
 		if _, sess := rotate(t, s, namespace, token); sess != nil {
-			t.Error("the anonymous session rotates")
+			t.Errorf("Rotate of the anonymous session = %v, want none", sess)
 		}
 		if revokeSession(t, s, namespace, byToken(token)) {
-			t.Error("the anonymous session is revoked")
+			t.Error("Revoke of the anonymous session = true, want false")
 		}
 		wantActive(t, s, namespace, got.Token)
 		wantEvents(t, s, namespace, old, "created", "attributes_changed", "revoked promoted")
 		wantEvents(t, s, namespace, got.Session, "promoted")
 		if listed := walk(t, s, namespace, "ann", 10, nil); len(listed) != 1 {
-			t.Errorf("%d sessions are listed", len(listed))
+			t.Errorf("%d sessions are listed, want 1", len(listed))
 		}
 		keys := sessionKeysOf(t, namespace, old)
 		if storetest.Command(t, s, "EXISTS", keys.attributes) != int64(0) {
-			t.Error("the attributes are left")
+			t.Error("the attributes of the anonymous session exist, want them removed")
 		}
 		if left := timeToLive(t, s, keys.record); left > time.Minute {
-			t.Errorf("what tells of the promotion is kept for %v", left)
+			t.Errorf("the record of the promotion is kept for %v, want at most 1 m", left)
 		}
 	})
 }
@@ -91,13 +91,13 @@ func TestPromoteAgain(t *testing.T) {
 		got := promote(t, s, namespace, token, "ann")
 		again := promote(t, s, namespace, token, "ann")
 		if diff := cmp.Diff(got, again, cmpopts.EquateEmpty()); diff != "" {
-			t.Errorf("another session (-first +second):\n%s", diff)
+			t.Errorf("the repeated promotion differs, want the same session (-first +second):\n%s", diff)
 		}
 		if other := promote(t, s, namespace, token, "bob"); !nothing(other) {
-			t.Errorf("promoted to another subject: %+v", other)
+			t.Errorf("Promote to another subject = %+v, want nothing", other)
 		}
 		if twice := promote(t, s, namespace, got.Token, "ann"); !twice.NotAnonymous || twice.Session != nil {
-			t.Errorf("promoted a subject's session: %+v", twice)
+			t.Errorf("Promote of a subject's session = %+v, want NotAnonymous alone", twice)
 		}
 		wantActive(t, s, namespace, got.Token)
 		// Asking again is no theft of the token that was given first.
@@ -105,14 +105,14 @@ func TestPromoteAgain(t *testing.T) {
 		seen(t, s, namespace, next, got.Session)
 		rotatedLongAgo(t, s, namespace, got.Session)
 		if again := promote(t, s, namespace, token, "ann"); !nothing(again) {
-			t.Errorf("a token that is no good: %+v", again)
+			t.Errorf("Promote again after the new token expired = %+v, want nothing", again)
 		}
 		wantActive(t, s, namespace, next)
 		got.Token = next
 		// A retry does not bring back what has ended.
 		revokeSession(t, s, namespace, byToken(got.Token))
 		if again := promote(t, s, namespace, token, "ann"); !nothing(again) {
-			t.Errorf("brought back: %+v", again)
+			t.Errorf("Promote again after the session was revoked = %+v, want nothing", again)
 		}
 		wantEvents(t, s, namespace, got.Session, "promoted", "rotated", "revoked revoked")
 
@@ -121,12 +121,12 @@ func TestPromoteAgain(t *testing.T) {
 		got = promote(t, s, namespace, token, "ann")
 		storetest.Command(t, s, "HINCRBY", sessionKeysOf(t, namespace, old).record, "to_at", "-60000")
 		if again := promote(t, s, namespace, token, "ann"); !nothing(again) {
-			t.Errorf("after a minute: %+v", again)
+			t.Errorf("Promote again after a minute = %+v, want nothing", again)
 		}
 		anonymous, _ := createSession(t, s, namespace, sessionOf(""))
 		for _, bad := range []string{"x", wrongSecret(t, token, anonymous), wrongSecret(t, anonymous, token), got.Token[:69] + "B"} {
 			if p := promote(t, s, namespace, bad, "ann"); !nothing(p) {
-				t.Errorf("%q: %+v", bad, p)
+				t.Errorf("Promote by %q = %+v, want nothing", bad, p)
 			}
 		}
 		wantActive(t, s, namespace, anonymous)
@@ -140,7 +140,7 @@ func TestPromoteByThePreviousToken(t *testing.T) {
 		next, _ := rotate(t, s, namespace, token)
 		got := promote(t, s, namespace, token, "ann")
 		if again := promote(t, s, namespace, next, "ann"); again.Token != got.Token || got.Token == "" {
-			t.Errorf("%+v and %+v", got, again)
+			t.Errorf("Promote = %+v, by the other token %+v; want the same token", got, again)
 		}
 		wantInactive(t, s, namespace, token)
 		wantInactive(t, s, namespace, next)
@@ -157,15 +157,15 @@ func TestRefusedPromotionLeavesTheAnonymousSession(t *testing.T) {
 		key := sessionKeysOf(t, namespace, ann).subject
 		storetest.Command(t, s, "SET", key, "not a hash")
 		if got, err := s.Sessions.Promote(t.Context(), namespace, token, session.Promotion{Subject: "ann"}); !errors.Is(err, redis.ErrWrongType) {
-			t.Errorf("%+v, %v", got, err)
+			t.Errorf("Promote where the index is no sorted set = %+v, %v; want ErrWrongType", got, err)
 		}
 		wantActive(t, s, namespace, token)
 		if diff := cmp.Diff(old, getSession(t, s, namespace, old.ID)); diff != "" {
-			t.Errorf("changed (-before +after):\n%s", diff)
+			t.Errorf("the anonymous session changed, want it as before (-before +after):\n%s", diff)
 		}
 		storetest.Command(t, s, "DEL", key)
 		if got := promote(t, s, namespace, token, "bob"); got.Session == nil {
-			t.Error("not promoted afterwards")
+			t.Errorf("Promote after a refused one = %+v, want a session", got)
 		}
 	})
 }
@@ -182,12 +182,12 @@ func TestPromoteWithLostReply(t *testing.T) {
 	token, old := createSession(t, direct, "n", sessionOf(""))
 	proxy.DropReplies(true)
 	if got, err := s.Sessions.Promote(t.Context(), "n", token, session.Promotion{Subject: "ann"}); got.Session != nil || !redis.Retryable(err) {
-		t.Errorf("%+v, %v", got, err)
+		t.Errorf("Promote without replies = %+v, %v; want no session and a retryable error", got, err)
 	}
 	wantInactive(t, direct, "n", token)
 	wantEvents(t, direct, "n", old, "created")
 	if n := len(walk(t, direct, "n", "ann", 10, nil)); n != 1 {
-		t.Errorf("%d sessions are listed", n)
+		t.Errorf("%d sessions are listed, want 1", n)
 	}
 	want := promote(t, direct, "n", token, "ann")
 	proxy.DropReplies(false)
@@ -195,7 +195,7 @@ func TestPromoteWithLostReply(t *testing.T) {
 	storetest.Eventually(t, "the retry", func() bool {
 		got, err := s.Sessions.Promote(t.Context(), "n", token, session.Promotion{Subject: "ann"})
 		if err == nil && (got.Token != want.Token || got.Token == "") {
-			t.Fatalf("another session: %+v", got)
+			t.Fatalf("repeated Promote = %+v, want token %s", got, want.Token)
 		}
 		return err == nil
 	})
@@ -218,7 +218,7 @@ func TestPromoteVersusPromote(t *testing.T) {
 					var err error
 					got[i], err = []*store.Store{a, b}[i/2%2].Sessions.Promote(t.Context(), namespace, token, session.Promotion{Subject: subjects[i%2]})
 					if err != nil {
-						t.Error(err)
+						t.Errorf("Promote: error %v, want none", err)
 					}
 				}
 			}
@@ -230,13 +230,13 @@ func TestPromoteVersusPromote(t *testing.T) {
 				}
 			}
 			if len(tokens) != 1 {
-				t.Fatalf("round %d: %d sessions", round, len(tokens))
+				t.Fatalf("round %d: %d different sessions, want 1", round, len(tokens))
 			}
 			for winner, subject := range tokens {
 				wantActive(t, b, namespace, winner)
 				for i, g := range got {
 					if (g.Session != nil) != (subjects[i%2] == subject) {
-						t.Errorf("round %d: call %d for %s got %+v, won by %s", round, i, subjects[i%2], g, subject)
+						t.Errorf("round %d: call %d for %s = %+v, want a session for %s alone", round, i, subjects[i%2], g, subject)
 					}
 				}
 			}
@@ -264,7 +264,7 @@ func TestPromoteVersusUpdate(t *testing.T) {
 						name := fmt.Sprint(who, i)
 						version, err := s.Sessions.Update(t.Context(), namespace, byToken(token), session.Changes{Set: map[string]string{name: "1"}})
 						if err != nil {
-							t.Error(err)
+							t.Errorf("Update: error %v, want none", err)
 						}
 						mu.Lock()
 						if version.Version > 0 {
@@ -309,7 +309,7 @@ func TestPromoteVersusRevokeAllOfTheSubject(t *testing.T) {
 			for _, s := range []*store.Store{a, b} {
 				for _, near := range []bool{cached, cached, primary} {
 					if (validate(t, s, namespace, racing.Token, near) != nil) != active {
-						t.Errorf("round %d: active %t only for some", round, active)
+						t.Errorf("round %d: replicas differ, want active %t everywhere", round, active)
 					}
 				}
 			}
@@ -319,7 +319,7 @@ func TestPromoteVersusRevokeAllOfTheSubject(t *testing.T) {
 			// A retry says the same and brings nothing back.
 			again, err := b.Sessions.Promote(context.Background(), namespace, during, session.Promotion{Subject: subject})
 			if err != nil || (again.Session != nil) != active {
-				t.Errorf("round %d: active %t, the retry got %+v, %v", round, active, again, err)
+				t.Errorf("round %d: repeated Promote = %+v, %v; want active %t, no error", round, again, err, active)
 			}
 			for _, token := range []string{before, during, after} {
 				wantInactive(t, a, namespace, token)

@@ -1,9 +1,8 @@
--- Ends the promotion of an anonymous session: for good, once the session that takes its place is there, leaving for a while
--- what tells those who begin it again; or, if that one was refused, by making the old one active again.
--- KEYS: 1-4 see session.lua
--- ARGV: 1-4 see session.lua, 5 id of the session that takes its place, 6 how long to remember it in milliseconds (0: it was
---       refused)
--- RETURNS: 1, or 0 if there was no such promotion
+-- Completes the promotion of an anonymous session: removes it, once the session that replaces it exists, and keeps for a while
+-- what a repeated call needs. If that session was refused, it makes the anonymous session active again.
+-- KEYS: 1-4 as in common.lua
+-- ARGV: 1-4 as in common.lua, 5 id of the new session, 6 how long to keep the promotion in milliseconds (0: it was refused)
+-- RETURNS: 1, or 0 if there is no such promotion
 
 local record, attributes, events, ends = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local namespace, id, to, window = ARGV[1], ARGV[2], ARGV[5], tonumber(ARGV[6])

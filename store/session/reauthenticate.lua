@@ -1,25 +1,24 @@
--- Records another authentication of a session's subject and supersedes the secret, which is dead at once. An anonymous
--- session stays as it is.
--- KEYS: 1-4 see session.lua
--- ARGV: 1-4 see session.lua, 5 hash of the presented secret, 6 hash of the new one, 7 after how long the presented one is a
---       sign of theft in milliseconds, 8 level of assurance, 9 '1' to begin the timeouts anew, 10 most methods to keep,
---       11 prefix of the sets of device classes, 12 ids of the keys
---       that the caller can decrypt with, then methods
--- RETURNS: the session as session_read.lua does, nothing of it if it is not active
+-- Records another authentication of the subject and supersedes the secret without a grace. An anonymous session is not changed.
+-- KEYS: 1-4 as in common.lua
+-- ARGV: 1-4 as in common.lua, 5 hash of the presented secret, 6 hash of the new one, 7 after how long the presented one counts
+--       as stolen in milliseconds, 8 authentication assurance level, 9 '1' to restart the timeouts, 10 maximum number of methods
+--       to keep, 11 prefix of the sets of device classes, 12 ids of the keys that the caller can decrypt with, separated by
+--       spaces, then methods
+-- RETURNS: the session as read.lua returns it, or NOTHING if it is not active
 
 local record, attributes, events, ends = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local namespace, id, subject_prefix, index_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local secret_hash, new_hash, reuse_after, aal = ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 local class_prefix, key_ids = ARGV[11], ARGV[12]
-local anew, most, first_method = ARGV[9] == '1', tonumber(ARGV[10]), 13
+local restart, max_methods, first_method = ARGV[9] == '1', tonumber(ARGV[10]), 13
 
 local now = now_ms()
 local s = active(record, subject_prefix, now)
 if not s or not authorized(s, secret_hash, now) then
   return NOTHING
 end
--- Who cannot read the session must not be the only one to have its new secret.
-for _, value in ipairs(redis.call('HGETALL', attributes)) do -- names never begin like that
+-- If the caller cannot decrypt the attributes it cannot answer with the session, and nobody would get the new token.
+for _, value in ipairs(redis.call('HGETALL', attributes)) do -- no name begins with these bytes
   if string.sub(value, 1, 4) == '\193LE\1' then
     local id = string.sub(value, 6, 5 + string.byte(value, 5))
     if not string.find(' ' .. key_ids .. ' ', ' ' .. id .. ' ', 1, true) then
@@ -41,15 +40,15 @@ for i = first_method, #ARGV do
     methods[#methods + 1], known[ARGV[i]] = ARGV[i], true
   end
 end
-while #methods > most do
+while #methods > max_methods do
   table.remove(methods, 1)
 end
 aal = math.max(aal, tonumber(f[1] or '0'))
 supersede(record, s, new_hash, '', now, 0, reuse_after)
 redis.call('HSET', record, 'aal', ms(aal), 'amr', table.concat(methods, ' '), 'at', ms(now))
 
-if anew then
-  -- The absolute timeout is as long as it was, from the last time that it began.
+if restart then
+  -- The length of the absolute timeout, counted from when it last began.
   s.absolute = now + s.absolute - tonumber(f[4] or f[3])
   s.last_active = now
   redis.call('HSET', record, 'abs', ms(s.absolute), 'ab', ms(now), 'la', ms(now))

@@ -23,7 +23,7 @@ func TestReauthenticationRaisesAssuranceAndRotates(t *testing.T) {
 		before := getSession(t, s, namespace, sess.ID)
 		next, got := reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 1, AMR: []string{"otp", "hwk"}})
 		if since := got.Assurance.AuthenticatedAt; since.Before(s.Redis.Now().Add(-time.Minute)) || since.After(s.Redis.Now().Add(time.Minute)) {
-			t.Errorf("authenticated at %v", since)
+			t.Errorf("authenticated at %v, want now", since)
 		}
 		want := *before
 		want.Assurance = session.Assurance{AAL: 2, AMR: []string{"pwd", "otp", "hwk"}, AuthenticatedAt: got.Assurance.AuthenticatedAt}
@@ -36,37 +36,37 @@ func TestReauthenticationRaisesAssuranceAndRotates(t *testing.T) {
 		// The old token is dead at once, and a sign of theft only when its requests under way have ended.
 		wantInactive(t, s, namespace, token)
 		if _, sess := rotate(t, s, namespace, token); sess != nil {
-			t.Error("the old token was exchanged for the new one")
+			t.Errorf("Rotate of the old token = %v, want no session", sess)
 		}
 		if _, sess := reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 3}); sess != nil {
-			t.Error("the old token was exchanged for a new one")
+			t.Errorf("Reauthenticate by the old token = %v, want no session", sess)
 		}
 		wantActive(t, s, namespace, next)
 
 		last, got := reauthenticate(t, s, namespace, next, session.Reauthentication{AAL: 3, AMR: []string{"sc"}, ResetTimeouts: true})
 		if got.Assurance.AAL != 3 || !got.LastActiveAt.Equal(got.Assurance.AuthenticatedAt) || got.AbsoluteExpiresAt.Sub(got.LastActiveAt) != longest {
-			t.Errorf("after a full reauthentication %+v", got)
+			t.Errorf("session after ResetTimeouts = %+v, want AAL 3, activity now and the full absolute timeout", got)
 		}
 		keys := sessionKeysOf(t, namespace, sess)
 		for _, key := range []string{keys.index} {
 			if left := timeToLive(t, s, key); left < longest {
-				t.Errorf("%s is kept for %v", key, left)
+				t.Errorf("%s is kept for %v, want at least %v", key, left, longest)
 			}
 		}
 		if listed := walk(t, s, namespace, "ann", 10, nil); len(listed) != 1 {
-			t.Errorf("%d sessions are listed", len(listed))
+			t.Errorf("%d sessions are listed, want 1", len(listed))
 		}
 		// The timeouts are as long as they were, however often they begin anew.
 		age(t, s, namespace, sess, 0)
 		_, got = reauthenticate(t, s, namespace, last, session.Reauthentication{AMR: []string{"sc"}, ResetTimeouts: true})
 		if got.AbsoluteExpiresAt.Sub(got.LastActiveAt) != longest {
-			t.Errorf("after another one %+v", got)
+			t.Errorf("session after another ResetTimeouts = %+v, want the full absolute timeout", got)
 		}
 		wantEvents(t, s, namespace, sess, "created", "reauthenticated", "reauthenticated", "reauthenticated")
 		rotatedLongAgo(t, s, namespace, sess)
 		wantInactive(t, s, namespace, token)
 		if getSession(t, s, namespace, sess.ID) != nil {
-			t.Error("a stolen token ended nothing")
+			t.Error("the session is active after a stolen token was presented, want inactive")
 		}
 	})
 }
@@ -76,13 +76,13 @@ func TestReauthenticationLeavesOthersAlone(t *testing.T) {
 		token, sess := createSession(t, s, namespace, sessionOf(""))
 		next, got := reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 2, AMR: []string{"pwd"}})
 		if next != "" || got == nil || got.Assurance.AAL != 0 {
-			t.Errorf("an anonymous session: %q, %+v", next, got)
+			t.Errorf("Reauthenticate of an anonymous session = %q, %+v; want no token and AAL 0", next, got)
 		}
 		wantActive(t, s, namespace, token)
 		wantEvents(t, s, namespace, sess, "created")
 		for _, bad := range []string{"x", wrongSecret(t, token, func() string { t, _ := createSession(t, s, namespace, sessionOf("")); return t }())} {
 			if next, got := reauthenticate(t, s, namespace, bad, session.Reauthentication{AAL: 2}); next != "" && got != nil || got != nil {
-				t.Errorf("%q: %+v", next, got)
+				t.Errorf("Reauthenticate by %q = %q, %+v; want nothing", bad, next, got)
 			}
 		}
 		n := sessionOf("ann")
@@ -92,7 +92,7 @@ func TestReauthenticationLeavesOthersAlone(t *testing.T) {
 		token, _ = createSession(t, s, namespace, n)
 		_, got = reauthenticate(t, s, namespace, token, session.Reauthentication{AMR: []string{"m0", "new"}})
 		if amr := got.Assurance.AMR; len(amr) != session.MaxMethods || amr[0] != "m1" || amr[len(amr)-1] != "new" {
-			t.Errorf("methods %v", amr)
+			t.Errorf("methods = %v, want the last %d", amr, session.MaxMethods)
 		}
 	})
 }
@@ -110,7 +110,7 @@ func TestElevateVersusValidateNearCachedOnAnotherReplica(t *testing.T) {
 			elevated := time.Now()
 			for validate(t, b, namespace, token, cached) != nil && pace(t.Context()) {
 				if time.Since(elevated) >= bound {
-					t.Fatal("active for longer than the near cache may say so")
+					t.Fatalf("active in the near cache %v after the reauthentication, want inactive within %v", time.Since(elevated), bound)
 				}
 			}
 			worst = max(worst, time.Since(elevated))
@@ -119,7 +119,7 @@ func TestElevateVersusValidateNearCachedOnAnotherReplica(t *testing.T) {
 		}
 		t.Logf("worst %v", worst)
 		if worst >= bound/2 {
-			t.Error("pushes do not arrive")
+			t.Errorf("slowest reauthentication = %v, want below %v", worst, bound/2)
 		}
 	})
 }

@@ -1,67 +1,34 @@
 package session
 
 import (
-	"context"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
 
-	"github.com/berthcare/larder/store/near"
 	"github.com/berthcare/larder/store/redis"
 )
 
-// Session is a session that was active when it was read. It is shared with the near cache and must not be changed.
-type Session struct {
-	// ID is the public handle.
-	ID string
-	// Subject is whose session it is; empty means an anonymous one.
-	Subject string
-	// Attributes are its data; Version counts their changes.
-	Attributes map[string]string
-	Version    int64
-	// Device is what the client said of itself.
-	Device Device
-	// CreatedAt is when it was created, LastActiveAt when it was last active as far as that is recorded.
-	CreatedAt, LastActiveAt time.Time
-	// Idle is its idle timeout.
-	Idle time.Duration
-	// AbsoluteExpiresAt is when it ends whatever its activity.
-	AbsoluteExpiresAt time.Time
-	// Assurance says how its subject was authenticated.
-	Assurance Assurance
-}
-
-// IdleExpiresAt is when the session ends without further activity.
-func (s *Session) IdleExpiresAt() time.Time { return s.LastActiveAt.Add(s.Idle) }
-
-// ExpiresAt is when the session ends by time.
-func (s *Session) ExpiresAt() time.Time {
-	if idle := s.IdleExpiresAt(); idle.Before(s.AbsoluteExpiresAt) {
-		return idle
-	}
-	return s.AbsoluteExpiresAt
-}
-
-// record is a session with what its validation needs.
+// record is a session together with what a validation needs.
 type record struct {
 	session Session
 	secrets secrets
-	// absolute is how long the absolute timeout is.
+	// absolute is the length of the absolute timeout.
 	absolute time.Duration
-	// promotion is set once the session has been, or is being, promoted.
+	// promotion names another session if this one was promoted or a promotion has begun.
 	promotion promotion
-	// subjectKey is where the subject's epoch is; empty for an anonymous session.
+	// subjectHash stands for the subject in keys; empty for an anonymous session.
 	subjectHash string
-	// epoch must not be below that of the subject, which was readEpoch when the record was read.
+	// epoch is the session's epoch: the session is revoked if it is below the subject's. readEpoch is the subject's epoch
+	// when the record was read.
 	epoch, readEpoch int64
-	// readAt is when the record was read by the clock of Redis, whose word on the end of a session is final.
+	// readAt is when the record was read, by the clock of Redis.
 	readAt time.Time
 	size   int
 }
 
-// numbers reads numbers from the fields of a record; ok says that all were some.
+// numbers parses numbers of a record. ok is false once one of them was not a number.
 type numbers struct{ ok bool }
 
 func (n *numbers) int64(text string) int64 {
@@ -72,12 +39,12 @@ func (n *numbers) int64(text string) int64 {
 
 func (n *numbers) time(text string) time.Time { return time.UnixMilli(n.int64(text)) }
 
-// active decides by the times and epochs alone; that a key still exists means nothing.
+// active reports whether the session is active, by its times, its epoch and its promotion. That its key exists says nothing.
 func (r *record) active(subjectEpoch int64, now time.Time) bool {
 	return now.Before(r.session.ExpiresAt()) && r.epoch >= subjectEpoch && r.promotion.to == ""
 }
 
-// parseRecord reads the answer of session_read.lua, or a snapshot of another script; nil means that there is no record.
+// parseRecord reads a snapshot, the answer of read.lua and other scripts. It returns nil if there is no record.
 func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record, error) {
 	parts, err := m.ToArray()
 	if err != nil || len(parts) != 4 {
@@ -157,36 +124,6 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 	}
 	for name, value := range attributes {
 		r.size += len(name) + len(value) + 32
-	}
-	return r, nil
-}
-
-// readNear returns an active session by what the near cache knows, filling it as needed; nil says nothing, since only
-// the primary's word is taken for an end.
-func (s *Sessions) readNear(ctx context.Context, p partition, namespace, id string) (*record, error) {
-	var room [redis.KeyRoom]byte
-	v, ok := s.redis.Near.GetBytes(appendSessionKey(room[:0], p, namespace, id))
-	own := false
-	var err error
-	if !ok {
-		v, _, err = s.redis.Near.Load(ctx, sessionKey(p, namespace, id), func() (any, int, time.Duration, error) {
-			own = true
-			r, err := s.read(ctx, p, namespace, id, true)
-			if r == nil {
-				return r, 0, 0, err
-			}
-			return r, r.size, min(near.Longest, r.session.ExpiresAt().Sub(r.readAt)), nil
-		})
-	}
-	r, _ := v.(*record)
-	if err != nil || r == nil || own {
-		return r, err
-	}
-	// The read of another caller may have begun before the subject's sessions were ended: that spoils the ticket of
-	// the subject's key and not that of the record's.
-	epoch, err := s.subjectEpoch(ctx, p, namespace, r.subjectHash, r.session.Device.Class)
-	if err != nil || !r.active(epoch, s.redis.Now()) {
-		return nil, err
 	}
 	return r, nil
 }

@@ -1,7 +1,7 @@
--- Ends one session.
--- KEYS: 1-4 see session.lua
--- ARGV: 1-4 see session.lua, 5 hash of the presented secret ('': by id)
--- RETURNS: 1 if it was active, else 0
+-- Revokes one session.
+-- KEYS: 1-4 as in common.lua
+-- ARGV: 1-4 as in common.lua, 5 hash of the presented secret ('': the caller named the session by id)
+-- RETURNS: 1 if the session was active, else 0
 
 local record, events = KEYS[1], KEYS[3]
 local namespace, id, subject_prefix, secret_hash = ARGV[1], ARGV[2], ARGV[3], ARGV[5]

@@ -1,13 +1,13 @@
--- Ends every session of a subject, or those of one device class, by raising its epoch above that of each, whatever the
--- indexes say. The epoch is above every one that was given out before, so that it rises even if the clock does not and
--- needs no memory older than the oldest session. Records are left to the sweeper: nothing reads them as active any more.
--- KEYS: 1 the subject, 2 its index, 3 the events of the partition, 4 the subject's device classes, 5 the highest epoch of
---       the partition, and if one session is kept 6 its record
--- ARGV: 1 namespace, 2 id of the session to keep ('': none), 3 prefix of subject keys, 4 subject, 5 how long the epoch is
---       kept at least in milliseconds, 6 device class ('': all), 7 the list of discarded indexes
--- RETURNS: {the number of sessions that were ended, the new epoch as text}
+-- Revokes all sessions of a subject, or those of one device class, by raising its epoch above theirs, whatever the indexes hold.
+-- The new epoch is above every one given out in the partition, so it rises even if the clock does not. The records are left to
+-- the sweeper: no script or reader takes them for active any more.
+-- KEYS: 1 subject, 2 index of the subject, 3 events of the partition, 4 device classes of the subject, 5 highest epoch of the
+--       partition; to keep one session also 6 its record
+-- ARGV: 1 namespace, 2 id of the session to keep ('': none), 3 prefix of subject keys, 4 subject, 5 minimum time to keep the
+--       epoch in milliseconds, 6 device class ('': all), 7 list of discarded indexes
+-- RETURNS: {number of sessions that ended, the new epoch as text}
 
-local subject_key, index, events, classes, mark, kept = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local subject_key, index, events, classes, epoch_key, kept = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local namespace, kept_id, subject_prefix, subject, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local class, discarded = ARGV[6], ARGV[7]
 
@@ -16,15 +16,15 @@ local s
 if kept_id ~= '' then
   s = active(kept, subject_prefix, now)
   if s and (subject_prefix .. s.subject_hash ~= subject_key or class ~= '' and class ~= s.class) then
-    s = nil -- somebody else's, or of another class
+    s = nil -- a session of another subject or class
   end
 end
-local epoch = math.max(highest_epoch(mark, now), subject_epoch(subject_key, class)) + 1
-redis.call('SET', mark, ms(epoch))
+local epoch = math.max(highest_epoch(epoch_key, now), subject_epoch(subject_key, class)) + 1
+redis.call('SET', epoch_key, ms(epoch))
 
 local ended, ending = 0, class == '' and classes_of(classes) or {class}
--- Sessions made under longer timeouts than today's would come back if the epoch were forgotten before they end. The
--- indexes live as long as the longest of them, and what was promised to those ended before still holds.
+-- The epoch must outlive every session that it revokes. Sessions that were created under longer timeouts than today's may
+-- live longer than ARGV[5]: the indexes live as long as those, and an earlier epoch already took its sessions into account.
 keep = math.max(keep, redis.call('PTTL', subject_key))
 for _, c in ipairs(ending) do
   local key = index_of(index, c)
@@ -37,7 +37,7 @@ for _, c in ipairs(ending) do
 end
 if class == '' then
   redis.call('UNLINK', classes)
-  redis.call('DEL', subject_key) -- the epochs of classes, which are lower than this one
+  redis.call('DEL', subject_key) -- drops the epochs of classes, which are all lower
   redis.call('HSET', subject_key, 'ep', ms(epoch))
 else
   redis.call('SREM', classes, class)

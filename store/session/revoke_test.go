@@ -32,23 +32,23 @@ func TestRevokeSubjectEndsEverySession(t *testing.T) {
 		for i, token := range tokens {
 			wantInactive(t, s, namespace, token)
 			if getSession(t, s, namespace, sessions[i].ID) != nil {
-				t.Error("found by id")
+				t.Error("Get of a revoked session = active, want inactive")
 			}
 			if v := updateSession(t, s, namespace, byToken(token), session.Changes{Set: map[string]string{"a": "b"}}); v != 0 {
-				t.Errorf("updated to version %d", v)
+				t.Errorf("Update of a revoked session = version %d, want 0", v)
 			}
 			if touch(t, s, namespace, token, primary, session.TouchForce) != nil {
-				t.Error("touched")
+				t.Error("Validate with a touch of a revoked session = active, want inactive")
 			}
 			if revokeSession(t, s, namespace, byToken(token)) {
-				t.Error("revoked twice")
+				t.Error("Revoke of a revoked session = true, want false")
 			}
 		}
 		if got := walk(t, s, namespace, "ann", 10, nil); len(got) != 0 {
-			t.Errorf("listed %d", len(got))
+			t.Errorf("%d sessions are listed, want 0", len(got))
 		}
 		if n := revokeSubject(t, s, namespace, "ann", ""); n != 0 {
-			t.Errorf("ended %d the second time", n)
+			t.Errorf("second revocation counted %d, want 0", n)
 		}
 		wantActive(t, s, namespace, bystander)
 		wantActive(t, s, namespace, anonymous)
@@ -123,13 +123,13 @@ func TestRevokeSubjectIgnoresAnExceptedSessionOfOthers(t *testing.T) {
 			wantInactive(t, s, namespace, own)
 			wantActive(t, s, other.namespace, token)
 			if n := len(walk(t, s, namespace, "ann", 10, nil)); n != 0 {
-				t.Errorf("%s: %d sessions in the subject's list", what, n)
+				t.Errorf("%s: %d sessions in the subject's list, want 0", what, n)
 			}
 			if other.subject != "" && revokeSubject(t, s, other.namespace, other.subject, "") != 1 {
-				t.Errorf("%s: the other subject's count is wrong", what)
+				t.Errorf("%s: revocation of the other subject did not count its session, want 1", what)
 			}
 			if revokeSession(t, s, namespace, byID(sess)) {
-				t.Errorf("%s: the subject's own session was left", what)
+				t.Errorf("%s: Revoke of the subject's own session = true, want false as it ended before", what)
 			}
 		}
 	})
@@ -148,7 +148,7 @@ func TestRevokeSubjectNeedsNoIndex(t *testing.T) {
 		}
 		storetest.Command(t, s, "DEL", sessionKeysOf(t, namespace, last).index)
 		if n := revokeSubject(t, s, namespace, "ann", last.ID); n != 0 {
-			t.Errorf("ended %d that nobody knew of", n)
+			t.Errorf("revocation without an index counted %d, want 0", n)
 		}
 		for _, token := range tokens[:2] {
 			wantInactive(t, s, namespace, token)
@@ -161,7 +161,7 @@ func TestRevokeSubjectNeedsNoIndex(t *testing.T) {
 		}
 		wantInactive(t, s, namespace, tokens[2])
 		if n := revokeSubject(t, s, namespace, "ann", ""); n != 0 {
-			t.Errorf("ended %d the second time", n)
+			t.Errorf("second revocation counted %d, want 0", n)
 		}
 	})
 }
@@ -197,7 +197,7 @@ func TestRevokeSubjectCostsTheSameForMany(t *testing.T) {
 		costs = append(costs, calls)
 	}
 	if diff := cmp.Diff(costs[0], costs[1]); diff != "" || costs[0]["evalsha"] != 1 {
-		t.Errorf("of 10 and of 5000 sessions %v (-10 +5000):\n%s", costs[0], diff)
+		t.Errorf("commands for 10 sessions = %v, want one evalsha and the same for 5000 (-10 +5000):\n%s", costs[0], diff)
 	}
 }
 
@@ -211,17 +211,75 @@ func TestRevokeSubjectRemembersAsLongAsAnySessionLives(t *testing.T) {
 		key := sessionKeysOf(t, namespace, sess).subject
 		for range 2 { // the second time there is no index left
 			if _, err := s.Sessions.RevokeSubject(t.Context(), namespace, "ann", session.SubjectRevocation{Longest: time.Hour}); err != nil {
-				t.Fatal(err)
+				t.Fatalf("RevokeSubject: error %v, want none", err)
 			}
 			if ttl := timeToLive(t, s, key); ttl < month {
-				t.Errorf("the epoch is kept for %v, the session lives %v", ttl, month)
+				t.Errorf("the epoch is kept for %v, want at least the session's %v", ttl, month)
 			}
 		}
 		// Where no session lives so long it is kept for a little longer than any can.
 		revokeSubject(t, s, namespace, "bob", "")
 		_, sess = createSession(t, s, namespace, sessionOf("bob"))
 		if ttl := timeToLive(t, s, sessionKeysOf(t, namespace, sess).subject); ttl < longest || ttl > longest+2*time.Hour {
-			t.Errorf("the epoch is kept for %v", ttl)
+			t.Errorf("the epoch is kept for %v, want between %v and %v", ttl, longest, longest+2*time.Hour)
+		}
+	})
+}
+
+func TestRevokeSessionEndsItOnce(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		bystander, _ := createSession(t, s, namespace, sessionOf("ann"))
+		for _, how := range []string{"token", "id"} {
+			token, sess := createSession(t, s, namespace, sessionOf("ann"))
+			target := byToken(token)
+			if how == "id" {
+				target = byID(sess)
+			}
+			wantActive(t, s, namespace, token)
+			if !revokeSession(t, s, namespace, target) {
+				t.Errorf("by %s: Revoke = false, want true", how)
+			}
+			wantInactive(t, s, namespace, token)
+			if revokeSession(t, s, namespace, target) {
+				t.Errorf("by %s: second Revoke = true, want false", how)
+			}
+			if getSession(t, s, namespace, sess.ID) != nil {
+				t.Errorf("by %s: Get = active, want inactive", how)
+			}
+			u := session.Changes{Set: map[string]string{"a": "b"}, ExpectedVersion: 1}
+			if v := updateSession(t, s, namespace, target, u); v != 0 {
+				t.Errorf("by %s: Update after the revocation = version %d, want 0", how, v)
+			}
+			for _, touch := range []session.Touch{session.TouchAuto, session.TouchForce} {
+				if got, err := s.Sessions.ValidateSession(t.Context(), namespace, token, cached, touch); got != nil || err != nil {
+					t.Errorf("by %s: Validate with a touch after the revocation = %+v, %v; want inactive, no error", how, got, err)
+				}
+			}
+			wantInactive(t, s, namespace, token)
+		}
+		wantActive(t, s, namespace, bystander)
+		if listed, _, err := s.Sessions.ListSubject(t.Context(), namespace, "ann", session.SubjectList{Count: 10}); err != nil || len(listed) != 1 {
+			t.Errorf("listed %d, %v; want the bystander", len(listed), err)
+		}
+	})
+}
+
+func TestRevokedSessionLeavesNothingBehind(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"a": "b"}
+		_, sess := createSession(t, s, namespace, n)
+		keys := sessionKeysOf(t, namespace, sess)
+		for _, key := range []string{keys.record, keys.attributes, keys.index} {
+			if storetest.Command(t, s, "EXISTS", key) != int64(1) {
+				t.Fatalf("%s does not exist, want it where this test looks", key)
+			}
+		}
+		revokeSession(t, s, namespace, byID(sess))
+		for _, key := range []string{keys.record, keys.attributes, keys.index} {
+			if storetest.Command(t, s, "EXISTS", key) != int64(0) {
+				t.Errorf("%s exists after the revocation, want it removed", key)
+			}
 		}
 	})
 }

@@ -1,9 +1,9 @@
--- Supersedes a session's secret, once for each: whoever presents the same one again while it is good is told the same salt,
--- from which the same successor follows.
--- KEYS: 1-4 see session.lua
--- ARGV: 1-4 see session.lua, 5 hash of the presented secret, 6 salt and 7 hash of the successor, 8 how long the presented
---       secret stays good, 9 after how long it is a sign of theft, both in milliseconds
--- RETURNS: the session as session_read.lua does, nothing of it if it is not active
+-- Supersedes the secret of a session. If the presented secret was superseded before and is still good, it changes nothing and
+-- returns the salt from which the caller derives the same successor.
+-- KEYS: 1-4 as in common.lua
+-- ARGV: 1-4 as in common.lua, 5 hash of the presented secret, 6 salt and 7 hash of the successor, 8 rotation grace and 9 after
+--       how long the presented secret counts as stolen, both in milliseconds
+-- RETURNS: the session as read.lua returns it, or NOTHING if it is not active
 
 local record, attributes, events = KEYS[1], KEYS[2], KEYS[3]
 local namespace, id, subject_prefix = ARGV[1], ARGV[2], ARGV[3]

@@ -25,10 +25,10 @@ func rotate(tb testing.TB, s *store.Store, namespace, token string) (next string
 	tb.Helper()
 	next, sess, err := s.Sessions.Rotate(tb.Context(), namespace, token, grace)
 	if err != nil {
-		tb.Fatalf("rotate: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("Rotate: error %v: %s; want none", err, redis.Cause(err))
 	}
 	if (next == "") != (sess == nil) {
-		tb.Fatalf("token of %d characters with session %v", len(next), sess)
+		tb.Fatalf("Rotate = token of %d characters with session %v, want both or neither", len(next), sess)
 	}
 	return next, sess
 }
@@ -38,7 +38,7 @@ func reauthenticate(tb testing.TB, s *store.Store, namespace, token string, a se
 	a.Grace = grace
 	next, sess, err := s.Sessions.Reauthenticate(tb.Context(), namespace, token, a)
 	if err != nil {
-		tb.Fatalf("reauthenticate: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("Reauthenticate: error %v: %s; want none", err, redis.Cause(err))
 	}
 	return next, sess
 }
@@ -48,7 +48,7 @@ func seen(tb testing.TB, s *store.Store, namespace, token string, sess *session.
 	tb.Helper()
 	storetest.Eventually(tb, "the successor has been seen", func() bool {
 		if validate(tb, s, namespace, token, primary) == nil {
-			tb.Fatal("the successor is inactive")
+			tb.Fatal("the successor is inactive, want active")
 		}
 		return storetest.Command(tb, s, "HGET", sessionKeysOf(tb, namespace, sess).record, "seen") == "1"
 	})
@@ -104,21 +104,21 @@ func TestRotateGivesAnotherTokenOfTheSameSession(t *testing.T) {
 		wantActive(t, s, namespace, token) // so that the near cache holds what is about to change
 		next, rotated := rotate(t, s, namespace, token)
 		if next == token || !isToken(next) {
-			t.Errorf("another token of %d characters", len(next))
+			t.Errorf("Rotate = token of %d characters, want another well-formed token", len(next))
 		}
 		if diff := cmp.Diff(sess, rotated); diff != "" {
-			t.Errorf("the session (-before +after):\n%s", diff)
+			t.Errorf("Rotate changed the session, want it as before (-before +after):\n%s", diff)
 		}
 		wantActive(t, s, namespace, next)
 		third, _ := rotate(t, s, namespace, next)
 		wantActive(t, s, namespace, third)
 		wantEvents(t, s, namespace, sess, "created", "rotated", "rotated")
 		if next, sess := rotate(t, s, namespace, "ls1_x"); next != "" || sess != nil {
-			t.Error("rotated what is no token")
+			t.Errorf("Rotate of a malformed token = %q, %v; want nothing", next, sess)
 		}
 		revokeSession(t, s, namespace, byToken(third))
 		if _, sess := rotate(t, s, namespace, third); sess != nil {
-			t.Error("rotated after its end")
+			t.Errorf("Rotate of a revoked session = %v, want none", sess)
 		}
 	})
 }
@@ -135,17 +135,17 @@ func TestPreviousTokenIsGoodWithinGrace(t *testing.T) {
 			t.Errorf("verdict on the old token %+v, %v; want superseded", v, err)
 		}
 		if again, _ := rotate(t, s, namespace, token); again != next {
-			t.Error("another successor")
+			t.Errorf("repeated Rotate = %q, want the same successor %q", again, next)
 		}
 		if v := updateSession(t, s, namespace, byToken(token), session.Changes{Set: map[string]string{"a": "1"}}); v != 2 {
-			t.Errorf("updated to version %d", v)
+			t.Errorf("Update by the superseded token = version %d, want 2", v)
 		}
 		if got := touch(t, s, namespace, token, cached, session.TouchForce); got == nil {
-			t.Error("not touched")
+			t.Error("Validate with a touch by the superseded token = inactive, want active")
 		}
 		wantEvents(t, s, namespace, sess, "created", "rotated", "attributes_changed")
 		if !revokeSession(t, s, namespace, byToken(token)) {
-			t.Error("not revoked")
+			t.Error("Revoke by the superseded token = false, want true")
 		}
 	})
 }
@@ -158,7 +158,7 @@ func TestPreviousTokenIsGoodAfterGraceWhileItsSuccessorIsUnseen(t *testing.T) {
 		rotatedLongAgo(t, s, namespace, sess)
 		wantActive(t, s, namespace, token)
 		if again, _ := rotate(t, s, namespace, token); again != next {
-			t.Error("another successor")
+			t.Errorf("repeated Rotate = %q, want the same successor %q", again, next)
 		}
 		wantActive(t, s, namespace, token)
 		seen(t, s, namespace, next, sess)
@@ -179,7 +179,7 @@ func TestReuseAfterGraceRevokesAndEmits(t *testing.T) {
 			"update":         func(token string) { updateSession(t, s, namespace, byToken(token), set) },
 			"revoke": func(token string) {
 				if revokeSession(t, s, namespace, byToken(token)) {
-					t.Error("a stolen token revokes")
+					t.Error("Revoke by a stolen token = true, want false")
 				}
 			},
 		} {
@@ -195,14 +195,14 @@ func TestReuseAfterGraceRevokesAndEmits(t *testing.T) {
 				wantActive(t, s, namespace, next)
 				use(token)
 				if got := eventTypes(t, s, namespace, sess); len(got) < 2 || got[len(got)-2] != "token_reuse" || got[len(got)-1] != "revoked token_reuse" {
-					t.Errorf("%s, %d rotations ago: events %v", how, generations, got)
+					t.Errorf("%s, %d rotations ago: events %v, want token_reuse and revoked token_reuse at the end", how, generations, got)
 				}
 				wantInactive(t, s, namespace, next)
 				wantInactive(t, s, namespace, token)
 				wantActive(t, s, namespace, bystander)
 				revokeSession(t, s, namespace, byToken(bystander))
 				if listed := walk(t, s, namespace, "ann", 10, nil); len(listed) != 0 {
-					t.Errorf("%s: %d sessions are listed", how, len(listed))
+					t.Errorf("%s: %d sessions are listed, want 0", how, len(listed))
 				}
 			}
 		}
@@ -224,7 +224,7 @@ func TestStrangeAndRecentTokensEndNothing(t *testing.T) {
 			last, _ = rotate(t, s, namespace, last)
 		}
 		if old, _ := storetest.Command(t, s, "HGET", sessionKeysOf(t, namespace, sess).record, "old").(string); len(old) > 64 {
-			t.Errorf("%d bytes of older hashes", len(old))
+			t.Errorf("%d bytes of older hashes, want at most 64", len(old))
 		}
 		rotatedLongAgo(t, s, namespace, sess)
 		wantInactive(t, s, namespace, token)
@@ -246,7 +246,7 @@ func TestRotateVersusRotateWithOneToken(t *testing.T) {
 				rotations[i] = func() {
 					next, _, err := s.Sessions.Rotate(t.Context(), namespace, token, grace)
 					if err != nil {
-						t.Error(err)
+						t.Errorf("Rotate: error %v, want none", err)
 					}
 					mu.Lock()
 					successors[next]++
@@ -255,7 +255,7 @@ func TestRotateVersusRotateWithOneToken(t *testing.T) {
 			}
 			atOnce(rotations...)
 			if len(successors) != 1 || successors[""] > 0 {
-				t.Fatalf("%d successors", len(successors))
+				t.Fatalf("%d different successors, %d empty; want 1, 0", len(successors), successors[""])
 			}
 			for next := range successors {
 				wantActive(t, a, namespace, next)
@@ -292,7 +292,7 @@ func TestRotateWithLostReply(t *testing.T) {
 			proxy.CutAll()
 		}
 		if err := <-done; !errors.Is(err, redis.ErrOutcomeUnknown) || !redis.Retryable(err) {
-			t.Errorf("%s: %v", how, err)
+			t.Errorf("%s: error %v, want a retryable ErrOutcomeUnknown", how, err)
 		}
 		cancel()
 		proxy.DropReplies(false)
@@ -305,7 +305,7 @@ func TestRotateWithLostReply(t *testing.T) {
 			return err == nil
 		})
 		if next != want || next == "" {
-			t.Errorf("%s: another successor", how)
+			t.Errorf("%s: successor %q, want %q", how, next, want)
 		}
 		storetest.Eventually(t, "connected for the near cache, too", func() bool {
 			_, err := s.Sessions.ValidateSession(t.Context(), "n", next, cached, session.TouchNever)
@@ -327,22 +327,22 @@ func TestTouchVersusRotate(t *testing.T) {
 			atOnce(func() { next, _ = rotate(t, a, namespace, token) },
 				func() {
 					if touch(t, b, namespace, token, cached, session.TouchForce) == nil {
-						t.Error("inactive for a touch")
+						t.Error("Validate with a touch = inactive, want active")
 					}
 				},
 				func() {
 					if touch(t, b, namespace, token, cached, session.TouchAuto) == nil {
-						t.Error("inactive for a touch")
+						t.Error("Validate with a touch = inactive, want active")
 					}
 				})
 			wantActive(t, b, namespace, next)
 			got := getSession(t, a, namespace, sess.ID)
 			if got == nil || !got.LastActiveAt.After(sess.LastActiveAt.Add(-5*time.Minute)) {
-				t.Fatalf("the activity is lost: %+v", got)
+				t.Fatalf("session = %+v, want activity later than %v", got, sess.LastActiveAt.Add(-5*time.Minute))
 			}
 			// The touch by the old token has not passed for the arrival of the new one.
 			if storetest.Command(t, a, "HGET", sessionKeysOf(t, namespace, sess).record, "seen") == nil {
-				t.Fatal("not recorded whether the successor was seen")
+				t.Fatal("record without the field seen, want it there")
 			}
 		}
 	})

@@ -10,7 +10,7 @@ import (
 //go:embed *.lua
 var files embed.FS
 
-// A script's text is common.lua, what else it needs, and the file of its own.
+// The text of a script is common.lua, the functions that it needs, and its own file.
 var (
 	createScript         = script("create", "limit")
 	listScript           = redis.NewReadScript("session_list", file("common")+file("list"))
@@ -25,7 +25,7 @@ var (
 	touchScript          = script("touch")
 	updateScript         = script("update")
 
-	// eventsScript is sent as a text with each call, and so without common.lua.
+	// eventsScript is sent as text with each call, and so goes without common.lua.
 	eventsScript = redis.NewReadScript("session_events", file("events"))
 )
 

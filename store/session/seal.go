@@ -2,7 +2,7 @@ package session
 
 import "github.com/berthcare/larder/store/keyring"
 
-// sealAttributes returns attributes as they are stored.
+// sealAttributes returns attributes as they are stored: encrypted if there is a keyring.
 func (s *Sessions) sealAttributes(record string, attributes map[string]string) map[string]string {
 	if s.keyring == nil || len(attributes) == 0 {
 		return attributes
@@ -14,7 +14,7 @@ func (s *Sessions) sealAttributes(record string, attributes map[string]string) m
 	return stored
 }
 
-// openAttributes turns stored attributes into what they hold. Those written without a keyring are left as they are.
+// openAttributes decrypts stored attributes in place. Attributes that were written without a keyring stay as they are.
 func (s *Sessions) openAttributes(record string, stored map[string]string) error {
 	for name, value := range stored {
 		if !keyring.Sealed([]byte(value)) {

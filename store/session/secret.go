@@ -11,35 +11,36 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// secrets are what a record knows of the secrets that a session has had.
+// secrets are the hashes of the secrets that a session has and had.
 type secrets struct {
-	// hash is that of the current one, salt what it was derived with from the one before; unseen is set until somebody
-	// presents it.
+	// hash is that of the current secret and salt the one that the current secret was derived with. unseen is true until a
+	// caller presents the current secret.
 	hash, salt []byte
 	unseen     bool
-	// previous is the hash of the one before, empty for none. It is good until usableUntil, and for as long as the current
-	// one is unseen, unless usableUntil is zero; from reuseFrom on it is a sign of theft. Both are Unix milliseconds.
+	// previous is the hash of the secret before; empty for none. It is good until usableUntil and as long as the current
+	// secret is unseen, unless usableUntil is zero; presenting it from reuseFrom on is theft. Both are Unix milliseconds.
 	previous               []byte
 	usableUntil, reuseFrom int64
-	// older are the first olderBytes of the hashes of those before that, which are a sign of theft from olderReuseFrom on.
+	// older are the first olderBytes bytes of the hashes of the secrets before that; presenting one from olderReuseFrom on
+	// is theft.
 	older          []byte
 	olderReuseFrom int64
 }
 
-// olderBytes is how much of an older hash is kept: nobody who does not know the secret comes by it.
+// olderBytes is the length of an older hash: too long for anybody to find another secret that matches it.
 const olderBytes = 8
 
-// standing is what a secret is to a session.
+// standing says what a secret is to a session.
 type standing int
 
 const (
-	strange  standing = iota // not one of its secrets, or no longer
-	current                  // the one that it has
+	strange  standing = iota // not a secret of the session, or no longer good
+	current                  // the current secret
 	previous                 // superseded and still good
-	reused                   // superseded so long ago that only a thief still has it
+	reused                   // superseded and no longer in honest use: stolen
 )
 
-// presented says what a secret with this hash is to the session, as session.lua does.
+// presented returns the standing of the secret with this hash. It mirrors presented in common.lua.
 func (x *secrets) presented(hash []byte, now time.Time) standing {
 	ms := now.UnixMilli()
 	if subtle.ConstantTimeCompare(x.hash, hash) == 1 {
@@ -68,16 +69,16 @@ const saltBytes = 16
 
 func newSalt() []byte {
 	b := make([]byte, saltBytes)
-	_, _ = rand.Read(b) // it never fails
+	_, _ = rand.Read(b) // crypto/rand.Read never fails
 	return b
 }
 
-// derive returns the secret that follows from another one and a salt, by HKDF with SHA-256 (RFC 5869). Who knows only the
-// secret, or only what is in Redis, cannot tell.
+// derive returns the successor of a secret under a salt: HKDF with SHA-256 (RFC 5869). Neither the secret alone nor the
+// contents of Redis alone yield the successor.
 func derive(secret, salt []byte) []byte {
 	key, err := hkdf.Key(sha256.New, secret, salt, "larder session secret", secretBytes)
 	if err != nil {
-		panic(err) // the length is fixed, and one that HKDF can give
+		panic(err) // HKDF supports this fixed length
 	}
 	return key
 }
@@ -89,7 +90,8 @@ func (c credential) withSecret(secret []byte) (token string, next credential) {
 	return tokenPrefix + strict.EncodeToString(b), credentialOf(b)
 }
 
-// latest returns the session's current secret, of which the one that a caller presented is itself or the one before.
+// latest returns the current secret of a session from the credential that the caller presented, which is the current one or
+// the one before.
 func (x *secrets) latest(c credential) ([]byte, error) {
 	secret := c.secret
 	if !bytes.Equal(c.hash[:], x.hash) {

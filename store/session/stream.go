@@ -1,11 +1,6 @@
 package session
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/binary"
-	"hash/crc32"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,7 +10,7 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// streamEvent is an event of a partition's stream, of whichever namespace.
+// streamEvent is an event of a partition's stream, of any namespace.
 type streamEvent struct {
 	Event
 
@@ -23,32 +18,26 @@ type streamEvent struct {
 	at        streamPosition
 }
 
-// passes reports whether the filter lets an event of its namespace through.
-func (f *EventFilter) passes(e *Event) bool {
-	return (f.Subject == "" || e.Subject == f.Subject) && (len(f.Types) == 0 || slices.Contains(f.Types, e.Type))
-}
-
-// streamRead is what session_events.lua read.
+// streamRead is the answer of events.lua.
 type streamRead struct {
 	events []streamEvent
-	// last is the end of the stream; what was ever added up to there is counted from its beginning, trimmed or not.
+	// last is the end of the stream. Its added counts all events since the stream began, including those that were trimmed.
 	last streamPosition
-	// there is how many events are left.
+	// there is the number of events that Redis still has.
 	there uint64
-	// counted is false on the embedded store, which does not count; first is then the oldest event there.
+	// counted is false with the embedded store, which does not count additions; first is then the oldest event.
 	counted bool
 	first   streamPosition
 }
 
-// gap reports whether events after a position are gone, when up to most were read from there. The stream and the position
-// both count what was ever added, so that it shows if some were trimmed, or if the stream is not the one that it was: it
-// was flushed, or a failover has lost its end.
+// gap reports whether events after a position are missing, when up to most events were read from there. Stream and position
+// both count additions, so the counts differ if events were trimmed, the stream was flushed, or a failover lost its end.
 func (r *streamRead) gap(at streamPosition, most int) bool {
 	if r.last.before(at) {
 		return true
 	}
 	if !r.counted {
-		// Where the last event told is gone, others may be.
+		// If the last delivered event is gone, others after it may be gone too.
 		return at.ms > 0 && r.there > 0 && at.before(r.first) && uint64(len(r.events)) == r.there
 	}
 	read := at.added + uint64(len(r.events))
@@ -153,74 +142,14 @@ func parseStreamID(id string) (at streamPosition, ok bool) {
 	return at, found && err1 == nil && err2 == nil
 }
 
-// A resume token is the version, a hash that binds it to the namespace and the subject, and the position in the stream of
-// the subject's partition, or of each, as varints: the milliseconds, and unless they are zero the sequence and the count.
-// Then the CRC-32 of all that, in the URL-safe base64 of RFC 4648 section 5 without padding.
-const (
-	resumeVersion = 1
-	resumeBinding = 8
-	// MaxResumeToken is the length of the longest token.
-	MaxResumeToken = (1 + resumeBinding + partitions*3*binary.MaxVarintLen64 + crc32.Size + 2) / 3 * 4
-)
+// streamPosition is a position in a stream: the id of the last event before it, and the number of events that were ever
+// added up to it.
+type streamPosition struct{ ms, seq, added uint64 }
 
-func resumeToken(namespace, subject string, at []streamPosition) string {
-	b := append(make([]byte, 0, 16+12*len(at)), resumeVersion)
-	b = append(b, resumeBound(namespace, subject)...)
-	for _, p := range at {
-		b = binary.AppendUvarint(b, p.ms)
-		if p.ms > 0 {
-			b = binary.AppendUvarint(b, p.seq)
-			b = binary.AppendUvarint(b, p.added)
-		}
-	}
-	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
-	return strict.EncodeToString(b)
+func (a streamPosition) before(b streamPosition) bool {
+	return a.ms < b.ms || a.ms == b.ms && a.seq < b.seq
 }
 
-func resumeBound(namespace, subject string) []byte {
-	sum := sha256.Sum256([]byte(namespace + "\x00" + subject))
-	return sum[len(sum)-resumeBinding:]
-}
-
-// parseResume returns the positions of a token, or zero ones if it is empty.
-func parseResume(namespace, subject, token string) (at []streamPosition, ok bool) {
-	at = make([]streamPosition, partitions)
-	if subject != "" {
-		at = at[:1]
-	}
-	if token == "" {
-		return at, true
-	}
-	if len(token) > MaxResumeToken {
-		return nil, false
-	}
-	b, err := strict.DecodeString(token)
-	if err != nil || len(b) < 1+resumeBinding+crc32.Size || b[0] != resumeVersion ||
-		!bytes.Equal(b[1:1+resumeBinding], resumeBound(namespace, subject)) {
-		return nil, false
-	}
-	rest := b[1+resumeBinding : len(b)-crc32.Size]
-	ok = true
-	next := func() uint64 {
-		n, size := binary.Uvarint(rest)
-		if size <= 0 {
-			ok = false
-			return 0
-		}
-		rest = rest[size:]
-		return n
-	}
-	for i := range at {
-		if at[i].ms = next(); at[i].ms > 0 {
-			at[i].seq, at[i].added = next(), next()
-		}
-	}
-	// Compared whole: the checksum, and other spellings of the same numbers.
-	return at, ok && len(rest) == 0 && resumeToken(namespace, subject, at) == token
-}
-
-// ValidResumeToken reports whether token was given out for the events of a namespace, or of a subject in it.
-func ValidResumeToken(namespace, subject, token string) bool {
-	_, ok := parseResume(namespace, subject, token)
-	return ok
+func (a streamPosition) id() string {
+	return strconv.FormatUint(a.ms, 10) + "-" + strconv.FormatUint(a.seq, 10)
 }

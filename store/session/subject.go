@@ -5,16 +5,15 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/rueidis"
-
 	"github.com/berthcare/larder/store/near"
 	"github.com/berthcare/larder/store/redis"
 )
 
-// epochMemory is how much longer a subject's epoch is kept than any session can live.
+// epochMemory is how much longer than the longest session a subject's epoch is kept.
 const epochMemory = time.Hour
 
-// subjectEpochs are the epochs of a subject: below its own, and below that of its device class, a session has ended.
+// subjectEpochs are the epochs of a subject. A session is revoked if its epoch is below the subject's, all, or below that of
+// its device class.
 type subjectEpochs struct {
 	all     int64
 	classes map[string]int64
@@ -40,10 +39,10 @@ func parseSubjectEpochs(fields map[string]string) (e subjectEpochs, err error) {
 	return e, nil
 }
 
-// of returns the epoch that decides for a device class, empty for none.
+// of returns the epoch that counts for a device class; empty means none.
 func (e *subjectEpochs) of(class string) int64 { return max(e.all, e.classes[class]) }
 
-// highest returns an epoch that any later revocation exceeds, of all sessions or of one class.
+// highest returns an epoch that any later revocation exceeds, whether of all sessions or of one class.
 func (e *subjectEpochs) highest() int64 {
 	highest := e.all
 	for _, epoch := range e.classes {
@@ -59,7 +58,7 @@ func (e *subjectEpochs) size() (size int) {
 	return size + 16
 }
 
-// readSubjectEpochs reads the epochs of a subject; zero means that its sessions were never revoked together.
+// readSubjectEpochs reads the epochs of a subject; they are zero if its sessions were never revoked together.
 func (s *Sessions) readSubjectEpochs(ctx context.Context, key string, tracked bool) (e subjectEpochs, err error) {
 	fields, err := redis.RoundTrip(ctx, s.redis, "hgetall", redis.Reads, func(ctx context.Context, conns *redis.Conns) (map[string]string, error) {
 		client := conns.Primary
@@ -74,8 +73,8 @@ func (s *Sessions) readSubjectEpochs(ctx context.Context, key string, tracked bo
 	return parseSubjectEpochs(fields)
 }
 
-// subjectEpoch returns the epoch of a subject and a device class by what the near cache knows. A record that its caller
-// has read was compared with the epoch of that moment; any other needs the epoch beside it.
+// subjectEpoch returns the epoch of a subject and a device class from the near cache, or reads it into the near cache. An
+// anonymous session has none.
 func (s *Sessions) subjectEpoch(ctx context.Context, p partition, namespace, hash, class string) (int64, error) {
 	if hash == "" {
 		return 0, nil
@@ -97,63 +96,9 @@ func (s *Sessions) subjectEpoch(ctx context.Context, p partition, namespace, has
 	return e.of(class), nil
 }
 
-// SubjectEpoch returns the epoch of a subject from the primary, for Creation.IfSubjectEpoch.
+// SubjectEpoch returns the epoch of a subject from the primary, for [Creation.IfSubjectEpoch].
 func (s *Sessions) SubjectEpoch(ctx context.Context, namespace, subject string) (int64, error) {
 	p, hash := subjectHash(namespace, subject)
 	e, err := s.readSubjectEpochs(ctx, subjectKey(p, namespace, hash), false)
 	return e.highest(), err
-}
-
-// SubjectRevocation says which sessions of a subject to end.
-type SubjectRevocation struct {
-	// Class is the device class whose sessions end; empty means all.
-	Class string
-	// Except is the id of a session to keep; empty means none.
-	Except string
-	// Longest is the longest that any session can live.
-	Longest time.Duration
-}
-
-// RevokedSubject is what a revocation did.
-type RevokedSubject struct {
-	// Count is how many active sessions were ended.
-	Count int64
-	// Epoch is the subject's epoch from then on.
-	Epoch int64
-}
-
-// RevokeSubject ends sessions of a subject, at a cost that does not depend on their number.
-func (s *Sessions) RevokeSubject(ctx context.Context, namespace, subject string, r SubjectRevocation) (revoked RevokedSubject, err error) {
-	p, hash := subjectHash(namespace, subject)
-	subjectAt := subjectKey(p, namespace, hash)
-	keys := []string{subjectAt, indexKey(p, namespace, hash), eventsKey(p), classesKey(p, namespace, hash), epochKey(p)}
-	forget := []string{subjectAt}
-	// A session of another partition is not this subject's.
-	if q, ok := parseSessionID(r.Except); ok && q == p {
-		kept := sessionKey(p, namespace, r.Except)
-		keys, forget = append(keys, kept), append(forget, kept)
-	} else {
-		r.Except = ""
-	}
-	defer s.redis.Forget(forget...)
-	m, err := s.redis.Run(ctx, revokeSubjectScript, redis.Writes, keys,
-		namespace, r.Except, subjectKey(p, namespace, ""), subject, redis.Millis(r.Longest+epochMemory), r.Class, discardedKey(p))
-	if err != nil {
-		return revoked, err
-	}
-	return parseRevokedSubject(m)
-}
-
-func parseRevokedSubject(m rueidis.RedisMessage) (revoked RevokedSubject, err error) {
-	parts, err := m.ToArray()
-	if err != nil || len(parts) != 2 {
-		return revoked, redis.ErrInternal
-	}
-	if revoked.Count, err = parts[0].AsInt64(); err != nil {
-		return revoked, redis.ErrInternal
-	}
-	if revoked.Epoch, err = parts[1].AsInt64(); err != nil {
-		return revoked, redis.ErrInternal
-	}
-	return revoked, nil
 }

@@ -19,7 +19,7 @@ func revokeClass(tb testing.TB, s *store.Store, namespace, subject, class, excep
 	tb.Helper()
 	revoked, err := s.Sessions.RevokeSubject(tb.Context(), namespace, subject, session.SubjectRevocation{Class: class, Except: except, Longest: longest})
 	if err != nil {
-		tb.Fatalf("revoke class: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("RevokeSubject of a class: error %v: %s; want none", err, redis.Cause(err))
 	}
 	return revoked
 }
@@ -28,7 +28,7 @@ func subjectEpoch(tb testing.TB, s *store.Store, namespace, subject string) int6
 	tb.Helper()
 	epoch, err := s.Sessions.SubjectEpoch(tb.Context(), namespace, subject)
 	if err != nil {
-		tb.Fatalf("subject: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("SubjectEpoch: error %v: %s; want none", err, redis.Cause(err))
 	}
 	return epoch
 }
@@ -67,7 +67,7 @@ func TestRevokeByDeviceClassEndsThatClassAlone(t *testing.T) {
 			wantInactive(t, s, namespace, token)
 			if updateSession(t, s, namespace, byToken(token), session.Changes{Set: map[string]string{"a": "b"}}) != 0 ||
 				touch(t, s, namespace, token, primary, session.TouchForce) != nil || revokeSession(t, s, namespace, byToken(token)) {
-				t.Error("alive for a change")
+				t.Error("a change of a revoked session succeeded, want none to")
 			}
 		}
 		for _, class := range []string{"", "web"} {
@@ -77,7 +77,7 @@ func TestRevokeByDeviceClassEndsThatClassAlone(t *testing.T) {
 		}
 		wantActive(t, s, namespace, bystander)
 		if got := emitted(t, s, namespace, "ann", "type=revoked", "reason=subject", "class=mobile", "except="+kept.ID); len(got) != 1 {
-			t.Errorf("%d events", len(got))
+			t.Errorf("%d revoked events of the class, want 1", len(got))
 		}
 		if n := len(walk(t, s, namespace, "ann", 2, nil)); n != 7 {
 			t.Errorf("%d are listed, want 7", n)
@@ -116,7 +116,7 @@ func TestRevokeByDeviceClassNeedsNoIndex(t *testing.T) {
 		wantActive(t, s, namespace, token)
 		storetest.Command(t, s, "DEL", sessionKeysOf(t, namespace, sess).index)
 		if n := revokeClass(t, s, namespace, "ann", "mobile", "").Count; n != 0 {
-			t.Errorf("ended %d that nobody knew of", n)
+			t.Errorf("revocation without an index counted %d, want 0", n)
 		}
 		wantInactive(t, s, namespace, token)
 	})
@@ -132,15 +132,15 @@ func TestListSessionsOfADeviceClass(t *testing.T) {
 		}
 		first, next, err := list("mobile", "")
 		if err != nil || len(first) != 1 || next == "" {
-			t.Fatalf("%d sessions, %q, %v", len(first), next, err)
+			t.Fatalf("first page = %d sessions, token %q, %v; want 1, a token, no error", len(first), next, err)
 		}
 		second, end, err := list("mobile", next)
 		if err != nil || len(second) != 1 || end != "" || first[0].Device.Class != "mobile" || second[0].Device.Class != "mobile" || first[0].ID == second[0].ID {
-			t.Errorf("%+v, %q, %v", second, end, err)
+			t.Errorf("second page = %+v, token %q, %v; want the other session of class mobile, no token", second, end, err)
 		}
 		for _, other := range []string{"", "web"} {
 			if _, _, err := list(other, next); !errors.Is(err, redis.ErrPageToken) {
-				t.Errorf("another list took the token: %v", err)
+				t.Errorf("page token in the list of class %q: error %v, want ErrPageToken", other, err)
 			}
 		}
 	})
@@ -156,11 +156,11 @@ func TestListSessionsCleansItsIndex(t *testing.T) {
 			storetest.Command(t, s, "DEL", keys.record)
 			list, _, err := s.Sessions.ListSubject(t.Context(), namespace, "ann", session.SubjectList{Class: class, Count: 10})
 			if err != nil || len(list) == 0 {
-				t.Fatalf("listed %d, %v", len(list), err)
+				t.Fatalf("ListSubject = %d sessions, %v; want some, no error", len(list), err)
 			}
 			storetest.Eventually(t, "the id to leave the index", func() bool { return storetest.Command(t, s, "ZSCORE", keys.index, gone.ID) == nil })
 			if storetest.Command(t, s, "ZSCORE", keys.index, kept.ID) == nil {
-				t.Error("another id left it as well")
+				t.Error("the id of an active session left the index, want it kept")
 			}
 		}
 	})
@@ -174,37 +174,37 @@ func TestCreateRefusesAnEpochFromBeforeARevocation(t *testing.T) {
 			n.IfSubjectEpoch = &epoch
 			created, err := s.Sessions.Create(t.Context(), namespace, n)
 			if err != nil && (created.Session != nil || created.Token != "" || redis.Retryable(err)) {
-				t.Errorf("created with %v", err)
+				t.Errorf("Create = %v, %v; want nothing with a final error", created, err)
 			}
 			return err
 		}
 		refused := func(class string, epoch int64) {
 			t.Helper()
 			if err := create(class, epoch); !errors.Is(err, session.ErrSubjectEpochChanged) {
-				t.Errorf("%q with %d: %v", class, epoch, err)
+				t.Errorf("Create of class %q with epoch %d: error %v, want ErrSubjectEpochChanged", class, epoch, err)
 			}
 		}
 		accepted := func(class string, epoch int64) {
 			t.Helper()
 			if err := create(class, epoch); err != nil {
-				t.Errorf("%q with %d: %v", class, epoch, err)
+				t.Errorf("Create of class %q with epoch %d: error %v, want none", class, epoch, err)
 			}
 		}
 		never := subjectEpoch(t, s, namespace, "ann")
 		if never != 0 {
-			t.Errorf("epoch %d before any revocation", never)
+			t.Errorf("epoch before any revocation = %d, want 0", never)
 		}
 		accepted("mobile", never)
 		all := revokeClass(t, s, namespace, "ann", "", "").Epoch
 		if got := subjectEpoch(t, s, namespace, "ann"); got != all || all <= never {
-			t.Errorf("epoch %d, the revocation said %d", got, all)
+			t.Errorf("SubjectEpoch = %d, want the revocation's %d, above %d", got, all, never)
 		}
 		refused("mobile", never)
 		refused("", never)
 		accepted("", all)
 		mobile := revokeClass(t, s, namespace, "ann", "mobile", "").Epoch
 		if got := subjectEpoch(t, s, namespace, "ann"); got != mobile || mobile <= all {
-			t.Errorf("epoch %d, the revocation said %d", got, mobile)
+			t.Errorf("SubjectEpoch = %d, want the class revocation's %d, above %d", got, mobile, all)
 		}
 		refused("mobile", all)
 		accepted("mobile", mobile)
@@ -242,7 +242,7 @@ func TestRevokeAllVersusLoginHoldingAnOldEpoch(t *testing.T) {
 					case errors.Is(err, session.ErrSubjectEpochChanged):
 						late++
 					default:
-						t.Error(err)
+						t.Errorf("Create: error %v, want none or ErrSubjectEpochChanged", err)
 					}
 				}
 			}
@@ -252,11 +252,11 @@ func TestRevokeAllVersusLoginHoldingAnOldEpoch(t *testing.T) {
 				wantInactive(t, b, namespace, token)
 			}
 			if got := subjectEpoch(t, b, namespace, subject); got <= epoch {
-				t.Errorf("epoch %d after %d", got, epoch)
+				t.Errorf("SubjectEpoch = %d after a revocation, want above %d", got, epoch)
 			}
 		}
 		if late < 150 {
-			t.Errorf("only %d logins were refused", late)
+			t.Errorf("%d logins were refused, want at least 150", late)
 		}
 		t.Logf("%d of 600 logins came too late", late)
 	})
@@ -269,17 +269,17 @@ func TestRevokeReachesSessionsFromBeforeTheClockWasSetBack(t *testing.T) {
 			token, sess := createSession(t, s, namespace, ofClass("ann", "mobile"))
 			keys := sessionKeysOf(t, namespace, sess)
 			p, _ := subjectPartition(namespace, "ann")
-			mark := fmt.Sprintf("ld:m:{p%d}", p)
-			if epoch, given := storetest.Command(t, s, "HGET", keys.record, "ep"), storetest.Command(t, s, "GET", mark); epoch.(string) > given.(string) {
-				t.Fatalf("the epoch %v is not noted: %v", epoch, given)
+			epochKey := fmt.Sprintf("ld:m:{p%d}", p)
+			if epoch, given := storetest.Command(t, s, "HGET", keys.record, "ep"), storetest.Command(t, s, "GET", epochKey); epoch.(string) > given.(string) {
+				t.Fatalf("the partition's highest epoch = %v, want at least the session's %v", given, epoch)
 			}
-			if storetest.Command(t, s, "PTTL", mark) != int64(-1) {
-				t.Error("what was given out is forgotten some day")
+			if storetest.Command(t, s, "PTTL", epochKey) != int64(-1) {
+				t.Error("the partition's highest epoch expires, want it kept for ever")
 			}
 			// As if it had been created with the clock an hour ahead.
 			ahead := fmt.Sprint(s.Redis.Now().Add(time.Hour).UnixMilli())
 			storetest.Command(t, s, "HSET", keys.record, "ep", ahead)
-			storetest.Command(t, s, "SET", mark, ahead)
+			storetest.Command(t, s, "SET", epochKey, ahead)
 			wantActive(t, s, namespace, token)
 			second, _ := createSession(t, s, namespace, ofClass("ann", "mobile"))
 			first := revokeClass(t, s, namespace, "ann", class, "").Epoch
@@ -289,10 +289,10 @@ func TestRevokeReachesSessionsFromBeforeTheClockWasSetBack(t *testing.T) {
 			third, _ := createSession(t, s, namespace, ofClass("ann", "mobile"))
 			wantActive(t, s, namespace, third)
 			if next := revokeClass(t, s, namespace, "ann", class, "").Epoch; next <= first {
-				t.Errorf("epoch %d after %d", next, first)
+				t.Errorf("epoch of the next revocation = %d, want above %d", next, first)
 			}
 			wantInactive(t, s, namespace, third)
-			storetest.Command(t, s, "DEL", mark) // the partition may be another test's as well
+			storetest.Command(t, s, "DEL", epochKey) // the partition may be another test's as well
 		}
 	})
 }
@@ -316,6 +316,6 @@ func TestRevokeByDeviceClassCostsTheSameForMany(t *testing.T) {
 		costs = append(costs, calls)
 	}
 	if diff := cmp.Diff(costs[0], costs[1]); diff != "" || costs[0]["evalsha"] != 1 {
-		t.Errorf("of 10 and of 2000 sessions %v (-10 +2000):\n%s", costs[0], diff)
+		t.Errorf("commands for 10 sessions = %v, want one evalsha and the same for 2000 (-10 +2000):\n%s", costs[0], diff)
 	}
 }

@@ -14,35 +14,36 @@ import (
 )
 
 const (
-	// partitions is how many there are.
+	// partitions is the number of partitions.
 	partitions = 256
-	// One step of the sweeper keeps Redis busy for about a millisecond: a few commands for each of so many sessions.
+	// One step of the sweeper handles up to sweepDue expired and sweepDiscarded revoked sessions, which keeps Redis busy for
+	// about a millisecond.
 	sweepDue       = 100
 	sweepDiscarded = 200
-	// maxPartitionEvents bounds the events of a partition, about 20 MB of them, so that an unusual number of changes does
-	// not fill Redis within the day that events are kept. It is exceeded by what happens within a sweep interval.
+	// maxPartitionEvents bounds the events of a partition to about 20 MB. Events are kept for a day, and an unusual number
+	// of changes must not fill Redis. Changes within one sweep interval may exceed the bound.
 	maxPartitionEvents = 100_000
-	// eventRetention is how long events are kept, as session.lua says.
+	// eventRetention is how long events are kept. It mirrors EVENT_RETENTION in common.lua.
 	eventRetention = 24 * time.Hour
 )
 
-// sweeper ends the sessions whose time is over, in the background. Every replica has one, and at most one of them works at
-// a time. Two that do all the same harm nobody, as each step is one script that looks again.
+// sweeper removes expired sessions in the background. Each replica has one, and a lease lets one of them work at a time. Two
+// that work at once do no harm: each step is a script that looks again.
 type sweeper struct {
-	stopped   chan struct{} // closed when it has ended; nil if it never began
-	maxEvents int64         // maxPartitionEvents, but in tests
-	next      partition     // whose old events are dropped next
+	stopped   chan struct{} // closed when the sweeper has ended; nil if it never began
+	maxEvents int64         // maxPartitionEvents; tests set it lower
+	next      partition     // the next partition to trim old events of
 
 	idle, absolute, removed, late atomic.Int64
 }
 
-// sweep clears up once per interval until the store is closed.
+// sweep sweeps once per interval until the client stops.
 func (s *Sessions) sweep() {
 	defer close(s.sweeper.stopped)
 	for {
 		wait, err := s.sweepInTurn(s.redis.Lifetime())
 		if err != nil {
-			wait = s.options.SweepInterval / 4 // the observer has counted it
+			wait = s.options.SweepInterval / 4 // the observer counts failures
 		}
 		select {
 		case <-s.redis.Lifetime().Done():
@@ -52,8 +53,8 @@ func (s *Sessions) sweep() {
 	}
 }
 
-// sweepInTurn clears up if no other replica does, and returns how long to wait before asking again: until the turn is over
-// that this replica or another one has, so that where one stops another takes over within the interval.
+// sweepInTurn sweeps if it gets the lease, and returns how long to wait before the next attempt: until the current lease
+// expires, whoever holds it. If the holder stops, another replica takes over within the interval.
 func (s *Sessions) sweepInTurn(ctx context.Context) (wait time.Duration, err error) {
 	interval := s.options.SweepInterval
 	turn := interval * 9 / 10
@@ -83,7 +84,7 @@ func (s *Sessions) sweepInTurn(ctx context.Context) (wait time.Duration, err err
 	return l.left - time.Since(began) + spread, err
 }
 
-// sweepAll clears up all partitions.
+// sweepAll sweeps all partitions.
 func (s *Sessions) sweepAll(ctx context.Context) error {
 	due, err := s.sweepDue(ctx)
 	late := int64(0)
@@ -108,8 +109,8 @@ func (s *Sessions) sweepAll(ctx context.Context) error {
 	return err
 }
 
-// sweepDue returns the partitions in which there is something to do. It asks each three short questions, in one round trip
-// for each shard, and one of them drops events.
+// sweepDue returns the partitions that have something to remove. It sends three short commands for each partition, one of
+// which trims events, in one round trip per shard.
 func (s *Sessions) sweepDue(ctx context.Context) (due []partition, err error) {
 	const ended, discarded, trimmed, questions = 0, 1, 2, 3
 	now := s.redis.Now()
@@ -127,7 +128,7 @@ func (s *Sessions) sweepDue(ctx context.Context) (due []partition, err error) {
 			case i%questions == discarded:
 				return b.Llen().Key(discardedKey(p)).Build()
 			case p == s.sweeper.next:
-				// In the other partitions old events are trimmed when new ones are added.
+				// The other partitions trim old events when they add new ones; this is for those that no longer do.
 				return b.Xtrim().Key(eventsKey(p)).Minid().Almost().Threshold(old).Build()
 			default:
 				return b.Xtrim().Key(eventsKey(p)).Maxlen().Almost().Threshold(strconv.FormatInt(s.sweeper.maxEvents, 10)).Build()
@@ -150,10 +151,11 @@ func (s *Sessions) sweepDue(ctx context.Context) (due []partition, err error) {
 	return due, errors.Join(err, failed)
 }
 
-// sweepPartition makes one step and returns whether there is more to do, and by how many milliseconds it was late.
+// sweepPartition makes one step. It returns whether there is more to do, and how late the first session was removed in
+// milliseconds.
 func (s *Sessions) sweepPartition(ctx context.Context, p partition) (more bool, late int64, err error) {
 	most, discarded := sweepDue, sweepDiscarded
-	if s.redis.Mode() == redis.Embedded { // which takes longer
+	if s.redis.Mode() == redis.Embedded { // miniredis is slower
 		most, discarded = most/10, discarded/10
 	}
 	m, err := s.redis.Run(ctx, sweepScript, redis.WritesOnce, []string{endsKey(p), eventsKey(p), discardedKey(p)},
@@ -168,6 +170,6 @@ func (s *Sessions) sweepPartition(ctx context.Context, p partition) (more bool, 
 	s.sweeper.idle.Add(n[0])
 	s.sweeper.absolute.Add(n[1])
 	s.sweeper.removed.Add(n[2])
-	s.redis.Forget(endsKey(p)) // wakes who waits for events where Redis does not
+	s.redis.Forget(endsKey(p)) // wakes watches of the embedded store
 	return n[3] == 1, n[4], nil
 }

@@ -32,7 +32,7 @@ func outlive(tb testing.TB, s *store.Store, namespace string, sess *session.Sess
 func sweep(tb testing.TB, s *store.Store) {
 	tb.Helper()
 	if err := s.Sessions.Sweep(tb.Context()); err != nil {
-		tb.Fatalf("sweep: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("Sweep: error %v: %s; want none", err, redis.Cause(err))
 	}
 }
 
@@ -90,12 +90,12 @@ func TestSweepTellsHowSessionsEnded(t *testing.T) {
 		}
 		for _, sess := range []*session.Session{idle, absolute, anonymous} {
 			if leaves(t, s, namespace, sess) {
-				t.Error("something is left")
+				t.Errorf("keys of expired session %s are left, want none", sess.ID)
 			}
 		}
 		wantActive(t, s, namespace, alive)
 		if !leaves(t, s, namespace, lives) {
-			t.Error("an active session was removed")
+			t.Error("the keys of an active session are gone, want them kept")
 		}
 		w.stop(t)
 	})
@@ -116,10 +116,10 @@ func TestSweepWithinItsIntervalWithNoTraffic(t *testing.T) {
 	}
 	storetest.Eventually(t, "the end", func() bool { return slices.Contains(w.lines(), line("expired_idle", sess.ID, "ann", "")) })
 	if late := time.Since(sess.ExpiresAt()); late > interval+busy {
-		t.Errorf("told %v after the end", late)
+		t.Errorf("expired event %v after the end, want at most %v", late, interval+busy)
 	}
 	if leaves(t, s, "n", sess) {
-		t.Error("something is left")
+		t.Error("keys of the expired session are left, want none")
 	}
 	w.stop(t)
 }
@@ -150,7 +150,7 @@ func TestTwoSweepersAtOnceTellEachEndOnce(t *testing.T) {
 		}
 		for _, sess := range sessions {
 			if told[sess.ID] != 1 {
-				t.Errorf("told %d times", told[sess.ID])
+				t.Errorf("%d expired events of session %s, want 1", told[sess.ID], sess.ID)
 			}
 		}
 		w.stop(t)
@@ -173,7 +173,7 @@ func TestSweepVersusTouch(t *testing.T) {
 					storetest.Eventually(t, "the end of a step", func() bool { return !a.Redis.Now().Before(sess.CreatedAt.Add(5 * time.Millisecond)) })
 					got, err := a.Sessions.ValidateSession(t.Context(), namespace, token, primary, session.TouchForce)
 					if err != nil {
-						t.Error(err)
+						t.Errorf("Validate: error %v, want none", err)
 					}
 					touched = got != nil
 				}
@@ -183,14 +183,14 @@ func TestSweepVersusTouch(t *testing.T) {
 				}
 			})
 			if touched && validate(t, a, namespace, token, primary) == nil && a.Redis.Now().Sub(sess.CreatedAt) < n.Idle {
-				t.Error("ended early")
+				t.Error("inactive before the idle timeout, want active")
 			}
 			storetest.Eventually(t, "the end", func() bool {
 				sweep(t, b)
 				return slices.Contains(w.lines(), line("expired_idle", sess.ID, "ann", ""))
 			})
 			if leaves(t, a, namespace, sess) {
-				t.Fatal("brought back")
+				t.Fatal("keys of the expired session are left, want none")
 			}
 			ended++
 		}
@@ -201,7 +201,7 @@ func TestSweepVersusTouch(t *testing.T) {
 			}
 		}
 		if told != ended {
-			t.Errorf("%d ends are told of %d", told, ended)
+			t.Errorf("%d expired events, want %d", told, ended)
 		}
 		w.stop(t)
 	})
@@ -216,7 +216,7 @@ func TestSweepHeedsTheRecord(t *testing.T) {
 		sweep(t, s)
 		wantActive(t, s, namespace, token)
 		if got := fmt.Sprint(storetest.Command(t, s, "ZSCORE", key, member)); got == "1000" || got == "<nil>" {
-			t.Errorf("it is noted to end at %s", got)
+			t.Errorf("score in the partition's ends = %s, want the real end", got)
 		}
 	})
 }
@@ -247,7 +247,7 @@ func TestSweepVersusRevoke(t *testing.T) {
 			}
 		}
 		if len(w.seen()) != 2*count || revoked != byAuthority {
-			t.Errorf("%d events for %d sessions, %d revocations of %d", len(w.seen()), count, revoked, byAuthority)
+			t.Errorf("%d events, %d of them revocations; want %d, %d", len(w.seen()), revoked, 2*count, byAuthority)
 		}
 		w.stop(t)
 	})
@@ -266,20 +266,20 @@ func TestSweepRemovesWhatWasRevokedTogether(t *testing.T) {
 		revoked := revokeSubject(t, s, namespace, "ann", spared.ID)
 		wantInactive(t, s, namespace, later)
 		if revoked != 1 {
-			t.Errorf("revoked %d", revoked)
+			t.Errorf("%d revoked events, want 1", revoked)
 		}
 		again, last := createSession(t, s, namespace, withData("ann"))
 		sweep(t, s)
 		for _, sess := range sessions {
 			if leaves(t, s, namespace, sess) {
-				t.Fatal("something is left")
+				t.Fatalf("keys of revoked session %s are left, want none", sess.ID)
 			}
 		}
 		for _, token := range []string{kept, again} {
 			wantActive(t, s, namespace, token)
 		}
 		if !leaves(t, s, namespace, spared) || !leaves(t, s, namespace, last) {
-			t.Error("an active session was removed")
+			t.Error("the keys of an active session are gone, want them kept")
 		}
 		storetest.Eventually(t, "the events", func() bool { return len(w.seen()) == 4 })
 		w.stop(t)
@@ -296,12 +296,12 @@ func TestSweepTellsNoEndOfRevokedSessions(t *testing.T) {
 		outlive(t, s, namespace, sess, 2*time.Hour)
 		sweep(t, s)
 		if leaves(t, s, namespace, sess) {
-			t.Error("something is left")
+			t.Error("keys of the session are left, want none")
 		}
-		_, mark := createSession(t, s, namespace, sessionOf("ann"))
-		storetest.Eventually(t, "the mark", func() bool { return len(w.seen()) > 0 })
-		if got := w.lines(); len(got) != 1 || got[0] != line("created", mark.ID, "ann", "") {
-			t.Errorf("told %q", got)
+		_, later := createSession(t, s, namespace, sessionOf("ann"))
+		storetest.Eventually(t, "the later", func() bool { return len(w.seen()) > 0 })
+		if got := w.lines(); len(got) != 1 || got[0] != line("created", later.ID, "ann", "") {
+			t.Errorf("events = %q, want only that the later session was created", got)
 		}
 		w.stop(t)
 	})
@@ -315,7 +315,7 @@ func TestSweepAfterALongAbsence(t *testing.T) {
 		_, lost := createSession(t, s, namespace, withData("bob"))
 		keys := sessionKeysOf(t, namespace, sess)
 		if kept := timeToLive(t, s, keys.record); kept < 25*time.Hour {
-			t.Errorf("the record is kept for %v after the end", kept-time.Hour)
+			t.Errorf("the record is kept for %v after the end, want at least 24 h", kept-time.Hour)
 		}
 		outlive(t, s, namespace, sess, 11*time.Hour)
 		outlive(t, s, namespace, lost, 11*time.Hour)
@@ -338,18 +338,18 @@ func TestSweepCostsOneRoundTripAndBoundsEvents(t *testing.T) {
 	server, s := storetest.Alone(t)
 	trips, sent := cost(t, server, func(ctx context.Context) {
 		if err := s.Sessions.Sweep(ctx); err != nil {
-			t.Error(err)
+			t.Errorf("Sweep: error %v, want none", err)
 		}
 	})
 	if trips != 1 || sent["zcount"] != 256 || sent["llen"] != 256 || sent["xtrim"] != 256 || len(sent) != 3 {
-		t.Errorf("%d round trips, %v", trips, sent)
+		t.Errorf("sweep with nothing due = %d round trips, %v; want 1 with 256 zcount, llen and xtrim", trips, sent)
 	}
 	_, sessions := createMany(t, s, "n", sessionOf("ann"), 500)
 	outlive(t, s, "n", sessions[0], 90*time.Minute)
 	s.Sessions.KeepEvents(200)
 	sweep(t, s)
 	if st := s.Stats(); st.Sessions.ExpiredIdle != 1 || st.Sessions.ExpiredAbsolute != 0 || st.Sessions.SweepLate < 29*time.Minute || st.Sessions.SweepLate > 31*time.Minute {
-		t.Errorf("counted %+v", st)
+		t.Errorf("stats = %+v, want 1 expired idle about 30 m late", st)
 	}
 	p, _ := subjectPartition("n", "ann")
 	if n := storetest.Command(t, s, "XLEN", fmt.Sprintf("ld:e:{p%d}", p)).(int64); n < 200 || n > 300 { // Redis drops a hundred at a time
@@ -373,12 +373,12 @@ func TestSweepersTakeTurns(t *testing.T) {
 	start := time.Now()
 	storetest.Eventually(t, "another turn", func() bool { return server.CommandCalls(t)["llen"] >= 256 })
 	if took := time.Since(start); took > time.Second+busy {
-		t.Errorf("taken over after %v", took)
+		t.Errorf("another replica took over after %v, want at most %v", took, time.Second+busy)
 	}
 	server.ResetCommandCalls(t)
 	start = time.Now()
 	storetest.Eventually(t, "more turns", func() bool { return server.CommandCalls(t)["llen"] >= 2*256 })
 	if took := time.Since(start); took < 800*time.Millisecond {
-		t.Errorf("two turns within %v", took)
+		t.Errorf("two turns took %v, want at least 800 ms", took)
 	}
 }

@@ -49,7 +49,7 @@ func unconnected(tb testing.TB) *store.Store {
 	tb.Helper()
 	s, err := store.New(store.Options{Redis: redis.Options{Addrs: []string{"127.0.0.1:1"}, NearCacheBytes: 1 << 20}})
 	if err != nil {
-		tb.Fatal(err)
+		tb.Fatalf("store.New: error %v, want none", err)
 	}
 	tb.Cleanup(s.Close)
 	return s
@@ -61,22 +61,22 @@ func TestSessionTokenForm(t *testing.T) {
 		for _, subject := range []string{"", "ann", "ann", "bob"} {
 			token, sess := createSession(t, s, namespace, sessionOf(subject))
 			if !isToken(token) || len(token) != len("ls1_")+66 {
-				t.Errorf("token %q", token)
+				t.Errorf("token = %q, want ls1_ and 66 characters of base64", token)
 			}
 			if !isSessionID(sess.ID) || !session.ValidID(sess.ID) {
-				t.Errorf("id %q", sess.ID)
+				t.Errorf("session id = %q, want a valid one", sess.ID)
 			}
 			b := tokenBytes(t, token)
 			if id := base64.RawURLEncoding.EncodeToString(b[:17]); id != sess.ID {
-				t.Errorf("the token names %s, the session is %s", id, sess.ID)
+				t.Errorf("the token names session %s, want %s", id, sess.ID)
 			}
 			if p, _ := subjectPartition(namespace, subject); subject != "" && b[0] != p {
-				t.Errorf("partition %d, the subject is in %d", b[0], p)
+				t.Errorf("partition = %d, want the subject's %d", b[0], p)
 			}
 			secrets[string(b[17:])] = true
 		}
 		if len(secrets) != 4 {
-			t.Error("a secret was given out twice")
+			t.Errorf("%d different secrets of 4 sessions, want 4", len(secrets))
 		}
 	})
 }
@@ -95,7 +95,7 @@ func TestSessionTokenWithOneOtherCharacterIsInactive(t *testing.T) {
 					if mutated := token[:at] + string([]byte{c}) + token[at+1:]; mutated != token {
 						near := int(c)%2 == 0
 						if got, err := s.Sessions.ValidateSession(t.Context(), namespace, mutated, near, session.TouchNever); got != nil || err != nil {
-							t.Errorf("character %d as %q: %v, %v", at, c, got, err)
+							t.Errorf("Validate with character %d as %q = %v, %v; want inactive, no error", at, c, got, err)
 						}
 					}
 				}
@@ -116,12 +116,12 @@ func TestMalformedSessionTokenNeverReachesRedis(t *testing.T) {
 		return errors.Is(err, redis.ErrUnavailable)
 	}
 	if !reaches(good) {
-		t.Fatalf("%q is refused", good)
+		t.Fatalf("token %q did not reach Redis, want it accepted", good)
 	}
 	last := strings.IndexByte(base64Chars, good[69])
 	for bits := 1; bits < 16; bits++ {
 		if other := good[:69] + base64Chars[last+bits:last+bits+1]; reaches(other) {
-			t.Errorf("%q, not canonical, is taken", other)
+			t.Errorf("token %q, which is not canonical, reached Redis; want it refused", other)
 		}
 	}
 	for _, bad := range []string{
@@ -129,7 +129,7 @@ func TestMalformedSessionTokenNeverReachesRedis(t *testing.T) {
 		"ls1_" + base64.StdEncoding.EncodeToString(b)[:66], good[:69] + "\n", good[:40] + "\r\n" + good[42:],
 	} {
 		if reaches(bad) {
-			t.Errorf("%q is taken", bad)
+			t.Errorf("token %q reached Redis, want it refused", bad)
 		}
 	}
 }
@@ -148,20 +148,20 @@ func FuzzSessionToken(f *testing.F) {
 		for _, near := range []bool{cached, primary} {
 			got, err := s.Sessions.ValidateSession(t.Context(), "n", token, near, session.TouchForce)
 			if taken := errors.Is(err, redis.ErrUnavailable); got != nil || taken != isToken(token) || !taken && err != nil {
-				t.Errorf("%q: %v, %v", token, got, err)
+				t.Errorf("Validate %q = %v, %v; want ErrUnavailable if well-formed, else inactive", token, got, err)
 			}
 		}
 		if _, err := s.Sessions.Revoke(t.Context(), "n", byToken(token)); token != "" && (err != nil) != isToken(token) {
-			t.Errorf("%q: revoke: %v", token, err)
+			t.Errorf("Revoke %q: error %v, want one if and only if well-formed", token, err)
 		}
 		if next, sess, err := s.Sessions.Rotate(t.Context(), "n", token, grace); next != "" || sess != nil || (err != nil) != isToken(token) {
-			t.Errorf("%q: rotate: %v", token, err)
+			t.Errorf("Rotate %q: error %v, want one if and only if well-formed", token, err)
 		}
 		if got, err := s.Sessions.Promote(t.Context(), "n", token, session.Promotion{Subject: "ann"}); !nothing(got) || (err != nil) != isToken(token) {
-			t.Errorf("%q: promote: %v", token, err)
+			t.Errorf("Promote %q: error %v, want one if and only if well-formed", token, err)
 		}
 		if _, sess, err := s.Sessions.Reauthenticate(t.Context(), "n", token, session.Reauthentication{}); sess != nil || (err != nil) != isToken(token) {
-			t.Errorf("%q: reauthenticate: %v", token, err)
+			t.Errorf("Reauthenticate %q: error %v, want one if and only if well-formed", token, err)
 		}
 	})
 }
@@ -175,10 +175,10 @@ func FuzzSessionID(f *testing.F) {
 	s := unconnected(f)
 	f.Fuzz(func(t *testing.T, id string) {
 		if session.ValidID(id) != isSessionID(id) {
-			t.Errorf("%q: valid %t", id, session.ValidID(id))
+			t.Errorf("ValidID(%q) = %t, want %t", id, session.ValidID(id), isSessionID(id))
 		}
 		if got, err := s.Sessions.Get(t.Context(), "n", id); got != nil || (err != nil) != isSessionID(id) {
-			t.Errorf("%q: %v, %v", id, got, err)
+			t.Errorf("Get %q = %v, %v; want an error if and only if well-formed", id, got, err)
 		}
 	})
 }
@@ -206,7 +206,7 @@ func FuzzSessionPageToken(f *testing.F) {
 		}
 		_, _, err := s.Sessions.ListSubject(t.Context(), "n", "ann", session.SubjectList{Token: token, Count: 10})
 		if taken := errors.Is(err, redis.ErrUnavailable); taken != want && (token != "" || !taken) || !taken && !errors.Is(err, redis.ErrPageToken) {
-			t.Errorf("%q: %v", token, err)
+			t.Errorf("ListSubject with token %q: error %v, want ErrUnavailable if it was given out, else ErrPageToken", token, err)
 		}
 	})
 }
@@ -227,7 +227,7 @@ func TestRedisHoldsNoSessionSecret(t *testing.T) {
 	wantInactive(t, s, "n", wrongSecret(t, token, other))
 	updateSession(t, s, "n", byToken(token), session.Changes{Set: map[string]string{"a": "b"}})
 	if _, err := s.Sessions.ValidateSession(t.Context(), "n", token, cached, session.TouchForce); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Validate: error %v, want none", err)
 	}
 	revokeSession(t, s, "n", byToken(other))
 	rotating, _ := createSession(t, s, "n", sessionOf("ann"))
@@ -249,7 +249,7 @@ func TestRedisHoldsNoSessionSecret(t *testing.T) {
 		return err
 	})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("WalkDir: error %v, want none", err)
 	}
 	secret := tokenBytes(t, token)[17:]
 	hash := sha256.Sum256(secret)
@@ -258,7 +258,7 @@ func TestRedisHoldsNoSessionSecret(t *testing.T) {
 		for _, token := range []string{rotating, rotated, elevated, anonymous, promoted.Token} {
 			secret := tokenBytes(t, token)[17:]
 			if bytes.Contains(text, []byte(token[36:])) || bytes.Contains(text, secret) || bytes.Contains(text, []byte(hex.EncodeToString(secret))) {
-				t.Errorf("%s holds a replaced token or the one in its place", where)
+				t.Errorf("%s holds a secret, want none", where)
 			}
 		}
 		for what, needle := range map[string]string{
@@ -266,7 +266,7 @@ func TestRedisHoldsNoSessionSecret(t *testing.T) {
 			"secret in base64url": base64.RawURLEncoding.EncodeToString(secret), "secret in hex": hex.EncodeToString(secret),
 		} {
 			if bytes.Contains(text, []byte(needle)) {
-				t.Errorf("%s holds the %s", where, what)
+				t.Errorf("%s holds the %s, want it absent", where, what)
 			}
 		}
 		if bytes.Contains(text, hash[:]) {
@@ -275,6 +275,6 @@ func TestRedisHoldsNoSessionSecret(t *testing.T) {
 	}
 	// The record, the slow log and the append-only file; without them this test would look in the wrong places.
 	if hashes < 3 || !bytes.Contains(seen[sessionKeysOf(t, "n", sess).record], hash[:]) {
-		t.Errorf("the hash is in %d of %d places", hashes, len(seen))
+		t.Errorf("the hash of the secret is in %d of %d places, want the record and at least 2 more", hashes, len(seen))
 	}
 }

@@ -9,17 +9,18 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// touchInterval is how often activity of a session is recorded at most, across all replicas: a twentieth of its idle
-// timeout, between a second and a minute. A session so ends up to that much early, and never late.
+// touchInterval returns the minimum time between two recorded activities of a session, across all replicas: a twentieth of
+// the idle timeout, at least 1 s and at most 1 min. A session may therefore expire that much before its idle timeout, and
+// never after it.
 func touchInterval(idle time.Duration) time.Duration {
 	return min(max(idle/20, time.Second), time.Minute)
 }
 
-// maxTouches bounds the touches under way. When Redis is slow the ones beyond are left out: the next validation makes
-// up for them.
+// maxTouches bounds the touches under way. Further ones are dropped while Redis is slow: the next validation of the session
+// tries again.
 const maxTouches = 64
 
-// toucher runs touches off the path of requests, one at a time for each session.
+// toucher runs touches in the background, one at a time for each session.
 type toucher struct {
 	mu      sync.Mutex
 	busy    map[string]struct{}
@@ -27,7 +28,7 @@ type toucher struct {
 	running sync.WaitGroup
 }
 
-// close waits for the touches under way; no other begins.
+// close waits for the touches under way; no new one begins.
 func (t *toucher) close() {
 	t.mu.Lock()
 	t.closed = true
@@ -35,7 +36,7 @@ func (t *toucher) close() {
 	t.running.Wait()
 }
 
-// start reports whether a touch of the session may begin; then done must be called.
+// start reports whether a touch of the session may begin. If it may, the caller must call done.
 func (t *toucher) start(id string) (done func(), ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -55,11 +56,11 @@ func (t *toucher) start(id string) (done func(), ok bool) {
 // touchNever is the interval of a touch that records no activity.
 const touchNever = -time.Millisecond
 
-// touchLater records, without waiting for it, activity of a session if that is wanted and would change something, and that
-// a successor has arrived, which ends the life of the secret before it.
+// touchLater records in the background that a session was active, if active is set and the interval has passed, and that its
+// current secret was presented, if arrived is set.
 func (s *Sessions) touchLater(c credential, namespace string, session *Session, active, arrived bool, every time.Duration) {
 	interval := touchNever
-	// Once the absolute timeout comes first, sliding the idle timeout changes nothing.
+	// If the session expires by its absolute timeout first, recording activity would change nothing.
 	if active && session.IdleExpiresAt().Before(session.AbsoluteExpiresAt) {
 		if every <= 0 {
 			every = touchInterval(session.Idle)
@@ -79,13 +80,13 @@ func (s *Sessions) touchLater(c credential, namespace string, session *Session, 
 		defer done()
 		ctx, cancel := context.WithTimeout(s.redis.Lifetime(), s.redis.CommandTimeout())
 		defer cancel()
-		_, _ = s.touch(ctx, c, namespace, interval) // counted by the observer; the next one makes up for it
+		_, _ = s.touch(ctx, c, namespace, interval) // the observer counts failures; the next validation tries again
 	}()
 }
 
-// touch records that a secret was presented, as activity if the last one is at least the interval ago, and returns
-// when that was last recorded in Unix milliseconds; zero means that the session has ended or that the secret is not good. A
-// secret that was superseded long ago ends it.
+// touch records that a secret was presented, and activity if the last one is at least the interval ago. It returns the last
+// recorded activity in Unix milliseconds; zero means that the session is inactive for this secret. A stolen secret ends the
+// session.
 func (s *Sessions) touch(ctx context.Context, c credential, namespace string, interval time.Duration) (int64, error) {
 	keys, args := touching(c, namespace, interval)
 	defer s.redis.Forget(keys[0])
@@ -96,7 +97,7 @@ func (s *Sessions) touch(ctx context.Context, c credential, namespace string, in
 	return m.AsInt64()
 }
 
-// touching returns the keys and arguments of a touch.
+// touching returns the keys and arguments of touch.lua.
 func touching(c credential, namespace string, interval time.Duration) (keys, args []string) {
 	keys, args = changing(c.partition, namespace, c.id)
 	return keys, append(args, strconv.FormatInt(interval.Milliseconds(), 10), string(c.hash[:]))

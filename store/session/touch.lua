@@ -1,8 +1,8 @@
--- Records that a session's secret was presented: activity, at most once per interval, and that a successor has arrived. A
--- secret that was superseded long ago ends the session.
--- KEYS: 1-4 see session.lua
--- ARGV: 1-4 see session.lua, 5 interval in milliseconds (0: in any case, -1: no activity), 6 hash of the presented secret
--- RETURNS: the time of the last activity in milliseconds, or 0 if the session has ended or the secret is not good
+-- Records that a secret was presented: that the current secret has reached its holder, and activity, at most once per interval.
+-- A stolen secret ends the session.
+-- KEYS: 1-4 as in common.lua
+-- ARGV: 1-4 as in common.lua, 5 interval in milliseconds (0: always, -1: no activity), 6 hash of the presented secret
+-- RETURNS: the last recorded activity in milliseconds, or 0 if the session is not active or the secret is not good
 
 local record, ends = KEYS[1], KEYS[4]
 local namespace, id, subject_prefix, index_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]

@@ -22,7 +22,7 @@ func touch(tb testing.TB, s *store.Store, namespace, token string, near bool, ho
 	tb.Helper()
 	sess, err := s.Sessions.ValidateSession(tb.Context(), namespace, token, near, how)
 	if err != nil {
-		tb.Fatalf("validate: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("Validate: error %v: %s; want none", err, redis.Cause(err))
 	}
 	return sess
 }
@@ -46,12 +46,12 @@ func pollToItsEnd(tb testing.TB, s *store.Store, how session.Touch, namespace st
 		near = !near
 		active := touch(tb, s, namespace, token, near, how) != nil
 		if active && asked.After(latest) {
-			tb.Fatal("active after its end")
+			tb.Fatalf("active when asked at %v, want inactive after %v", asked, latest)
 		}
 		return !active
 	})
 	if early := time.Until(earliest); early > 0 {
-		tb.Errorf("ended %v early", early)
+		tb.Errorf("inactive %v before %v, want active until then", early, earliest)
 	}
 	storetest.Eventually(tb, "the near cache to follow", func() bool { return validate(tb, s, namespace, token, cached) == nil })
 	return token
@@ -92,24 +92,24 @@ func TestSessionEndsAtTheEarlierTimeoutWhateverItsKey(t *testing.T) {
 			})
 			wantActive(t, s, namespace, token)
 			if got, want := sess.ExpiresAt().Sub(sess.CreatedAt), min(c.idle, c.absolute); got != want {
-				t.Errorf("%+v: expires after %v", c, got)
+				t.Errorf("%+v: expires after %v, want %v", c, got, want)
 			}
 			keys := sessionKeysOf(t, namespace, sess)
 			storetest.Command(t, s, "PERSIST", keys.record)
 			storetest.Command(t, s, "PERSIST", keys.attributes)
 			age(t, s, namespace, sess, c.age)
 			if got := validate(t, s, namespace, token, primary) != nil; got != c.active {
-				t.Errorf("%+v: active %t", c, got)
+				t.Errorf("%+v: Validate active = %t, want %t", c, got, c.active)
 			}
 			storetest.Eventually(t, "the near cache to follow", func() bool { return (validate(t, s, namespace, token, cached) != nil) == c.active })
 			if got := getSession(t, s, namespace, sess.ID) != nil; got != c.active {
-				t.Errorf("%+v: found %t", c, got)
+				t.Errorf("%+v: Get active = %t, want %t", c, got, c.active)
 			}
 			if got := touch(t, s, namespace, token, primary, session.TouchForce) != nil; got != c.active {
-				t.Errorf("%+v: touched %t", c, got)
+				t.Errorf("%+v: touch active = %t, want %t", c, got, c.active)
 			}
 			if storetest.Command(t, s, "EXISTS", keys.record) != int64(1) {
-				t.Errorf("%+v: the key is gone, which would hide a mistake", c)
+				t.Errorf("%+v: the record is gone, want it there so that the times alone decide", c)
 			}
 		}
 	})
@@ -131,7 +131,7 @@ func TestSessionEndsByTheClockOfRedis(t *testing.T) {
 			wantActive(t, s, namespace, lives)
 			wantInactive(t, s, namespace, ended)
 			if getSession(t, s, namespace, sess.ID) == nil || getSession(t, s, namespace, old.ID) != nil {
-				t.Errorf("clock off by %v: wrong by id", by)
+				t.Errorf("clock off by %v: Get found the active session %t and the expired one %t, want true and false", by, getSession(t, s, namespace, sess.ID) != nil, getSession(t, s, namespace, old.ID) != nil)
 			}
 			if by > 0 {
 				continue // a list shows what its index has, as far as the replica can tell
@@ -175,10 +175,10 @@ func TestTouchForceSlidesTheIdleTimeoutAtOnce(t *testing.T) {
 		token, sess := createSession(t, s, namespace, sessionOf("ann"))
 		last := sess.LastActiveAt
 		for _, near := range []bool{cached, primary, cached} {
-			storetest.Eventually(t, "the next millisecond", func() bool { return s.Redis.Now().Sub(last) > 2*time.Millisecond })
+			storetest.Eventually(t, "the next millisecond", func() bool { return s.Redis.Earliest().Sub(last) > time.Millisecond })
 			got := touch(t, s, namespace, token, near, session.TouchForce)
 			if got == nil || !got.LastActiveAt.After(last) || !got.IdleExpiresAt().Equal(got.LastActiveAt.Add(time.Hour)) {
-				t.Fatalf("last active at %v, was %v", got, last)
+				t.Fatalf("Validate with a touch = %+v, want last active after %v", got, last)
 			}
 			last = got.LastActiveAt
 			// What the answer says is what is stored, and what every later answer says.
@@ -187,7 +187,7 @@ func TestTouchForceSlidesTheIdleTimeoutAtOnce(t *testing.T) {
 				"get": getSession(t, s, namespace, sess.ID),
 			} {
 				if !again.LastActiveAt.Equal(last) || again.Version != 1 || !again.AbsoluteExpiresAt.Equal(sess.AbsoluteExpiresAt) {
-					t.Errorf("%s: %+v after a touch at %v", how, again, last)
+					t.Errorf("%s: %+v, want last active at %v and the rest as before", how, again, last)
 				}
 			}
 		}
@@ -207,7 +207,7 @@ func TestTouchOfAnEndedSessionWritesNothing(t *testing.T) {
 				}
 			}
 			if after := fmt.Sprint(storetest.Command(t, s, "HGETALL", keys.record)); after != before {
-				t.Errorf("written: %s, was %s", after, before)
+				t.Errorf("record = %s, want it unchanged: %s", after, before)
 			}
 		}
 	})
@@ -257,7 +257,7 @@ func TestTouchAutoWritesOncePerIntervalAcrossReplicas(t *testing.T) {
 		t.Errorf("%d calls within the interval, want those of the other session alone", calls)
 	}
 	if got := validate(t, b, "n", token, primary); !got.LastActiveAt.Equal(sess.LastActiveAt.Add(-30 * time.Second)) {
-		t.Errorf("touched within the interval, at %v", got.LastActiveAt)
+		t.Errorf("last active at %v, want %v as the interval was not over", got.LastActiveAt, sess.LastActiveAt.Add(-30*time.Second))
 	}
 
 	backdate(t, server, "n", sess, 31*time.Second)
@@ -294,7 +294,7 @@ func TestTouchAutoOfAReplicaBehindWritesNothing(t *testing.T) {
 
 	proxy.Blackhole(true)
 	if touch(t, behind, "n", token, cached, session.TouchAuto) == nil {
-		t.Fatal("inactive")
+		t.Fatal("Validate = inactive, want active")
 	}
 	touch(t, a, "n", token, primary, session.TouchAuto)
 	storetest.Eventually(t, "the touch", func() bool { return server.CommandCalls(t)["hset"] == 1 })
@@ -319,7 +319,7 @@ func TestTouchAutoPastTheAbsoluteLimitWritesNothing(t *testing.T) {
 	server.ResetCommandCalls(t)
 	for _, near := range []bool{cached, cached, primary} {
 		if touch(t, s, "n", token, near, session.TouchAuto) == nil {
-			t.Fatal("inactive")
+			t.Fatal("Validate = inactive, want active")
 		}
 	}
 	// A session that is due, validated after the other, shows that touches have had their turn.
@@ -360,7 +360,7 @@ func TestStoreClosesWhileSessionsAreTouched(t *testing.T) {
 			validations = append(validations, func() {
 				for range 10 {
 					if got, err := closing.Sessions.ValidateSession(t.Context(), "n", token, cached, session.TouchAuto); got == nil && err == nil {
-						t.Error("a verdict without Redis")
+						t.Error("Validate without Redis = inactive, want an error")
 					}
 				}
 			})

@@ -12,32 +12,32 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// Changes is a change of attributes. A name may occur once; attributes that are not named stay.
+// Changes are changes of attributes. Each name may occur once. Other attributes keep their values.
 type Changes struct {
 	// Set are attributes to write.
 	Set map[string]string
-	// SetIfAbsent are attributes to write where the session has none of that name.
+	// SetIfAbsent are attributes to write if the session has none of that name.
 	SetIfAbsent map[string]string
-	// Increment are numbers to add to attributes, of which an absent one counts from zero.
+	// Increment are numbers to add to attributes; an absent attribute counts as zero.
 	Increment map[string]int64
 	// Delete are names of attributes to remove.
 	Delete []string
-	// ExpectedVersion is what the version must be; zero means any.
+	// ExpectedVersion is the version that the session must have; zero means any.
 	ExpectedVersion int64
 }
 
-// Updated is what became of an update.
+// Updated is the result of [Sessions.Update].
 type Updated struct {
-	// Version is the session's version afterwards; zero means that there is no active session.
+	// Version is the version after the update; zero means that the session is not active.
 	Version int64
-	// Incremented are the new values of the attributes that were added to.
+	// Incremented are the new values of the incremented attributes.
 	Incremented map[string]int64
-	// SetIfAbsent are the names of those attributes that were absent and were written, in order.
+	// SetIfAbsent are the sorted names of the attributes of [Changes.SetIfAbsent] that were absent and are now set.
 	SetIfAbsent []string
 }
 
-// Update changes attributes of an active session, all or none. An update that leaves every attribute as it was does
-// not change the version. It fails with ErrVersionMismatch, ErrTooManyAttributes, ErrNotCounter and ErrOverflow.
+// Update changes attributes of an active session, all of them or none. It leaves the version as it is if no attribute
+// changes. It fails with [ErrVersionMismatch], [ErrTooManyAttributes], [redis.ErrNotCounter] and [redis.ErrOverflow].
 func (s *Sessions) Update(ctx context.Context, namespace string, t Target, u Changes) (updated Updated, err error) {
 	if s.keyring != nil && len(u.Increment) > 0 {
 		return s.updateEncrypted(ctx, namespace, t, u)
@@ -45,11 +45,11 @@ func (s *Sessions) Update(ctx context.Context, namespace string, t Target, u Cha
 	return s.update(ctx, namespace, t, u)
 }
 
-// maxUpdates is how often an update is begun again because others came in between.
+// maxUpdates bounds the attempts of an update that other updates overtake.
 const maxUpdates = 64
 
-// updateEncrypted adds to attributes that Redis cannot read: it reads the session, adds, and writes if the session has not
-// changed since.
+// updateEncrypted increments encrypted attributes, which Redis cannot do: it reads the session, adds, and writes if the
+// version is still the same.
 func (s *Sessions) updateEncrypted(ctx context.Context, namespace string, t Target, u Changes) (Updated, error) {
 	p, id, hash, ok := t.resolve()
 	if !ok {
@@ -61,7 +61,7 @@ func (s *Sessions) updateEncrypted(ctx context.Context, namespace string, t Targ
 			return Updated{}, err
 		}
 		if as := r.secrets.presented([]byte(hash), r.readAt); hash != "" && as != current && as != previous {
-			return s.update(ctx, namespace, t, Changes{}) // which tells who presents such a secret
+			return s.update(ctx, namespace, t, Changes{}) // the script ends the session if the secret is stolen
 		}
 		if u.ExpectedVersion != 0 && u.ExpectedVersion != r.session.Version {
 			return Updated{}, &VersionMismatchError{Version: r.session.Version}
@@ -93,7 +93,7 @@ func (s *Sessions) updateEncrypted(ctx context.Context, namespace string, t Targ
 	return Updated{}, redis.Fail(redis.ErrUnavailable, errors.New("the session kept changing"))
 }
 
-// add returns the sums of attributes and numbers; an absent attribute counts from zero.
+// add returns the sums of attributes and numbers; an absent attribute counts as zero.
 func add(attributes map[string]string, numbers map[string]int64) (map[string]int64, error) {
 	sums := make(map[string]int64, len(numbers))
 	for name, delta := range numbers {
@@ -112,7 +112,7 @@ func add(attributes map[string]string, numbers map[string]int64) (map[string]int
 	return sums, nil
 }
 
-// update runs the script.
+// update runs update.lua.
 func (s *Sessions) update(ctx context.Context, namespace string, t Target, u Changes) (updated Updated, err error) {
 	p, id, hash, ok := t.resolve()
 	if !ok {
@@ -143,7 +143,7 @@ func (s *Sessions) update(ctx context.Context, namespace string, t Target, u Cha
 	return parseUpdated(m, absent, incremented)
 }
 
-// parseUpdated reads the answer of session_update.lua, which tells of attributes in the order of the request.
+// parseUpdated reads the answer of update.lua, which lists attributes in the order of the request.
 func parseUpdated(m rueidis.RedisMessage, absent, incremented []string) (updated Updated, err error) {
 	parts, err := m.ToArray()
 	if err != nil || len(parts) != 4 {

@@ -1,15 +1,14 @@
--- Changes attributes of an active session, each by itself, or none if one of the changes cannot be made. What is already
--- as it should be is no change.
--- KEYS: 1-4 see session.lua, 5 a key for sums, which is gone afterwards
--- ARGV: 1-4 see session.lua, 5 hash of the presented secret ('': by id), 6 expected version (0: any), 7 most attributes
---       and 8 most bytes of names and values allowed afterwards, 9 number of attributes to set, 10 to set if they are
---       absent, 11 to add to, then name and value of each, then names to delete
--- RETURNS: {1 done, 0 the session has ended, 2 it has another version; its version afterwards; the sums; 1 for each that
---          was set because it was absent, else 0}
+-- Changes attributes of an active session, all or none. Writing the value that an attribute already has is no change.
+-- KEYS: 1-4 as in common.lua, 5 a key to compute sums in, which is gone when the script ends
+-- ARGV: 1-4 as in common.lua, 5 hash of the presented secret ('': the caller named the session by id), 6 expected version (0:
+--       any), 7 maximum number of attributes and 8 maximum bytes of their names and values, 9 number of attributes to set, 10 to
+--       set if absent, 11 to increment, then name and value of each, then names to delete
+-- RETURNS: {1 done, 0 not active, 2 another version; the version afterwards; the sums; for each attribute to set if absent 1 if
+--          it was set, else 0}
 
 local record, attributes, events, scratch = KEYS[1], KEYS[2], KEYS[3], KEYS[5]
 local namespace, id, subject_prefix, secret_hash, expected = ARGV[1], ARGV[2], ARGV[3], ARGV[5], tonumber(ARGV[6])
-local most, most_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
+local max_attributes, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 local first_set = 12
 local first_absent = first_set + 2 * tonumber(ARGV[9])
 local first_sum = first_absent + 2 * tonumber(ARGV[10])
@@ -24,7 +23,7 @@ if expected ~= 0 and expected ~= s.version then
   return {2, s.version, {}, {}}
 end
 
--- add sums as Redis does, exactly up to 64 bits, which Lua's numbers are not. It returns an error as a table.
+-- add returns the sum as text, or an error reply as a table. Redis adds: Lua's numbers are exact up to 2^53 only.
 local function add(value, delta)
   if not (string.match(value, '^%-?[1-9]%d*$') or value == '0') then
     return redis.error_reply('LARDER_NOT_COUNTER not an integer')
@@ -70,7 +69,7 @@ for i = first_delete, #ARGV do
   after[ARGV[i]] = nil
 end
 
--- size returns how long a value is, or what it holds if it is encrypted (ARCHITECTURE.md shows how).
+-- size returns the length of a value before encryption; docs/redis.md shows the layout of encrypted values.
 local function size(value)
   if string.sub(value, 1, 4) == '\193LE\1' then
     return #value - 33 - string.byte(value, 5)
@@ -90,7 +89,7 @@ for name in pairs(before) do
     delete[#delete + 1] = name
   end
 end
-if count > most or bytes > most_bytes then
+if count > max_attributes or bytes > max_bytes then
   return redis.error_reply('LARDER_TOO_MANY_ATTRIBUTES over the limit')
 end
 if #set + #delete == 0 then

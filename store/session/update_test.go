@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -20,7 +22,7 @@ func update(tb testing.TB, s *store.Store, namespace string, sess *session.Sessi
 	tb.Helper()
 	updated, err := s.Sessions.Update(tb.Context(), namespace, byID(sess), u)
 	if err != nil {
-		tb.Fatalf("update: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("Update: error %v: %s; want none", err, redis.Cause(err))
 	}
 	return updated
 }
@@ -50,7 +52,7 @@ func TestUpdateSessionMakesEveryKindOfChangeAtOnce(t *testing.T) {
 			}
 		}
 		if got := emitted(t, s, namespace, "ann", "type=attributes_changed"); len(got) != 1 {
-			t.Errorf("%d events", len(got))
+			t.Errorf("%d attributes_changed events, want 1", len(got))
 		}
 	})
 }
@@ -70,14 +72,14 @@ func TestUpdateThatChangesNothingIsNone(t *testing.T) {
 			"expected version": {Set: map[string]string{"a": "1"}, ExpectedVersion: 1},
 		} {
 			if got := update(t, s, namespace, sess, u); got.Version != 1 {
-				t.Errorf("%s: version %d", what, got.Version)
+				t.Errorf("%s: version %d, want 1", what, got.Version)
 			}
 		}
 		if diff := cmp.Diff(sess, getSession(t, s, namespace, sess.ID)); diff != "" {
-			t.Errorf("written (-before +after):\n%s", diff)
+			t.Errorf("the session changed, want it as before (-before +after):\n%s", diff)
 		}
 		if got := emitted(t, s, namespace, "ann", "type=attributes_changed"); len(got) != 0 {
-			t.Errorf("%d events", len(got))
+			t.Errorf("%d attributes_changed events, want 0", len(got))
 		}
 		for what, u := range map[string]session.Changes{
 			"another value": {Set: map[string]string{"empty": "x"}}, "an empty one": {SetIfAbsent: map[string]string{"c": ""}},
@@ -85,7 +87,7 @@ func TestUpdateThatChangesNothingIsNone(t *testing.T) {
 		} {
 			before := getSession(t, s, namespace, sess.ID).Version
 			if got := update(t, s, namespace, sess, u); got.Version != before+1 {
-				t.Errorf("%s: version %d after %d", what, got.Version, before)
+				t.Errorf("%s: version %d, want %d", what, got.Version, before+1)
 			}
 		}
 	})
@@ -106,7 +108,7 @@ func TestIncrementOfWhatIsNoCounterWritesNothing(t *testing.T) {
 				Set: map[string]string{"other": "x"}, Increment: map[string]int64{name: delta, "ok": 1}, Delete: []string{"not0"},
 			})
 			if !errors.Is(err, want) || redis.Retryable(err) {
-				t.Errorf("%s by %d: %v: %s", name, delta, err, redis.Cause(err))
+				t.Errorf("increment of %s by %d: error %v: %s; want a final %v", name, delta, err, redis.Cause(err), want)
 			}
 		}
 		for i := range notNumbers {
@@ -116,11 +118,11 @@ func TestIncrementOfWhatIsNoCounterWritesNothing(t *testing.T) {
 		refused("least", -1, redis.ErrOverflow)
 		refused("least", math.MinInt64, redis.ErrOverflow)
 		if diff := cmp.Diff(sess, getSession(t, s, namespace, sess.ID)); diff != "" {
-			t.Errorf("written (-before +after):\n%s", diff)
+			t.Errorf("the session changed, want it as before (-before +after):\n%s", diff)
 		}
 		keys := sessionKeysOf(t, namespace, sess)
 		if storetest.Command(t, s, "EXISTS", keys.attributes+":sum") != int64(0) {
-			t.Error("the key for sums is left")
+			t.Error("the key for sums exists, want it removed")
 		}
 		got := update(t, s, namespace, sess, session.Changes{Increment: map[string]int64{"most": -1, "least": math.MaxInt64, "new": math.MinInt64}})
 		want := map[string]int64{"most": math.MaxInt64 - 1, "least": -1, "new": math.MinInt64}
@@ -151,14 +153,14 @@ func TestEveryChangeKeepsToTheLimitsOfAttributes(t *testing.T) {
 			"a byte too much": {SetIfAbsent: map[string]string{"big": strings.Repeat("x", left+1)}},
 		} {
 			if _, err := s.Sessions.Update(t.Context(), namespace, byID(sess), u); !errors.Is(err, session.ErrTooManyAttributes) {
-				t.Errorf("%s: %v", what, err)
+				t.Errorf("%s: error %v, want ErrTooManyAttributes", what, err)
 			}
 		}
 		if got := getSession(t, s, namespace, sess.ID); got.Version != 1 {
-			t.Errorf("version %d", got.Version)
+			t.Errorf("version %d after refused updates, want 1", got.Version)
 		}
 		if got := update(t, s, namespace, sess, session.Changes{SetIfAbsent: map[string]string{"big": strings.Repeat("x", left)}}); got.Version != 2 {
-			t.Errorf("to the byte: version %d", got.Version)
+			t.Errorf("version %d after an update to exactly the limit, want 2", got.Version)
 		}
 	})
 }
@@ -172,7 +174,7 @@ func TestVersionMismatchTellsTheVersion(t *testing.T) {
 		_, err := s.Sessions.Update(t.Context(), namespace, byToken(token), session.Changes{Set: map[string]string{"a": "b"}, ExpectedVersion: 4})
 		var mismatch *session.VersionMismatchError
 		if !errors.As(err, &mismatch) || mismatch.Version != 5 || !errors.Is(err, session.ErrVersionMismatch) {
-			t.Errorf("%v", err)
+			t.Errorf("error %v, want a VersionMismatchError with version 5", err)
 		}
 	})
 }
@@ -191,18 +193,18 @@ func TestParallelIncrementsAddUp(t *testing.T) {
 				if sum := got.Incremented["n"]; err == nil && sum >= 1 && sum <= 100 {
 					sums[sum].Add(1)
 				} else {
-					t.Errorf("%v, %v", got, err)
+					t.Errorf("Update = %v, %v; want a sum from 1 to 100, no error", got, err)
 				}
 			}
 		}
 		atOnce(adds...)
 		for sum := 1; sum <= 100; sum++ {
 			if n := sums[sum].Load(); n != 1 {
-				t.Errorf("%d were told %d", n, sum)
+				t.Errorf("%d callers got the sum %d, want 1", n, sum)
 			}
 		}
 		if got := getSession(t, b, namespace, sess.ID); got.Attributes["n"] != "100" || got.Version != 101 {
-			t.Errorf("%v, version %d", got.Attributes, got.Version)
+			t.Errorf("attributes = %v, version %d; want n 100, version 101", got.Attributes, got.Version)
 		}
 	})
 }
@@ -220,7 +222,7 @@ func TestSetIfAbsentHasOneWinner(t *testing.T) {
 				sets[i] = func() {
 					got, err := s.Sessions.Update(t.Context(), namespace, byID(sess), session.Changes{SetIfAbsent: map[string]string{"a": value}})
 					if err != nil || got.Version != 2 {
-						t.Errorf("%v, %v", got, err)
+						t.Errorf("Update = %v, %v; want version 2, no error", got, err)
 					}
 					if len(got.SetIfAbsent) == 1 {
 						winners.Add(1)
@@ -230,8 +232,164 @@ func TestSetIfAbsentHasOneWinner(t *testing.T) {
 			}
 			atOnce(sets...)
 			if got := getSession(t, b, namespace, sess.ID); winners.Load() != 1 || got.Attributes["a"] != winner.Load() {
-				t.Fatalf("%d winners, the last %v, found %v", winners.Load(), winner.Load(), got.Attributes)
+				t.Fatalf("%d winners, the last with %v, attributes %v; want 1 winner with its value stored", winners.Load(), winner.Load(), got.Attributes)
 			}
+		}
+	})
+}
+
+func TestUpdateSessionMergesAttributes(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"keep": "1", "change": "1", "drop": "1"}
+		token, sess := createSession(t, s, namespace, n)
+		wantActive(t, s, namespace, token) // so that the near cache holds what is about to change
+
+		v := updateSession(t, s, namespace, byToken(token), session.Changes{
+			Set: map[string]string{"change": "2", "add": "\x00"}, Delete: []string{"drop", "absent"},
+		})
+		if v != 2 {
+			t.Errorf("version %d, want 2", v)
+		}
+		want := map[string]string{"keep": "1", "change": "2", "add": "\x00"}
+		for _, near := range []bool{cached, primary} {
+			got := validate(t, s, namespace, token, near)
+			if diff := cmp.Diff(want, got.Attributes); diff != "" || got.Version != 2 {
+				t.Errorf("cached %t: version %d, (-want +got):\n%s", near, got.Version, diff)
+			}
+		}
+		v = updateSession(t, s, namespace, byID(sess), session.Changes{Delete: []string{"keep", "change", "add"}})
+		if got := getSession(t, s, namespace, sess.ID); v != 3 || got.Version != 3 || len(got.Attributes) != 0 {
+			t.Errorf("Update = version %d, Get = %+v; want version 3 without attributes", v, got)
+		}
+	})
+}
+
+func TestUpdateSessionConcurrentlyKeepsEveryAttribute(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		_, sess := createSession(t, s, namespace, sessionOf("ann"))
+		var wg sync.WaitGroup
+		for i := range 32 {
+			wg.Go(func() {
+				name := fmt.Sprint("a", i)
+				if _, err := s.Sessions.Update(t.Context(), namespace, byID(sess), session.Changes{Set: map[string]string{name: name}}); err != nil {
+					t.Errorf("Update: error %v, want none", err)
+				}
+			})
+		}
+		wg.Wait()
+		if got := getSession(t, s, namespace, sess.ID); len(got.Attributes) != 32 || got.Version != 33 {
+			t.Errorf("%d attributes, version %d; want 32 and 33", len(got.Attributes), got.Version)
+		}
+	})
+}
+
+func TestUpdateSessionOfAnotherVersionWritesNothing(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"a": "1"}
+		_, sess := createSession(t, s, namespace, n)
+		for _, version := range []int64{2, 1 << 40} {
+			u := session.Changes{Set: map[string]string{"a": "2"}, Delete: []string{"a"}, ExpectedVersion: version}
+			if _, err := s.Sessions.Update(t.Context(), namespace, byID(sess), u); !errors.Is(err, session.ErrVersionMismatch) || redis.Retryable(err) {
+				t.Errorf("Update that expects version %d: error %v, want a final ErrVersionMismatch", version, err)
+			}
+		}
+		if diff := cmp.Diff(sess, getSession(t, s, namespace, sess.ID)); diff != "" {
+			t.Errorf("a refused update changed the session, want it as before (-before +after):\n%s", diff)
+		}
+		// Of those who expect the same version, one wins.
+		var wg sync.WaitGroup
+		errs := make([]error, 8)
+		for i := range errs {
+			wg.Go(func() {
+				u := session.Changes{Set: map[string]string{"a": fmt.Sprint(i)}, ExpectedVersion: 1}
+				_, errs[i] = s.Sessions.Update(t.Context(), namespace, byID(sess), u)
+			})
+		}
+		wg.Wait()
+		won := 0
+		for i, err := range errs {
+			switch {
+			case err == nil:
+				won++
+				if got := getSession(t, s, namespace, sess.ID); got.Attributes["a"] != fmt.Sprint(i) || got.Version != 2 {
+					t.Errorf("session after update %d won = %+v, want its attribute and version 2", i, got)
+				}
+			case !errors.Is(err, session.ErrVersionMismatch):
+				t.Errorf("Update: error %v, want ErrVersionMismatch", err)
+			}
+		}
+		if won != 1 {
+			t.Errorf("%d updates of version 1 won, want 1", won)
+		}
+	})
+}
+
+func TestUpdateSessionKeepsToTheLimits(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		update := func(sess *session.Session, u session.Changes) error {
+			_, err := s.Sessions.Update(t.Context(), namespace, byID(sess), u)
+			return err
+		}
+		refused := func(sess *session.Session, u session.Changes) {
+			t.Helper()
+			before := getSession(t, s, namespace, sess.ID)
+			if err := update(sess, u); !errors.Is(err, session.ErrTooManyAttributes) || redis.Retryable(err) {
+				t.Errorf("Update over the limit: error %v, want a final ErrTooManyAttributes", err)
+			}
+			if diff := cmp.Diff(before, getSession(t, s, namespace, sess.ID)); diff != "" {
+				t.Errorf("a refused update changed the session, want it as before (-before +after):\n%s", diff)
+			}
+		}
+		accepted := func(sess *session.Session, u session.Changes) {
+			t.Helper()
+			if err := update(sess, u); err != nil {
+				t.Errorf("Update within the limit: error %v, want none", err)
+			}
+		}
+		set := func(name, value string) session.Changes {
+			return session.Changes{Set: map[string]string{name: value}}
+		}
+
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{}
+		for i := range session.MaxAttributes - 1 {
+			n.Attributes[fmt.Sprint("n", i)] = ""
+		}
+		_, many := createSession(t, s, namespace, n)
+		accepted(many, set("last", ""))
+		refused(many, set("one more", ""))
+		accepted(many, set("last", "again"))
+		accepted(many, session.Changes{Set: map[string]string{"other": ""}, Delete: []string{"last"}})
+
+		_, large := createSession(t, s, namespace, sessionOf("ann"))
+		accepted(large, set("name", strings.Repeat("x", session.MaxAttributeBytes-len("name")-1)))
+		accepted(large, set("1", "")) // to the byte
+		refused(large, set("2", ""))
+		refused(large, set("1", "2"))
+		refused(large, set("name", strings.Repeat("x", session.MaxAttributeBytes-len("name"))))
+		accepted(large, session.Changes{Set: map[string]string{"2": ""}, Delete: []string{"1"}})
+	})
+}
+
+func TestEndedSessionTakesNoUpdate(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := sessionOf("ann")
+		n.Attributes = map[string]string{"a": "1"}
+		token, sess := createSession(t, s, namespace, n)
+		age(t, s, namespace, sess, 61*time.Minute)
+		keys := sessionKeysOf(t, namespace, sess)
+		for _, target := range []session.Target{byID(sess), byToken(token)} {
+			if v := updateSession(t, s, namespace, target, session.Changes{Set: map[string]string{"a": "2"}}); v != 0 {
+				t.Errorf("Update of an expired session = version %d, want 0", v)
+			}
+		}
+		if a, v := storetest.Command(t, s, "HGET", keys.attributes, "a"), storetest.Command(t, s, "HGET", keys.record, "v"); a != "1" || v != "1" {
+			t.Errorf("attribute %v, version %v; want nothing written", a, v)
+		}
+		if revokeSession(t, s, namespace, byToken(token)) {
+			t.Error("Revoke of an expired session = true, want false")
 		}
 	})
 }

@@ -8,58 +8,57 @@ import (
 // Touch says whether a validation counts as activity.
 type Touch int
 
-// The ways to touch a session.
+// The ways of touching a session.
 const (
 	// TouchAuto records activity after the answer, at most once per interval.
 	TouchAuto Touch = iota
-	// TouchNever leaves the idle timeout alone.
+	// TouchNever records no activity.
 	TouchNever
 	// TouchForce records activity before the answer.
 	TouchForce
 )
 
-// Validation says how to check a token.
+// Validation is the input of [Sessions.Validate].
 type Validation struct {
 	Token string
-	// Near allows that an active session comes from the near cache. That there is none, or that what is required of it is
-	// missing, is always the primary's word.
+	// Near allows an active verdict from the near cache. Any other verdict always comes from the primary.
 	Near bool
-	// Touch says whether it counts as activity, where the outcome is Active.
+	// Touch says whether the validation counts as activity, if the outcome is [Active].
 	Touch Touch
-	// TouchInterval is how often TouchAuto records activity at most; zero means a twentieth of the idle timeout, between 1 s
-	// and 1 min.
+	// TouchInterval is the minimum time between two activities that TouchAuto records; zero means a twentieth of the idle
+	// timeout, at least 1 s and at most 1 min.
 	TouchInterval time.Duration
-	// MinAAL is the least level of assurance; zero means any.
+	// MinAAL is the minimum authentication assurance level; zero means any.
 	MinAAL int
-	// MaxAuthAge is how long ago the subject may have authenticated; zero means any time.
+	// MaxAuthAge is the maximum time since the subject authenticated; zero means any.
 	MaxAuthAge time.Duration
 }
 
-// Outcome is the verdict on a token.
+// Outcome is the outcome of a validation.
 type Outcome int
 
-// The verdicts.
+// The outcomes.
 const (
 	// Inactive means that the token is not that of an active session.
 	Inactive Outcome = iota
-	// Active means that it is, and has what is required.
+	// Active means that the token is that of an active session, which meets the requirements.
 	Active
-	// StepUpRequired means that its level of assurance is too low.
+	// StepUpRequired means that the authentication assurance level of the session is too low.
 	StepUpRequired
-	// ReauthRequired means that its subject's authentication is too long ago, or that it has no subject.
+	// ReauthRequired means that the subject authenticated too long ago, or that the session is anonymous.
 	ReauthRequired
 )
 
-// Verdict is the answer to a Validation.
+// Verdict is the answer to a session validation.
 type Verdict struct {
 	Outcome Outcome
-	// Session is set where the outcome is Active.
+	// Session is set if the outcome is Active.
 	Session *Session
-	// Superseded says that the token has been rotated away and is good for a while yet.
+	// Superseded means that the token was rotated and is still good.
 	Superseded bool
 }
 
-// Validate checks a token.
+// Validate checks a token. A token that counts as stolen ends the session before the answer.
 func (s *Sessions) Validate(ctx context.Context, namespace string, v Validation) (Verdict, error) {
 	cred, ok := parseToken(v.Token)
 	if !ok {
@@ -82,7 +81,7 @@ func (s *Sessions) Validate(ctx context.Context, namespace string, v Validation)
 	return s.settle(ctx, namespace, cred, v, r, verdict, as)
 }
 
-// weigh returns the verdict on a token by the record that it names, nil if there is none, and what its secret is to that.
+// weigh returns the verdict on a credential by a record, nil for none, and the standing of its secret.
 func (r *record) weigh(cred credential, v Validation, now time.Time) (Verdict, standing) {
 	if r == nil {
 		return Verdict{}, strange
@@ -101,7 +100,8 @@ func (r *record) weigh(cred credential, v Validation, now time.Time) (Verdict, s
 	return Verdict{Outcome: Active, Session: &r.session, Superseded: as == previous}, as
 }
 
-// settle has Redis told what follows from a verdict: at once what the verdict depends on, and the rest later.
+// settle runs the touch that a verdict calls for: before the answer if the verdict depends on it, in the background
+// otherwise.
 func (s *Sessions) settle(ctx context.Context, namespace string, cred credential, v Validation, r *record, verdict Verdict, as standing) (Verdict, error) {
 	interval, now := v.settlesNow(verdict, as)
 	if !now {
@@ -115,8 +115,8 @@ func (s *Sessions) settle(ctx context.Context, namespace string, cred credential
 	return verdict.at(last), nil
 }
 
-// settlesNow reports whether a verdict waits for a touch, and of which interval: activity that is to be recorded before the
-// answer, or a secret in two hands, which the touch finds out and ends.
+// settlesNow reports whether the answer must wait for a touch, and the touch's interval: for a forced touch, and for a
+// stolen secret, which the touch ends.
 func (v Validation) settlesNow(verdict Verdict, as standing) (interval time.Duration, now bool) {
 	switch {
 	case as == reused:
@@ -134,7 +134,7 @@ func (s *Sessions) settleLater(namespace string, cred credential, v Validation, 
 	}
 }
 
-// at returns the verdict on a session that was last active then, in Unix milliseconds; zero means that it has ended.
+// at returns the verdict after a touch that returned last: zero means that the session is inactive.
 func (v Verdict) at(last int64) Verdict {
 	if last == 0 || v.Outcome != Active {
 		return Verdict{}

@@ -10,18 +10,18 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// BatchVerdict is the answer to one Validation of a batch, or why there is none.
+// BatchVerdict is the verdict on one token of a batch, or its error.
 type BatchVerdict struct {
 	Verdict
 	Err error
 }
 
-// validating is one token of a batch on its way to a verdict.
+// validating is the state of one token of a batch.
 type validating struct {
 	Validation
 	cred   credential
-	record string // its key
-	// near is what the near cache knows, of which the epoch is missing; nil if it knows nothing.
+	record string // key of the record
+	// near is the record in the near cache, if the subject's epoch is not there too; nil otherwise.
 	near    *record
 	ticket  near.Ticket
 	read    *record
@@ -29,9 +29,9 @@ type validating struct {
 	decided bool
 }
 
-// ValidateAll checks tokens one by one. What the near cache knows costs nothing; the rest is read in one round trip for
-// each shard, and another where a token is not active by what the near cache knew or has to be touched. Answers are in the
-// order of vs.
+// ValidateAll checks tokens independently of each other and returns the verdicts in the order of vs. Sessions in the near
+// cache cost no round trip. The others are read in one round trip per shard. A second one follows for sessions that are not
+// active by the near cache, and a last one for touches that the answer waits for.
 func (s *Sessions) ValidateAll(ctx context.Context, namespace string, vs []Validation) ([]BatchVerdict, error) {
 	results := make([]BatchVerdict, len(vs))
 	items := make([]validating, len(vs))
@@ -52,7 +52,7 @@ func (s *Sessions) ValidateAll(ctx context.Context, namespace string, vs []Valid
 	if err := b.read(ctx, missing, epochs); err != nil {
 		return nil, err
 	}
-	// What the near cache knew was not enough for a good verdict.
+	// The near cache did not lead to an active verdict: only the primary may give another one.
 	var doubted []int
 	for _, i := range epochs {
 		if !items[i].decided && results[i].Err == nil {
@@ -68,7 +68,7 @@ func (s *Sessions) ValidateAll(ctx context.Context, namespace string, vs []Valid
 	return results, nil
 }
 
-// decideNear gives a good verdict where the near cache allows it.
+// decideNear decides a token from the near cache, if the verdict is active.
 func (s *Sessions) decideNear(namespace string, item *validating, result *BatchVerdict) bool {
 	v, ok := s.redis.Near.Get(item.record)
 	if !ok {
@@ -87,7 +87,7 @@ func (s *Sessions) decideNear(namespace string, item *validating, result *BatchV
 	return item.decide(r, epoch, s.redis.Now(), result)
 }
 
-// decide gives a good verdict by a record of the near cache and the epoch of its subject, if it is one.
+// decide decides a token by a record of the near cache and the epoch of its subject, if the verdict is active.
 func (item *validating) decide(r *record, epoch int64, now time.Time, result *BatchVerdict) bool {
 	if !r.active(epoch, now) {
 		return false
@@ -107,8 +107,8 @@ type validationBatch struct {
 	results   []BatchVerdict
 }
 
-// read asks Redis for the records with the indexes missing and decides them, and for the epochs that those of the near
-// cache want. If any answer may be kept, all go over the connections that Redis tracks, which are the primaries' too.
+// read reads the records of the items in missing and decides them, and reads the subject's epochs for the items in epochs.
+// If any answer may go into the near cache, all commands use the tracked connections.
 func (b *validationBatch) read(ctx context.Context, missing, epochs []int) error {
 	tracked := len(epochs) > 0
 	for _, i := range missing {
@@ -182,7 +182,7 @@ func (b *validationBatch) readRecord(i int, answer rueidis.RedisResult, tracked 
 	return nil
 }
 
-// settle has Redis told what follows from the verdicts, as Validate does.
+// settle runs the touches that the verdicts call for, as [Sessions.settle] does.
 func (b *validationBatch) settle(ctx context.Context) error {
 	var now []int
 	intervals := make(map[int]time.Duration)

@@ -17,7 +17,7 @@ func validateAll(tb testing.TB, s *store.Store, namespace string, vs ...session.
 	tb.Helper()
 	verdicts, err := s.Sessions.ValidateAll(tb.Context(), namespace, vs)
 	if err != nil {
-		tb.Fatalf("validate all: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("ValidateAll: error %v: %s; want none", err, redis.Cause(err))
 	}
 	return verdicts
 }
@@ -63,7 +63,7 @@ func TestVerdicts(t *testing.T) {
 			for i, v := range vs {
 				single, err := s.Sessions.Validate(t.Context(), namespace, v)
 				if err != nil || batch[i].Err != nil {
-					t.Fatal(err, batch[i].Err)
+					t.Fatalf("Validate: error %v, in a batch %v; want none", err, batch[i].Err)
 				}
 				if diff := cmp.Diff(single, batch[i].Verdict); diff != "" || single.Outcome != want[i] || (single.Session != nil) != (want[i] == session.Active) {
 					t.Errorf("%s, %d: %v, want %v (-single +batch):\n%s", round, i, single.Outcome, want[i], diff)
@@ -83,10 +83,10 @@ func TestStepUpVerdictConfirmedOnPrimary(t *testing.T) {
 			storetest.Command(t, a, "HSET", sessionKeysOf(t, namespace, sess).record, "aal", "3")
 			v := session.Validation{Token: token, Near: cached, MinAAL: 3}
 			if got, err := b.Sessions.Validate(t.Context(), namespace, v); err != nil || got.Outcome != session.Active {
-				t.Fatalf("%v, %v", got.Outcome, err)
+				t.Fatalf("Validate = %v, %v; want %v, no error", got.Outcome, err, session.Active)
 			}
 			if got := validateAll(t, b, namespace, v); got[0].Outcome != session.Active {
-				t.Fatalf("in a batch %v", got[0].Outcome)
+				t.Fatalf("ValidateAll = %v, want %v", got[0].Outcome, session.Active)
 			}
 		}
 	})
@@ -99,17 +99,17 @@ func TestVerdictThatDeniesIsNoActivity(t *testing.T) {
 		before := getSession(t, s, namespace, sess.ID)
 		v := session.Validation{Token: token, Touch: session.TouchForce, MinAAL: 1}
 		if got, err := s.Sessions.Validate(t.Context(), namespace, v); err != nil || got.Outcome != session.StepUpRequired {
-			t.Fatalf("%v, %v", got.Outcome, err)
+			t.Fatalf("Validate = %v, %v; want %v, no error", got.Outcome, err, session.StepUpRequired)
 		}
 		validateAll(t, s, namespace, v, v)
 		if diff := cmp.Diff(before, getSession(t, s, namespace, sess.ID)); diff != "" {
-			t.Errorf("touched (-before +after):\n%s", diff)
+			t.Errorf("a session without the required level was touched, want it as before (-before +after):\n%s", diff)
 		}
 		v.MinAAL = 0
 		got := validateAll(t, s, namespace, v, v)
 		for _, g := range got {
 			if g.Session == nil || !g.Session.LastActiveAt.After(before.LastActiveAt) {
-				t.Errorf("not touched: %+v", g)
+				t.Errorf("verdict = %+v, want activity after %v", g, before.LastActiveAt)
 			}
 		}
 	})
@@ -148,11 +148,11 @@ func TestBatchValidateCosts(t *testing.T) {
 			verdicts, err := s.Sessions.ValidateAll(ctx, "n", c.vs)
 			for i, v := range verdicts {
 				if v.Err != nil || (v.Session != nil) != (c.vs[i] != malformed) {
-					t.Errorf("%s, %d: %+v", c.what, i, v)
+					t.Errorf("%s: verdict %d = %+v, want active unless malformed, no error", c.what, i, v)
 				}
 			}
 			if err != nil {
-				t.Error(err)
+				t.Errorf("ValidateAll: error %v, want none", err)
 			}
 		})
 		if diff := cmp.Diff(c.sent, sent); diff != "" || trips != c.trips {
@@ -187,7 +187,7 @@ func TestRotationCosts(t *testing.T) {
 		} {
 			_, sent := cost(t, server, func(ctx context.Context) {
 				if err := c.run(ctx); err != nil {
-					t.Errorf("%s: %v", what, err)
+					t.Errorf("%s: error %v, want none", what, err)
 				}
 			})
 			want := c.trips
@@ -195,7 +195,7 @@ func TestRotationCosts(t *testing.T) {
 				want++ // the next anonymous session
 			}
 			if i == 1 && sent["evalsha"] != want {
-				t.Errorf("%s: %v", what, sent)
+				t.Errorf("%s: commands = %v, want %d evalsha", what, sent, want)
 			}
 		}
 	}

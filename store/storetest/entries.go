@@ -10,11 +10,12 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
+// Get reads an entry; near allows an answer of the near cache.
 func Get(tb testing.TB, s *store.Store, namespace, key string, near bool) cache.Found {
 	tb.Helper()
 	found, err := s.Cache.Get(tb.Context(), namespace, key, near)
 	if err != nil {
-		tb.Fatalf("get %q: %v: %s", key, err, redis.Cause(err))
+		tb.Fatalf("Get of %q: error %v, want none: %s", key, err, redis.Cause(err))
 	}
 	return found
 }
@@ -24,7 +25,7 @@ func Set(tb testing.TB, s *store.Store, namespace, key string, w cache.Write) st
 	tb.Helper()
 	stored, etag, err := s.Cache.Set(tb.Context(), namespace, key, w, cache.Condition{})
 	if err != nil || !stored {
-		tb.Fatalf("set %q: %v, %v", key, stored, err)
+		tb.Fatalf("Set of %q = %v, %v, want stored", key, stored, err)
 	}
 	return etag
 }
@@ -49,18 +50,18 @@ func Fill(tb testing.TB, s *store.Store, namespace string, keys []string) {
 		}
 		results, err := s.Cache.BatchSet(tb.Context(), namespace, items)
 		if err != nil {
-			tb.Fatal(err)
+			tb.Fatalf("BatchSet: error %v, want none", err)
 		}
 		for _, r := range results {
 			if r.Err != nil {
-				tb.Fatal(r.Err)
+				tb.Fatalf("BatchSet of one entry: error %v, want none", r.Err)
 			}
 		}
 		keys = keys[n:]
 	}
 }
 
-// Version reads what these tests write: a number.
+// Version returns the number that a test wrote as the value; -1 if the key holds nothing.
 func Version(t testing.TB, f cache.Found) int64 {
 	t.Helper()
 	if f.Entry == nil {
@@ -68,12 +69,12 @@ func Version(t testing.TB, f cache.Found) int64 {
 	}
 	n, err := strconv.ParseInt(string(f.Value), 10, 64)
 	if err != nil {
-		t.Errorf("read %q", f.Value)
+		t.Errorf("read %q, want a number", f.Value)
 	}
 	return n
 }
 
-// Nearly are the topologies that have a near cache.
+// Nearly runs a test in every topology that has a near cache, as [Everywhere] does.
 func Nearly(t *testing.T, test func(t *testing.T, s *store.Store, namespace string)) {
 	t.Parallel()
 	for _, mode := range []redis.Mode{redis.Standalone, redis.Cluster, redis.Sentinel} {
@@ -84,5 +85,5 @@ func Nearly(t *testing.T, test func(t *testing.T, s *store.Store, namespace stri
 	}
 }
 
-// EntryKey is the Redis key of an entry, of any namespace but the plain one.
+// EntryKey returns the Redis key of an entry in any namespace but the plain one.
 func EntryKey(namespace, key string) string { return "ld:c:{" + namespace + ":" + key + "}" }

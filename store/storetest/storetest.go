@@ -58,7 +58,7 @@ func must[T any](tb testing.TB, start func() (T, error)) T {
 	tb.Helper()
 	topology, err := start()
 	if err != nil {
-		tb.Fatalf("start redis: %v", err)
+		tb.Fatalf("start redis: error %v, want none", err)
 	}
 	return topology
 }
@@ -72,12 +72,14 @@ func Standalone(tb testing.TB) *redistest.Server {
 // Cluster returns the binary's cluster.
 func Cluster(tb testing.TB) *redistest.Cluster {
 	tb.Helper()
+	redistest.StandaloneOnly(tb)
 	return must(tb, cluster)
 }
 
 // Sentinel returns the binary's primary, replicas and sentinels.
 func Sentinel(tb testing.TB) *redistest.Sentinel {
 	tb.Helper()
+	redistest.StandaloneOnly(tb)
 	return must(tb, sentinel)
 }
 
@@ -103,13 +105,13 @@ func Open(tb testing.TB, o store.Options) *store.Store {
 	tb.Helper()
 	s, err := store.New(o)
 	if err != nil {
-		tb.Fatalf("New: %v", err)
+		tb.Fatalf("New: error %v, want none", err)
 	}
 	tb.Cleanup(s.Close)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if err := s.Redis.Connect(ctx); err != nil {
-		tb.Fatalf("Connect: %v: %s", err, redis.Cause(err))
+		tb.Fatalf("Connect: error %v, want none: %s", err, redis.Cause(err))
 	}
 	return s
 }
@@ -134,7 +136,8 @@ func NewNamespace() string {
 	return fmt.Sprintf("t%d", namespaces.Add(1))
 }
 
-// Eventually waits until something holds that has no event to wait for, for up to 30 s, which a machine under load may need.
+// Eventually polls until a condition holds that no event announces. It fails the test after 30 s, which leaves room for a machine
+// under load. What describes the condition.
 func Eventually(tb testing.TB, what string, holds func() bool) {
 	tb.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(2 * time.Millisecond) { //nolint:forbidigo // polls what has no event
@@ -156,11 +159,12 @@ func Command(tb testing.TB, s *store.Store, name, redisKey string, args ...strin
 		return v, err
 	})
 	if err != nil {
-		tb.Fatalf("%s %q: %v: %s", name, redisKey, err, redis.Cause(err))
+		tb.Fatalf("%s %q: error %v, want none: %s", name, redisKey, err, redis.Cause(err))
 	}
 	return v
 }
 
+// Cause is redis.Cause, and empty for nil.
 func Cause(err error) string {
 	if err == nil {
 		return ""
@@ -177,7 +181,7 @@ func Replicas(t *testing.T, s *store.Store) [2]*store.Store {
 	return [2]*store.Store{s, Open(t, Options(t, s.Redis.Mode()))}
 }
 
-// Alone returns a server and a store for tests that count commands, which nobody else's may be among.
+// Alone returns a server and a store of their own, for tests that count commands.
 func Alone(t *testing.T) (*redistest.Server, *store.Store) {
 	t.Helper()
 	server := redistest.Start(t, redistest.Options{})

@@ -1,0 +1,175 @@
+package cache
+
+import (
+	"context"
+
+	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/near"
+	"github.com/berthcare/larder/store/redis"
+)
+
+// BatchFound is the result of reading one key of a batch.
+type BatchFound struct {
+	Found
+	// Err is why the key could not be read; nil if it was.
+	Err error
+}
+
+// batchPortion is the maximum number of entries read at a time, which bounds the values in memory at once.
+const batchPortion = 128
+
+// BatchGetEach reads entries as [Cache.BatchGet] does, at most 128 at a time, and calls use with the results of each portion
+// and the index of its first key. It stops once use returns false.
+func (c *Cache) BatchGetEach(ctx context.Context, namespace string, keys []string, useNear bool, use func(first int, found []BatchFound) (more bool)) error {
+	for first := 0; first < len(keys); first += batchPortion {
+		found, err := c.BatchGet(ctx, namespace, keys[first:min(first+batchPortion, len(keys))], useNear)
+		if err != nil || !use(first, found) {
+			return err
+		}
+	}
+	return nil
+}
+
+// BatchGet reads entries in one round trip for each shard, and in another one the invalidations that the near cache does not
+// hold. The batch is not atomic. Results are in the order of keys.
+func (c *Cache) BatchGet(ctx context.Context, namespace string, keys []string, useNear bool) ([]BatchFound, error) {
+	results := make([]BatchFound, len(keys))
+	hits := make([]bool, len(keys))
+	var redisKeys []string // of the keys that are missing
+	var tickets []near.Ticket
+	var missing []int
+	var room [redis.KeyRoom]byte
+	for i, key := range keys {
+		if useNear {
+			if v, ok := c.redis.Near.GetBytes(c.appendEntryKey(room[:0], namespace, key)); ok {
+				results[i].Entry, hits[i] = v.(*Entry), true
+				continue
+			}
+		}
+		if missing == nil {
+			redisKeys, tickets, missing = make([]string, len(keys)), make([]near.Ticket, len(keys)), make([]int, 0, len(keys)-i)
+		}
+		redisKeys[i] = c.entryKey(namespace, key)
+		if useNear {
+			tickets[i] = c.redis.Near.Begin(redisKeys[i])
+		}
+		missing = append(missing, i)
+	}
+	if err := c.batchRead(ctx, redisKeys, missing, useNear, results); err != nil {
+		return nil, err
+	}
+	if useNear {
+		for _, i := range missing {
+			if results[i].Err == nil {
+				size, ttl := c.keep(results[i].Entry)
+				c.redis.Near.Put(redisKeys[i], tickets[i], results[i].Entry, size, ttl)
+			}
+		}
+	}
+	known, err := c.batchInvalidations(ctx, namespace, results, useNear)
+	if err != nil {
+		return nil, err
+	}
+	now, cleared := c.redis.Now(), known[clearKey(namespace)]
+	for i := range results {
+		e := results[i].Entry
+		results[i].Found = Found{Near: hits[i]}
+		if e == nil || !e.Hard.IsZero() && !now.Before(e.Hard) {
+			continue
+		}
+		v := valid
+		if !e.AsOf.IsZero() {
+			latest := cleared
+			for _, t := range e.Tags {
+				latest = latest.or(known[tagKey(namespace, t)])
+			}
+			v = c.compare(e, latest)
+		}
+		if v == valid || v == stale && !e.Negative {
+			results[i].Entry, results[i].Stale = e, v == stale
+		}
+	}
+	return results, nil
+}
+
+// batchRead reads the missing entries, given by their indexes, into results.
+func (c *Cache) batchRead(ctx context.Context, redisKeys []string, missing []int, useNear bool, results []BatchFound) error {
+	var plain []int
+	err := c.redis.RunBatch(ctx, missing, redis.Batch{
+		Name: "get", Effect: redis.Reads, Tracked: useNear,
+		Command: func(b rueidis.Builder, i int) rueidis.Completed { return b.Get().Key(redisKeys[i]).Build() },
+		Read: func(i int, r rueidis.RedisResult) error {
+			raw, err := r.AsBytes()
+			if rueidis.IsRedisNil(err) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			e, isPlain, err := c.parseEntry(redisKeys[i], raw)
+			if isPlain {
+				plain = append(plain, i)
+			}
+			results[i].Entry = e
+			return err
+		},
+		Fail: func(i int, err error) { results[i].Err = err },
+	})
+	if err != nil {
+		return err
+	}
+	return c.redis.RunBatch(ctx, plain, redis.Batch{
+		Name: "pttl", Effect: redis.Reads, Tracked: useNear,
+		Command: func(b rueidis.Builder, i int) rueidis.Completed { return b.Pttl().Key(redisKeys[i]).Build() },
+		Read: func(i int, r rueidis.RedisResult) error {
+			left, err := r.AsInt64()
+			if err == nil {
+				results[i].Entry = c.expiring(results[i].Entry, left)
+			}
+			return err
+		},
+		Fail: func(i int, err error) { results[i] = BatchFound{Err: err} },
+	})
+}
+
+// batchInvalidations returns the invalidations that the validity of the entries depends on, by Redis key.
+func (c *Cache) batchInvalidations(ctx context.Context, namespace string, results []BatchFound, useNear bool) (map[string]invalidation, error) {
+	known := make(map[string]invalidation)
+	var missing []string
+	look := func(key string) {
+		if _, ok := known[key]; ok {
+			return
+		}
+		known[key] = invalidation{}
+		if useNear {
+			if v, ok := c.redis.Near.Get(key); ok {
+				known[key] = v.(invalidation)
+				return
+			}
+		}
+		missing = append(missing, key)
+	}
+	lookedAtClear := false
+	for i := range results {
+		r := &results[i]
+		if r.Entry == nil || r.AsOf.IsZero() {
+			continue
+		}
+		if !lookedAtClear {
+			lookedAtClear = true
+			look(clearKey(namespace))
+		}
+		for _, t := range r.Tags {
+			look(tagKey(namespace, t))
+		}
+	}
+	if len(missing) == 0 {
+		return known, nil
+	}
+	found, err := c.readInvalidations(ctx, missing, useNear)
+	for i, key := range missing {
+		known[key] = found[i]
+	}
+	return known, err
+}

@@ -1,0 +1,27 @@
+package cache
+
+import (
+	"context"
+
+	"github.com/berthcare/larder/store/redis"
+)
+
+// Delete removes an entry and revokes its lease. If match is not nil it does so only if the entry has that etag. It returns
+// whether it removed an entry, and the etag of the entry that is left; empty means none.
+func (c *Cache) Delete(ctx context.Context, namespace, key string, match *ETag) (deleted bool, etag string, err error) {
+	redisKey := c.entryKey(namespace, key)
+	defer c.redis.Forget(redisKey)
+	must, eff := "", redis.Writes
+	if match != nil {
+		// A repeated call would find nothing and report that the condition did not hold.
+		must, eff = match.String(), redis.WritesOnce
+	}
+	parts, err := c.runOnEntry(ctx, deleteScript, eff, namespace, []string{redisKey, c.leaseKey(namespace, key)}, must)
+	if err != nil {
+		return false, "", err
+	}
+	if deleted, etag, err = outcomeAndETag(parts); deleted {
+		etag = ""
+	}
+	return deleted, etag, err
+}

@@ -1,0 +1,124 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/keyring"
+	"github.com/berthcare/larder/store/redis"
+)
+
+// Write is an entry to store.
+type Write struct {
+	// Value is the bytes to store.
+	Value []byte
+	// Fresh is how long the entry is fresh; 0 means that it never expires.
+	Fresh time.Duration
+	// Stale is how long the entry is kept as stale after Fresh; 0 if Fresh is 0.
+	Stale time.Duration
+	// Negative says that the origin has no value.
+	Negative bool
+	// Tags are the labels by which the entry can be invalidated.
+	Tags []string
+	// ContentType is the media type of the value; empty means none.
+	ContentType string
+	// Encrypt says that the value is stored encrypted, which needs a keyring.
+	Encrypt bool
+}
+
+// entry returns the entry as of a time, fresh from now on, and its time to live in Redis; 0 means that it never expires.
+func (w *Write) entry(asOf, now time.Time) (e *Entry, ttl time.Duration) {
+	e = &Entry{
+		Value: w.Value, ETag: newETag(), AsOf: asOf, Negative: w.Negative, Tags: w.Tags, ContentType: w.ContentType,
+		Encrypted: w.Encrypt,
+	}
+	if w.Fresh > 0 {
+		e.Soft = now.Add(w.Fresh)
+		e.Hard = e.Soft.Add(w.Stale)
+	}
+	return e, w.Fresh + w.Stale
+}
+
+// Condition says when a [Cache.Set] writes. The zero value means always.
+type Condition struct {
+	// Kind is what must hold.
+	Kind ConditionKind
+	// ETag is the etag that IfMatch and IfNoneMatch compare with.
+	ETag ETag
+}
+
+// ConditionKind is what must hold for a [Cache.Set] to write.
+type ConditionKind string
+
+// The conditions.
+const (
+	// Always writes unconditionally.
+	Always ConditionKind = ""
+	// IfAbsent writes if the key holds nothing.
+	IfAbsent ConditionKind = "absent"
+	// IfPresent writes if the key holds an entry.
+	IfPresent ConditionKind = "present"
+	// IfMatch writes if the key holds the entry with the etag.
+	IfMatch ConditionKind = "match"
+	// IfNoneMatch writes unless the key holds the entry with the etag.
+	IfNoneMatch ConditionKind = "none_match"
+)
+
+// Set writes an entry if the condition holds. It returns the etag of what the key holds afterwards; empty means nothing.
+func (c *Cache) Set(ctx context.Context, namespace, key string, w Write, cond Condition) (stored bool, etag string, err error) {
+	if err := c.checkKeyring(&w); err != nil {
+		return false, "", err
+	}
+	redisKey, leaseKey := c.entryKey(namespace, key), c.leaseKey(namespace, key)
+	now := c.redis.Now()
+	e, ttl := w.entry(c.recent.after(c.redis.Earliest(), namespace, w.Tags), now)
+	defer c.redis.Forget(redisKey)
+	if cond.Kind == Always {
+		_, err = redis.RoundTrip(ctx, c.redis, "set", redis.Writes, func(ctx context.Context, conns *redis.Conns) (rueidis.RedisMessage, error) {
+			set := c.setCommand(conns.Primary.B(), redisKey, e, ttl)
+			if !revokesLease(ttl) {
+				return conns.Primary.Do(ctx, set).ToMessage()
+			}
+			results := conns.Primary.DoMulti(ctx, conns.Primary.B().Unlink().Key(leaseKey).Build(), set)
+			if err := results[0].Error(); err != nil {
+				return rueidis.RedisMessage{}, err
+			}
+			return results[1].ToMessage()
+		})
+		return err == nil, e.ETag.String(), err
+	}
+	// WritesOnce: a repeated call would find the entry of the first one and report that the condition did not hold.
+	parts, err := c.runOnEntry(ctx, setScript, redis.WritesOnce, namespace, []string{redisKey, leaseKey},
+		rueidis.BinaryString(c.encode(redisKey, e)), redis.Millis(ttl), string(cond.Kind), cond.ETag.String())
+	if err != nil {
+		return false, "", err
+	}
+	stored, found, err := outcomeAndETag(parts)
+	if stored {
+		return true, e.ETag.String(), err
+	}
+	return false, found, err
+}
+
+// checkKeyring returns an error if a write asks for encryption and there is no keyring.
+func (c *Cache) checkKeyring(w *Write) error {
+	if w.Encrypt && c.keyring == nil {
+		return redis.Fail(keyring.ErrKeyUnknown, errors.New("there is no keyring"))
+	}
+	return nil
+}
+
+// revokesLease reports whether an unconditional write must revoke the key's lease. A Fill is refused as long as the written
+// entry is there, and no lease lasts longer than MaxLease; but an entry that expires before the lease no longer blocks it.
+func revokesLease(ttl time.Duration) bool { return ttl > 0 && ttl <= MaxLease }
+
+func (c *Cache) setCommand(b rueidis.Builder, redisKey string, e *Entry, ttl time.Duration) rueidis.Completed {
+	set := b.Set().Key(redisKey).Value(rueidis.BinaryString(c.encode(redisKey, e)))
+	if ttl > 0 {
+		return set.PxMilliseconds(redis.RoundUp(ttl).Milliseconds()).Build()
+	}
+	return set.Build()
+}

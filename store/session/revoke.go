@@ -1,0 +1,80 @@
+package session
+
+import (
+	"context"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/berthcare/larder/store/redis"
+)
+
+// Revoke ends a session and reports whether it was active.
+func (s *Sessions) Revoke(ctx context.Context, namespace string, t Target) (revoked bool, err error) {
+	p, id, hash, ok := t.resolve()
+	if !ok {
+		return false, nil
+	}
+	keys, args := changing(p, namespace, id)
+	defer s.redis.Forget(keys[0])
+	m, err := s.redis.Run(ctx, revokeScript, redis.Writes, keys, append(args, hash)...)
+	if err != nil {
+		return false, err
+	}
+	n, err := m.AsInt64()
+	return n == 1, err
+}
+
+// SubjectRevocation selects sessions of a subject.
+type SubjectRevocation struct {
+	// Class is the device class whose sessions end; empty means all.
+	Class string
+	// Except is the id of a session to keep; empty means none.
+	Except string
+	// Longest is the maximum absolute timeout of any session. The epoch is kept for longer than that.
+	Longest time.Duration
+}
+
+// RevokedSubject is the result of [Sessions.RevokeSubject].
+type RevokedSubject struct {
+	// Count is the number of active sessions that ended.
+	Count int64
+	// Epoch is the subject's new epoch.
+	Epoch int64
+}
+
+// RevokeSubject ends sessions of a subject. Its cost does not depend on their number.
+func (s *Sessions) RevokeSubject(ctx context.Context, namespace, subject string, r SubjectRevocation) (revoked RevokedSubject, err error) {
+	p, hash := subjectHash(namespace, subject)
+	subjectAt := subjectKey(p, namespace, hash)
+	keys := []string{subjectAt, indexKey(p, namespace, hash), eventsKey(p), classesKey(p, namespace, hash), epochKey(p)}
+	forget := []string{subjectAt}
+	// A session of another partition is not one of this subject's.
+	if q, ok := parseSessionID(r.Except); ok && q == p {
+		kept := sessionKey(p, namespace, r.Except)
+		keys, forget = append(keys, kept), append(forget, kept)
+	} else {
+		r.Except = ""
+	}
+	defer s.redis.Forget(forget...)
+	m, err := s.redis.Run(ctx, revokeSubjectScript, redis.Writes, keys,
+		namespace, r.Except, subjectKey(p, namespace, ""), subject, redis.Millis(r.Longest+epochMemory), r.Class, discardedKey(p))
+	if err != nil {
+		return revoked, err
+	}
+	return parseRevokedSubject(m)
+}
+
+func parseRevokedSubject(m rueidis.RedisMessage) (revoked RevokedSubject, err error) {
+	parts, err := m.ToArray()
+	if err != nil || len(parts) != 2 {
+		return revoked, redis.ErrInternal
+	}
+	if revoked.Count, err = parts[0].AsInt64(); err != nil {
+		return revoked, redis.ErrInternal
+	}
+	if revoked.Epoch, err = parts[1].AsInt64(); err != nil {
+		return revoked, redis.ErrInternal
+	}
+	return revoked, nil
+}
