@@ -40,8 +40,9 @@ type Client struct {
 	embedded  *embedded.Server
 	version   atomic.Pointer[string]
 	warnings  atomic.Pointer[[]Warning]
-	roles     sync.Map  // address of a cluster's node -> whether it was a primary when it last answered
-	nodeIDs   sync.Map  // address of a cluster's node -> its id when it last answered
+	roles     sync.Map // address of a cluster's node -> whether it was a primary when it last answered
+	nodeIDs   sync.Map // address of a cluster's node -> its id when it last answered
+	elsewhere elsewhere
 	blind     sync.Once // warns that the topology of a cluster is not told
 	stop      context.CancelFunc
 	lifetime  context.Context //nolint:containedctx // of the client itself, for work that no request waits for

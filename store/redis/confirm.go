@@ -148,7 +148,9 @@ func (c *Client) awaitPrimary(ctx context.Context, addr string) bool {
 		return false
 	}
 	defer guest.Close()
-	for ticks := time.NewTicker(followEvery); ; {
+	ticks := time.NewTicker(followEvery)
+	defer ticks.Stop()
+	for {
 		if id, err := identify(ctx, guest); err == nil && id.primary {
 			return true
 		}

@@ -208,3 +208,38 @@ func works(t *testing.T, s *store.Store, since time.Time) {
 	}
 	storetest.Eventually(t, "it is ready", func() bool { return s.Redis.Ping(t.Context()) == nil })
 }
+
+// TestAddressOfSeveralServers: connections through one address lead to two servers by turns, which no new connection mends.
+// They are not closed again and again, and nothing is kept in memory for longer than the bound.
+func TestAddressOfSeveralServers(t *testing.T) {
+	t.Parallel()
+	one, two := redistest.Start(t, redistest.Options{}), redistest.Start(t, redistest.Options{})
+	proxy := redistest.StartProxy(t, one.Addr)
+	stop := make(chan struct{})
+	var turns sync.WaitGroup
+	turns.Go(func() {
+		for targets := []string{one.Addr, two.Addr}; ; targets[0], targets[1] = targets[1], targets[0] {
+			proxy.SetTarget(targets[0])
+			select {
+			case <-stop:
+				return
+			case <-time.After(3 * time.Millisecond):
+			}
+		}
+	})
+	watched := new(watcher)
+	s := storetest.Open(t, store.Options{Redis: redis.Options{
+		Addrs: []string{proxy.Addr}, NearCacheBytes: 1 << 20, NearCacheTTL: 300 * time.Millisecond, Observer: watched,
+	}})
+	for begin := time.Now(); time.Since(begin) < 3*time.Second; {
+		if err := s.Redis.Ping(t.Context()); err != nil && !errors.Is(err, redis.ErrUnavailable) {
+			t.Errorf("Ping = %v (%s), want no error or %v", err, storetest.Cause(err), redis.ErrUnavailable)
+		}
+	}
+	// Of 30 looks most find another server.
+	if got := watched.seen(redis.Dialed); got > 8 {
+		t.Errorf("%d connections were made in 3 s, want 8 at most", got)
+	}
+	close(stop)
+	turns.Wait()
+}

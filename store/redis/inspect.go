@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -70,23 +71,22 @@ func (c *Client) appraise(ctx context.Context, conns *Conns) error {
 	if c.options.Mode == Embedded {
 		return nil
 	}
+	var mu sync.Mutex
 	var warnings []Warning
+	told := true // by all
+	var asked sync.WaitGroup
 	for addr, node := range conns.Primary.Nodes() {
-		if primary, known := c.roles.Load(addr); known && primary == false || c.network.refuses(addr) {
+		if primary, _ := c.roles.Load(addr); c.options.Mode == Cluster && primary != true {
 			continue
 		}
-		// The right to INFO may be limited to its first argument.
-		text, err := node.Do(ctx, node.B().Info().Section("server", "memory", "persistence", "replication").Build()).ToString()
-		var re *rueidis.RedisError
-		switch {
-		case errors.As(err, &re):
-			warnings = append(warnings, Warning{"info", "does not tell the settings: " + code(re)})
-		case err != nil:
-			return classify(ctx, err, Reads)
-		default:
-			warnings = append(warnings, c.judgeSettings(infoFields(text))...)
-		}
+		asked.Go(func() {
+			w, err := c.settings(ctx, node)
+			mu.Lock()
+			defer mu.Unlock()
+			warnings, told = append(warnings, w...), told && err == nil
+		})
 	}
+	asked.Wait()
 	slices.SortFunc(warnings, func(a, b Warning) int {
 		return cmp.Or(cmp.Compare(a.Setting, b.Setting), cmp.Compare(a.Problem, b.Problem))
 	})
@@ -100,7 +100,9 @@ func (c *Client) appraise(ctx context.Context, conns *Conns) error {
 			c.options.Logger.Warn("redis may lose what it has acknowledged", "setting", w.Setting, "problem", w.Problem)
 		}
 	}
-	c.warnings.Store(&warnings)
+	if told || len(before) == 0 {
+		c.warnings.Store(&warnings)
+	}
 	return nil
 }
 
@@ -110,6 +112,20 @@ func unsafe(warnings []Warning) error {
 		texts[i] = w.String()
 	}
 	return fmt.Errorf("%w: %s", ErrUnsafe, strings.Join(texts, "; "))
+}
+
+// settings returns what is wrong with the settings of one primary, or an error if it does not answer.
+func (c *Client) settings(ctx context.Context, node rueidis.Client) ([]Warning, error) {
+	// The right to INFO may be limited to its first argument.
+	text, err := node.Do(ctx, node.B().Info().Section("server", "memory", "persistence", "replication").Build()).ToString()
+	var re *rueidis.RedisError
+	switch {
+	case errors.As(err, &re):
+		return []Warning{{"info", "does not tell the settings: " + code(re)}}, nil
+	case err != nil:
+		return nil, err
+	}
+	return c.judgeSettings(infoFields(text)), nil
 }
 
 // judgeSettings returns what is wrong with the settings of one primary. Fields that a server does not have tell nothing.

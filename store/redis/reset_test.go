@@ -28,10 +28,10 @@ func TestAWriteInALongQueueLandsSoonOrNever(t *testing.T) {
 	direct := storetest.Open(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}}})
 	s := storetest.Open(t, store.Options{Redis: redis.Options{Addrs: []string{proxy.Addr}, CommandTimeout: timeout}})
 	var fillers sync.WaitGroup
-	for i := range 30 { // a quarter of a second each
+	for i := range 20 { // a quarter of a second each
 		fillers.Go(func() { _ = trySet(t, s, fmt.Sprint("filler-", i), strings.Repeat("x", 50<<10)) })
 	}
-	storetest.Eventually(t, "they are under way", func() bool { return s.Stats().InFlight == 30 })
+	storetest.Eventually(t, "they are under way", func() bool { return s.Stats().InFlight == 20 })
 	if err := trySet(t, s, "key", "1"); err == nil {
 		t.Fatal("Set = no error, want one: it is the last of a long queue")
 	}
@@ -39,7 +39,7 @@ func TestAWriteInALongQueueLandsSoonOrNever(t *testing.T) {
 	storetest.Set(t, direct, "n", "key", cache.Write{Value: []byte("2")})
 	ticks := time.NewTicker(20 * time.Millisecond)
 	defer ticks.Stop()
-	for landed := time.Duration(0); time.Since(failed) < 8*timeout && landed == 0; <-ticks.C {
+	for landed := time.Duration(0); time.Since(failed) < 6*timeout && landed == 0; <-ticks.C {
 		if storetest.Version(t, storetest.Get(t, direct, "n", "key", false)) == 1 {
 			landed = time.Since(failed)
 			if most := 2 * timeout; landed > most {

@@ -33,17 +33,35 @@ func (c *Client) ping(ctx context.Context, conns *Conns) error {
 	case Standalone, Sentinel:
 	}
 	begin := time.Now()
-	if err := c.askTime(ctx, conns.Primary); err != nil {
-		return err
-	}
-	id, err := identify(ctx, conns.Primary)
-	if err == nil && conns.Tracked != conns.Primary {
-		err = conns.Tracked.Do(ctx, conns.Tracked.B().Ping().Build()).Error()
-	}
+	var id identity
+	err := together(
+		func() error { return c.askTime(ctx, conns.Primary) },
+		func() (err error) { id, err = identify(ctx, conns.Primary); return err },
+		func() error { return c.askTracked(ctx, conns.Tracked, conns.Primary) },
+	)
 	if err != nil {
 		return classify(ctx, err, Reads)
 	}
 	return c.judge([]identity{id}, begin)
+}
+
+// together calls functions concurrently, and returns their errors as one.
+func together(fs ...func() error) error {
+	errs := make([]error, len(fs))
+	var called sync.WaitGroup
+	for i, f := range fs {
+		called.Go(func() { errs[i] = f() })
+	}
+	called.Wait()
+	return errors.Join(errs...)
+}
+
+// askTracked asks for a sign of life over the tracked connection, if it is another one than the primary's.
+func (c *Client) askTracked(ctx context.Context, tracked, primary rueidis.Client) error {
+	if tracked == nil || tracked == primary {
+		return nil
+	}
+	return tracked.Do(ctx, tracked.B().Ping().Build()).Error()
 }
 
 // identity is what a server says of itself.
@@ -51,6 +69,26 @@ type identity struct {
 	primary bool
 	// run is an id of the process, which no other server has. It is empty if the user may not ask for it.
 	run string
+}
+
+// elsewhere bounds how often connections are closed because they lead to different servers: behind some addresses there are
+// several, by turns.
+type elsewhere struct {
+	mu   sync.Mutex
+	last [2]time.Time // the last two times
+}
+
+// elsewhereFor is the time in which connections are closed for that reason twice at most.
+const elsewhereFor = 10 * time.Second
+
+func (e *elsewhere) allows(now time.Time) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if now.Sub(e.last[0]) < elsewhereFor {
+		return false
+	}
+	e.last[0], e.last[1] = e.last[1], now
+	return true
 }
 
 var errElsewhere = errors.New("the connections lead to different servers")
@@ -63,7 +101,10 @@ func (c *Client) judge(ids []identity, begin time.Time) error {
 		case !id.primary:
 			return c.abandon(errReplica, begin)
 		case id.run != ids[0].run && id.run != "" && ids[0].run != "":
-			return c.abandon(errElsewhere, begin)
+			if c.elsewhere.allows(begin) {
+				return c.abandon(errElsewhere, begin)
+			}
+			return Fail(ErrUnavailable, errElsewhere) // new connections would be no better
 		}
 	}
 	return nil
@@ -81,13 +122,11 @@ func identifyBoth(ctx context.Context, conns *Conns) ([]identity, error) {
 	if conns.Tracked != conns.Primary {
 		nodes = append(nodes, conns.Tracked)
 	}
-	ids, errs := make([]identity, len(nodes)), make([]error, len(nodes))
-	var asked sync.WaitGroup
+	ids, asks := make([]identity, len(nodes)), make([]func() error, len(nodes))
 	for i, node := range nodes {
-		asked.Go(func() { ids[i], errs[i] = identify(ctx, node) })
+		asks[i] = func() (err error) { ids[i], err = identify(ctx, node); return err }
 	}
-	asked.Wait()
-	return ids, errors.Join(errs...)
+	return ids, together(asks...)
 }
 
 // identify asks a server for its identity over its connection. A server that says neither its id nor its role was a primary when
@@ -162,10 +201,10 @@ func (c *Client) pingNode(ctx context.Context, addr string, node, tracked rueidi
 	if !primary {
 		return nil
 	}
-	if err := c.askTime(ctx, node); err != nil || tracked == nil {
-		return err
-	}
-	return tracked.Do(ctx, tracked.B().Ping().Build()).Error()
+	return together(
+		func() error { return c.askTime(ctx, node) },
+		func() error { return c.askTracked(ctx, tracked, node) },
+	)
 }
 
 func isPrimary(ctx context.Context, node rueidis.Client) (bool, error) {

@@ -183,7 +183,7 @@ func cutOff(t *testing.T, o redis.Options, replace func() (promoted *redistest.S
 		t.Errorf("all writes of the store work after %v, want %v at most", took, within)
 	}
 	// The former primary goes on to claim what it had.
-	for begin, version := time.Now(), 4; time.Since(begin) < within; version++ {
+	for begin, version := time.Now(), 4; time.Since(begin) < 3*time.Second; version++ {
 		key, value := keys[version%len(keys)], strconv.Itoa(version)
 		if err := trySet(t, s, key, value); err != nil {
 			t.Fatalf("Set %v later = %v (%s), want no error", time.Since(begin), err, storetest.Cause(err))
