@@ -144,7 +144,8 @@ func identify(ctx context.Context, node rueidis.Client) (id identity, err error)
 		return id, err
 	}
 	fields := infoFields(text)
-	return identity{fields["role"] == "master", fields["run_id"]}, nil
+	role := fields["role"]
+	return identity{role == "master" || role == "primary", fields["run_id"]}, nil
 }
 
 // isDenied reports whether an error means that the user lacks the right to a command.

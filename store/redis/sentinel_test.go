@@ -131,6 +131,35 @@ func TestSentinelPrimaryCutOff(t *testing.T) {
 	})
 }
 
+// TestSentinelsWithoutAMajority: a minority of the sentinels may not know that the others have replaced the primary. It is
+// used on their word, and nothing is kept in memory for longer than the bound.
+func TestSentinelsWithoutAMajority(t *testing.T) {
+	t.Parallel()
+	set := redistest.StartSentinel(t)
+	o := sentinelOptions(set)
+	o.NearCacheTTL = time.Second
+	s := storetest.Open(t, store.Options{Redis: o})
+	storetest.Set(t, s, "n", "key", cache.Write{Value: []byte("1")})
+	keptFor := func(d time.Duration) bool {
+		storetest.Eventually(t, "it is held", func() bool { return storetest.Get(t, s, "n", "key", true).Near })
+		for begin := time.Now(); time.Since(begin) < d; {
+			if !storetest.Get(t, s, "n", "key", true).Near {
+				return false
+			}
+		}
+		return true
+	}
+	storetest.Eventually(t, "it is kept for longer than the bound", func() bool { return keptFor(2 * o.NearCacheTTL) })
+	set.Sentinels[0].Kill()
+	storetest.Eventually(t, "it is kept with a majority", func() bool { return keptFor(2 * o.NearCacheTTL) })
+	set.Sentinels[1].Kill()
+	if keptFor(o.NearCacheTTL + 200*time.Millisecond) {
+		t.Errorf("an entry is kept for more than %v without a majority, want %v at most", o.NearCacheTTL+200*time.Millisecond, o.NearCacheTTL)
+	}
+	set.Primary.Do(t, "CLIENT", "KILL", "TYPE", "normal")
+	works(t, s, time.Now())
+}
+
 // cutOff has a primary cut off from its peers and replaced by them, and checks that a store which still reaches it writes to
 // the new one soon, and answers nothing from memory for longer than the bound that is not written there.
 func cutOff(t *testing.T, o redis.Options, replace func() (promoted *redistest.Server)) {

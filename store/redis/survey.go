@@ -236,7 +236,9 @@ func (c *Client) confirmCluster(ctx context.Context, conns *Conns) error {
 			sum = ""
 		}
 	}
-	c.Near.Confirm(ticket, sum)
+	if c.Near.Confirm(ticket, sum) {
+		c.waiting.wakeAll()
+	}
 	return nil
 }
 

@@ -72,6 +72,8 @@ func TestSlotMovesBetweenPrimaries(t *testing.T) {
 				v := validate()
 				return near("there") && near("absent") && near("tagged") && v.Session != nil
 			})
+			changed, done := s.Redis.Wait(storetest.EntryKey("n", "absent"))
+			defer done()
 			partition, err := base64.RawURLEncoding.DecodeString(created.Session.ID)
 			if err != nil {
 				t.Fatalf("session id %q: %v, want base64", created.Session.ID, err)
@@ -111,6 +113,11 @@ func TestSlotMovesBetweenPrimaries(t *testing.T) {
 				if late := asked.Sub(written); right < 4 && late > o.NearCacheTTL+300*time.Millisecond {
 					t.Fatalf("%d of 4 answers are right %v after the writes, want all", right, late)
 				}
+			}
+			select {
+			case <-changed:
+			case <-time.After(o.NearCacheTTL):
+				t.Error("who waits for the absent key is told nothing, want to be woken")
 			}
 		})
 	}
