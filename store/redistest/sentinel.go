@@ -25,6 +25,10 @@ type Sentinel struct {
 	Sentinels []*Server
 	// MasterSet is the name the sentinels know the primary by.
 	MasterSet string
+
+	// front is a proxy at whose address all know the primary, if the set is
+	// severable.
+	front *Proxy
 }
 
 // StartSentinel runs the set until the test ends. It returns once the replicas
@@ -32,8 +36,20 @@ type Sentinel struct {
 // With -short it skips the test.
 func StartSentinel(tb testing.TB) *Sentinel {
 	tb.Helper()
+	return startSentinel(tb, false)
+}
+
+// StartSeverableSentinel is StartSentinel for tests that call CutOff.
+// With -short it skips the test.
+func StartSeverableSentinel(tb testing.TB) *Sentinel {
+	tb.Helper()
+	return startSentinel(tb, true)
+}
+
+func startSentinel(tb testing.TB, severable bool) *Sentinel {
+	tb.Helper()
 	StandaloneOnly(tb)
-	s, stop, err := StartSentinelMain()
+	s, stop, err := startSentinelMain(severable)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -43,10 +59,17 @@ func StartSentinel(tb testing.TB) *Sentinel {
 
 // StartSentinelMain is StartSentinel for TestMain: the caller must call the
 // returned function.
-func StartSentinelMain() (*Sentinel, func(), error) {
+func StartSentinelMain() (*Sentinel, func(), error) { return startSentinelMain(false) }
+
+func startSentinelMain(severable bool) (*Sentinel, func(), error) {
 	s := &Sentinel{MasterSet: masterSet}
-	stop := func() { closeAll(append(slices.Clone(s.Sentinels), s.data()...)) }
-	if err := s.start(); err != nil {
+	stop := func() {
+		if s.front != nil {
+			s.front.stop()
+		}
+		closeAll(append(slices.Clone(s.Sentinels), s.data()...))
+	}
+	if err := s.start(severable); err != nil {
 		stop()
 		return nil, nil, fmt.Errorf("starting the sentinel set: %w", err)
 	}
@@ -55,12 +78,21 @@ func StartSentinelMain() (*Sentinel, func(), error) {
 
 // start starts the primary, then the replicas, then the sentinels: these learn
 // of replicas that are in sync at once, but of later ones only after 10 s.
-func (s *Sentinel) start() (err error) {
+func (s *Sentinel) start(severable bool) (err error) {
 	args := []string{"repl-diskless-sync-delay", "0"}
 	if s.Primary, err = start(Options{Args: args}); err != nil {
 		return err
 	}
 	port := strconv.Itoa(s.Primary.port)
+	if severable {
+		if s.front, err = startProxy(s.Primary.Addr); err != nil {
+			return err
+		}
+		port = s.front.port()
+		if _, err := s.Primary.TryDo("CONFIG", "SET", "replica-announce-port", port); err != nil {
+			return err
+		}
+	}
 	replica := Options{Args: append(args, "replicaof", "127.0.0.1 "+port)}
 	if s.Replicas, err = startAll([]Options{replica, replica}); err != nil {
 		return err
@@ -141,6 +173,16 @@ func (s *Sentinel) failover(old *Server) error {
 	})
 }
 
+// CutOff cuts the first primary of a severable set off from the sentinels and
+// the replicas. Clients still reach it, at the address that the sentinels name.
+func (s *Sentinel) CutOff() { s.front.BlackholeOnly("sentinel-", "REPLCONF", "PSYNC") }
+
+// Rejoin ends CutOff.
+func (s *Sentinel) Rejoin() {
+	s.front.Blackhole(false)
+	s.front.CutAll()
+}
+
 // requestFailover asks the sentinels in turn until one accepts.
 func (s *Sentinel) requestFailover() error {
 	var err error
@@ -162,8 +204,12 @@ func (s *Sentinel) primaries() []*Server {
 			continue
 		}
 		addr, _ := v.([]any)
+		if len(addr) != 2 {
+			continue
+		}
+		at := net.JoinHostPort(fmt.Sprint(addr[0]), fmt.Sprint(addr[1]))
 		for _, d := range s.data() {
-			if len(addr) == 2 && d.Addr == net.JoinHostPort(fmt.Sprint(addr[0]), fmt.Sprint(addr[1])) {
+			if d.Addr == at || d == s.Primary && s.front != nil && s.front.Addr == at {
 				seen = append(seen, d)
 			}
 		}
