@@ -8,6 +8,10 @@
 -- Scripts that change one session begin with the same keys and arguments:
 -- KEYS: 1 record, 2 attributes, 3 events of the partition, 4 expiries of the partition's sessions
 -- ARGV: 1 namespace, 2 session id, 3 prefix of subject keys, 4 prefix of indexes
+--
+-- Scripts that are given a token have its proof: the SHA-256 of its secret, 16 bytes that are the same for every secret that
+-- the session has ever had, its lineage, and 4 bytes that count its secrets, big-endian and from any number, its generation.
+-- An empty proof means that the caller named the session by id.
 
 -- How long events are kept, in milliseconds; eventRetention in sweep.go.
 local EVENT_RETENTION = 24 * 3600 * 1000
@@ -16,6 +20,12 @@ local EVENT_RETENTION = 24 * 3600 * 1000
 -- and never the expiry of a key. The sweeper removes records within seconds. If no sweeper has run for as long as events are
 -- kept, nobody would receive the event about the expiry anyway.
 local RETAIN = EVENT_RETENTION + 3600 * 1000
+
+-- How long requests under way may still bring a superseded secret at least, in milliseconds; minReuse in rotate.go.
+local MIN_REUSE = 10 * 1000
+
+-- The maximum number of superseded secrets that a record describes. Further ones count as stolen at once.
+local MAX_SUPERSEDED = 128
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -49,10 +59,22 @@ local function index_of(index, class)
   return class == '' and index or index .. ':' .. class
 end
 
--- load returns the fields of a record that scripts need, or nil if there is none.
-local function load(record)
+-- superseded_field returns the field of a record that describes a superseded secret, given its hash or its proof.
+local function superseded_field(hash)
+  return 'o:' .. string.sub(hash, 1, 16)
+end
+
+-- parse_superseded returns what such a field says: until when the secret is good and from when on it counts as stolen, in
+-- milliseconds, and the salt that leads to its successor.
+local function parse_superseded(value)
+  local usable_until, reuse_from, salt = string.match(value, '^(%d+) (%d+) (.*)$')
+  return {usable_until = tonumber(usable_until), reuse_from = tonumber(reuse_from), salt = salt}
+end
+
+-- load returns the fields of a record that scripts need, with those about the secret of a proof, or nil if there is none.
+local function load(record, proof)
   local f = redis.call('HMGET', record, 'sh', 'la', 'idle', 'abs', 'ep', 'v', 'h', 'sub',
-    'hp', 'pu', 'pr', 'seen', 'old', 'oldr', 'to', 'cl', 'ct')
+    'hp', 'pu', 'pr', 'seen', 'old', 'oldr', 'to', 'cl', 'ct', 'ln', 'salt', superseded_field(proof or ''), 'gn')
   if not f[2] then
     return nil
   end
@@ -61,14 +83,15 @@ local function load(record)
     epoch = tonumber(f[5]), version = tonumber(f[6]), secret_hash = f[7], subject = f[8],
     previous = f[9] or '', usable_until = tonumber(f[10] or '0'), reuse_from = tonumber(f[11] or '0'),
     seen = f[12] ~= '0', older = f[13] or '', older_reuse_from = tonumber(f[14] or '0'), promoted_to = f[15] or '',
-    class = f[16] or '', created = tonumber(f[17]),
+    class = f[16] or '', created = tonumber(f[17]), lineage = f[18] or '', generation = tonumber(f[21] or '0'), salt = f[19] or '',
+    superseded = f[20] and parse_superseded(f[20]),
   }
 end
 
 -- active returns the session of a record, or nil if it is not active: it has expired, was revoked together with other
 -- sessions of its subject, or was promoted.
-local function active(record, subject_prefix, now)
-  local s = load(record)
+local function active(record, subject_prefix, now, proof)
+  local s = load(record, proof)
   if not s or s.promoted_to ~= '' or now >= expires_at(s) then
     return nil
   end
@@ -139,9 +162,20 @@ local function classes_of(classes)
   return found
 end
 
--- presented returns the standing of the secret with this hash: 'current'; 'previous', superseded and still good; 'reused',
--- superseded and stolen; or nil. It mirrors presented in secret.go.
-local function presented(s, hash, now)
+-- lineage_of and generation_of return the lineage and the generation of a proof.
+local function lineage_of(proof)
+  return string.sub(proof, 33, 48)
+end
+
+local function generation_of(proof)
+  local a, b, c, d = string.byte(proof, 49, 52)
+  return ((a * 256 + b) * 256 + c) * 256 + d
+end
+
+-- presented returns the standing of the secret of a proof: 'current'; 'previous', superseded and still good; 'reused',
+-- superseded and stolen; or nil. The session must have been loaded with the proof. It mirrors presented in secret.go.
+local function presented(s, proof, now)
+  local hash = string.sub(proof, 1, 32)
   if hash == s.secret_hash then
     return 'current'
   end
@@ -150,6 +184,17 @@ local function presented(s, hash, now)
       return 'previous'
     end
     return now >= s.reuse_from and 'reused' or nil
+  end
+  if s.superseded then
+    if now < s.superseded.usable_until then
+      return 'previous'
+    end
+    return now >= s.superseded.reuse_from and 'reused' or nil
+  end
+  if lineage_of(proof) == s.lineage then
+    -- Of a later generation than the current secret is one that a failover has lost, which is no theft.
+    local behind = (s.generation - generation_of(proof)) % 4294967296
+    return behind > 0 and behind < 2147483648 and 'reused' or nil
   end
   for i = 1, #s.older, 8 do
     if string.sub(hash, 1, 8) == string.sub(s.older, i, i + 7) then
@@ -168,33 +213,97 @@ local function remove(s)
   end
 end
 
--- authorized returns 'current' or 'previous' if the secret with this hash may act ('': the caller named the session by id),
--- or nil. A stolen secret ends the session of a script with the common keys and arguments.
-local function authorized(s, hash, now)
-  local as = hash == '' and 'current' or presented(s, hash, now)
+-- arrived records that the current secret has reached its holder: from then on the one before is good for its grace only.
+-- Requests that brought that one, while it was good for the current one's not having arrived, may still be under way.
+local function arrived(record, s, now)
+  if s.seen then
+    return
+  end
+  s.seen = true
+  redis.call('HSET', record, 'seen', '1')
+  if s.usable_until > 0 and s.reuse_from < now + MIN_REUSE then
+    s.reuse_from = now + MIN_REUSE
+    redis.call('HSET', record, 'pr', ms(s.reuse_from))
+  end
+end
+
+-- authorized returns 'current' or 'previous' if the secret of a proof may act, or nil. Presenting the current secret to any
+-- script records its arrival. A stolen secret ends the session of a script with the common keys and arguments.
+local function authorized(s, proof, now)
+  if proof == '' then
+    return 'current'
+  end
+  local as = presented(s, proof, now)
   if as == 'reused' then
     remove(s)
     emit(KEYS[3], now, 'token_reuse', ARGV[1], ARGV[2], s.subject)
     emit(KEYS[3], now, 'revoked', ARGV[1], ARGV[2], s.subject, {'reason', 'token_reuse'})
     return nil
   end
+  if as == 'current' then
+    arrived(KEYS[1], s, now)
+  end
   return as
 end
 
--- supersede gives a session another secret. The one before stays good for the grace, unless it is 0, and until the new one is
--- first presented; it counts as stolen after reuse_after, both in milliseconds. An older secret that was still good until
--- now counts as stolen only after reuse_after too, so that requests under way end nothing.
-local function supersede(record, s, hash, salt, now, grace, reuse_after)
-  local older, older_reuse_from = s.older, s.older_reuse_from
-  if s.previous ~= '' then
-    older = string.sub(string.sub(s.previous, 1, 8) .. older, 1, 64)
-    older_reuse_from = s.reuse_from
-    if presented(s, s.previous, now) == 'previous' then
-      older_reuse_from = now + reuse_after
+-- superseded_secrets returns the secrets that a record describes as superseded, those first that count as stolen first.
+local function superseded_secrets(record)
+  local found = {}
+  local fields = redis.call('HGETALL', record)
+  for i = 1, #fields, 2 do
+    if string.sub(fields[i], 1, 2) == 'o:' then
+      local secret = parse_superseded(fields[i + 1])
+      secret.field = fields[i]
+      found[#found + 1] = secret
     end
   end
-  redis.call('HSET', record, 'h', hash, 'salt', salt, 'seen', '0', 'hp', s.secret_hash,
-    'pu', grace > 0 and ms(now + grace) or '0', 'pr', ms(now + reuse_after), 'old', older, 'oldr', ms(older_reuse_from))
+  table.sort(found, function(a, b)
+    if a.reuse_from ~= b.reuse_from then
+      return a.reuse_from < b.reuse_from
+    end
+    return a.field < b.field
+  end)
+  return found
+end
+
+-- describe_superseded writes what a record says of a superseded secret.
+local function describe_superseded(record, secret)
+  redis.call('HSET', record, secret.field, ms(secret.usable_until) .. ' ' .. ms(secret.reuse_from) .. ' ' .. secret.salt)
+end
+
+-- supersede gives a session another secret, by its proof, in place of the current one. That one stays good for the grace, in
+-- milliseconds, and until the new one is first presented; with a grace of 0 neither it nor any older one is good any longer. It
+-- counts as stolen after reuse_after milliseconds. Older secrets keep their times, after which lineage and generation alone
+-- tell that they are stolen.
+local function supersede(record, s, proof, salt, now, grace, reuse_after)
+  local kept = {}
+  for _, secret in ipairs(superseded_secrets(record)) do
+    if now >= secret.reuse_from then
+      redis.call('HDEL', record, secret.field)
+    else
+      kept[#kept + 1] = secret
+    end
+  end
+  if s.previous ~= '' then
+    local secret = {field = superseded_field(s.previous), usable_until = s.usable_until, reuse_from = s.reuse_from, salt = s.salt}
+    kept[#kept + 1] = secret
+    describe_superseded(record, secret)
+    if s.lineage ~= lineage_of(proof) then
+      -- It is of a version of Larder that did not keep the lineage of secrets.
+      redis.call('HSET', record, 'old', string.sub(string.sub(s.previous, 1, 8) .. s.older, 1, 64), 'oldr', ms(s.reuse_from))
+    end
+  end
+  for i = 1, #kept - MAX_SUPERSEDED do
+    redis.call('HDEL', record, kept[i].field)
+  end
+  if grace == 0 then
+    for i = math.max(1, #kept - MAX_SUPERSEDED + 1), #kept do
+      kept[i].usable_until = 0
+      describe_superseded(record, kept[i])
+    end
+  end
+  redis.call('HSET', record, 'h', string.sub(proof, 1, 32), 'salt', salt, 'seen', '0', 'ln', lineage_of(proof), 'gn', ms(generation_of(proof)), 'hp', s.secret_hash,
+    'pu', grace > 0 and ms(now + grace) or '0', 'pr', ms(now + reuse_after))
 end
 
 -- NOTHING is the snapshot of a session that is not active.

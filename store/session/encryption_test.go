@@ -292,3 +292,18 @@ func TestReauthenticationWithoutTheKeyChangesNothing(t *testing.T) {
 		}
 	})
 }
+
+// An increment by the session's id needs no token, whatever tokens the session has had.
+func TestIncrementOfEncryptedAttributeByID(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, plain *store.Store, namespace string) {
+		s := withKeyring(t, plain, newKeyring(t, "a", map[string][]byte{"a": newKey()}))
+		token, sess := createSession(t, s, namespace, sessionOf("ann"))
+		for want := int64(1); want <= 3; want++ {
+			got, err := s.Sessions.Update(t.Context(), namespace, byID(sess), session.Changes{Increment: map[string]int64{"n": 1}})
+			if err != nil || got.Incremented["n"] != want {
+				t.Errorf("Update by id = %+v, %v; want n %d, no error", got, err, want)
+			}
+			token, _ = rotate(t, s, namespace, token)
+		}
+	})
+}

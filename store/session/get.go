@@ -11,14 +11,14 @@ import (
 // Target names a session, by its id or by its token. Exactly one of them is set.
 type Target struct{ ID, Token string }
 
-// resolve returns the partition, the id and the hash of the secret of a target; the hash is empty if the target is an id.
-func (t Target) resolve() (p partition, id, hash string, ok bool) {
+// resolve returns the credential of a target. If the target is an id, the credential has no secret.
+func (t Target) resolve() (c credential, ok bool) {
 	if t.Token != "" {
-		c, ok := parseToken(t.Token)
-		return c.partition, c.id, string(c.hash[:]), ok
+		return parseToken(t.Token)
 	}
-	p, ok = parseSessionID(t.ID)
-	return p, t.ID, "", ok
+	c.id = t.ID
+	c.partition, ok = parseSessionID(t.ID)
+	return c, ok
 }
 
 // Get reads an active session by its id from the primary. It returns nil if there is none.

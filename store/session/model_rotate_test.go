@@ -24,17 +24,13 @@ type modelToken struct {
 	usable, theft bool
 }
 
-// olderKept is how many older tokens a session remembers.
-const olderKept = 8
-
+// supersede notes that a token was superseded. If it is not usable, none before it is either.
 func (m *modelTokens) supersede(token string, usable bool) {
 	if m.before.token != "" {
-		theft := !m.before.usable && m.before.theft
-		m.older = append([]modelToken{{token: m.before.token}}, m.older...)
-		m.older = m.older[:min(len(m.older), olderKept)]
-		for i := range m.older {
-			m.older[i].theft = theft
-		}
+		m.older = append([]modelToken{m.before}, m.older...)
+	}
+	for i := range m.older {
+		m.older[i].usable = m.older[i].usable && usable
 	}
 	m.before = modelToken{token: token, usable: usable}
 }
@@ -42,7 +38,7 @@ func (m *modelTokens) supersede(token string, usable bool) {
 func (m *modelTokens) pass() {
 	m.before.usable, m.before.theft = false, true
 	for i := range m.older {
-		m.older[i].theft = true
+		m.older[i].usable, m.older[i].theft = false, true
 	}
 }
 
@@ -164,12 +160,12 @@ func TestModelOfTokens(t *testing.T) {
 	var m modelTokens
 	m.supersede("a", true)
 	m.supersede("b", true)
-	if m.before != (modelToken{"b", true, false}) || m.older[0] != (modelToken{"a", false, false}) {
-		t.Errorf("model after one rotation = %+v, want b before and a older, no theft yet", m)
+	if m.before != (modelToken{"b", true, false}) || m.older[0] != (modelToken{"a", true, false}) {
+		t.Errorf("model after two rotations = %+v, want b before and a older, both usable", m)
 	}
 	m.pass()
 	m.supersede("c", false)
-	if m.before.theft || !m.older[0].theft || !m.older[1].theft {
-		t.Errorf("model after two rotations = %+v, want theft by every older token alone", m)
+	if m.before != (modelToken{"c", false, false}) || m.older[0] != (modelToken{"b", false, true}) || m.older[1] != (modelToken{"a", false, true}) {
+		t.Errorf("model after the grace and a reauthentication = %+v, want theft by b and a alone", m)
 	}
 }

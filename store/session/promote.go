@@ -102,7 +102,7 @@ func (s *Sessions) beginPromotion(ctx context.Context, namespace string, cred cr
 	keys, args := changing(cred.partition, namespace, cred.id)
 	defer s.redis.Forget(keys[0])
 	m, err := s.redis.Run(ctx, promoteScript, redis.Writes, keys, append(args,
-		string(cred.hash[:]), fresh.id, string(newSalt()), hash, redis.Millis(promotionWindow))...)
+		cred.proof(), fresh.id, string(newSalt()), hash, redis.Millis(promotionWindow))...)
 	if err != nil {
 		return nil, err
 	}

@@ -1,27 +1,27 @@
 -- Begins the promotion of an anonymous session: makes it inactive and records which session of a subject is to replace it. The
 -- same promotion begun again returns the same.
 -- KEYS: 1-4 as in common.lua
--- ARGV: 1-4 as in common.lua, 5 hash of the presented secret, 6 id of the new session, 7 salt for its secret, 8 hash of its
+-- ARGV: 1-4 as in common.lua, 5 proof of the presented token, 6 id of the new session, 7 salt for its secret, 8 hash of its
 --       subject, 9 how long the promotion can be begun again in milliseconds
 -- RETURNS: the session as read.lua returns it, with its promotion unless it has a subject; NOTHING if it is not active or is
 --          being promoted to another subject
 
 local record, attributes = KEYS[1], KEYS[2]
-local subject_prefix, secret_hash, to, salt, subject_hash, window =
+local subject_prefix, proof, to, salt, subject_hash, window =
   ARGV[3], ARGV[5], ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
 
 local now = now_ms()
-local s = load(record)
+local s = load(record, proof)
 if s and s.promoted_to ~= '' then
   local f = redis.call('HMGET', record, 'to_sh', 'to_at')
-  local as = presented(s, secret_hash, tonumber(f[2]))
+  local as = presented(s, proof, tonumber(f[2]))
   if f[1] ~= subject_hash or now - f[2] >= window or (as ~= 'current' and as ~= 'previous') then
     return NOTHING
   end
   return snapshot(record, attributes, subject_prefix)
 end
-s = active(record, subject_prefix, now)
-if not s or not authorized(s, secret_hash, now) then
+s = active(record, subject_prefix, now, proof)
+if not s or not authorized(s, proof, now) then
   return NOTHING
 end
 if s.subject_hash == '' then

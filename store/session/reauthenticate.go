@@ -33,15 +33,15 @@ func (s *Sessions) Reauthenticate(ctx context.Context, namespace, token string, 
 	}
 	// The new secret is random and not derived from the old one: whoever holds the old token must not be able to get the new
 	// one by repeating the call.
-	secret := make([]byte, secretBytes)
-	_, _ = rand.Read(secret)
-	next, fresh := cred.withSecret(secret)
+	random := make([]byte, secretBytes)
+	_, _ = rand.Read(random)
+	next, fresh := cred.withSecret(following(cred.secret, random))
 	reset := "0"
 	if a.ResetTimeouts {
 		reset = "1"
 	}
 	keys, args := changing(cred.partition, namespace, cred.id)
-	args = append(args, string(cred.hash[:]), string(fresh.hash[:]), reuseAfter(a.Grace),
+	args = append(args, cred.proof(), fresh.proof(), reuseAfter(a.Grace),
 		strconv.Itoa(a.AAL), reset, strconv.Itoa(MaxMethods), classesKey(cred.partition, namespace, ""), strings.Join(s.keyring.IDs(), " "))
 	defer s.redis.Forget(keys[0])
 	m, err := s.redis.Run(ctx, reauthenticateScript, redis.WritesOnce, keys, append(args, a.AMR...)...)

@@ -1,6 +1,6 @@
 -- Records another authentication of the subject and supersedes the secret without a grace. An anonymous session is not changed.
 -- KEYS: 1-4 as in common.lua
--- ARGV: 1-4 as in common.lua, 5 hash of the presented secret, 6 hash of the new one, 7 after how long the presented one counts
+-- ARGV: 1-4 as in common.lua, 5 proof of the presented token, 6 proof of the new one, 7 after how long the presented one counts
 --       as stolen in milliseconds, 8 authentication assurance level, 9 '1' to restart the timeouts, 10 maximum number of methods
 --       to keep, 11 prefix of the sets of device classes, 12 ids of the keys that the caller can decrypt with, separated by
 --       spaces, then methods
@@ -8,13 +8,13 @@
 
 local record, attributes, events, ends = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local namespace, id, subject_prefix, index_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local secret_hash, new_hash, reuse_after, aal = ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local proof, successor, reuse_after, aal = ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 local class_prefix, key_ids = ARGV[11], ARGV[12]
 local restart, max_methods, first_method = ARGV[9] == '1', tonumber(ARGV[10]), 13
 
 local now = now_ms()
-local s = active(record, subject_prefix, now)
-if not s or not authorized(s, secret_hash, now) then
+local s = active(record, subject_prefix, now, proof)
+if not s or not authorized(s, proof, now) then
   return NOTHING
 end
 -- If the caller cannot decrypt the attributes it cannot answer with the session, and nobody would get the new token.
@@ -44,7 +44,7 @@ while #methods > max_methods do
   table.remove(methods, 1)
 end
 aal = math.max(aal, tonumber(f[1] or '0'))
-supersede(record, s, new_hash, '', now, 0, reuse_after)
+supersede(record, s, successor, '', now, 0, reuse_after)
 redis.call('HSET', record, 'aal', ms(aal), 'amr', table.concat(methods, ' '), 'at', ms(now))
 
 if restart then

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"crypto/sha256"
 	"strconv"
 	"strings"
 	"time"
@@ -91,6 +92,7 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 		secrets: secrets{
 			hash: []byte(fields["h"]), salt: []byte(fields["salt"]), unseen: fields["seen"] == "0",
 			previous: []byte(fields["hp"]), older: []byte(fields["old"]),
+			lineage: []byte(fields["ln"]), generation: uint32(optional("gn")), //nolint:gosec // 32 bits by the script
 			usableUntil: optional("pu"), reuseFrom: optional("pr"), olderReuseFrom: optional("oldr"),
 		},
 		promotion:   promotion{to: fields["to"], salt: []byte(fields["to_salt"])},
@@ -116,14 +118,19 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 	if now == "0" {
 		r.readAt = s.redis.Now()
 	}
-	if !n.ok || len(r.secrets.hash) == 0 {
-		return nil, redis.Fail(redis.ErrCorrupt, nil)
-	}
 	for name, value := range fields {
+		if strings.HasPrefix(name, supersededField) {
+			secret, ok := parseSuperseded(name, value)
+			n.ok = n.ok && ok
+			r.secrets.superseded = append(r.secrets.superseded, secret)
+		}
 		r.size += len(name) + len(value) + 32
 	}
 	for name, value := range attributes {
 		r.size += len(name) + len(value) + 32
+	}
+	if !n.ok || len(r.secrets.hash) != sha256.Size {
+		return nil, redis.Fail(redis.ErrCorrupt, nil)
 	}
 	return r, nil
 }

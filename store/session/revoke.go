@@ -11,13 +11,13 @@ import (
 
 // Revoke ends a session and reports whether it was active.
 func (s *Sessions) Revoke(ctx context.Context, namespace string, t Target) (revoked bool, err error) {
-	p, id, hash, ok := t.resolve()
+	cred, ok := t.resolve()
 	if !ok {
 		return false, nil
 	}
-	keys, args := changing(p, namespace, id)
+	keys, args := changing(cred.partition, namespace, cred.id)
 	defer s.redis.Forget(keys[0])
-	m, err := s.redis.Run(ctx, revokeScript, redis.Writes, keys, append(args, hash)...)
+	m, err := s.redis.Run(ctx, revokeScript, redis.Writes, keys, append(args, cred.proof())...)
 	if err != nil {
 		return false, err
 	}

@@ -1,23 +1,23 @@
 -- Supersedes the secret of a session. If the presented secret was superseded before and is still good, it changes nothing and
 -- returns the salt from which the caller derives the same successor.
 -- KEYS: 1-4 as in common.lua
--- ARGV: 1-4 as in common.lua, 5 hash of the presented secret, 6 salt and 7 hash of the successor, 8 rotation grace and 9 after
+-- ARGV: 1-4 as in common.lua, 5 proof of the presented token, 6 salt and 7 proof of the successor, 8 rotation grace and 9 after
 --       how long the presented secret counts as stolen, both in milliseconds
 -- RETURNS: the session as read.lua returns it, or NOTHING if it is not active
 
 local record, attributes, events = KEYS[1], KEYS[2], KEYS[3]
 local namespace, id, subject_prefix = ARGV[1], ARGV[2], ARGV[3]
-local secret_hash, salt, successor_hash = ARGV[5], ARGV[6], ARGV[7]
+local proof, salt, successor = ARGV[5], ARGV[6], ARGV[7]
 local grace, reuse_after = tonumber(ARGV[8]), tonumber(ARGV[9])
 
 local now = now_ms()
-local s = active(record, subject_prefix, now)
-local as = s and authorized(s, secret_hash, now)
+local s = active(record, subject_prefix, now, proof)
+local as = s and authorized(s, proof, now)
 if not as then
   return NOTHING
 end
 if as == 'current' then
-  supersede(record, s, successor_hash, salt, now, grace, reuse_after)
+  supersede(record, s, successor, salt, now, grace, reuse_after)
   emit(events, now, 'rotated', namespace, id, s.subject)
 end
 return snapshot(record, attributes, subject_prefix)

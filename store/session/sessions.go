@@ -26,8 +26,7 @@ type Sessions struct {
 // New returns sessions over a Redis client and starts the sweeper. The keyring encrypts attributes; nil means that they are
 // not encrypted. The caller must call Close after it has stopped the client.
 func New(c *redis.Client, k *keyring.Keyring, o Options) *Sessions {
-	s := &Sessions{redis: c, keyring: k, options: o}
-	s.touches.busy = make(map[string]struct{})
+	s := &Sessions{redis: c, keyring: k, options: o, touches: newToucher()}
 	s.sweeper.maxEvents = maxPartitionEvents
 	// Any change of a session may add an event to the stream of its partition.
 	c.OnEmbeddedWrite(func(key string) {

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"strings"
 )
 
@@ -45,6 +46,24 @@ func newCredential(p partition) (token string, c credential) {
 
 func credentialOf(b []byte) credential {
 	return credential{partition(b[0]), strict.EncodeToString(b[:idBytes]), b[idBytes:], sha256.Sum256(b[idBytes:])}
+}
+
+// lineage returns 16 bytes that are the same for every token that the session has ever had, and from which no token follows.
+func (c credential) lineage() []byte {
+	sum := sha256.Sum256(append([]byte("larder session lineage "), c.secret[:lineageBytes]...))
+	return sum[:16]
+}
+
+// generation returns the number of the token among those of the session. The first one has any number.
+func (c credential) generation() uint32 { return binary.BigEndian.Uint32(c.secret[lineageBytes:]) }
+
+// proof returns what scripts need to know of a presented token; common.lua says what that is.
+func (c credential) proof() string {
+	if c.secret == nil {
+		return "" // the caller named the session by id
+	}
+	b := append(append(make([]byte, 0, 52), c.hash[:]...), c.lineage()...)
+	return string(append(b, c.secret[lineageBytes:lineageBytes+generationBytes]...))
 }
 
 // parseToken returns the content of a token; ok is false if it is malformed.

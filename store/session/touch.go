@@ -22,10 +22,29 @@ const maxTouches = 64
 
 // toucher runs touches in the background, one at a time for each session.
 type toucher struct {
-	mu      sync.Mutex
-	busy    map[string]struct{}
-	closed  bool
-	running sync.WaitGroup
+	mu       sync.Mutex
+	busy     map[string]struct{} // sessions with a touch under way
+	arrivals map[string]struct{} // sessions whose current token was presented, which Redis does not know yet
+	slots    chan struct{}       // one element for each arrival under way
+	closed   bool
+	running  sync.WaitGroup
+}
+
+const (
+	// maxArrivals bounds the arrivals that wait to be recorded. Validations that bring further ones record them themselves.
+	maxArrivals = 1024
+	// arrivalsAtOnce bounds the arrivals under way.
+	arrivalsAtOnce = 16
+	// arrivalAttempts and arrivalBackoff say how often a failed arrival is tried again, and how long after the first failure;
+	// the wait doubles. After that the next validation tries again.
+	arrivalAttempts = 8
+	arrivalBackoff  = 50 * time.Millisecond
+)
+
+func newToucher() toucher {
+	return toucher{
+		busy: make(map[string]struct{}), arrivals: make(map[string]struct{}), slots: make(chan struct{}, arrivalsAtOnce),
+	}
 }
 
 // close waits for the touches under way; no new one begins.
@@ -53,13 +72,35 @@ func (t *toucher) start(id string) (done func(), ok bool) {
 	}, true
 }
 
+// arrive reports whether the arrival of a session's token is being recorded, or can be. If begin is set, the caller must record
+// it and call done.
+func (t *toucher) arrive(id string) (done func(), begin, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, waits := t.arrivals[id]; waits {
+		return nil, false, true
+	}
+	if t.closed || len(t.arrivals) >= maxArrivals {
+		return nil, false, false
+	}
+	t.arrivals[id] = struct{}{}
+	t.running.Add(1)
+	return func() {
+		t.mu.Lock()
+		delete(t.arrivals, id)
+		t.mu.Unlock()
+		t.running.Done()
+	}, true, true
+}
+
 // touchNever is the interval of a touch that records no activity.
 const touchNever = -time.Millisecond
 
 // touchLater records in the background that a session was active, if active is set and the interval has passed, and that its
-// current secret was presented, if arrived is set.
-func (s *Sessions) touchLater(c credential, namespace string, session *Session, active, arrived bool, every time.Duration) {
-	interval := touchNever
+// current secret was presented, if arrived is set. Activity may be dropped, but an arrival may not: ok is false if the caller
+// must record it with a touch of its own, of the returned interval.
+func (s *Sessions) touchLater(c credential, namespace string, session *Session, active, arrived bool, every time.Duration) (interval time.Duration, ok bool) {
+	interval = touchNever
 	// If the session expires by its absolute timeout first, recording activity would change nothing.
 	if active && session.IdleExpiresAt().Before(session.AbsoluteExpiresAt) {
 		if every <= 0 {
@@ -69,19 +110,54 @@ func (s *Sessions) touchLater(c credential, namespace string, session *Session, 
 			interval = every
 		}
 	}
-	if interval == touchNever && !arrived {
+	if arrived {
+		done, begin, ok := s.touches.arrive(session.ID)
+		if begin {
+			go func() {
+				defer done()
+				s.recordArrival(c, namespace, interval)
+			}()
+		}
+		return interval, ok
+	}
+	if interval == touchNever {
+		return interval, true
+	}
+	if done, begin := s.touches.start(session.ID); begin {
+		go func() {
+			defer done()
+			ctx, cancel := context.WithTimeout(s.redis.Lifetime(), s.redis.CommandTimeout())
+			defer cancel()
+			_, _ = s.touch(ctx, c, namespace, interval) // the observer counts failures; the next validation tries again
+		}()
+	}
+	return interval, true
+}
+
+// recordArrival records that a secret was presented, in its turn.
+func (s *Sessions) recordArrival(c credential, namespace string, interval time.Duration) {
+	ended := s.redis.Lifetime().Done()
+	select {
+	case s.touches.slots <- struct{}{}:
+		defer func() { <-s.touches.slots }()
+	case <-ended:
 		return
 	}
-	done, ok := s.touches.start(session.ID)
-	if !ok {
-		return
-	}
-	go func() {
-		defer done()
+	wait := arrivalBackoff
+	for range arrivalAttempts {
 		ctx, cancel := context.WithTimeout(s.redis.Lifetime(), s.redis.CommandTimeout())
-		defer cancel()
-		_, _ = s.touch(ctx, c, namespace, interval) // the observer counts failures; the next validation tries again
-	}()
+		_, err := s.touch(ctx, c, namespace, interval)
+		cancel()
+		if err == nil {
+			return
+		}
+		select {
+		case <-time.After(wait):
+			wait *= 2
+		case <-ended:
+			return
+		}
+	}
 }
 
 // touch records that a secret was presented, and activity if the last one is at least the interval ago. It returns the last
@@ -100,5 +176,5 @@ func (s *Sessions) touch(ctx context.Context, c credential, namespace string, in
 // touching returns the keys and arguments of touch.lua.
 func touching(c credential, namespace string, interval time.Duration) (keys, args []string) {
 	keys, args = changing(c.partition, namespace, c.id)
-	return keys, append(args, strconv.FormatInt(interval.Milliseconds(), 10), string(c.hash[:]))
+	return keys, append(args, c.proof(), strconv.FormatInt(interval.Milliseconds(), 10))
 }

@@ -1,21 +1,19 @@
 -- Records that a secret was presented: that the current secret has reached its holder, and activity, at most once per interval.
 -- A stolen secret ends the session.
 -- KEYS: 1-4 as in common.lua
--- ARGV: 1-4 as in common.lua, 5 interval in milliseconds (0: always, -1: no activity), 6 hash of the presented secret
+-- ARGV: 1-4 as in common.lua, 5 proof of the presented token, 6 interval in milliseconds (0: always, -1: no
+--       activity)
 -- RETURNS: the last recorded activity in milliseconds, or 0 if the session is not active or the secret is not good
 
 local record, ends = KEYS[1], KEYS[4]
 local namespace, id, subject_prefix, index_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local interval, secret_hash = tonumber(ARGV[5]), ARGV[6]
+local proof, interval = ARGV[5], tonumber(ARGV[6])
 
 local now = now_ms()
-local s = active(record, subject_prefix, now)
-local as = s and authorized(s, secret_hash, now)
+local s = active(record, subject_prefix, now, proof)
+local as = s and authorized(s, proof, now)
 if not as then
   return 0
-end
-if as == 'current' and not s.seen then
-  redis.call('HSET', record, 'seen', '1')
 end
 if interval < 0 or now - s.last_active < interval or now <= s.last_active then
   return s.last_active

@@ -51,17 +51,19 @@ const maxUpdates = 64
 // updateEncrypted increments encrypted attributes, which Redis cannot do: it reads the session, adds, and writes if the
 // version is still the same.
 func (s *Sessions) updateEncrypted(ctx context.Context, namespace string, t Target, u Changes) (Updated, error) {
-	p, id, hash, ok := t.resolve()
+	cred, ok := t.resolve()
 	if !ok {
 		return Updated{}, nil
 	}
 	for range maxUpdates {
-		r, err := s.read(ctx, p, namespace, id, false)
+		r, err := s.read(ctx, cred.partition, namespace, cred.id, false)
 		if err != nil || r == nil {
 			return Updated{}, err
 		}
-		if as := r.secrets.presented([]byte(hash), r.readAt); hash != "" && as != current && as != previous {
-			return s.update(ctx, namespace, t, Changes{}) // the script ends the session if the secret is stolen
+		if cred.secret != nil {
+			if as := r.secrets.presented(cred, r.readAt); as != current && as != previous {
+				return s.update(ctx, namespace, t, Changes{}) // the script ends the session if the secret is stolen
+			}
 		}
 		if u.ExpectedVersion != 0 && u.ExpectedVersion != r.session.Version {
 			return Updated{}, &VersionMismatchError{Version: r.session.Version}
@@ -114,13 +116,13 @@ func add(attributes map[string]string, numbers map[string]int64) (map[string]int
 
 // update runs update.lua.
 func (s *Sessions) update(ctx context.Context, namespace string, t Target, u Changes) (updated Updated, err error) {
-	p, id, hash, ok := t.resolve()
+	cred, ok := t.resolve()
 	if !ok {
 		return updated, nil
 	}
-	keys, args := changing(p, namespace, id)
-	keys = append(keys, sumKey(p, namespace, id))
-	args = append(args, hash, strconv.FormatInt(u.ExpectedVersion, 10), strconv.Itoa(MaxAttributes), strconv.Itoa(MaxAttributeBytes),
+	keys, args := changing(cred.partition, namespace, cred.id)
+	keys = append(keys, sumKey(cred.partition, namespace, cred.id))
+	args = append(args, cred.proof(), strconv.FormatInt(u.ExpectedVersion, 10), strconv.Itoa(MaxAttributes), strconv.Itoa(MaxAttributeBytes),
 		strconv.Itoa(len(u.Set)), strconv.Itoa(len(u.SetIfAbsent)), strconv.Itoa(len(u.Increment)))
 	for name, value := range s.sealAttributes(keys[0], u.Set) {
 		args = append(args, name, value)

@@ -1,13 +1,13 @@
 -- Changes attributes of an active session, all or none. Writing the value that an attribute already has is no change.
 -- KEYS: 1-4 as in common.lua, 5 a key to compute sums in, which is gone when the script ends
--- ARGV: 1-4 as in common.lua, 5 hash of the presented secret ('': the caller named the session by id), 6 expected version (0:
+-- ARGV: 1-4 as in common.lua, 5 proof of the presented token, 6 expected version (0:
 --       any), 7 maximum number of attributes and 8 maximum bytes of their names and values, 9 number of attributes to set, 10 to
 --       set if absent, 11 to increment, then name and value of each, then names to delete
 -- RETURNS: {1 done, 0 not active, 2 another version; the version afterwards; the sums; for each attribute to set if absent 1 if
 --          it was set, else 0}
 
 local record, attributes, events, scratch = KEYS[1], KEYS[2], KEYS[3], KEYS[5]
-local namespace, id, subject_prefix, secret_hash, expected = ARGV[1], ARGV[2], ARGV[3], ARGV[5], tonumber(ARGV[6])
+local namespace, id, subject_prefix, proof, expected = ARGV[1], ARGV[2], ARGV[3], ARGV[5], tonumber(ARGV[6])
 local max_attributes, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 local first_set = 12
 local first_absent = first_set + 2 * tonumber(ARGV[9])
@@ -15,8 +15,8 @@ local first_sum = first_absent + 2 * tonumber(ARGV[10])
 local first_delete = first_sum + 2 * tonumber(ARGV[11])
 
 local now = now_ms()
-local s = active(record, subject_prefix, now)
-if not s or not authorized(s, secret_hash, now) then
+local s = active(record, subject_prefix, now, proof)
+if not s or not authorized(s, proof, now) then
   return {0, 0, {}, {}}
 end
 if expected ~= 0 and expected ~= s.version then

@@ -86,7 +86,7 @@ func (r *record) weigh(cred credential, v Validation, now time.Time) (Verdict, s
 	if r == nil {
 		return Verdict{}, strange
 	}
-	as := r.secrets.presented(cred.hash[:], now)
+	as := r.secrets.presented(cred, now)
 	if as != current && as != previous {
 		return Verdict{}, as
 	}
@@ -103,9 +103,8 @@ func (r *record) weigh(cred credential, v Validation, now time.Time) (Verdict, s
 // settle runs the touch that a verdict calls for: before the answer if the verdict depends on it, in the background
 // otherwise.
 func (s *Sessions) settle(ctx context.Context, namespace string, cred credential, v Validation, r *record, verdict Verdict, as standing) (Verdict, error) {
-	interval, now := v.settlesNow(verdict, as)
+	interval, now := s.settles(namespace, cred, v, r, verdict, as)
 	if !now {
-		s.settleLater(namespace, cred, v, r, verdict, as)
 		return verdict, nil
 	}
 	last, err := s.touch(ctx, cred, namespace, interval)
@@ -115,29 +114,31 @@ func (s *Sessions) settle(ctx context.Context, namespace string, cred credential
 	return verdict.at(last), nil
 }
 
-// settlesNow reports whether the answer must wait for a touch, and the touch's interval: for a forced touch, and for a
-// stolen secret, which the touch ends.
-func (v Validation) settlesNow(verdict Verdict, as standing) (interval time.Duration, now bool) {
+// settles reports whether the answer must wait for a touch, and the touch's interval: for a forced touch, for a stolen secret,
+// whose session the touch ends, and for an arrival that cannot wait. Any other touch it begins in the background.
+func (s *Sessions) settles(namespace string, cred credential, v Validation, r *record, verdict Verdict, as standing) (interval time.Duration, now bool) {
 	switch {
 	case as == reused:
 		return touchNever, true
 	case v.Touch == TouchForce && verdict.Outcome == Active:
 		return 0, true
 	}
-	return 0, false
-}
-
-func (s *Sessions) settleLater(namespace string, cred credential, v Validation, r *record, verdict Verdict, as standing) {
 	active := v.Touch == TouchAuto && verdict.Outcome == Active
-	if arrived := as == current && r.secrets.unseen; active || arrived {
-		s.touchLater(cred, namespace, &r.session, active, arrived, v.TouchInterval)
+	arrived := as == current && r.secrets.unseen
+	if !active && !arrived {
+		return touchNever, false
 	}
+	interval, later := s.touchLater(cred, namespace, &r.session, active, arrived, v.TouchInterval)
+	return interval, !later
 }
 
 // at returns the verdict after a touch that returned last: zero means that the session is inactive.
 func (v Verdict) at(last int64) Verdict {
-	if last == 0 || v.Outcome != Active {
+	if last == 0 {
 		return Verdict{}
+	}
+	if v.Outcome != Active {
+		return v
 	}
 	session := *v.Session
 	session.LastActiveAt = time.UnixMilli(last)

@@ -191,11 +191,9 @@ func (b *validationBatch) settle(ctx context.Context) error {
 		if item.read == nil {
 			continue
 		}
-		if interval, ok := item.settlesNow(verdict, item.as); ok {
+		if interval, wait := b.settles(b.namespace, item.cred, item.Validation, item.read, verdict, item.as); wait {
 			now, intervals[i] = append(now, i), interval
-			continue
 		}
-		b.settleLater(b.namespace, item.cred, item.Validation, item.read, verdict, item.as)
 	}
 	keys := make([]string, len(now))
 	for n, i := range now {
