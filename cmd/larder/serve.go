@@ -170,6 +170,8 @@ func (p *program) connect(ctx context.Context) error {
 	case errors.Is(err, redis.ErrWrongMode):
 		why := strings.TrimPrefix(cause, redis.ErrWrongMode.Error()+": ")
 		return fmt.Errorf("%s cannot be used: %s; check REDIS_URL, REDIS_CLUSTER_NODES and REDIS_SENTINEL_NODES", p.redis(), why)
+	case errors.Is(err, redis.ErrUnsafe):
+		return fmt.Errorf("LARDER_REDIS_STRICT: %s: %s", p.redis(), cause)
 	case !errors.Is(err, redis.ErrRefused) && p.options.Redis.TLS != nil:
 		return fmt.Errorf("%s could not be reached over TLS within %v: %s; check REDIS_TLS and that Redis serves TLS on this port", p.redis(), p.config.Serving.StartupTimeout, cause)
 	case !errors.Is(err, redis.ErrRefused):

@@ -41,6 +41,9 @@ func (c *Client) inspect(ctx context.Context, primary rueidis.Client) (version s
 	return info["redis_version"], nil
 }
 
+// WarningSettings are the values of [Warning].Setting.
+var WarningSettings = []string{"appendonly", "info", "maxmemory-policy", "replicas"}
+
 // A Warning is a setting of Redis with which it may lose or evict what it has acknowledged, such as a revocation.
 type Warning struct {
 	// Setting is the setting's name in redis.conf, "replicas" for their number, or "info" where Redis does not tell. It is one
