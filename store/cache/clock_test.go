@@ -12,7 +12,7 @@ import (
 )
 
 // TestSteppedHostClock: when the clock of a replica's host is set, its writes are as of the time of Redis all the same, so that a
-// later invalidation reaches them.
+// later invalidation reaches them and an earlier one does not.
 func TestSteppedHostClock(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, _ string) {
 		if s.Redis.Mode() == redis.Embedded {
@@ -23,6 +23,7 @@ func TestSteppedHostClock(t *testing.T) {
 			o := storetest.Options(t, s.Redis.Mode())
 			o.Redis.Now = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
 			stepped, namespace := storetest.Open(t, o), storetest.NewNamespace()
+			invalidations[0].do(t, s, namespace, cache.InvalidateDelete)
 			before := stepped.Redis.Earliest()
 			offset.Store(int64(step))
 			storetest.Set(t, stepped, namespace, "key", tagged("value", "tag"))
