@@ -33,7 +33,7 @@ type Client struct {
 
 	sentinels *sentinels // nil unless the mode is Sentinel
 	fence     fence
-	clock     clock
+	clock     *clock
 	slots     chan struct{} // one element for each round trip in flight
 	waiting   waiters
 	onWrite   onWrite
@@ -73,7 +73,7 @@ func New(o Options) (*Client, error) {
 		c.sentinels = newSentinels(c)
 	}
 	c.dialer = c.newDialer()
-	c.clock.host = o.Now
+	c.clock = newClock(o.Now)
 	if o.Mode == Embedded {
 		if c.embedded, err = embedded.Start(); err != nil {
 			return nil, err

@@ -51,7 +51,7 @@ type Options struct {
 	NearCacheTTL time.Duration
 	// Strict refuses, with [ErrUnsafe], to connect to a Redis about which [Client.Warnings] would have something to say.
 	Strict bool
-	// Now is the clock of this process; nil means time.Now.
+	// Now is the clock of this process, which is read once: from then on time passes monotonically. Nil means time.Now.
 	Now func() time.Time
 	// Observer is told of round trips and connections; nil means none.
 	Observer Observer

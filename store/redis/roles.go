@@ -27,7 +27,7 @@ func (c *Client) Ping(ctx context.Context) error {
 func (c *Client) ping(ctx context.Context, conns *Conns) error {
 	switch c.options.Mode {
 	case Embedded:
-		return c.askTime(ctx, conns.Primary)
+		return c.askTime(ctx, addrOf(conns.Primary), conns.Primary)
 	case Cluster:
 		return c.pingNodes(ctx, conns)
 	case Standalone, Sentinel:
@@ -35,7 +35,7 @@ func (c *Client) ping(ctx context.Context, conns *Conns) error {
 	begin := time.Now()
 	var id identity
 	err := together(
-		func() error { return c.askTime(ctx, conns.Primary) },
+		func() error { return c.askTime(ctx, addrOf(conns.Primary), conns.Primary) },
 		func() (err error) { id, err = identify(ctx, conns.Primary); return err },
 		func() error { return c.askTracked(ctx, conns.Tracked, conns.Primary) },
 	)
@@ -200,10 +200,11 @@ func (c *Client) pingNode(ctx context.Context, addr string, node, tracked rueidi
 	}
 	c.roles.Store(addr, primary)
 	if !primary {
+		_ = c.askTime(ctx, addr, node) // its clock is known before it takes over; it may be away
 		return nil
 	}
 	return together(
-		func() error { return c.askTime(ctx, node) },
+		func() error { return c.askTime(ctx, addr, node) },
 		func() error { return c.askTracked(ctx, tracked, node) },
 	)
 }
@@ -217,8 +218,16 @@ func isPrimary(ctx context.Context, node rueidis.Client) (bool, error) {
 	return name == "master", err
 }
 
-// askTime samples the clock of Redis. TIME is as good a sign of life as PING.
-func (c *Client) askTime(ctx context.Context, node rueidis.Client) error {
+// addrOf returns the address of the server that a client is connected to.
+func addrOf(client rueidis.Client) string {
+	for addr := range client.Nodes() {
+		return addr
+	}
+	return ""
+}
+
+// askTime samples the clock of a server. TIME is as good a sign of life as PING.
+func (c *Client) askTime(ctx context.Context, addr string, node rueidis.Client) error {
 	sent := c.clock.read()
 	parts, err := node.Do(ctx, node.B().Time().Build()).AsStrSlice()
 	if err != nil {
@@ -230,7 +239,7 @@ func (c *Client) askTime(ctx context.Context, node rueidis.Client) error {
 			return fmt.Errorf("time of redis: %w", err)
 		}
 	}
-	c.clock.sample(time.Unix(n[0], n[1]*1000), sent, c.clock.read())
+	c.clock.sample(addr, time.Unix(n[0], n[1]*1000), sent, c.clock.read())
 	return nil
 }
 
