@@ -130,11 +130,10 @@ func TestFailoverBehindOneAddress(t *testing.T) {
 
 // TestReplicaInsteadOfThePrimary: the address leads to a replica, from the start or after a demotion. The store is not ready,
 // dials no more than the backoff says, starts no goroutines without end, and works when the server is a primary.
+// It runs alone, as refused counts goroutines.
 func TestReplicaInsteadOfThePrimary(t *testing.T) {
-	t.Parallel()
 	for _, connected := range []bool{false, true} {
 		t.Run(map[bool]string{false: "from the start", true: "after a demotion"}[connected], func(t *testing.T) {
-			t.Parallel()
 			server, other := redistest.Start(t, redistest.Options{}), redistest.Start(t, redistest.Options{})
 			watched := new(watcher)
 			s, err := store.New(store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20, Observer: watched}})
@@ -194,7 +193,7 @@ func refused(t *testing.T, s *store.Store, watched *watcher) {
 	if got := watched.seen(redis.Dialed) + watched.seen(redis.DialFailed) - attempts; got > 10 {
 		t.Errorf("%d attempts to connect in %v, want 10 at most", got, during)
 	}
-	if most > 200 { // other tests run beside this one
+	if most > 200 { // this test runs alone
 		t.Errorf("%d more goroutines than before, want 200 at most", most)
 	}
 }

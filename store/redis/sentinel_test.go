@@ -21,9 +21,8 @@ func sentinelOptions(set *redistest.Sentinel) redis.Options {
 }
 
 // TestSentinelNamesAReplica: the node that the sentinels take for the primary has come back as a replica, which they let be for
-// some 20 s.
+// some 20 s. It runs alone, as refused counts goroutines.
 func TestSentinelNamesAReplica(t *testing.T) {
-	t.Parallel()
 	set := redistest.StartSentinel(t)
 	watched := new(watcher)
 	o := sentinelOptions(set)
@@ -113,7 +112,9 @@ func TestSentinelFailoverLosesLittle(t *testing.T) {
 	if len(lost) > 0 {
 		window := lost[len(lost)-1].at.Sub(lost[0].at)
 		t.Logf("they were acknowledged within %v", window)
-		if most := 500 * time.Millisecond; window > most {
+		// Without the check of delivery it is the time for which the sentinels name the former primary, 2.5 s. On a machine
+		// that is idle it is less than 0.5 s; on a busy one the promotion itself takes longer.
+		if most := 2 * time.Second; window > most {
 			t.Errorf("the former primary acknowledged lost writes for %v, want %v at most", window, most)
 		}
 	}
