@@ -28,7 +28,8 @@ func (c *Client) keepConfirming(conns *Conns) {
 		case <-c.lifetime.Done():
 			return
 		}
-		ctx, cancel := context.WithTimeout(c.lifetime, min(every, c.options.CommandTimeout))
+		// What is confirmed is as old as the question: an answer that takes longer is of no use.
+		ctx, cancel := context.WithTimeout(c.lifetime, min(2*every, c.options.CommandTimeout))
 		_ = c.confirm(ctx, conns) // entries that are not confirmed expire by themselves
 		cancel()
 	}

@@ -158,12 +158,20 @@ func (s *Sentinel) Failover(tb testing.TB) {
 
 func (s *Sentinel) failover(old *Server) error {
 	// Refused while another failover is on or no replica looks healthy yet.
-	if err := poll(startTimeout, s.requestFailover); err != nil {
+	var leader *Server
+	err := poll(startTimeout, func() (err error) { leader, err = s.requestFailover(); return err })
+	if err != nil {
 		return err
 	}
+	asked := time.Now()
 	return poll(startTimeout, func() error {
 		seen := s.primaries()
 		if len(seen) == 0 || seen[0] == old {
+			// On a busy machine it may have given up, and refuses otherwise.
+			if time.Since(asked) > stopTimeout/2 {
+				asked = time.Now()
+				_, _ = leader.do(probeTimeout, "SENTINEL", "FAILOVER", masterSet)
+			}
 			return errors.New("the primary did not change")
 		}
 		if len(slices.Compact(seen)) > 1 {
@@ -183,15 +191,14 @@ func (s *Sentinel) Rejoin() {
 	s.front.CutAll()
 }
 
-// requestFailover asks the sentinels in turn until one accepts.
-func (s *Sentinel) requestFailover() error {
-	var err error
+// requestFailover asks the sentinels in turn until one accepts, and returns it.
+func (s *Sentinel) requestFailover() (leader *Server, err error) {
 	for _, sentinel := range s.Sentinels {
 		if _, err = sentinel.do(probeTimeout, "SENTINEL", "FAILOVER", masterSet); err == nil {
-			return nil
+			return sentinel, nil
 		}
 	}
-	return err
+	return nil, err
 }
 
 // primaries returns the server each sentinel that answers takes for the
