@@ -27,7 +27,8 @@ func (c *clock) ask(addr string, offset, trip time.Duration, part float64) {
 func (c *clock) check(t interface {
 	Helper()
 	Errorf(string, ...any)
-}, offset, most time.Duration) {
+}, offset, most time.Duration,
+) {
 	t.Helper()
 	now := c.read().Add(offset)
 	if e := c.earliest(); e.After(now) || now.Sub(e) > most {
