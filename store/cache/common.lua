@@ -44,31 +44,32 @@ local function etag_at(key)
   return value and string.sub(redis.sha1hex(value), 1, 16) or ''
 end
 
--- valid_etag returns the etag of the value at key in hexadecimal digits; '' if the key holds nothing or an entry that is gone;
--- nil if the validity of the entry is unknown.
+-- valid_etag returns the etag of the value at key in hexadecimal digits, '' if the key holds nothing or an entry that is gone,
+-- nil if the validity of the entry is unknown; and the as-of time of a valid entry, '' if it has none.
 local function valid_etag(key, gone_until, checked_etag, checked_gone)
   local head = header(key)
   if head then
     local etag = hex(string.sub(head, 6, 13))
     local as_of = string.sub(head, 14, 21)
     if as_of ~= NO_TIME and as_of <= gone_until then
-      return ''
+      return '', ''
     end
     if tagged(head) then
       if etag ~= checked_etag then
         return nil
       end
       if checked_gone == '1' then
-        return ''
+        return '', ''
       end
     end
+    return etag, as_of ~= NO_TIME and as_of or ''
   end
-  return etag_at(key)
+  return etag_at(key), ''
 end
 
 -- validity_unknown is the answer of a script that has done nothing because valid_etag returned nil.
 local function validity_unknown(key)
-  return {-2, redis.call('GETRANGE', key, 0, TAGGED_SIZE - 1)}
+  return {-2, redis.call('GETRANGE', key, 0, TAGGED_SIZE - 1), ''}
 end
 
 -- decode_time and encode_time convert between 8 bytes and microseconds, which stay below 2^53 and are exact as Lua numbers.

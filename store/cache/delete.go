@@ -16,12 +16,14 @@ func (c *Cache) Delete(ctx context.Context, namespace, key string, match *ETag) 
 		// A repeated call would find nothing and report that the condition did not hold.
 		must, eff = match.String(), redis.WritesOnce
 	}
-	parts, err := c.runOnEntry(ctx, deleteScript, eff, namespace, []string{redisKey, c.leaseKey(namespace, key)}, must)
-	if err != nil {
+	a, err := c.runOnEntry(ctx, deleteScript, eff, namespace, []string{redisKey, c.leaseKey(namespace, key)}, must)
+	switch {
+	case err != nil:
 		return false, "", err
+	case a.gone:
+		return false, "", nil
+	case a.outcome == 1:
+		return true, "", nil
 	}
-	if deleted, etag, err = outcomeAndETag(parts); deleted {
-		etag = ""
-	}
-	return deleted, etag, err
+	return false, a.text, nil
 }

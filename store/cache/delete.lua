@@ -2,7 +2,7 @@
 -- KEYS: 1 the entry, 2 its lease
 -- ARGV: 1 gone_until, 2 checked_etag, 3 checked_gone, all as in common.lua,
 --       4 the etag that the entry must have ('': any)
--- RETURNS: {1 if removed, else 0; the etag found before, '' for none}, or validity_unknown
+-- RETURNS: {1 if removed, else 0; the etag found before, '' for none; its as-of time, '' for none}, or validity_unknown
 
 local key, lease = KEYS[1], KEYS[2]
 local gone_until, checked_etag, checked_gone = ARGV[1], ARGV[2], ARGV[3]
@@ -12,14 +12,14 @@ local etag = ARGV[4]
 local value_type = redis.call('TYPE', key).ok
 if etag == '' and value_type ~= 'string' and value_type ~= 'none' then
   redis.call('UNLINK', key, lease)
-  return {1, ''}
+  return {1, '', ''}
 end
-local found = valid_etag(key, gone_until, checked_etag, checked_gone)
+local found, as_of = valid_etag(key, gone_until, checked_etag, checked_gone)
 if not found then
   return validity_unknown(key)
 end
 if etag ~= '' and found ~= etag then
-  return {0, found}
+  return {0, found, as_of}
 end
 redis.call('UNLINK', key, lease)
-return {found == '' and 0 or 1, found}
+return {found == '' and 0 or 1, found, as_of}

@@ -19,15 +19,15 @@ const (
 	Filled FillOutcome = 1
 	// LeaseExpired means that the lease had expired; nothing was written.
 	LeaseExpired FillOutcome = 0
-	// Invalidated means that the lease was revoked, or that the loaded value was invalidated meanwhile; nothing was written.
+	// Invalidated means that the lease was revoked, or that the loaded value was invalidated meanwhile; no valid entry was written.
 	Invalidated FillOutcome = -1
 	// Superseded means that another caller has written the key meanwhile; nothing was written.
 	Superseded FillOutcome = -2
 )
 
 // Fill writes a value that was loaded under a lease, if the lease is still held and neither the key, its tags nor its
-// namespace has changed since the lease was given. The entry is as of that time, so that an invalidation which Fill does not
-// see yet applies to the entry when it is read. Fill returns the entry's etag; empty if nothing was written.
+// namespace has changed since the lease was given. The entry is as of that time, so that a later invalidation applies to it when
+// it is read. Fill returns the entry's etag; empty if the outcome is not Filled.
 func (c *Cache) Fill(ctx context.Context, namespace, key, token string, w Write) (outcome FillOutcome, etag string, err error) {
 	lease, ok := parseLease(token)
 	if !ok {
@@ -41,26 +41,36 @@ func (c *Cache) Fill(ctx context.Context, namespace, key, token string, w Write)
 	now := c.redis.Now()
 	e, ttl := w.entry(given, now)
 	e.LoadTime = now.Sub(given)
-	v, err := c.validityOf(ctx, namespace, e, nil, true)
+	known, unread, err := c.nearInvalidation(ctx, namespace, w.Tags)
 	if err != nil {
 		return 0, "", err
 	}
 	invalidated := "0"
-	if v != valid {
+	if compare(e, known) != valid {
 		invalidated = "1"
 	}
 	defer c.redis.Forget(redisKey, leaseKey)
 	// WritesOnce: a repeated call would find that the first one has used up the lease.
-	m, err := c.redis.Run(ctx, fillScript, redis.WritesOnce, []string{redisKey, leaseKey},
-		lease, rueidis.BinaryString(c.encode(redisKey, e)), redis.Millis(ttl), invalidated)
+	m, found, err := c.runBeside(ctx, fillScript, redis.WritesOnce, []string{redisKey, leaseKey},
+		[]string{lease, rueidis.BinaryString(c.encode(redisKey, e)), redis.Millis(ttl), invalidated}, unread)
 	if err != nil {
 		return 0, "", err
 	}
 	n, err := m.AsInt64()
-	if outcome = FillOutcome(n); outcome == Filled {
+	if err != nil {
+		return 0, "", redis.ErrInternal
+	}
+	for _, inv := range found {
+		known = known.or(inv)
+	}
+	outcome = FillOutcome(n)
+	if outcome == Filled && compare(e, known) != valid {
+		return Invalidated, "", nil // whoever reads the entry sees that it is invalidated
+	}
+	if outcome == Filled {
 		etag = e.ETag.String()
 	}
-	return outcome, etag, err
+	return outcome, etag, nil
 }
 
 // ReleaseLease gives a lease back and holds back new leases of the key for a time, at most [MaxLease]; 0 means not at all. It

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"time"
 
@@ -69,23 +70,29 @@ func (c *Cache) Increment(ctx context.Context, namespace, key string, inc Increm
 	if inc.Saturate {
 		bound = "saturate"
 	}
-	parts, err := c.runOnEntry(ctx, incrementScript, redis.WritesOnce, namespace, []string{redisKey, c.leaseKey(namespace, key)},
-		decimal(&inc.Delta), decimal(&inc.Initial), redis.Millis(inc.TTL), string(inc.Policy),
-		decimal(inc.Min), decimal(inc.Max), bound)
+	increment := func() (onEntry, error) {
+		return c.runOnEntry(ctx, incrementScript, redis.WritesOnce, namespace, []string{redisKey, c.leaseKey(namespace, key)},
+			decimal(&inc.Delta), decimal(&inc.Initial), redis.Millis(inc.TTL), string(inc.Policy),
+			decimal(inc.Min), decimal(inc.Max), bound)
+	}
+	a, err := increment()
+	if errors.Is(err, redis.ErrNotCounter) {
+		// Perhaps an entry whose namespace has been cleared: the near cache may not have heard of it yet.
+		c.redis.Near.Forget(clearKey(namespace))
+		a, err = increment()
+	}
 	if err != nil {
 		return r, err
 	}
-	if len(parts) != 3 {
+	if len(a.rest) != 1 {
 		return r, redis.ErrInternal
 	}
-	outcome, err1 := parts[0].AsInt64()
-	text, err2 := parts[1].ToString()
-	pttl, err3 := parts[2].AsInt64()
-	value, err4 := strconv.ParseInt(text, 10, 64)
-	if err1 != nil || err2 != nil || err3 != nil || err4 != nil {
+	pttl, err1 := a.rest[0].AsInt64()
+	value, err2 := strconv.ParseInt(a.text, 10, 64)
+	if err1 != nil || err2 != nil {
 		return r, redis.ErrInternal
 	}
-	return Incremented{IncrementOutcome(outcome), value, time.Duration(pttl) * time.Millisecond}, nil
+	return Incremented{IncrementOutcome(a.outcome), value, time.Duration(pttl) * time.Millisecond}, nil
 }
 
 // decimal formats a number as an argument of a script; nil becomes the empty string.

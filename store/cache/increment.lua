@@ -4,7 +4,7 @@
 -- ARGV: 1 gone_until, 2 checked_etag, 3 checked_gone, all as in common.lua,
 --       4 delta, 5 initial value of an absent counter, 6 time to live in milliseconds (0: never expires), 7 when the time to
 --       live is set (create, always, keep), 8 minimum ('': none), 9 maximum ('': none), 10 at a bound (reject, saturate)
--- RETURNS: {1 added, 2 set to the bound, 3 unchanged because of the bound; the value; its remaining time to live in
+-- RETURNS: {1 added, 2 set to the bound, 3 unchanged because of the bound; the value; ''; its remaining time to live in
 --          milliseconds, as PTTL}, or validity_unknown
 
 local key, lease = KEYS[1], KEYS[2]
@@ -88,7 +88,7 @@ local outcome = 1
 if bound ~= '' then
   if on_bound == 'reject' then
     undo()
-    return {3, from, redis.call('PTTL', key)}
+    return {3, from, '', redis.call('PTTL', key)}
   end
   put(bound)
   outcome, sum = 2, bound
@@ -106,4 +106,4 @@ if policy == 'always' or (policy == 'create' and not before) then
     redis.call('PEXPIRE', key, px)
   end
 end
-return {outcome, sum, redis.call('PTTL', key)}
+return {outcome, sum, '', redis.call('PTTL', key)}

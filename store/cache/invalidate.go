@@ -90,14 +90,32 @@ func (inv invalidation) or(other invalidation) invalidation {
 	return invalidation{max(inv.deleted, other.deleted), max(inv.stale, other.stale)}
 }
 
-// namespaceInvalidation returns the invalidation of a namespace, from the near cache if it is there.
-func (c *Cache) namespaceInvalidation(ctx context.Context, namespace string) (invalidation, error) {
-	key := clearKey(namespace)
-	if v, ok := c.redis.Near.Get(key); ok {
-		return v.(invalidation), nil
+// nearInvalidation returns the latest invalidation of a namespace and of tags, as far as the near cache knows, which holds all
+// of them afterwards. Unread are the keys of those that were near-cached, so that the ones in Redis may be later.
+func (c *Cache) nearInvalidation(ctx context.Context, namespace string, tags []string) (latest invalidation, unread []string, err error) {
+	keys := []string{clearKey(namespace)}
+	for _, t := range tags {
+		keys = append(keys, tagKey(namespace, t))
 	}
-	found, err := c.readInvalidations(ctx, []string{key}, true)
-	return found[0], err
+	var missing []string
+	for _, key := range keys {
+		if v, ok := c.redis.Near.Get(key); ok {
+			latest = latest.or(v.(invalidation))
+			unread = append(unread, key)
+		} else {
+			missing = append(missing, key)
+		}
+	}
+	if len(missing) > 0 {
+		found, err := c.readInvalidations(ctx, missing, true)
+		if err != nil {
+			return latest, nil, err
+		}
+		for _, inv := range found {
+			latest = latest.or(inv)
+		}
+	}
+	return latest, unread, nil
 }
 
 // readInvalidations reads the invalidations at Redis keys in one round trip for each shard. With useNear it keeps them in

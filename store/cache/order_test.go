@@ -101,3 +101,25 @@ func TestWriteThroughAnotherReplicaAfterInvalidation(t *testing.T) {
 		}
 	})
 }
+
+// TestFillAfterInvalidationElsewhere: the near cache of the replica that fills has not heard of an invalidation that was
+// acknowledged, and what was loaded before it is refused all the same.
+func TestFillAfterInvalidationElsewhere(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, _ string) {
+		other := storetest.Replicas(t, s)[1]
+		for _, way := range invalidations {
+			for _, mode := range []cache.InvalidationMode{cache.InvalidateDelete, cache.InvalidateStale} {
+				namespace := storetest.NewNamespace()
+				token := lease(t, other, namespace, "key", tenSeconds)
+				way.do(t, s, namespace, mode)
+				other.Cache.Unhear(namespace, "tag")
+				if outcome := fillLease(t, other, namespace, "key", token, tagged("old", "tag")); outcome != cache.Invalidated {
+					t.Errorf("%s, %s: Fill = %v, want %v", way.name, mode, outcome, cache.Invalidated)
+				}
+				if f := storetest.Get(t, other, namespace, "key", false); f.Entry != nil && !f.Stale {
+					t.Errorf("%s, %s: Get after the refused Fill = %+v, want nothing fresh", way.name, mode, f)
+				}
+			}
+		}
+	})
+}

@@ -91,16 +91,19 @@ func (c *Cache) Set(ctx context.Context, namespace, key string, w Write, cond Co
 		return err == nil, e.ETag.String(), err
 	}
 	// WritesOnce: a repeated call would find the entry of the first one and report that the condition did not hold.
-	parts, err := c.runOnEntry(ctx, setScript, redis.WritesOnce, namespace, []string{redisKey, leaseKey},
+	a, err := c.runOnEntry(ctx, setScript, redis.WritesOnce, namespace, []string{redisKey, leaseKey},
 		rueidis.BinaryString(c.encode(redisKey, e)), redis.Millis(ttl), string(cond.Kind), cond.ETag.String())
-	if err != nil {
+	switch {
+	case err != nil:
 		return false, "", err
+	case a.gone && cond.Kind != IfNoneMatch:
+		// What the condition required was gone, and must not have been replaced.
+		_, etag, err := c.Delete(ctx, namespace, key, &e.ETag)
+		return false, etag, err
+	case a.outcome == 1:
+		return true, e.ETag.String(), nil
 	}
-	stored, found, err := outcomeAndETag(parts)
-	if stored {
-		return true, e.ETag.String(), err
-	}
-	return false, found, err
+	return false, a.text, nil
 }
 
 // checkKeyring returns an error if a write asks for encryption and there is no keyring.

@@ -3,13 +3,13 @@
 -- ARGV: 1 gone_until, 2 checked_etag, 3 checked_gone, all as in common.lua,
 --       4 the bytes to store, 5 time to live in milliseconds (0: never expires),
 --       6 condition (absent, present, match, none_match), 7 the etag of the condition
--- RETURNS: {1 if written, else 0; the etag found before, '' for none}, or validity_unknown
+-- RETURNS: {1 if written, else 0; the etag found before, '' for none; its as-of time, '' for none}, or validity_unknown
 
 local key, lease = KEYS[1], KEYS[2]
 local gone_until, checked_etag, checked_gone = ARGV[1], ARGV[2], ARGV[3]
 local bytes, px, condition, etag = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
-local found = valid_etag(key, gone_until, checked_etag, checked_gone)
+local found, as_of = valid_etag(key, gone_until, checked_etag, checked_gone)
 if not found then
   return validity_unknown(key)
 end
@@ -18,7 +18,7 @@ local holds = (condition == 'absent' and found == '')
   or (condition == 'match' and found == etag)
   or (condition == 'none_match' and found ~= etag)
 if not holds then
-  return {0, found}
+  return {0, found, as_of}
 end
 if px == '0' then
   redis.call('SET', key, bytes)
@@ -26,4 +26,4 @@ else
   redis.call('SET', key, bytes, 'PX', px)
 end
 redis.call('UNLINK', lease)
-return {1, found}
+return {1, found, as_of}

@@ -29,11 +29,10 @@ func (c *Cache) Touch(ctx context.Context, namespace, key string, fresh time.Dur
 	defer c.redis.Forget(redisKey)
 	// Rounded up: to the script, 0 means never.
 	us := int64((fresh + time.Microsecond - 1) / time.Microsecond)
-	parts, err := c.runOnEntry(ctx, touchScript, redis.Writes, namespace, []string{redisKey, c.leaseKey(namespace, key)},
+	a, err := c.runOnEntry(ctx, touchScript, redis.Writes, namespace, []string{redisKey, c.leaseKey(namespace, key)},
 		strconv.FormatInt(us, 10), string(mode))
-	if err != nil {
+	if err != nil || a.gone {
 		return false, false, err
 	}
-	n, err := parts[0].AsInt64()
-	return n >= 0, n == 1, err
+	return a.outcome >= 0, a.outcome == 1, nil
 }

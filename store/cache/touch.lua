@@ -3,17 +3,17 @@
 -- KEYS: 1 the entry, 2 its lease
 -- ARGV: 1 gone_until, 2 checked_etag, 3 checked_gone, all as in common.lua,
 --       4 how long the entry is fresh from now in microseconds (0: never expires), 5 mode (overwrite, extend, shorten)
--- RETURNS: {1 changed, 0 unchanged because of the mode, -1 the key holds nothing; ''}, or validity_unknown
+-- RETURNS: {1 changed, 0 unchanged because of the mode, -1 the key holds nothing; ''; the as-of time of the entry, '' for none}, or validity_unknown
 
 local key, lease = KEYS[1], KEYS[2]
 local gone_until, checked_etag, checked_gone = ARGV[1], ARGV[2], ARGV[3]
 local fresh, mode = tonumber(ARGV[4]), ARGV[5]
 
-local found = valid_etag(key, gone_until, checked_etag, checked_gone)
+local found, as_of = valid_etag(key, gone_until, checked_etag, checked_gone)
 if not found then
   return validity_unknown(key)
 elseif found == '' then
-  return {-1, ''}
+  return {-1, '', ''}
 end
 
 local now = now_us()
@@ -45,7 +45,7 @@ local function later(a, b)
   return b ~= 0 and (a == 0 or a > b)
 end
 if (mode == 'extend' and not later(new_hard, hard)) or (mode == 'shorten' and not later(hard, new_hard)) then
-  return {0, ''}
+  return {0, '', as_of}
 end
 
 if head then
@@ -57,4 +57,4 @@ else
   redis.call('PERSIST', key)
 end
 redis.call('UNLINK', lease)
-return {1, ''}
+return {1, '', as_of}
