@@ -73,7 +73,7 @@ func TestNearCosts(t *testing.T) {
 		// An entry that may be gone before a lease is does not stand in the way of a late Fill.
 		{"ShortSetRevokesTheLease", held, func() {
 			storetest.Set(t, s, "n", "key", cache.Write{Fresh: cache.MaxLease / 2, Stale: cache.MaxLease / 2})
-		}, map[string]int64{"set": 1, "unlink": 1}},
+		}, map[string]int64{"evalsha": 1, "set": 1, "unlink": 1}},
 		{"DeleteCostsOneScriptAndOneGet", held, absent, map[string]int64{"evalsha": 1, "get": 1, "type": 1, "getrange": 1, "unlink": 1}},
 		{"ConditionalSetCostsOneScriptAndOneGet", func() { held(); etag = match() }, func() {
 			_, _, err := s.Cache.Set(ctx, "n", "key", cache.Write{}, cache.Condition{Kind: cache.IfMatch, ETag: etag})

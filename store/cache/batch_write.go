@@ -29,16 +29,13 @@ type BatchStored struct {
 func (c *Cache) BatchSet(ctx context.Context, namespace string, items []BatchWrite) ([]BatchStored, error) {
 	results := make([]BatchStored, len(items))
 	redisKeys := make([]string, len(items))
-	var steps []int
+	revokes := false
 	for i := range items {
 		if err := c.checkKeyring(&items[i].Write); err != nil {
 			return nil, err
 		}
 		redisKeys[i] = c.entryKey(namespace, items[i].Key)
-		if revokesLease(items[i].Fresh + items[i].Stale) {
-			steps = append(steps, leaseStep(i))
-		}
-		steps = append(steps, entryStep(i))
+		revokes = revokes || revokesLease(items[i].Fresh+items[i].Stale)
 	}
 	defer c.redis.Forget(redisKeys...)
 	now, asOf := c.redis.Now(), c.redis.AsOf(ctx)
@@ -47,28 +44,36 @@ func (c *Cache) BatchSet(ctx context.Context, namespace string, items []BatchWri
 		entries[i], ttls[i] = items[i].entry(asOf, now)
 		results[i].ETag = entries[i].ETag.String()
 	}
-	err := c.redis.RunBatch(ctx, steps, redis.Batch{
-		Name: "set", Effect: redis.Writes,
-		Command: func(b rueidis.Builder, step int) rueidis.Completed {
-			i := step / 2
-			if step == leaseStep(i) {
-				return b.Unlink().Key(c.leaseKey(namespace, items[i].Key)).Build()
-			}
-			return c.setCommand(b, redisKeys[i], entries[i], ttls[i])
-		},
-		Read: func(_ int, r rueidis.RedisResult) error { return r.Error() },
-		Fail: func(step int, err error) { results[step/2] = BatchStored{Err: err} },
-	})
+	set := func(b rueidis.Builder, i int) rueidis.Completed {
+		return c.setCommand(b, redisKeys[i], entries[i], ttls[i])
+	}
+	read := func(_ int, r rueidis.RedisResult) error { return r.Error() }
+	fail := func(i int, err error) { results[i] = BatchStored{Err: err} }
+	var err error
+	if !revokes {
+		err = c.redis.RunBatch(ctx, redis.Items(len(items)), redis.Batch{
+			Name: "set", Effect: redis.Writes, Command: set, Read: read, Fail: fail,
+		})
+	} else {
+		err = c.redis.RunScripts(ctx, redis.Items(len(items)), redis.ScriptBatch{
+			Script: overwriteScript, Effect: redis.Writes, Read: read, Fail: fail,
+			Call: func(i int) (keys, args []string) {
+				bytes := rueidis.BinaryString(c.encode(redisKeys[i], entries[i]))
+				return []string{redisKeys[i], c.leaseKey(namespace, items[i].Key)}, []string{bytes, redis.Millis(ttls[i])}
+			},
+			Command: func(b rueidis.Builder, i int) (rueidis.Completed, bool) {
+				if revokesLease(ttls[i]) {
+					return rueidis.Completed{}, false
+				}
+				return set(b, i), true
+			},
+		})
+	}
 	if err != nil {
 		return nil, err
 	}
 	return results, nil
 }
-
-// A batch that revokes leases sends two commands for a key, first that on the lease: a Fill between the two is refused, and
-// an entry that a Fill wrote before them is overwritten or removed.
-func leaseStep(i int) int { return 2 * i }
-func entryStep(i int) int { return 2*i + 1 }
 
 // BatchDeleted is the result of deleting one key of a batch.
 type BatchDeleted struct {
@@ -87,23 +92,17 @@ func (c *Cache) BatchDelete(ctx context.Context, namespace string, keys []string
 		redisKeys[i] = c.entryKey(namespace, key)
 	}
 	defer c.redis.Forget(redisKeys...)
-	err := c.redis.RunBatch(ctx, redis.Items(2*len(keys)), redis.Batch{
-		Name: "unlink", Effect: redis.Writes,
-		Command: func(b rueidis.Builder, step int) rueidis.Completed {
-			i := step / 2
-			if step == leaseStep(i) {
-				return b.Unlink().Key(c.leaseKey(namespace, keys[i])).Build()
-			}
-			return b.Unlink().Key(redisKeys[i]).Build()
+	err := c.redis.RunScripts(ctx, redis.Items(len(keys)), redis.ScriptBatch{
+		Script: removeScript, Effect: redis.Writes,
+		Call: func(i int) (scriptKeys, args []string) {
+			return []string{redisKeys[i], c.leaseKey(namespace, keys[i])}, nil
 		},
-		Read: func(step int, r rueidis.RedisResult) error {
+		Read: func(i int, r rueidis.RedisResult) error {
 			n, err := r.AsInt64()
-			if step == entryStep(step/2) {
-				results[step/2].Deleted = n > 0
-			}
+			results[i].Deleted = n > 0
 			return err
 		},
-		Fail: func(step int, err error) { results[step/2] = BatchDeleted{Err: err} },
+		Fail: func(i int, err error) { results[i] = BatchDeleted{Err: err} },
 	})
 	if err != nil {
 		return nil, err

@@ -15,7 +15,9 @@ var files embed.FS
 // The text of a script is common.lua followed by the script's own file.
 var (
 	setScript        = script("set")
+	overwriteScript  = script("overwrite")
 	deleteScript     = script("delete")
+	removeScript     = script("remove")
 	touchScript      = script("touch")
 	incrementScript  = script("increment")
 	invalidateScript = script("invalidate")

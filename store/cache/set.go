@@ -77,17 +77,14 @@ func (c *Cache) Set(ctx context.Context, namespace, key string, w Write, cond Co
 	e, ttl := w.entry(c.redis.AsOf(ctx), now)
 	defer c.redis.Forget(redisKey)
 	if cond.Kind == Always {
-		_, err = redis.RoundTrip(ctx, c.redis, "set", redis.Writes, func(ctx context.Context, conns *redis.Conns) (rueidis.RedisMessage, error) {
-			set := c.setCommand(conns.Primary.B(), redisKey, e, ttl)
-			if !revokesLease(ttl) {
-				return conns.Primary.Do(ctx, set).ToMessage()
-			}
-			results := conns.Primary.DoMulti(ctx, conns.Primary.B().Unlink().Key(leaseKey).Build(), set)
-			if err := results[0].Error(); err != nil {
-				return rueidis.RedisMessage{}, err
-			}
-			return results[1].ToMessage()
-		})
+		if revokesLease(ttl) {
+			_, err = c.redis.Run(ctx, overwriteScript, redis.Writes, []string{redisKey, leaseKey},
+				rueidis.BinaryString(c.encode(redisKey, e)), redis.Millis(ttl))
+		} else {
+			_, err = redis.RoundTrip(ctx, c.redis, "set", redis.Writes, func(ctx context.Context, conns *redis.Conns) (rueidis.RedisMessage, error) {
+				return conns.Primary.Do(ctx, c.setCommand(conns.Primary.B(), redisKey, e, ttl)).ToMessage()
+			})
+		}
 		return err == nil, e.ETag.String(), err
 	}
 	// WritesOnce: a repeated call would find the entry of the first one and report that the condition did not hold.
