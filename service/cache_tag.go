@@ -14,10 +14,6 @@ var invalidationModes = map[cachev1.InvalidationMode]cache.InvalidationMode{
 	cachev1.InvalidationMode_INVALIDATION_MODE_STALE:       cache.InvalidateStale,
 }
 
-// tagMemory is how long the invalidation of a tag is remembered, in multiples of the maximum ttl: Touch can extend an
-// entry's ttl to the maximum and keeps its stale_ttl, which may be as long.
-const tagMemory = 2
-
 // InvalidateTags makes all entries with any of the tags stale, or deletes them.
 func (c *Cache) InvalidateTags(ctx context.Context, r *cachev1.InvalidateTagsRequest) (*cachev1.InvalidateTagsResponse, error) {
 	f := c.fields()
@@ -30,7 +26,7 @@ func (c *Cache) InvalidateTags(ctx context.Context, r *cachev1.InvalidateTagsReq
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	if err := c.store.Cache.InvalidateTags(ctx, ns, tags, invalidationModes[mode], tagMemory*c.limits.MaxTTL); err != nil {
+	if err := c.store.Cache.InvalidateTags(ctx, ns, tags, invalidationModes[mode]); err != nil {
 		return nil, err
 	}
 	return &cachev1.InvalidateTagsResponse{}, nil

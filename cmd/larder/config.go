@@ -114,6 +114,7 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 	stored.Redis.NearCacheBytes = int64(c.Near.Bytes)
 	stored.Redis.NearCacheTTL = c.Near.TTL
 	stored.Cache.PlainNamespace = c.Cache.PlainNamespace
+	stored.Cache.MaxTTL = c.Cache.MaxTTL
 	stored.Sessions.SweepInterval = c.Sessions.SweepInterval
 	stored.Cache.CompressAbove = int(c.Cache.CompressAbove)
 	keyring, keyringErr := readKeyring(c.Secrecy.KeyringFile)

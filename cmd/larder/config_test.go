@@ -50,7 +50,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Options: %v", err)
 	}
-	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"localhost:6379"}, CommandTimeout: 2 * time.Second, NearCacheBytes: 64 << 20, NearCacheTTL: 5 * time.Second}, Cache: cache.Options{CompressAbove: 16 << 10}, Sessions: session.Options{SweepInterval: 10 * time.Second}}
+	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"localhost:6379"}, CommandTimeout: 2 * time.Second, NearCacheBytes: 64 << 20, NearCacheTTL: 5 * time.Second}, Cache: cache.Options{CompressAbove: 16 << 10, MaxTTL: 720 * time.Hour}, Sessions: session.Options{SweepInterval: 10 * time.Second}}
 	if diff := cmp.Diff(wantRedis, stored); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
 	}
@@ -94,7 +94,7 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Options: %v", err)
 	}
-	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:1"}, CommandTimeout: time.Second, NearCacheBytes: 2, NearCacheTTL: 3 * time.Second}, Cache: cache.Options{PlainNamespace: "seven", CompressAbove: 16}, Sessions: session.Options{SweepInterval: 17 * time.Second}}
+	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:1"}, CommandTimeout: time.Second, NearCacheBytes: 2, NearCacheTTL: 3 * time.Second}, Cache: cache.Options{PlainNamespace: "seven", CompressAbove: 16, MaxTTL: 6 * time.Second}, Sessions: session.Options{SweepInterval: 17 * time.Second}}
 	if diff := cmp.Diff(wantRedis, stored); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
 	}

@@ -29,13 +29,18 @@ type BatchStored struct {
 func (c *Cache) BatchSet(ctx context.Context, namespace string, items []BatchWrite) ([]BatchStored, error) {
 	results := make([]BatchStored, len(items))
 	redisKeys := make([]string, len(items))
-	revokes := false
+	tagged := false
 	for i := range items {
 		if err := c.checkKeyring(&items[i].Write); err != nil {
 			return nil, err
 		}
 		redisKeys[i] = c.entryKey(namespace, items[i].Key)
-		revokes = revokes || revokesLease(items[i].Fresh+items[i].Stale)
+		tagged = tagged || len(items[i].Tags) > 0
+	}
+	if tagged {
+		if err := c.raiseTagMemory(ctx); err != nil {
+			return nil, err
+		}
 	}
 	defer c.redis.Forget(redisKeys...)
 	now, asOf := c.redis.Now(), c.redis.AsOf(ctx)
@@ -44,35 +49,28 @@ func (c *Cache) BatchSet(ctx context.Context, namespace string, items []BatchWri
 		entries[i], ttls[i] = items[i].entry(asOf, now)
 		results[i].ETag = entries[i].ETag.String()
 	}
-	set := func(b rueidis.Builder, i int) rueidis.Completed {
-		return c.setCommand(b, redisKeys[i], entries[i], ttls[i])
-	}
-	read := func(_ int, r rueidis.RedisResult) error { return r.Error() }
-	fail := func(i int, err error) { results[i] = BatchStored{Err: err} }
-	var err error
-	if !revokes {
-		err = c.redis.RunBatch(ctx, redis.Items(len(items)), redis.Batch{
-			Name: "set", Effect: redis.Writes, Command: set, Read: read, Fail: fail,
-		})
-	} else {
-		err = c.redis.RunScripts(ctx, redis.Items(len(items)), redis.ScriptBatch{
-			Script: overwriteScript, Effect: redis.Writes, Read: read, Fail: fail,
-			Call: func(i int) (keys, args []string) {
-				bytes := rueidis.BinaryString(c.encode(redisKeys[i], entries[i]))
-				return []string{redisKeys[i], c.leaseKey(namespace, items[i].Key)}, []string{bytes, redis.Millis(ttls[i])}
-			},
-			Command: func(b rueidis.Builder, i int) (rueidis.Completed, bool) {
-				if revokesLease(ttls[i]) {
-					return rueidis.Completed{}, false
-				}
-				return set(b, i), true
-			},
-		})
-	}
+	err := c.redis.RunBatch(ctx, redis.Items(len(items)), redis.Batch{
+		Name: "set", Effect: redis.Writes,
+		Command: func(b rueidis.Builder, i int) rueidis.Completed {
+			if !revokesLease(ttls[i]) {
+				return c.setCommand(b, redisKeys[i], entries[i], ttls[i])
+			}
+			bytes := rueidis.BinaryString(c.encode(redisKeys[i], entries[i]))
+			return byText(b, overwriteScript, redisKeys[i], c.leaseKey(namespace, items[i].Key), bytes, redis.Millis(ttls[i]))
+		},
+		Read: func(_ int, r rueidis.RedisResult) error { return r.Error() },
+		Fail: func(i int, err error) { results[i] = BatchStored{Err: err} },
+	})
 	if err != nil {
 		return nil, err
 	}
 	return results, nil
+}
+
+// byText returns the command that runs a short script on an entry and its lease. In a batch, in which a key may be twice, a script
+// must not be run again because the server does not know it: that would be after what follows it.
+func byText(b rueidis.Builder, s *redis.Script, redisKey, leaseKey string, args ...string) rueidis.Completed {
+	return b.Eval().Script(s.Text()).Numkeys(2).Key(redisKey, leaseKey).Arg(args...).Build()
 }
 
 // BatchDeleted is the result of deleting one key of a batch.
@@ -92,10 +90,10 @@ func (c *Cache) BatchDelete(ctx context.Context, namespace string, keys []string
 		redisKeys[i] = c.entryKey(namespace, key)
 	}
 	defer c.redis.Forget(redisKeys...)
-	err := c.redis.RunScripts(ctx, redis.Items(len(keys)), redis.ScriptBatch{
-		Script: removeScript, Effect: redis.Writes,
-		Call: func(i int) (scriptKeys, args []string) {
-			return []string{redisKeys[i], c.leaseKey(namespace, keys[i])}, nil
+	err := c.redis.RunBatch(ctx, redis.Items(len(keys)), redis.Batch{
+		Name: "unlink", Effect: redis.Writes,
+		Command: func(b rueidis.Builder, i int) rueidis.Completed {
+			return byText(b, removeScript, redisKeys[i], c.leaseKey(namespace, keys[i]))
 		},
 		Read: func(i int, r rueidis.RedisResult) error {
 			n, err := r.AsInt64()

@@ -2,6 +2,8 @@
 package cache
 
 import (
+	"time"
+
 	"github.com/berthcare/larder/store/keyring"
 	"github.com/berthcare/larder/store/redis"
 )
@@ -13,6 +15,9 @@ type Options struct {
 	// PlainNamespace is a namespace whose keys are Redis keys as they are, so that Larder serves data written by other
 	// clients; empty means none. Keys that begin with "ld:" are Larder's own and not part of it.
 	PlainNamespace string
+	// MaxTTL is the maximum time to live of an entry with tags when it is written, its stale part included; 0 means 720 h. It
+	// decides for how long invalidations of tags are kept. Replicas may differ in it.
+	MaxTTL time.Duration
 }
 
 // Cache keeps entries and counters in Redis. It is safe for concurrent use.
@@ -25,10 +30,15 @@ type Cache struct {
 	options Options
 	leasing leasing
 	watches watches
+
+	tagMemory tagMemory
 }
 
 // New returns a cache over a Redis client. The keyring encrypts the values of writes with [Write.Encrypt]; with a nil keyring
 // such writes fail.
 func New(c *redis.Client, k *keyring.Keyring, o Options) *Cache {
-	return &Cache{redis: c, keyring: k, options: o}
+	if o.MaxTTL <= 0 {
+		o.MaxTTL = defaultMaxTTL
+	}
+	return &Cache{redis: c, keyring: k, options: o, tagMemory: newTagMemory(o.MaxTTL)}
 }

@@ -3,14 +3,16 @@
 --
 -- Scripts that must know the validity of the entry they find take three arguments for it, because the invalidations may be in
 -- other slots:
---   gone_until    a time of 8 bytes: an entry as of that time or earlier is gone
---   checked_etag  the etag of the entry whose tags the caller has looked up, '' for none
---   checked_gone  '1' if the invalidations of those tags say that the entry is gone, else '0'
+--   gone_until        a time of 8 bytes: an entry as of that time or earlier is gone
+--   checked_etag      the etag of the entry whose tags the caller has looked up, '' for none
+--   checked_validity  what the invalidations say of that entry: valid, stale, gone
 -- A script that finds another entry with tags does nothing and returns validity_unknown, so that the caller looks up the tags
 -- of that entry and runs the script again.
 
 local MAGIC = '\193LD\1'
 local HEADER_SIZE = 41
+-- The flag of an entry that was touched after it had been invalidated to be stale.
+local STALE = 32
 local NO_TIME = string.rep('\0', 8)
 -- The maximum length of a header with labels: the number of tags, 32 tags of 128 bytes with their lengths, and a content type
 -- of 255 bytes with its length.
@@ -29,9 +31,14 @@ local function header(key)
   end
 end
 
+-- has reports whether a flag of an entry, a power of 2, is set.
+local function has(head, flag)
+  return string.byte(head, 5) % (2 * flag) >= flag
+end
+
 -- tagged reports whether an entry has tags.
 local function tagged(head)
-  return string.byte(head, 5) % 4 >= 2
+  return has(head, 2)
 end
 
 -- etag_at returns the etag of the value at key in hexadecimal digits; '' if the key holds nothing.
@@ -46,7 +53,7 @@ end
 
 -- valid_etag returns the etag of the value at key in hexadecimal digits, '' if the key holds nothing or an entry that is gone,
 -- nil if the validity of the entry is unknown; and the as-of time of a valid entry, '' if it has none.
-local function valid_etag(key, gone_until, checked_etag, checked_gone)
+local function valid_etag(key, gone_until, checked_etag, checked_validity)
   local head = header(key)
   if head then
     local etag = hex(string.sub(head, 6, 13))
@@ -58,7 +65,7 @@ local function valid_etag(key, gone_until, checked_etag, checked_gone)
       if etag ~= checked_etag then
         return nil
       end
-      if checked_gone == '1' then
+      if checked_validity == 'gone' then
         return '', ''
       end
     end

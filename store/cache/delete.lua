@@ -1,11 +1,11 @@
 -- Removes an entry and revokes its lease, unconditionally or only if the entry has an etag.
 -- KEYS: 1 the entry, 2 its lease
--- ARGV: 1 gone_until, 2 checked_etag, 3 checked_gone, all as in common.lua,
+-- ARGV: 1 gone_until, 2 checked_etag, 3 checked_validity, all as in common.lua,
 --       4 the etag that the entry must have ('': any)
 -- RETURNS: {1 if removed, else 0; the etag found before, '' for none; its as-of time, '' for none}, or validity_unknown
 
 local key, lease = KEYS[1], KEYS[2]
-local gone_until, checked_etag, checked_gone = ARGV[1], ARGV[2], ARGV[3]
+local gone_until, checked_etag, checked_validity = ARGV[1], ARGV[2], ARGV[3]
 local etag = ARGV[4]
 
 -- A value that is not a string has no etag: only an unconditional delete removes it.
@@ -14,7 +14,7 @@ if etag == '' and value_type ~= 'string' and value_type ~= 'none' then
   redis.call('UNLINK', key, lease)
   return {1, '', ''}
 end
-local found, as_of = valid_etag(key, gone_until, checked_etag, checked_gone)
+local found, as_of = valid_etag(key, gone_until, checked_etag, checked_validity)
 if not found then
   return validity_unknown(key)
 end

@@ -40,6 +40,8 @@ const (
 	flagS2
 	// flagSealed means that the value, compressed or not, is encrypted.
 	flagSealed
+	// flagStale means that the entry was touched after it had been invalidated with InvalidateStale. touch.lua sets it.
+	flagStale
 	// flagsKnown is the set of all flags of this version.
 	flagsKnown = 1<<iota - 1
 )
@@ -89,6 +91,9 @@ type Entry struct {
 	ContentType string
 	// Encrypted says that the value is stored encrypted.
 	Encrypted bool
+	// Invalidated says that the entry was touched after it had been invalidated with [InvalidateStale]. It stays stale, although
+	// its new expiry may be after the end of what is kept of the invalidation.
+	Invalidated bool
 }
 
 // micros returns a time as entries store it: microseconds since 1970, 0 for the zero time.
@@ -151,6 +156,9 @@ func (e *Entry) assemble(value []byte, flags byte) []byte {
 	if e.Negative {
 		b[offFlags] |= flagNegative
 	}
+	if e.Invalidated {
+		b[offFlags] |= flagStale
+	}
 	if len(e.Tags) > 0 {
 		b[offFlags] |= flagTags
 		b = append(b, byte(len(e.Tags)))
@@ -198,6 +206,7 @@ func decodeHeader(raw []byte) (e Entry, flags byte, err error) {
 	}
 	flags = raw[offFlags]
 	e.Negative = flags&flagNegative != 0
+	e.Invalidated = flags&flagStale != 0
 	e.ETag = ETag(raw[offETag:])
 	e.AsOf = fromMicros(binary.BigEndian.Uint64(raw[offAsOf:]))
 	e.Soft = fromMicros(binary.BigEndian.Uint64(raw[offSoft:]))

@@ -36,6 +36,11 @@ func (c *Cache) Fill(ctx context.Context, namespace, key, token string, w Write)
 	if err := c.checkKeyring(&w); err != nil {
 		return Invalidated, "", err
 	}
+	if len(w.Tags) > 0 {
+		if err := c.raiseTagMemory(ctx); err != nil {
+			return Invalidated, "", err
+		}
+	}
 	redisKey, leaseKey := c.entryKey(namespace, key), c.leaseKey(namespace, key)
 	given := fromMicros(binary.BigEndian.Uint64([]byte(lease[leaseGiven:])))
 	now := c.redis.Now()

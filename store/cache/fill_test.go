@@ -89,13 +89,13 @@ func TestFillRaces(t *testing.T) {
 			return err
 		}, cache.Filled},
 		{"AfterInvalidateTags", tenSeconds, nil, func(t *testing.T, s *store.Store, namespace string) error {
-			return s.Cache.InvalidateTags(t.Context(), namespace, []string{"tag"}, cache.InvalidateDelete, time.Hour)
+			return s.Cache.InvalidateTags(t.Context(), namespace, []string{"tag"}, cache.InvalidateDelete)
 		}, cache.Invalidated},
 		{"AfterInvalidateTagsStale", tenSeconds, nil, func(t *testing.T, s *store.Store, namespace string) error {
-			return s.Cache.InvalidateTags(t.Context(), namespace, []string{"tag"}, cache.InvalidateStale, time.Hour)
+			return s.Cache.InvalidateTags(t.Context(), namespace, []string{"tag"}, cache.InvalidateStale)
 		}, cache.Invalidated},
 		{"AfterInvalidationOfOtherTags", tenSeconds, nil, func(t *testing.T, s *store.Store, namespace string) error {
-			return s.Cache.InvalidateTags(t.Context(), namespace, []string{"other"}, cache.InvalidateDelete, time.Hour)
+			return s.Cache.InvalidateTags(t.Context(), namespace, []string{"other"}, cache.InvalidateDelete)
 		}, cache.Filled},
 		{"AfterClearNamespace", tenSeconds, nil, func(t *testing.T, s *store.Store, namespace string) error {
 			return s.Cache.ClearNamespace(t.Context(), namespace, cache.InvalidateDelete)

@@ -1,14 +1,14 @@
 -- Adds to a counter, a plain decimal integer of 64 bits, and revokes its lease if the counter was written. INCRBY adds and
 -- digits are compared as text, because Lua numbers are exact only up to 2^53.
 -- KEYS: 1 the counter, 2 its lease
--- ARGV: 1 gone_until, 2 checked_etag, 3 checked_gone, all as in common.lua,
+-- ARGV: 1 gone_until, 2 checked_etag, 3 checked_validity, all as in common.lua,
 --       4 delta, 5 initial value of an absent counter, 6 time to live in milliseconds (0: never expires), 7 when the time to
 --       live is set (create, always, keep), 8 minimum ('': none), 9 maximum ('': none), 10 at a bound (reject, saturate)
 -- RETURNS: {1 added, 2 set to the bound, 3 unchanged because of the bound; the value; ''; its remaining time to live in
 --          milliseconds, as PTTL}, or validity_unknown
 
 local key, lease = KEYS[1], KEYS[2]
-local gone_until, checked_etag, checked_gone = ARGV[1], ARGV[2], ARGV[3]
+local gone_until, checked_etag, checked_validity = ARGV[1], ARGV[2], ARGV[3]
 local delta, initial, px, policy = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local lowest, highest, on_bound = ARGV[8], ARGV[9], ARGV[10]
 
@@ -31,7 +31,7 @@ local function less(a, b)
   return a < b
 end
 
-local found = valid_etag(key, gone_until, checked_etag, checked_gone)
+local found = valid_etag(key, gone_until, checked_etag, checked_validity)
 if not found then
   return validity_unknown(key)
 end

@@ -30,39 +30,63 @@ const (
 	InvalidateStale InvalidationMode = "stale"
 )
 
-// InvalidateTags makes every entry with one of the tags gone or stale. Its cost does not depend on the number of entries.
-// Memory is how long Redis keeps the invalidation: at least as long as an entry with tags can live.
+// InvalidateTags makes every entry with one of the tags gone or stale. Its cost does not depend on the number of entries. Redis
+// keeps the invalidation for as long as an entry with tags can live, twice [Options.MaxTTL] of the replica that allows most.
 //
 // The invalidation reaches every entry whose write or load has begun before the call, and none whose write or load begins
 // after it, through whichever replica. For that the call returns only once every replica's estimate of the time of Redis has
 // passed the time of the invalidation: a few milliseconds later than Redis answers.
-func (c *Cache) InvalidateTags(ctx context.Context, namespace string, tags []string, mode InvalidationMode, memory time.Duration) error {
+func (c *Cache) InvalidateTags(ctx context.Context, namespace string, tags []string, mode InvalidationMode) error {
 	keys := make([]string, len(tags))
 	for i, t := range tags {
 		keys[i] = tagKey(namespace, t)
 	}
-	var failed error
-	var latest int64
-	err := c.redis.RunBatch(ctx, redis.Items(len(keys)), redis.Batch{
-		Name: invalidateScript.Name(), Effect: redis.Writes,
-		Command: func(b rueidis.Builder, i int) rueidis.Completed {
-			return b.Eval().Script(invalidateScript.Text()).Numkeys(1).Key(keys[i]).Arg(string(mode), redis.Millis(memory), c.latest()).Build()
-		},
-		Read: func(_ int, r rueidis.RedisResult) error {
-			at, err := r.AsInt64()
-			latest = max(latest, at)
+	for {
+		memory := c.tagMemory.longest()
+		at, err := c.invalidate(ctx, keys, mode, memory)
+		c.redis.Forget(keys...)
+		if err != nil {
 			return err
+		}
+		if c.tagMemory.longest() <= memory {
+			return c.redis.WaitPast(ctx, time.UnixMicro(at))
+		}
+		// Another replica allows entries to live for longer, which was not known yet.
+	}
+}
+
+// invalidate records the invalidation of tags, learns for how long it must be kept, and returns its time.
+func (c *Cache) invalidate(ctx context.Context, keys []string, mode InvalidationMode, memory time.Duration) (at int64, err error) {
+	var failed error
+	err = c.redis.RunScripts(ctx, redis.Items(len(keys)+1), redis.ScriptBatch{
+		Script: invalidateScript, Effect: redis.Writes,
+		Call: func(i int) (scriptKeys, args []string) {
+			return keys[i : i+1], []string{string(mode), redis.Millis(memory), c.latest()}
+		},
+		Command: func(b rueidis.Builder, i int) (rueidis.Completed, bool) {
+			if i < len(keys) {
+				return rueidis.Completed{}, false
+			}
+			return b.Get().Key(tagMemoryKey).Build(), true
+		},
+		Read: func(i int, r rueidis.RedisResult) error {
+			if i < len(keys) {
+				t, err := r.AsInt64()
+				at = max(at, t)
+				return err
+			}
+			text, err := r.ToString()
+			if err == nil {
+				c.tagMemory.learn(parseMemory(text))
+			}
+			return nil // while it cannot be read, what this process knows has to do
 		},
 		Fail: func(_ int, err error) { failed = err },
 	})
-	c.redis.Forget(keys...)
 	if err == nil {
 		err = failed
 	}
-	if err != nil {
-		return err
-	}
-	return c.redis.WaitPast(ctx, time.UnixMicro(latest))
+	return at, err
 }
 
 // latest returns the time of an invalidation as an argument of invalidate.lua: one that no entry is as of yet.

@@ -23,7 +23,7 @@ var invalidations = []struct {
 }{
 	{"tag", func(t *testing.T, s *store.Store, namespace string, mode cache.InvalidationMode) {
 		t.Helper()
-		if err := s.Cache.InvalidateTags(t.Context(), namespace, []string{"unused", "tag"}, mode, time.Hour); err != nil {
+		if err := s.Cache.InvalidateTags(t.Context(), namespace, []string{"unused", "tag"}, mode); err != nil {
 			t.Fatalf("InvalidateTags: error %v, want none: %s", err, redis.Cause(err))
 		}
 	}},
@@ -275,7 +275,7 @@ func TestWritesTakeInvalidatedEntriesForAbsent(t *testing.T) {
 func TestTouchDoesNotReviveTheInvalidated(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		storetest.Set(t, s, namespace, "key", tagged("value", "tag"))
-		if err := s.Cache.InvalidateTags(t.Context(), namespace, []string{"tag"}, cache.InvalidateStale, time.Hour); err != nil {
+		if err := s.Cache.InvalidateTags(t.Context(), namespace, []string{"tag"}, cache.InvalidateStale); err != nil {
 			t.Fatalf("InvalidateTags: error %v, want none", err)
 		}
 		if found, _, err := s.Cache.Touch(t.Context(), namespace, "key", 2*time.Hour, cache.TouchExtend); !found || err != nil {
@@ -287,20 +287,18 @@ func TestTouchDoesNotReviveTheInvalidated(t *testing.T) {
 	})
 }
 
-// TestInvalidationsAreKept for as long as was asked, whatever comes later, and those of a namespace for ever.
+// TestInvalidationsAreKept for as long as entries with tags can live, and those of a namespace for ever.
 func TestInvalidationsAreKept(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		left := func(key string) time.Duration {
 			return time.Duration(storetest.Command(t, s, "PTTL", key).(int64)) * time.Millisecond
 		}
 		invalidation := cache.TagKey(namespace, "tag")
-		for _, step := range []struct{ memory, want time.Duration }{{time.Hour, time.Hour}, {time.Minute, time.Hour}, {2 * time.Hour, 2 * time.Hour}} {
-			if err := s.Cache.InvalidateTags(t.Context(), namespace, []string{"tag"}, cache.InvalidateDelete, step.memory); err != nil {
-				t.Fatalf("InvalidateTags: error %v, want none", err)
-			}
-			if got := left(invalidation); got > step.want || got < step.want-10*time.Second {
-				t.Errorf("PTTL of the invalidation = %v, want about %v", got, step.want)
-			}
+		if err := s.Cache.InvalidateTags(t.Context(), namespace, []string{"tag"}, cache.InvalidateDelete); err != nil {
+			t.Fatalf("InvalidateTags: error %v, want none", err)
+		}
+		if got, want := left(invalidation), 2*720*time.Hour+time.Minute; got > want || got < want-10*time.Second {
+			t.Errorf("PTTL of the invalidation = %v, want about %v", got, want)
 		}
 		if err := s.Cache.ClearNamespace(t.Context(), namespace, cache.InvalidateDelete); err != nil {
 			t.Fatalf("ClearNamespace: error %v, want none", err)

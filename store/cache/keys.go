@@ -62,6 +62,9 @@ func hashTag(key string) string {
 	return key
 }
 
+// tagMemoryKey is the Redis key of the time for which invalidations of tags are kept.
+const tagMemoryKey = redis.KeyPrefix + "tagmemory"
+
 // tagKey returns the Redis key of the invalidation of a tag.
 func tagKey(namespace, tag string) string { return "ld:t:{" + namespace + ":" + tag + "}" }
 

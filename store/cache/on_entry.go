@@ -41,10 +41,10 @@ func (c *Cache) runOnEntry(ctx context.Context, sc *redis.Script, eff redis.Effe
 	if sc == incrementScript {
 		unread = nil // counters have no as-of time; Increment looks again if the script finds an entry
 	}
-	checkedETag, checkedGone := "", "0"
+	checkedETag, checkedValidity := "", valid.String()
 	for range 4 {
 		goneUntil := bigEndian(fromMicros(uint64(cleared.deleted))) //nolint:gosec // invalidations are after 1970
-		m, found, err := c.runBeside(ctx, sc, eff, keys, append([]string{goneUntil, checkedETag, checkedGone}, args...), unread)
+		m, found, err := c.runBeside(ctx, sc, eff, keys, append([]string{goneUntil, checkedETag, checkedValidity}, args...), unread)
 		wrong := false // whether the near cache did not know an invalidation that may matter
 		if len(found) > 0 {
 			wrong = found[0].deleted > cleared.deleted
@@ -61,7 +61,7 @@ func (c *Cache) runOnEntry(ctx context.Context, sc *redis.Script, eff redis.Effe
 			return a, err
 		}
 		if a.outcome == validityUnknown {
-			if checkedETag, checkedGone, err = c.checkTags(ctx, namespace, a.text, &cleared); err != nil {
+			if checkedETag, checkedValidity, err = c.checkTags(ctx, sc, namespace, a.text, &cleared); err != nil {
 				return a, err
 			}
 			continue
@@ -78,8 +78,8 @@ func (c *Cache) runOnEntry(ctx context.Context, sc *redis.Script, eff redis.Effe
 	return onEntry{}, redis.Fail(redis.ErrUnavailable, errors.New("the entry kept changing"))
 }
 
-// checkTags returns the arguments of a script about an entry whose header it has returned.
-func (c *Cache) checkTags(ctx context.Context, namespace, header string, cleared *invalidation) (etag, isGone string, err error) {
+// checkTags returns the arguments of a script about an entry with tags whose header it has returned.
+func (c *Cache) checkTags(ctx context.Context, sc *redis.Script, namespace, header string, cleared *invalidation) (etag, validity string, err error) {
 	raw := []byte(header)
 	if len(raw) < headerSize {
 		return "", "", redis.ErrInternal
@@ -89,14 +89,13 @@ func (c *Cache) checkTags(ctx context.Context, namespace, header string, cleared
 		// An entry that cannot be read counts as valid, so that it can be replaced or removed.
 		found = Entry{ETag: ETag(raw[offETag:])}
 	}
+	if sc == touchScript {
+		if err := c.raiseTagMemory(ctx); err != nil {
+			return "", "", err
+		}
+	}
 	v, err := c.validityOf(ctx, namespace, &found, cleared, false)
-	if err != nil {
-		return "", "", err
-	}
-	if v == gone {
-		return found.ETag.String(), "1", nil
-	}
-	return found.ETag.String(), "0", nil
+	return found.ETag.String(), v.String(), err
 }
 
 // parseOnEntry reads {outcome, text, as-of time of 8 bytes or none, the rest}.

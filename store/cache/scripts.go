@@ -12,22 +12,27 @@ import (
 //go:embed *.lua
 var files embed.FS
 
-// The text of a script is common.lua followed by the script's own file.
+// The text of a script is common.lua followed by the script's own file, and that of a short one its own file alone.
 var (
 	setScript        = script("set")
-	overwriteScript  = script("overwrite")
+	overwriteScript  = short("overwrite")
 	deleteScript     = script("delete")
-	removeScript     = script("remove")
+	removeScript     = short("remove")
 	touchScript      = script("touch")
 	incrementScript  = script("increment")
 	invalidateScript = script("invalidate")
 	leaseScript      = script("lease")
 	fillScript       = script("fill")
 	releaseScript    = script("release")
+	rememberScript   = script("remember")
 )
 
 func script(name string) *redis.Script {
 	return redis.NewScript("cache_"+name, file("common")+file(name), map[string]error{"LARDER_TAGGED": ErrTagged})
+}
+
+func short(name string) *redis.Script {
+	return redis.NewScript("cache_"+name, file(name), nil)
 }
 
 func file(name string) string {

@@ -72,6 +72,11 @@ func (c *Cache) Set(ctx context.Context, namespace, key string, w Write, cond Co
 	if err := c.checkKeyring(&w); err != nil {
 		return false, "", err
 	}
+	if len(w.Tags) > 0 {
+		if err := c.raiseTagMemory(ctx); err != nil {
+			return false, "", err
+		}
+	}
 	redisKey, leaseKey := c.entryKey(namespace, key), c.leaseKey(namespace, key)
 	now := c.redis.Now()
 	e, ttl := w.entry(c.redis.AsOf(ctx), now)

@@ -1,15 +1,15 @@
 -- Writes an entry if its condition holds, and revokes the key's lease.
 -- KEYS: 1 the entry, 2 its lease
--- ARGV: 1 gone_until, 2 checked_etag, 3 checked_gone, all as in common.lua,
+-- ARGV: 1 gone_until, 2 checked_etag, 3 checked_validity, all as in common.lua,
 --       4 the bytes to store, 5 time to live in milliseconds (0: never expires),
 --       6 condition (absent, present, match, none_match), 7 the etag of the condition
 -- RETURNS: {1 if written, else 0; the etag found before, '' for none; its as-of time, '' for none}, or validity_unknown
 
 local key, lease = KEYS[1], KEYS[2]
-local gone_until, checked_etag, checked_gone = ARGV[1], ARGV[2], ARGV[3]
+local gone_until, checked_etag, checked_validity = ARGV[1], ARGV[2], ARGV[3]
 local bytes, px, condition, etag = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
-local found, as_of = valid_etag(key, gone_until, checked_etag, checked_gone)
+local found, as_of = valid_etag(key, gone_until, checked_etag, checked_validity)
 if not found then
   return validity_unknown(key)
 end

@@ -1,15 +1,15 @@
--- Changes the expiry of an entry or of a plain value. It revokes the key's lease: an entry that was written after the lease was
+-- Changes the expiry of an entry or of a plain value; an entry that is stale by an invalidation stays so. It revokes the key's lease: an entry that was written after the lease was
 -- given blocks a late fill only while it is there, and the new expiry may be earlier than the end of the lease.
 -- KEYS: 1 the entry, 2 its lease
--- ARGV: 1 gone_until, 2 checked_etag, 3 checked_gone, all as in common.lua,
+-- ARGV: 1 gone_until, 2 checked_etag, 3 checked_validity, all as in common.lua,
 --       4 how long the entry is fresh from now in microseconds (0: never expires), 5 mode (overwrite, extend, shorten)
 -- RETURNS: {1 changed, 0 unchanged because of the mode, -1 the key holds nothing; ''; the as-of time of the entry, '' for none}, or validity_unknown
 
 local key, lease = KEYS[1], KEYS[2]
-local gone_until, checked_etag, checked_gone = ARGV[1], ARGV[2], ARGV[3]
+local gone_until, checked_etag, checked_validity = ARGV[1], ARGV[2], ARGV[3]
 local fresh, mode = tonumber(ARGV[4]), ARGV[5]
 
-local found, as_of = valid_etag(key, gone_until, checked_etag, checked_gone)
+local found, as_of = valid_etag(key, gone_until, checked_etag, checked_validity)
 if not found then
   return validity_unknown(key)
 elseif found == '' then
@@ -50,6 +50,10 @@ end
 
 if head then
   redis.call('SETRANGE', key, 21, encode_time(new_soft) .. encode_time(new_hard))
+  -- The entry may now outlive what is kept of the invalidation, and must not become fresh then.
+  if tagged(head) and checked_validity == 'stale' and not has(head, STALE) then
+    redis.call('SETRANGE', key, 4, string.char(string.byte(head, 5) + STALE))
+  end
 end
 if fresh > 0 then
   redis.call('PEXPIRE', key, string.format('%.0f', math.ceil((new_hard - now) / 1000)))

@@ -9,6 +9,11 @@ import (
 // validity is what the invalidations of an entry's tags and of its namespace say of the entry.
 type validity int
 
+// String returns the validity as scripts take it.
+func (v validity) String() string {
+	return [...]string{valid: "valid", stale: "stale", gone: "gone"}[v]
+}
+
 const (
 	// valid means that the entry is not invalidated.
 	valid validity = iota
@@ -63,7 +68,7 @@ func compare(e *Entry, inv invalidation) validity {
 	switch {
 	case asOf <= inv.deleted:
 		return gone
-	case asOf <= inv.stale:
+	case e.Invalidated, asOf <= inv.stale:
 		return stale
 	}
 	return valid

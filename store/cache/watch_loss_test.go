@@ -336,7 +336,7 @@ func TestWatchPlainNamespace(t *testing.T) {
 	})
 	storetest.Set(t, s, "other", "user:4", tagged("value", "tag"))
 	tell(cache.WatchEvent{Kind: cache.TagInvalidated, Name: "tag"}, true, func() {
-		if err := s.Cache.InvalidateTags(t.Context(), "plain", []string{"tag"}, cache.InvalidateDelete, time.Hour); err != nil {
+		if err := s.Cache.InvalidateTags(t.Context(), "plain", []string{"tag"}, cache.InvalidateDelete); err != nil {
 			t.Fatalf("InvalidateTags: error %v, want none", err)
 		}
 	})

@@ -125,7 +125,7 @@ func TestWatchTellsEverything(t *testing.T) {
 				return err
 			})
 			step("tag", cache.WatchEvent{Kind: cache.TagInvalidated, Name: "a tag}"}, true, func() error {
-				return writer.Cache.InvalidateTags(t.Context(), namespace, []string{"a tag}"}, cache.InvalidateDelete, time.Hour)
+				return writer.Cache.InvalidateTags(t.Context(), namespace, []string{"a tag}"}, cache.InvalidateDelete)
 			})
 			storetest.Set(t, writer, namespace+"0", "a/of another namespace", tagged("value"))
 			step("clear", cache.WatchEvent{Kind: cache.NamespaceCleared}, true, func() error {

@@ -89,7 +89,7 @@ func TestSlotMovesBetweenPrimaries(t *testing.T) {
 				storetest.Eventually(t, "a write succeeds", func() bool { return trySet(t, other, key, "2") == nil })
 			}
 			storetest.Eventually(t, "an invalidation succeeds", func() bool {
-				return other.Cache.InvalidateTags(t.Context(), "n", []string{"tag"}, cache.InvalidateDelete, time.Hour) == nil
+				return other.Cache.InvalidateTags(t.Context(), "n", []string{"tag"}, cache.InvalidateDelete) == nil
 			})
 			storetest.Eventually(t, "a revocation succeeds", func() bool {
 				_, err := other.Sessions.RevokeSubject(t.Context(), "n", "ann", session.SubjectRevocation{})
