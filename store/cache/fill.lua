@@ -24,13 +24,15 @@ if not held then
   end
   return -1
 end
-redis.call('UNLINK', lease)
 if invalidated == '1' then
+  redis.call('UNLINK', lease)
   return -1
 end
+-- The entry first: if Redis has no memory left it refuses the first write of a script and none after that.
 if px == '0' then
   redis.call('SET', key, bytes)
 else
   redis.call('SET', key, bytes, 'PX', px)
 end
+redis.call('UNLINK', lease)
 return 1

@@ -18,17 +18,22 @@ var (
 	overwriteScript  = short("overwrite")
 	deleteScript     = script("delete")
 	removeScript     = short("remove")
-	touchScript      = script("touch")
+	touchScript      = freeing("touch")
 	incrementScript  = script("increment")
-	invalidateScript = script("invalidate")
+	invalidateScript = freeing("invalidate")
 	leaseScript      = script("lease")
 	fillScript       = script("fill")
-	releaseScript    = script("release")
+	releaseScript    = freeing("release")
 	rememberScript   = script("remember")
 )
 
 func script(name string) *redis.Script {
-	return redis.NewScript("cache_"+name, file("common")+file(name), map[string]error{"LARDER_TAGGED": ErrTagged})
+	return redis.NewScript("cache_"+name, file("common")+file(name), nil)
+}
+
+// freeing returns a script that Redis runs when its memory is full. Those that only remove keys need not ask for it.
+func freeing(name string) *redis.Script {
+	return redis.NewFreeingScript("cache_"+name, file("common")+file(name), map[string]error{"LARDER_TAGGED": ErrTagged})
 }
 
 func short(name string) *redis.Script {
