@@ -43,10 +43,15 @@ func (c *Cache) entryKeyParts(namespace string) (before, after string) {
 }
 
 // leaseKey returns the Redis key of the lease of an entry, which is in the entry's slot. In the plain namespace the hash tag of
-// the key is put before the key.
+// the key is put before the key. A key without a hash tag is its own one; if it holds a closing brace, which would end the tag
+// early, a number of the same slot takes its place.
 func (c *Cache) leaseKey(namespace, key string) string {
 	if namespace == c.options.PlainNamespace {
-		return "ld:l:{" + hashTag(key) + "}" + key
+		tag := hashTag(key)
+		if strings.IndexByte(tag, '}') >= 0 {
+			tag = numberOf(slot(tag))
+		}
+		return "ld:l:{" + tag + "}" + key
 	}
 	return "ld:l:{" + namespace + ":" + key + "}"
 }

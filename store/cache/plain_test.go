@@ -260,3 +260,36 @@ func FuzzRawValue(f *testing.F) {
 		}
 	})
 }
+
+// TestPlainKeysInACluster: keys of other clients may hold braces in any place, and have their leases in their own slot all the same.
+func TestPlainKeysInACluster(t *testing.T) {
+	t.Parallel()
+	o := storetest.Options(t, redis.Cluster)
+	o.Cache.PlainNamespace = "plain"
+	s := storetest.Open(t, o)
+	cluster := storetest.Cluster(t)
+	prefix := storetest.NewNamespace()
+	for i, form := range []string{"a", "a}b", "{}a", "}{", "}a{b}", "a{}b", "{}{a}", "{a}b", "a{b", "{", "}", "{}", "a{b}c}", "{{a}}", "\x00}", "}\xff"} {
+		for _, key := range []string{form, prefix + form, form + prefix} {
+			if i == 0 && key == form {
+				continue
+			}
+			if got, want := cluster.Slot(t, s.Cache.LeaseKey("plain", key)), cluster.Slot(t, key); got != want {
+				t.Errorf("slot of the lease of %q = %d, want that of the key, %d", key, got, want)
+				continue
+			}
+			for _, op := range movingOps {
+				token := getOrLease(t, s, "plain", key, cache.LeaseOptions{TTL: time.Minute, Primary: true, MaxAge: time.Nanosecond}).Token
+				if err := op.do(t, s, "plain", key, token); err != nil {
+					t.Errorf("%q: %s: error %v, want none: %s", key, op.name, err, redis.Cause(err))
+				}
+			}
+			if err := s.Cache.DeleteMatching(t.Context(), "plain", strings.NewReplacer("{", "?", "}", "?", "\\", "?").Replace(key), "", func(int64, string) error { return nil }); err != nil {
+				t.Errorf("DeleteMatching of %q: error %v, want none: %s", key, err, redis.Cause(err))
+			}
+			if e := storetest.Get(t, s, "plain", key, false).Entry; e != nil {
+				t.Errorf("Get of %q after DeleteMatching = %v, want nothing", key, e)
+			}
+		}
+	}
+}

@@ -1,0 +1,40 @@
+package cache
+
+import (
+	"strconv"
+	"sync"
+)
+
+// slots is the number of slots of a Redis Cluster.
+const slots = 16384
+
+// slot returns the slot of a hash tag: its CRC16 (XMODEM) modulo the number of slots, by the Redis Cluster specification.
+func slot(tag string) uint16 {
+	var crc uint16
+	for i := range len(tag) {
+		crc ^= uint16(tag[i]) << 8
+		for range 8 {
+			carry := crc&0x8000 != 0
+			crc <<= 1
+			if carry {
+				crc ^= 0x1021
+			}
+		}
+	}
+	return crc % slots
+}
+
+// numbers are one number for each slot, whose decimal digits hash to that slot.
+var numbers = sync.OnceValue(func() *[slots]uint32 {
+	var found [slots]uint32
+	for n, left := uint32(1), slots; left > 0; n++ {
+		if s := slot(strconv.FormatUint(uint64(n), 10)); found[s] == 0 {
+			found[s] = n
+			left--
+		}
+	}
+	return &found
+})
+
+// numberOf returns the decimal digits of a number whose slot is s.
+func numberOf(s uint16) string { return strconv.FormatUint(uint64(numbers()[s]), 10) }
