@@ -7,7 +7,7 @@
 
 local key, lease = KEYS[1], KEYS[2]
 local own, bytes, px, invalidated = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local given, duration, seen = string.sub(own, 17, 24), string.sub(own, 25, 32), string.sub(own, 33)
+local ends, seen = string.sub(own, 25, 32), string.sub(own, 33)
 
 local etag = etag_at(key)
 local superseded = etag ~= '' and etag ~= seen
@@ -19,7 +19,7 @@ if superseded then
   return -2
 end
 if not held then
-  if now_us() >= decode_time(given) + decode_time(duration) * 1000 then
+  if now_us() >= decode_time(ends) then
     return 0
   end
   return -1

@@ -16,13 +16,13 @@ import (
 // MaxLease is the maximum duration of a lease, and the maximum time for which ReleaseLease holds back new leases.
 const MaxLease = time.Minute
 
-// The layout of a lease in Redis: random bytes, the time at which it was given, its duration, and the etag that the key held
-// then, empty for nothing. The lease token is the lease in base64url.
+// The layout of a lease in Redis: random bytes, the times at which it was given and at which it ends, and the etag that the key
+// held then, empty for nothing. The lease token is the lease in base64url.
 const (
-	leaseRandom   = 16
-	leaseGiven    = leaseRandom
-	leaseDuration = leaseGiven + 8
-	leaseSeen     = leaseDuration + 8
+	leaseRandom = 16
+	leaseGiven  = leaseRandom
+	leaseEnds   = leaseGiven + 8
+	leaseSeen   = leaseEnds + 8
 )
 
 // ValidLease reports whether token has the form of a lease token.

@@ -5,8 +5,9 @@
 -- RETURNS: {1 given; the lease}, {0 held by another caller, or held back; the remaining time in milliseconds},
 --          {-1 the key holds another value; ''}
 --
--- A lease is a string: the random bytes, the time at which it was given and its duration in 8 bytes each, and the etag read.
--- The time is that of the fastest clock if this server's is behind, so that it is after every invalidation that was acknowledged.
+-- A lease is a string: the random bytes, the time at which it was given and the time at which it ends in 8 bytes each, and the
+-- etag read. The first time is that of the fastest clock if this server's is behind, so that it is after every invalidation that
+-- was acknowledged.
 -- While leases are held back it is the text 'held'.
 
 local key, lease = KEYS[1], KEYS[2]
@@ -19,6 +20,7 @@ end
 if etag_at(key) ~= seen then
   return {-1, ''}
 end
-local given = random .. encode_time(math.max(now_us(), reached)) .. encode_time(tonumber(px)) .. seen
+local now = now_us()
+local given = random .. encode_time(math.max(now, reached)) .. encode_time(now + px * 1000) .. seen
 redis.call('SET', lease, given, 'PX', px)
 return {1, given}
