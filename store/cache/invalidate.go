@@ -58,10 +58,11 @@ func (c *Cache) InvalidateTags(ctx context.Context, namespace string, tags []str
 // invalidate records the invalidation of tags, learns for how long it must be kept, and returns its time.
 func (c *Cache) invalidate(ctx context.Context, keys []string, mode InvalidationMode, memory time.Duration) (at int64, err error) {
 	var failed error
+	latest := c.latest(ctx)
 	err = c.redis.RunScripts(ctx, redis.Items(len(keys)+1), redis.ScriptBatch{
 		Script: invalidateScript, Effect: redis.Writes,
 		Call: func(i int) (scriptKeys, args []string) {
-			return keys[i : i+1], []string{string(mode), redis.Millis(memory), c.latest()}
+			return keys[i : i+1], []string{string(mode), redis.Millis(memory), latest}
 		},
 		Command: func(b rueidis.Builder, i int) (rueidis.Completed, bool) {
 			if i < len(keys) {
@@ -90,14 +91,16 @@ func (c *Cache) invalidate(ctx context.Context, keys []string, mode Invalidation
 }
 
 // latest returns the time of an invalidation as an argument of invalidate.lua: one that no entry is as of yet.
-func (c *Cache) latest() string { return strconv.FormatInt(c.redis.Latest().UnixMicro()+1, 10) }
+func (c *Cache) latest(ctx context.Context) string {
+	return strconv.FormatInt(c.redis.Latest(ctx).UnixMicro()+1, 10)
+}
 
 // ClearNamespace makes every entry of a namespace gone or stale. Its cost does not depend on the number of entries. It reaches
 // the same entries as an invalidation by [Cache.InvalidateTags], and returns as late.
 func (c *Cache) ClearNamespace(ctx context.Context, namespace string, mode InvalidationMode) error {
 	key := clearKey(namespace)
 	// Kept without expiry: some entries never expire, and there is one invalidation for each namespace.
-	m, err := c.redis.Run(ctx, invalidateScript, redis.Writes, []string{key}, string(mode), "0", c.latest())
+	m, err := c.redis.Run(ctx, invalidateScript, redis.Writes, []string{key}, string(mode), "0", c.latest(ctx))
 	c.redis.Forget(key)
 	if err != nil {
 		return err

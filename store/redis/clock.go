@@ -107,8 +107,11 @@ func (c *Client) sharpen(ctx context.Context) {
 	}
 }
 
-// Latest returns a time that no server of Redis has surely passed yet.
-func (c *Client) Latest() time.Time {
+// Latest returns a time that no server of Redis has surely passed yet. Like [Client.AsOf] it improves a bad estimate first.
+func (c *Client) Latest(ctx context.Context) time.Time {
+	if c.clock.error() > c.clock.lag() {
+		c.sharpen(ctx)
+	}
 	latest := c.clock.latest()
 	conns := c.conns.Load()
 	if conns == nil {

@@ -156,7 +156,7 @@ func TestWaitPast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &Client{clock: newClock(nil)}
 		c.clock.ask("a", time.Hour, time.Millisecond, 0.5)
-		at, began := c.Latest(), time.Now()
+		at, began := c.Latest(t.Context()), time.Now()
 		if err := c.WaitPast(t.Context(), at); err != nil || !c.Earliest().Add(-estimateLag).After(at) {
 			t.Errorf("WaitPast = %v with Earliest %v after the time, want nil and more than %v", err, c.Earliest().Sub(at), estimateLag)
 		}
