@@ -120,7 +120,7 @@ func (inv invalidation) or(other invalidation) invalidation {
 // nearInvalidation returns the latest invalidation of a namespace and of tags, as far as the near cache knows, which holds all
 // of them afterwards. Unread are the keys of those that were near-cached, so that the ones in Redis may be later.
 func (c *Cache) nearInvalidation(ctx context.Context, namespace string, tags []string) (latest invalidation, unread []string, err error) {
-	keys := []string{clearKey(namespace)}
+	keys := append(make([]string, 0, 1+len(tags)), clearKey(namespace))
 	for _, t := range tags {
 		keys = append(keys, tagKey(namespace, t))
 	}
