@@ -36,7 +36,6 @@ func TestFullMemory(t *testing.T) {
 			for _, key := range keys {
 				storetest.Set(t, s, "n", key, tagged("value", "tag-"+key))
 				storetest.Set(t, s, "deleted", key, tagged("value", "tag"))
-				storetest.Set(t, s, "touched", key, tagged("value", "tag"))
 				prepared[key] = lease(t, s, "leased", key, tenSeconds)
 			}
 			storetest.Set(t, s, "cleared", "key", tagged("value", "tag"))
@@ -55,6 +54,10 @@ func TestFullMemory(t *testing.T) {
 				},
 				"short set": func(key string) error {
 					_, _, err := s.Cache.Set(t.Context(), "n", key, cache.Write{Fresh: time.Second}, cache.Condition{})
+					return err
+				},
+				"touch": func(key string) error {
+					_, _, err := s.Cache.Touch(t.Context(), "n", key, time.Hour, cache.TouchOverwrite)
 					return err
 				},
 				"increment": func(key string) error {
@@ -95,10 +98,6 @@ func TestFullMemory(t *testing.T) {
 					}
 					f, err := s.Cache.Get(t.Context(), "cleared", "key", false)
 					return f.Stale, err
-				},
-				"touch": func(key string) (bool, error) {
-					_, changed, err := s.Cache.Touch(t.Context(), "touched", key, time.Minute, cache.TouchShorten)
-					return changed, err
 				},
 				"delete": func(key string) (bool, error) {
 					deleted, _, err := s.Cache.Delete(t.Context(), "deleted", key, nil)

@@ -18,7 +18,7 @@ var (
 	overwriteScript  = short("overwrite")
 	deleteScript     = script("delete")
 	removeScript     = short("remove")
-	touchScript      = freeing("touch")
+	touchScript      = script("touch")
 	incrementScript  = script("increment")
 	invalidateScript = freeing("invalidate")
 	leaseScript      = script("lease")
@@ -28,12 +28,12 @@ var (
 )
 
 func script(name string) *redis.Script {
-	return redis.NewScript("cache_"+name, file("common")+file(name), nil)
+	return redis.NewScript("cache_"+name, file("common")+file(name), map[string]error{"LARDER_TAGGED": ErrTagged})
 }
 
 // freeing returns a script that Redis runs when its memory is full. Those that only remove keys need not ask for it.
 func freeing(name string) *redis.Script {
-	return redis.NewFreeingScript("cache_"+name, file("common")+file(name), map[string]error{"LARDER_TAGGED": ErrTagged})
+	return redis.NewFreeingScript("cache_"+name, file("common")+file(name), nil)
 }
 
 func short(name string) *redis.Script {
