@@ -74,7 +74,7 @@ end
 -- load returns the fields of a record that scripts need, with those about the secret of a proof, or nil if there is none.
 local function load(record, proof)
   local f = redis.call('HMGET', record, 'sh', 'la', 'idle', 'abs', 'ep', 'v', 'h', 'sub',
-    'hp', 'pu', 'pr', 'seen', 'old', 'oldr', 'to', 'cl', 'ct', 'ln', 'salt', superseded_field(proof or ''), 'gn')
+    'hp', 'pu', 'pr', 'seen', 'old', 'oldr', 'to', 'cl', 'ct', 'ln', 'salt', superseded_field(proof or ''), 'gn', 'to_done', 'to_until')
   if not f[2] then
     return nil
   end
@@ -82,20 +82,36 @@ local function load(record, proof)
     subject_hash = f[1], last_active = tonumber(f[2]), idle = tonumber(f[3]), absolute = tonumber(f[4]),
     epoch = tonumber(f[5]), version = tonumber(f[6]), secret_hash = f[7], subject = f[8],
     previous = f[9] or '', usable_until = tonumber(f[10] or '0'), reuse_from = tonumber(f[11] or '0'),
-    seen = f[12] ~= '0', older = f[13] or '', older_reuse_from = tonumber(f[14] or '0'), promoted_to = f[15] or '',
+    seen = f[12] ~= '0', older = f[13] or '', older_reuse_from = tonumber(f[14] or '0'), promoted_to = f[15] or '', promoted = f[22] and true or false, promoting_until = f[23] and tonumber(f[23]) or math.huge,
     class = f[16] or '', created = tonumber(f[17]), lineage = f[18] or '', generation = tonumber(f[21] or '0'), salt = f[19] or '',
     superseded = f[20] and parse_superseded(f[20]),
   }
 end
 
--- active returns the session of a record, or nil if it is not active: it has expired, was revoked together with other
--- sessions of its subject, or was promoted.
-local function active(record, subject_prefix, now, proof)
+-- unrevoked returns the session of a record, expired or not, or nil if there is none, if it was revoked together with other
+-- sessions of its subject, or if it was promoted.
+local function unrevoked(record, subject_prefix, proof)
   local s = load(record, proof)
-  if not s or s.promoted_to ~= '' or now >= expires_at(s) then
+  if not s or s.promoted then
     return nil
   end
   if s.subject_hash ~= '' and s.epoch < subject_epoch(subject_prefix .. s.subject_hash, s.class) then
+    return nil
+  end
+  return s
+end
+
+-- promoting reports whether a session is being promoted. If that is neither completed nor undone in time, the session is as
+-- it was before.
+local function promoting(s, now)
+  return s.promoted_to ~= '' and not s.promoted and now < s.promoting_until
+end
+
+-- active returns the session of a record, or nil if it is not active: it has expired, was revoked, was promoted, or is being
+-- promoted.
+local function active(record, subject_prefix, now, proof)
+  local s = unrevoked(record, subject_prefix, proof)
+  if not s or now >= expires_at(s) or promoting(s, now) then
     return nil
   end
   return s
@@ -304,6 +320,35 @@ local function supersede(record, s, proof, salt, now, grace, reuse_after)
   end
   redis.call('HSET', record, 'h', string.sub(proof, 1, 32), 'salt', salt, 'seen', '0', 'ln', lineage_of(proof), 'gn', ms(generation_of(proof)), 'hp', s.secret_hash,
     'pu', grace > 0 and ms(now + grace) or '0', 'pr', ms(now + reuse_after))
+end
+
+-- undecryptable returns the id of a key that attributes are encrypted with and that is not among the key_ids, which are
+-- separated by spaces, or nil if there is none.
+local function undecryptable(attributes, key_ids)
+  for _, value in ipairs(redis.call('HGETALL', attributes)) do -- no name begins with these bytes
+    if string.sub(value, 1, 4) == '\193LE\1' then
+      local id = string.sub(value, 6, 5 + string.byte(value, 5))
+      if not string.find(' ' .. key_ids .. ' ', ' ' .. id .. ' ', 1, true) then
+        return id
+      end
+    end
+  end
+  return nil
+end
+
+-- How long the answer to a revocation is kept for a repetition of the same request, in milliseconds.
+local REPEATABLE = 2 * 60 * 1000
+
+-- answered returns the answer that a request got before, as text, or nil if it is a new one. Without a key it always is.
+local function answered(request)
+  return request and redis.call('GET', request) or nil
+end
+
+-- answer keeps the answer to a request.
+local function answer(request, text)
+  if request then
+    redis.call('SET', request, text, 'PX', REPEATABLE)
+  end
 end
 
 -- NOTHING is the snapshot of a session that is not active.

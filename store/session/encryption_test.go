@@ -295,7 +295,7 @@ func TestReauthenticationWithoutTheKeyChangesNothing(t *testing.T) {
 
 // An increment by the session's id needs no token, whatever tokens the session has had.
 func TestIncrementOfEncryptedAttributeByID(t *testing.T) {
-	storetest.Everywhere(t, func(t *testing.T, plain *store.Store, namespace string) {
+	raced(t, func(t *testing.T, plain *store.Store, namespace string) {
 		s := withKeyring(t, plain, newKeyring(t, "a", map[string][]byte{"a": newKey()}))
 		token, sess := createSession(t, s, namespace, sessionOf("ann"))
 		for want := int64(1); want <= 3; want++ {

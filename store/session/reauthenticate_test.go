@@ -123,3 +123,73 @@ func TestElevateVersusValidateNearCachedOnAnotherReplica(t *testing.T) {
 		}
 	})
 }
+
+// A level and its age are those of one authentication: an old one of a high level and a new one of a low level are not a new
+// one of a high level.
+func TestRequirementIsMetByOneAuthentication(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		outcome := func(token string, aal int, age time.Duration) session.Outcome {
+			t.Helper()
+			v := session.Validation{Token: token, MinAAL: aal, MaxAuthAge: age}
+			got, err := s.Sessions.Validate(t.Context(), namespace, v)
+			if err != nil {
+				t.Fatalf("Validate: error %v, want none", err)
+			}
+			v.Near = true
+			for range 3 {
+				if near := validateAll(t, s, namespace, v)[0]; near.Outcome != got.Outcome {
+					t.Errorf("near-cached outcome = %v, want %v", near.Outcome, got.Outcome)
+				}
+			}
+			return got.Outcome
+		}
+		want := func(what, token string, aal int, age time.Duration, want session.Outcome) {
+			t.Helper()
+			if got := outcome(token, aal, age); got != want {
+				t.Errorf("%s: outcome for AAL %d within %v = %v, want %v", what, aal, age, got, want)
+			}
+		}
+		n := sessionOf("ann")
+		n.Assurance = session.Assurance{AAL: 3, AMR: []string{"hwk"}, AuthenticatedAt: s.Redis.Now().Add(-10 * time.Hour)}
+		token, _ := createSession(t, s, namespace, n)
+		want("created", token, 3, 0, session.Active)
+		want("created", token, 3, 5*time.Minute, session.ReauthRequired)
+		want("created", token, 1, 11*time.Hour, session.Active)
+
+		token, _ = reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 1, AMR: []string{"pwd"}})
+		want("after AAL 1", token, 3, 5*time.Minute, session.ReauthRequired)
+		want("after AAL 1", token, 2, 5*time.Minute, session.ReauthRequired)
+		want("after AAL 1", token, 1, 5*time.Minute, session.Active)
+		want("after AAL 1", token, 0, 5*time.Minute, session.Active)
+		want("after AAL 1", token, 3, 11*time.Hour, session.Active)
+		want("after AAL 1", token, 3, 0, session.Active)
+
+		token, _ = reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 2, AMR: []string{"otp"}})
+		want("after AAL 2", token, 2, 5*time.Minute, session.Active)
+		want("after AAL 2", token, 3, 5*time.Minute, session.ReauthRequired)
+
+		token, _ = reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 3, AMR: []string{"hwk"}})
+		want("after AAL 3", token, 3, 5*time.Minute, session.Active)
+		got, err := s.Sessions.Validate(t.Context(), namespace, session.Validation{Token: token, MinAAL: 3})
+		if err != nil || s.Redis.Now().Sub(got.AuthenticatedAt) > time.Minute {
+			t.Errorf("Validate = %+v, %v; want authenticated now", got, err)
+		}
+
+		// An unknown level raises none, and a session with none never meets one.
+		n.Assurance = session.Assurance{}
+		token, _ = createSession(t, s, namespace, n)
+		token, _ = reauthenticate(t, s, namespace, token, session.Reauthentication{AMR: []string{"pwd"}})
+		want("unknown level", token, 1, 5*time.Minute, session.StepUpRequired)
+		want("unknown level", token, 0, 5*time.Minute, session.Active)
+
+		// What an earlier version has recorded does not tell when which level was reached: at the latest at the creation.
+		n.Assurance = session.Assurance{AAL: 3, AMR: []string{"hwk"}}
+		token, sess := createSession(t, s, namespace, n)
+		age(t, s, namespace, sess, 30*time.Minute)
+		storetest.Eventually(t, "the near cache to follow", func() bool { return validate(t, s, namespace, token, cached).LastActiveAt.Before(sess.LastActiveAt) })
+		want("earlier version", token, 3, 5*time.Minute, session.ReauthRequired)
+		token, _ = reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 1, AMR: []string{"pwd"}})
+		want("earlier version, later", token, 3, 5*time.Minute, session.ReauthRequired)
+		want("earlier version, later", token, 3, 40*time.Minute, session.Active)
+	})
+}

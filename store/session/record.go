@@ -15,9 +15,11 @@ import (
 type record struct {
 	session Session
 	secrets secrets
+	// reached holds when the subject last authenticated at each authentication assurance level.
+	reached [maxAAL + 1]time.Time
 	// absolute is the length of the absolute timeout.
 	absolute time.Duration
-	// promotion names another session if this one was promoted or a promotion has begun.
+	// promotion is set if the session was promoted or a promotion has begun.
 	promotion promotion
 	// subjectHash stands for the subject in keys; empty for an anonymous session.
 	subjectHash string
@@ -42,7 +44,7 @@ func (n *numbers) time(text string) time.Time { return time.UnixMilli(n.int64(te
 
 // active reports whether the session is active, by its times, its epoch and its promotion. That its key exists says nothing.
 func (r *record) active(subjectEpoch int64, now time.Time) bool {
-	return now.Before(r.session.ExpiresAt()) && r.epoch >= subjectEpoch && r.promotion.to == ""
+	return now.Before(r.session.ExpiresAt()) && r.epoch >= subjectEpoch && !r.promotion.ends(now)
 }
 
 // parseRecord reads a snapshot, the answer of read.lua and other scripts. It returns nil if there is no record.
@@ -95,7 +97,9 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 			lineage: []byte(fields["ln"]), generation: uint32(optional("gn")), //nolint:gosec // 32 bits by the script
 			usableUntil: optional("pu"), reuseFrom: optional("pr"), olderReuseFrom: optional("oldr"),
 		},
-		promotion:   promotion{to: fields["to"], salt: []byte(fields["to_salt"])},
+		promotion: promotion{
+			to: fields["to"], salt: []byte(fields["to_salt"]), done: fields["to_done"] != "", until: optional("to_until"),
+		},
 		subjectHash: fields["sh"],
 		epoch:       n.int64(fields["ep"]),
 		readEpoch:   n.int64(epoch),
@@ -114,6 +118,7 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 		if fields["at"] != "" {
 			r.session.Assurance.AuthenticatedAt = n.time(fields["at"])
 		}
+		r.parseReached(fields, &n)
 	}
 	if now == "0" {
 		r.readAt = s.redis.Now()
@@ -133,4 +138,38 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 		return nil, redis.Fail(redis.ErrCorrupt, nil)
 	}
 	return r, nil
+}
+
+// maxAAL is the highest authentication assurance level.
+const maxAAL = 3
+
+// parseReached reads when the subject last authenticated at each level. The levels are kept from the second authentication on.
+func (r *record) parseReached(fields map[string]string, n *numbers) {
+	for aal := 1; aal <= maxAAL; aal++ {
+		if at := fields["at"+strconv.Itoa(aal)]; at != "" {
+			r.reached[aal] = n.time(at)
+		}
+	}
+	a := r.session.Assurance
+	if r.reached != [maxAAL + 1]time.Time{} || a.AAL < 1 || a.AAL > maxAAL {
+		return
+	}
+	// A later authentication, by a version of Larder that did not keep the levels, may have been of a lower one.
+	r.reached[a.AAL] = a.AuthenticatedAt
+	if r.session.CreatedAt.Before(a.AuthenticatedAt) {
+		r.reached[a.AAL] = r.session.CreatedAt
+	}
+}
+
+// authenticated returns when the subject last authenticated at a level or above; zero means never.
+func (r *record) authenticated(aal int) (last time.Time) {
+	if aal <= 0 {
+		return r.session.Assurance.AuthenticatedAt
+	}
+	for _, at := range r.reached[min(aal, len(r.reached)):] {
+		if at.After(last) {
+			last = at
+		}
+	}
+	return last
 }

@@ -9,13 +9,17 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// Revoke ends a session and reports whether it was active.
+// Revoke ends a session and reports whether it was active. Repeated within two minutes with the same [WithRequest], it reports
+// what the first call did.
 func (s *Sessions) Revoke(ctx context.Context, namespace string, t Target) (revoked bool, err error) {
 	cred, ok := t.resolve()
 	if !ok {
 		return false, nil
 	}
 	keys, args := changing(cred.partition, namespace, cred.id)
+	if key, ok := requestKey(ctx, cred.partition, namespace, "session", cred.id); ok {
+		keys = append(keys, key)
+	}
 	defer s.redis.Forget(keys[0])
 	m, err := s.redis.Run(ctx, revokeScript, redis.Writes, keys, append(args, cred.proof())...)
 	if err != nil {
@@ -43,7 +47,8 @@ type RevokedSubject struct {
 	Epoch int64
 }
 
-// RevokeSubject ends sessions of a subject. Its cost does not depend on their number.
+// RevokeSubject ends sessions of a subject. Its cost does not depend on their number. Repeated within two minutes with the same
+// [WithRequest], it ends nothing more and returns the first result.
 func (s *Sessions) RevokeSubject(ctx context.Context, namespace, subject string, r SubjectRevocation) (revoked RevokedSubject, err error) {
 	p, hash := subjectHash(namespace, subject)
 	subjectAt := subjectKey(p, namespace, hash)
@@ -56,9 +61,13 @@ func (s *Sessions) RevokeSubject(ctx context.Context, namespace, subject string,
 	} else {
 		r.Except = ""
 	}
+	repeatable := "0"
+	if key, ok := requestKey(ctx, p, namespace, "subject", hash, r.Class, r.Except); ok {
+		keys, repeatable = append(keys, key), "1"
+	}
 	defer s.redis.Forget(forget...)
 	m, err := s.redis.Run(ctx, revokeSubjectScript, redis.Writes, keys,
-		namespace, r.Except, subjectKey(p, namespace, ""), subject, redis.Millis(r.Longest+epochMemory), r.Class, discardedKey(p))
+		namespace, r.Except, subjectKey(p, namespace, ""), subject, redis.Millis(r.Longest+epochMemory), r.Class, discardedKey(p), repeatable)
 	if err != nil {
 		return revoked, err
 	}

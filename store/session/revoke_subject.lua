@@ -2,15 +2,21 @@
 -- The new epoch is above every one given out in the partition, so it rises even if the clock does not. The records are left to
 -- the sweeper: no script or reader takes them for active any more.
 -- KEYS: 1 subject, 2 index of the subject, 3 events of the partition, 4 device classes of the subject, 5 highest epoch of the
---       partition; to keep one session also 6 its record
+--       partition; to keep one session also its record; if the request can be repeated also its answer
 -- ARGV: 1 namespace, 2 id of the session to keep ('': none), 3 prefix of subject keys, 4 subject, 5 minimum time to keep the
---       epoch in milliseconds, 6 device class ('': all), 7 list of discarded indexes
+--       epoch in milliseconds, 6 device class ('': all), 7 list of discarded indexes, 8 '1' if the request can be repeated
 -- RETURNS: {number of sessions that ended, the new epoch as text}
 
-local subject_key, index, events, classes, epoch_key, kept = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local subject_key, index, events, classes, epoch_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local namespace, kept_id, subject_prefix, subject, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local class, discarded = ARGV[6], ARGV[7]
+local kept, request = kept_id ~= '' and KEYS[6] or nil, ARGV[8] == '1' and KEYS[#KEYS] or nil
 
+local before = answered(request)
+if before then
+  local count, epoch = string.match(before, '^(%d+) (%d+)$')
+  return {tonumber(count), epoch}
+end
 local now = now_ms()
 local s
 if kept_id ~= '' then
@@ -49,4 +55,5 @@ if s then
   add_to_index(index, classes, s.class, kept_id, expires_at(s), s.absolute, now)
 end
 emit(events, now, 'revoked', namespace, '', subject, {'reason', 'subject', 'class', class, 'except', s and kept_id or ''})
+answer(request, ms(ended) .. ' ' .. ms(epoch))
 return {ended, ms(epoch)}

@@ -18,9 +18,8 @@ local function remove(member)
   redis.call('ZREM', ends, member)
 end
 
--- of_any_age returns the session of a record, expired or not, or nil if it was revoked.
-local function of_any_age(member, namespace)
-  return active(records .. member, subjects .. namespace .. ':', 0)
+local function unrevoked_member(member, namespace)
+  return unrevoked(records .. member, subjects .. namespace .. ':')
 end
 
 local due = redis.call('ZRANGEBYSCORE', ends, '-inf', ms(now), 'WITHSCORES', 'LIMIT', 0, max_due)
@@ -28,7 +27,7 @@ for i = 1, #due, 2 do
   local member = due[i]
   late = math.max(late, now - tonumber(due[i + 1]))
   local namespace, id = string.match(member, '^([^:]*):(.*)$')
-  local s = of_any_age(member, namespace)
+  local s = unrevoked_member(member, namespace)
   local index = s and s.subject_hash ~= '' and index_of(indexes .. namespace .. ':' .. s.subject_hash, s.class)
   if not s then
     -- It was revoked, which emitted an event then, or Redis has lost the record.
@@ -65,7 +64,7 @@ if name then
   local ids = redis.call('ZRANGE', index, 0, max_discarded - 1)
   for i = 1, #ids do
     local member = namespace .. ':' .. ids[i]
-    if not of_any_age(member, namespace) then -- active: it was excepted
+    if not unrevoked_member(member, namespace) then -- active: it was excepted
       remove(member)
       removed = removed + 1
     end
