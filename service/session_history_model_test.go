@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -85,16 +86,15 @@ type sessionAnswer struct {
 type sessionState struct {
 	Made, Ended bool
 	Token       string
-	// Before is the token that was superseded last, which may be good yet.
-	Before     string
-	BeforeGood bool
+	// Good are the tokens that were superseded and are good yet, each after a space.
+	Good       string
 	Version    int64
 	Attributes sessionAttributes
 }
 
 // accepts reports whether the session is active and what it was named by is good.
 func (s sessionState) accepts(token string) bool {
-	return s.Made && !s.Ended && (token == "" || token == s.Token || token == s.Before && s.BeforeGood)
+	return s.Made && !s.Ended && (token == "" || token == s.Token || strings.Contains(s.Good, " "+token))
 }
 
 // shows reports whether an answer is what the session is.
@@ -124,7 +124,7 @@ func (s sessionState) step(c sessionCall, out answered[sessionAnswer]) []session
 		return s.rotate(c, out)
 	case opReauth:
 		after := s
-		after.Token, after.Before, after.BeforeGood = a.Token, s.Token, false
+		after.Token, after.Good = a.Token, ""
 		return sessionStates(after, !known || s.shows(a))
 	case opRevoke:
 		s.Ended = true
@@ -138,7 +138,10 @@ func (s sessionState) rotate(c sessionCall, out answered[sessionAnswer]) []sessi
 	a, after := out.Out, s
 	switch {
 	case c.Token == s.Token:
-		after.Token, after.Before, after.BeforeGood = a.Token, c.Token, !c.NoGrace
+		after.Token, after.Good = a.Token, s.Good+" "+c.Token
+		if c.NoGrace {
+			after.Good = ""
+		}
 	case s.Token == "": // and now it is known
 		after.Token = a.Token
 	case out.Known && a.Token != s.Token:

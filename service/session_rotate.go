@@ -32,7 +32,10 @@ func (s *Session) PromoteSession(ctx context.Context, r *sessionv1.PromoteSessio
 	f := s.fields()
 	ns := f.namespace(r.GetNamespace())
 	token := f.token(r.GetSessionToken())
-	p := session.Promotion{Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance()), Limits: f.rules.Sessions.Limits}
+	p := session.Promotion{
+		Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance()), Limits: f.rules.Sessions.Limits,
+		MaxIdle: f.rules.Sessions.IdleTimeout, MaxAbsolute: f.rules.Sessions.AbsoluteTimeout,
+	}
 	if err := f.err(); err != nil {
 		return nil, err
 	}
@@ -63,6 +66,7 @@ func (s *Session) ReauthenticateSession(ctx context.Context, r *sessionv1.Reauth
 	token := f.token(r.GetSessionToken())
 	a := session.Reauthentication{
 		AAL: f.aal("aal", r.GetAal()), AMR: f.methods("amr", r.GetAmr()), ResetTimeouts: r.GetResetTimeouts(),
+		MaxIdle: f.rules.Sessions.IdleTimeout, MaxAbsolute: f.rules.Sessions.AbsoluteTimeout,
 		Grace: f.rules.Sessions.RotationGrace,
 	}
 	if len(r.GetAmr()) == 0 {
