@@ -93,7 +93,7 @@ fuzz: redis ## Fuzz each target for FUZZTIME
 	done
 
 .PHONY: bench
-bench: build redis ## Measure the server beside a bare gRPC handler, on a real redis-server; BENCH has flags
+bench: build redis ## Measure the server beside the floor, a bare gRPC handler, on a real redis-server; BENCH has flags
 	mkdir -p .tmp
 	./larder bench --html .tmp/bench.html $(BENCH)
 	@echo "The latencies are drawn in .tmp/bench.html."

@@ -24,6 +24,6 @@ func TestServiceConfigBalancesLikeThisClient(t *testing.T) {
 	delete(theirs, "methodConfig")
 	delete(theirs, "retryThrottling")
 	if diff := cmp.Diff(ours, theirs); diff != "" {
-		t.Errorf("service_config.json balances otherwise than the client (-client +file):\n%s", diff)
+		t.Errorf("the balancing of service_config.json (-want, the client's, +got):\n%s", diff)
 	}
 }

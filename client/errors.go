@@ -27,8 +27,8 @@ var (
 	ErrOverloaded error = &kind{text: "larder: overloaded", reasons: []string{"SERVER_OVERLOADED", "REDIS_OVERLOADED"}}
 	// ErrInvalid means that an argument was invalid; [Error].Field names it.
 	ErrInvalid error = &kind{text: "larder: invalid argument", code: codes.InvalidArgument, reasons: []string{"INVALID_FIELD", "PAGE_TOKEN_INVALID", "TOO_MANY_ATTRIBUTES"}}
-	// ErrPageToken means that a resume token was not returned by an earlier call of the same method with the same
-	// arguments. Such an error is an [ErrInvalid] too.
+	// ErrPageToken means that a page token or a resume token was not returned by an earlier call of the same method with
+	// the same arguments. Such an error is an [ErrInvalid] too.
 	ErrPageToken error = &kind{text: "larder: invalid page token", reasons: []string{"PAGE_TOKEN_INVALID"}}
 	// ErrVersionMismatch means that the session does not have the expected version; nothing was written.
 	// [Error].CurrentVersion is the version that it has.
@@ -75,7 +75,7 @@ var (
 	ErrReauthRequired = errors.New("larder: the session needs a fresh authentication")
 	// ErrNotAnonymous means that the session already has a subject and cannot be promoted.
 	ErrNotAnonymous = errors.New("larder: the session has a subject already")
-	// ErrAnonymous means that the session has no subject that could have authenticated.
+	// ErrAnonymous means that the session is anonymous, so that nobody can authenticate again.
 	ErrAnonymous = errors.New("larder: the session is anonymous")
 	// ErrUnprocessed means that the session is active but was left out of a batch whose answer had reached its size limit.
 	// Validate the token again.

@@ -22,9 +22,10 @@ func (a Assurance) message() *sessionv1.Assurance {
 
 // Rotate replaces a token and returns the next one to hand to the end user's client, or [ErrInactive].
 //
-// The old token remains valid for the server's rotation grace, 30 s unless configured otherwise, and at least until the
-// next token is first presented; rotating the old one again returns the same next token. Presenting the old token after
-// that looks like theft and ends the session. Rotate does not count as activity.
+// The previous token stays valid for the server's rotation grace, 30 s unless configured otherwise, and longer until the
+// next token is first presented (unless the grace is 0); rotating it again in that time returns the same next token.
+// Presented after that, and at least 10 s after the rotation, it ends the session as stolen. Rotate does not count as
+// activity.
 func (s *Sessions) Rotate(ctx context.Context, token string) (next string, session *Session, err error) {
 	r, err := s.rpc.RotateSession(ctx, &sessionv1.RotateSessionRequest{Namespace: s.namespace, SessionToken: token})
 	if err != nil {
@@ -37,16 +38,24 @@ func (s *Sessions) Rotate(ctx context.Context, token string) (next string, sessi
 type PromoteOptions struct {
 	// Assurance says how the subject was authenticated. The zero value means by unknown methods, now.
 	Assurance Assurance
+	// IfSubjectEpoch is what [Sessions.SubjectEpoch] returned before the login was checked. Promote fails with
+	// [ErrSubjectEpochChanged], and the session stays anonymous, if the sessions of the subject, or of the device's class,
+	// were revoked since then. Nil means that this is not checked.
+	IfSubjectEpoch *int64
+	// MaxSessions and MaxClassSessions are as in [CreateOptions].
+	MaxSessions, MaxClassSessions int
 	// OnEvicted is called with the sessions that the server ended to make room, as in [CreateOptions].
 	OnEvicted func([]SessionSummary)
 }
 
 // Promote turns an anonymous session into a session of subject, as at a login, and returns the token to hand to the end
 // user's client. The new session has another ID, and the attributes and the device of the anonymous one, whose token
-// stops working at once. Promote returns [ErrInactive], [ErrNotAnonymous] or a [*LimitError] if there is no new session.
+// stops working at once. Promote returns [ErrInactive], [ErrNotAnonymous],
+// [ErrSubjectEpochChanged] or a [*LimitError] if there is no new session.
 func (s *Sessions) Promote(ctx context.Context, token, subject string, o PromoteOptions) (next string, session *Session, err error) {
 	r, err := s.rpc.PromoteSession(ctx, &sessionv1.PromoteSessionRequest{
 		Namespace: s.namespace, SessionToken: token, Subject: subject, Assurance: o.Assurance.message(),
+		IfSubjectEpoch: o.IfSubjectEpoch, MaxSessions: toInt32(o.MaxSessions), MaxClassSessions: toInt32(o.MaxClassSessions),
 	})
 	if err != nil {
 		return "", nil, err

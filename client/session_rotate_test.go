@@ -40,10 +40,12 @@ func TestCallsThatReplaceTheToken(t *testing.T) {
 	}
 	asks(t, "Promote", promoted, func(c *client.Client) (replacement, error) {
 		return replacing(c.Sessions.Promote(t.Context(), "ls1_secret", "ann", client.PromoteOptions{
-			Assurance: client.Assurance{AAL: 2, AMR: []string{"pwd"}, AuthenticatedAt: noon},
+			Assurance:      client.Assurance{AAL: 2, AMR: []string{"pwd"}, AuthenticatedAt: noon},
+			IfSubjectEpoch: new(int64(7)), MaxSessions: 2, MaxClassSessions: 1,
 		}))
 	}, &sessionv1.PromoteSessionRequest{
 		Namespace: "shop", SessionToken: "ls1_secret", Subject: "ann",
+		IfSubjectEpoch: new(int64(7)), MaxSessions: 2, MaxClassSessions: 1,
 		Assurance: &sessionv1.Assurance{Aal: 2, Amr: []string{"pwd"}, AuthenticatedAt: timestamppb.New(noon)},
 	}, want)
 	asks(t, "PromoteZero", promoted, func(c *client.Client) (replacement, error) {

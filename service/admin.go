@@ -33,6 +33,8 @@ type healthPage struct {
 	Status    string            `json:"status"`    // "ok" or "degraded"
 	Timestamp string            `json:"timestamp"` // RFC 3339, UTC, in milliseconds
 	Services  map[string]string `json:"services"`  // "redis": "connected" or "disconnected"
+	// Warnings are the settings with which Redis may lose or evict acknowledged writes, by name, and what is wrong with each.
+	Warnings map[string]string `json:"warnings,omitempty"`
 }
 
 func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
@@ -46,6 +48,14 @@ func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	}
 	if !s.health.Ready() {
 		page.Status, code = "degraded", http.StatusServiceUnavailable
+	}
+	if s.warnings != nil {
+		for _, warning := range s.warnings() {
+			if page.Warnings == nil {
+				page.Warnings = make(map[string]string)
+			}
+			page.Warnings[warning.Setting] = warning.Problem
+		}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")

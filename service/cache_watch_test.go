@@ -72,7 +72,7 @@ func checkLimits(t interface{ Errorf(string, ...any) }, responses []*cachev1.Wat
 			t.Errorf("response %d: %d keys of %d bytes, want at most 1000 of %d", i, len(r.Keys), bytesOf(r), 64<<10)
 		}
 		if sorted := slices.Sorted(slices.Values(r.Keys)); len(slices.Compact(sorted)) != len(r.Keys) {
-			t.Errorf("response %d: names a key twice: %q", i, r.Keys)
+			t.Errorf("response %d has the keys %q, want each key once", i, r.Keys)
 		}
 	}
 }
@@ -138,7 +138,7 @@ func TestWatchGathersForASlowCaller(t *testing.T) {
 
 	responses, err := slow.until("last")
 	if err != nil {
-		t.Fatalf("error %v before the last key", err)
+		t.Fatalf("the slow caller: error %v, want the last key", err)
 	}
 	checkLimits(t, responses)
 	told := map[string]bool{}
@@ -201,14 +201,14 @@ func TestWatchKeyWrittenWhileASendIsUnderWay(t *testing.T) {
 			for round := range rounds {
 				for i := round * run; i < (round+1)*run; i++ {
 					if _, err := a.cache.Set(ctx, &cachev1.SetRequest{Namespace: "n", Key: name(w, i)}); err != nil {
-						t.Errorf("Set: %v", err)
+						t.Errorf("Set = error %v, want none", err)
 					}
 					if _, err := a.cache.Set(ctx, &cachev1.SetRequest{Namespace: "n", Key: "hot"}); err != nil {
-						t.Errorf("Set: %v", err)
+						t.Errorf("Set = error %v, want none", err)
 					}
 				}
 				if _, err := a.cache.InvalidateTags(ctx, &cachev1.InvalidateTagsRequest{Namespace: "n", Tags: []string{tag(w, round)}}); err != nil {
-					t.Errorf("InvalidateTags: %v", err)
+					t.Errorf("InvalidateTags = error %v, want none", err)
 				}
 				if round%5 == 4 {
 					paced <- struct{}{}
@@ -257,7 +257,7 @@ func TestWatchKeyWrittenWhileASendIsUnderWay(t *testing.T) {
 			}
 		}
 		if place["hot"] == 0 {
-			t.Errorf("%s: was not told of the key that everybody writes", who)
+			t.Errorf("%s: was not told of the key that everybody writes, want to be told of it at least once", who)
 		}
 		t.Logf("%s: %d keys and tags in %d responses", who, len(place), len(got.responses))
 	}
@@ -327,7 +327,7 @@ func TestGatherKeepsEveryEvent(t *testing.T) {
 				r.Fatalf("response %d has the keys %q, want those of the events from %d on", n, resp.Keys, i)
 			}
 			if next := n + 1; next < len(responses) && responses[next].Event == resp.Event && len(resp.Keys) < 1000 && bytesOf(resp)+len(responses[next].Keys[0]) <= 64<<10 {
-				r.Fatalf("response %d has room for the first key of the next", n)
+				r.Fatalf("response %d has %d keys and %d bytes, and room for the first key of the next; want it there", n, len(resp.Keys), bytesOf(resp))
 			}
 		}
 		if i != len(events) {

@@ -45,21 +45,21 @@ func checkBlock(t *testing.T, name, table string) {
 	path, from, to := blocks[name], "<!-- "+name+" -->\n", "<!-- /"+name+" -->"
 	text, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ReadFile: %v", err)
 	}
 	before, rest, begins := strings.Cut(string(text), from)
 	got, after, ends := strings.Cut(rest, to)
 	if !begins || !ends {
-		t.Fatalf("%s has no block from %s to %s", path, strings.TrimSpace(from), to)
+		t.Fatalf("%s has no block from %s to %s, want one", path, strings.TrimSpace(from), to)
 	}
 	if *update {
 		if err := os.WriteFile(path, []byte(before+from+table+to+after), 0o644); err != nil { //nolint:gosec // it is to be read
-			t.Fatal(err)
+			t.Fatalf("WriteFile: %v", err)
 		}
 		return
 	}
 	if diff := cmp.Diff(table, got); diff != "" {
-		t.Errorf("%s is not current: run `go test ./service -run Docs -update` (-table +document)\n%s", path, diff)
+		t.Errorf("%s is not current: run `go test ./service -run Docs -update` (-want, from the code, +got)\n%s", path, diff)
 	}
 }
 
@@ -91,17 +91,17 @@ func TestDocsNameTestsThatExist(t *testing.T) {
 		return nil
 	})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("WalkDir: %v", err)
 	}
 	named := 0
 	for _, path := range documents {
 		text, err := os.ReadFile(path) //nolint:gosec // a file of this repository
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("ReadFile: %v", err)
 		}
 		for _, name := range testName.FindAllString(string(text), -1) {
 			if named++; !tests[name] {
-				t.Errorf("%s names %s, which does not exist", path, name)
+				t.Errorf("%s names %s, want a test that exists", path, name)
 			}
 		}
 	}

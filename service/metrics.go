@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -114,6 +115,15 @@ func (m *Metrics) watch(stats func() store.Stats, o Options) {
 	for key := range stats().KeyUses {
 		m.registry.MustRegister(counterFunc("larder_keyring_opened_total", "Values and attributes decrypted with a key of the keyring. An old key can be removed once its counter stands still on every replica for the longest lifetime of data.",
 			prometheus.Labels{"key": key}, read(func(s store.Stats) int64 { return s.KeyUses[key] })))
+	}
+	for _, setting := range redis.WarningSettings {
+		m.registry.MustRegister(gaugeFunc("larder_redis_unsafe_setting", "1 while Redis has this setting in a way that may lose or evict acknowledged writes, otherwise 0.",
+			prometheus.Labels{"setting": setting}, read(func(s store.Stats) int64 {
+				if slices.ContainsFunc(s.Warnings, func(w redis.Warning) bool { return w.Setting == setting }) {
+					return 1
+				}
+				return 0
+			})))
 	}
 	m.registry.MustRegister(
 		gaugeFunc("larder_build_info", "Always 1; the labels are the version of Larder and of Go.",

@@ -23,6 +23,7 @@ import (
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // services is the registry: one line adds a service. Its name in the health service, its metrics, its entry in the
@@ -105,6 +106,8 @@ type Server struct {
 	health   *Health
 	grpc     *grpc.Server
 
+	warnings func() []redis.Warning // of the store; nil without one
+
 	// probing and streams are the contexts of the probes and of all streams; Shutdown cancels them.
 	probing, streams       context.Context
 	stopProbes, endStreams context.CancelFunc
@@ -119,6 +122,7 @@ type Server struct {
 // New returns a server for a store, which need not be connected yet. Each server needs a [Metrics] of its own.
 func New(st *store.Store, m *Metrics, o Options) *Server {
 	s := newServer(st.Redis.Ping, m, o)
+	s.warnings = st.Redis.Warnings
 	m.watch(st.Stats, s.options)
 	s.register(st)
 	return s

@@ -42,7 +42,7 @@ func (s *Session) CreateSession(ctx context.Context, r *sessionv1.CreateSessionR
 		Assurance:  f.assurance("assurance", r.GetAssurance()),
 		Limits:     f.sessionLimits(r),
 
-		IfSubjectEpoch: f.ifSubjectEpoch(r),
+		IfSubjectEpoch: f.ifSubjectEpoch(r.GetSubject(), r.IfSubjectEpoch),
 	}
 	if n.Subject == "" && r.GetAssurance() != nil {
 		f.add("assurance", "must be unset if subject is empty")

@@ -86,7 +86,7 @@ type sessionAnswer struct {
 type sessionState struct {
 	Made, Ended bool
 	Token       string
-	// Good are the tokens that were superseded and are good yet, each after a space.
+	// Good are the superseded tokens within their grace, each between bars: a string, so that states compare.
 	Good       string
 	Version    int64
 	Attributes sessionAttributes
@@ -94,7 +94,7 @@ type sessionState struct {
 
 // accepts reports whether the session is active and what it was named by is good.
 func (s sessionState) accepts(token string) bool {
-	return s.Made && !s.Ended && (token == "" || token == s.Token || strings.Contains(s.Good, " "+token))
+	return s.Made && !s.Ended && (token == "" || token == s.Token || strings.Contains(s.Good, "|"+token+"|"))
 }
 
 // shows reports whether an answer is what the session is.
@@ -138,9 +138,8 @@ func (s sessionState) rotate(c sessionCall, out answered[sessionAnswer]) []sessi
 	a, after := out.Out, s
 	switch {
 	case c.Token == s.Token:
-		after.Token, after.Good = a.Token, s.Good+" "+c.Token
-		if c.NoGrace {
-			after.Good = ""
+		if after.Token, after.Good = a.Token, ""; !c.NoGrace {
+			after.Good = s.Good + "|" + c.Token + "|"
 		}
 	case s.Token == "": // and now it is known
 		after.Token = a.Token

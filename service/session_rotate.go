@@ -33,7 +33,8 @@ func (s *Session) PromoteSession(ctx context.Context, r *sessionv1.PromoteSessio
 	ns := f.namespace(r.GetNamespace())
 	token := f.token(r.GetSessionToken())
 	p := session.Promotion{
-		Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance()), Limits: f.rules.Sessions.Limits,
+		Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance()),
+		Limits: f.sessionLimits(r), IfSubjectEpoch: f.ifSubjectEpoch(r.GetSubject(), r.IfSubjectEpoch),
 		MaxIdle: f.rules.Sessions.IdleTimeout, MaxAbsolute: f.rules.Sessions.AbsoluteTimeout,
 	}
 	if err := f.err(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -76,6 +77,51 @@ func TestPromoteSession(t *testing.T) {
 	}
 	same(t, &sessionv1.PromoteSessionResponse{Outcome: sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_INACTIVE}, promote(created.SessionToken, "bob"))
 	same(t, &sessionv1.PromoteSessionResponse{Outcome: sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_NOT_ANONYMOUS}, promote(got.SessionToken, "bob"))
+}
+
+// A promotion carries what a creation enforces: a login that was checked before the subject's sessions were revoked is no
+// login, and the request may lower the limits.
+func TestPromoteSessionEnforcesWhatCreationDoes(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, policy.Limits{SessionsPerSubject: 3, SessionsPerClass: 2})
+	epoch := func() *int64 {
+		t.Helper()
+		return new(must[*sessionv1.GetSubjectResponse](t)(a.session.GetSubject(t.Context(), &sessionv1.GetSubjectRequest{Subject: "ann"})).SubjectEpoch)
+	}
+	anonymous := func() string {
+		t.Helper()
+		return a.create(t, &sessionv1.CreateSessionRequest{Device: &sessionv1.Device{Class: "mobile"}}).SessionToken
+	}
+	promote := func(r *sessionv1.PromoteSessionRequest) (*sessionv1.PromoteSessionResponse, error) {
+		r.Subject = "ann"
+		return a.session.PromoteSession(t.Context(), r)
+	}
+	for _, class := range []string{"", "mobile"} {
+		before, token := epoch(), anonymous()
+		must[*sessionv1.RevokeSubjectSessionsResponse](t)(a.session.RevokeSubjectSessions(t.Context(),
+			&sessionv1.RevokeSubjectSessionsRequest{Subject: "ann", DeviceClass: class}))
+		for range 2 { // a repeated call is no other login
+			got, err := promote(&sessionv1.PromoteSessionRequest{SessionToken: token, IfSubjectEpoch: before})
+			if want := (answer{Code: codes.Aborted, Reason: "SUBJECT_EPOCH_CHANGED"}); err == nil || answerOf(t, err) != want {
+				t.Fatalf("PromoteSession after class %q was revoked = %v, %v, want %v", class, got, err, want)
+			}
+			if !a.isActive(t, "", token) {
+				t.Fatal("the session has ended, want it active and anonymous")
+			}
+		}
+		got, err := promote(&sessionv1.PromoteSessionRequest{SessionToken: token, IfSubjectEpoch: epoch()})
+		if err != nil || got.Outcome != sessionv1.PromoteSessionOutcome_PROMOTE_SESSION_OUTCOME_PROMOTED {
+			t.Fatalf("PromoteSession with the current epoch = %v, %v, want PROMOTED", got, err)
+		}
+	}
+	if got, err := promote(&sessionv1.PromoteSessionRequest{SessionToken: anonymous(), MaxSessions: 1}); err != nil || len(got.EvictedSessions) != 1 {
+		t.Errorf("PromoteSession with max_sessions 1 = %v, %v, want one session evicted", got, err)
+	}
+	a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann"})
+	if got, err := promote(&sessionv1.PromoteSessionRequest{SessionToken: anonymous(), MaxClassSessions: 1}); err != nil ||
+		len(got.EvictedSessions) != 1 || got.EvictedSessions[0].Device.GetClass() != "mobile" {
+		t.Errorf("PromoteSession with max_class_sessions 1 = %v, %v, want the mobile session evicted", got, err)
+	}
 }
 
 func TestReauthenticateSession(t *testing.T) {

@@ -151,7 +151,7 @@ func (f *fields) exactDuration(field string, d *durationpb.Duration, least, most
 	case v < least && least == 1:
 		f.add(field, "must be above zero")
 	case v < least || v > most:
-		f.add(field, "must be at least %v and at most %v", max(least, time.Millisecond), most)
+		f.add(field, "must be at least %s and at most %s", policy.Span(max(least, time.Millisecond)), policy.Span(most))
 	}
 	return v
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store/cache"
 )
 
@@ -44,7 +45,7 @@ func (f *fields) fresh(e expiry, neverSet bool) time.Duration {
 		}
 		d := e.GetExpireTime().AsTime().Sub(f.now())
 		if d <= 0 || d > most {
-			f.add("expire_time", "must be in the future and at most %v away", most)
+			f.add("expire_time", "must be in the future and at most %s away", policy.Span(most))
 		}
 		return d
 	case neverSet:
@@ -120,7 +121,7 @@ func (f *fields) stale(e entry, fresh time.Duration, neverSet bool) time.Duratio
 	case e.GetNegative():
 		f.add("stale_ttl", "must be unset if negative is set")
 	case fresh+stale > most && stale <= most && fresh <= most:
-		f.add("stale_ttl", "must be at most %v together with ttl", most)
+		f.add("stale_ttl", "must be at most %s together with ttl", policy.Span(most))
 	}
 	return stale
 }

@@ -81,7 +81,11 @@ func (f *fields) deviceClass(field, class string) string {
 }
 
 // sessionLimits returns the limits of concurrent sessions, which a request can only lower.
-func (f *fields) sessionLimits(r *sessionv1.CreateSessionRequest) session.Limits {
+func (f *fields) sessionLimits(r interface {
+	GetMaxSessions() int32
+	GetMaxClassSessions() int32
+},
+) session.Limits {
 	lower := func(field string, n int32, most int) int {
 		switch {
 		case n == 0:
@@ -99,16 +103,16 @@ func (f *fields) sessionLimits(r *sessionv1.CreateSessionRequest) session.Limits
 	}
 }
 
-// ifSubjectEpoch checks the precondition of a creation, nil if it is unset.
-func (f *fields) ifSubjectEpoch(r *sessionv1.CreateSessionRequest) *int64 {
+// ifSubjectEpoch checks the precondition of a creation or promotion, nil if it is unset.
+func (f *fields) ifSubjectEpoch(subject string, epoch *int64) *int64 {
 	switch {
-	case r.IfSubjectEpoch == nil:
-	case r.GetSubject() == "":
+	case epoch == nil:
+	case subject == "":
 		f.add("if_subject_epoch", "must be unset if subject is empty")
-	case r.GetIfSubjectEpoch() < 0:
+	case *epoch < 0:
 		f.add("if_subject_epoch", "must not be negative")
 	}
-	return r.IfSubjectEpoch
+	return epoch
 }
 
 // current returns the id of the caller's own session, which a list marks; "" if the request names none.

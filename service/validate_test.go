@@ -249,6 +249,20 @@ func TestDurationsBelowAMillisecondAreRoundedUp(t *testing.T) {
 	}
 }
 
+// Errors show durations as settings are written.
+func TestDurationErrorsNameTheBoundsBriefly(t *testing.T) {
+	t.Parallel()
+	for most, want := range map[time.Duration]string{
+		720 * time.Hour: "ttl: must be at least 1ms and at most 720h", 30 * time.Minute: "ttl: must be at least 1ms and at most 30m", 90 * time.Second: "ttl: must be at least 1ms and at most 1m30s",
+	} {
+		f := &fields{}
+		f.duration("ttl", durationpb.New(1000*time.Hour), 1, most)
+		if err := f.err(); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("duration above %v = %v, want %q", most, err, want)
+		}
+	}
+}
+
 func TestExpireTimeIsInTheFutureAndNotTooFar(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_800_000_000, 5)

@@ -55,6 +55,8 @@ type Stats struct {
 	Near near.Stats
 	// InFlight is the number of round trips in flight.
 	InFlight int64
+	// Warnings are the settings with which Redis may lose or evict what it has acknowledged.
+	Warnings []redis.Warning
 	// KeyUses is how often each key of the keyring has decrypted something, by id.
 	KeyUses map[string]int64
 	// Sessions are those of the sessions.
@@ -64,7 +66,7 @@ type Stats struct {
 // Stats returns the current counters.
 func (s *Store) Stats() Stats {
 	return Stats{
-		Near: s.Redis.Near.Stats(), InFlight: s.Redis.InFlight(), KeyUses: s.keyring.Uses(), Sessions: s.Sessions.Stats(),
+		Near: s.Redis.Near.Stats(), InFlight: s.Redis.InFlight(), Warnings: s.Redis.Warnings(), KeyUses: s.keyring.Uses(), Sessions: s.Sessions.Stats(),
 	}
 }
 

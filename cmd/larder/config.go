@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"regexp"
 	"slices"
 	"time"
@@ -37,20 +36,21 @@ type redisSettings struct {
 	URL                  setting.RedisURL `env:"REDIS_URL" default:"redis://localhost:6379" help:"Redis server: redis:// or rediss://[username:password@]host[:port][/database]; embedded:// is a store inside this process, whose data is lost when it exits."`
 	Username             string           `env:"REDIS_USERNAME" help:"Redis user; overrides the user in REDIS_URL."`
 	Password             setting.Secret   `env:"REDIS_PASSWORD" hidden:"" help:"Redis password; overrides the password in REDIS_URL."`
-	PasswordFile         string           `env:"REDIS_PASSWORD_FILE" help:"File that contains the Redis password; used instead of REDIS_PASSWORD."`
+	PasswordFile         string           `env:"REDIS_PASSWORD_FILE" help:"File that contains the Redis password; not together with REDIS_PASSWORD. It overrides the password in REDIS_URL."`
 	DB                   int              `env:"REDIS_DB" default:"0" help:"Redis database number; overrides the number in REDIS_URL. A Redis Cluster has database 0 only."`
-	TLS                  bool             `env:"REDIS_TLS" default:"false" negatable:"" help:"Connect to Redis over TLS; rediss:// implies it."`
+	TLS                  bool             `env:"REDIS_TLS" default:"false" negatable:"" help:"Connect to Redis over TLS; default: false, unless REDIS_URL is rediss://."`
 	TLSCAFile            string           `name:"tls-ca-file" env:"REDIS_TLS_CA_FILE" help:"PEM file with the authorities trusted to sign the Redis certificate; empty means the authorities of the system."`
 	TLSCertFile          string           `env:"REDIS_TLS_CERT_FILE" help:"PEM file with the client certificate presented to Redis."`
 	TLSKeyFile           string           `env:"REDIS_TLS_KEY_FILE" help:"PEM file with the private key of the client certificate."`
 	TLSServerName        string           `env:"REDIS_TLS_SERVER_NAME" help:"Host name expected in the Redis certificate; empty means the host that is dialled."`
-	ClusterNodes         []string         `env:"REDIS_CLUSTER_NODES" placeholder:"HOST:PORT" help:"Addresses of some Redis Cluster nodes, used instead of REDIS_URL; the other nodes are discovered."`
-	SentinelNodes        []string         `env:"REDIS_SENTINEL_NODES" placeholder:"HOST:PORT" help:"Addresses of some Sentinels, used instead of REDIS_URL; the other Sentinels are discovered."`
+	ClusterNodes         []string         `env:"REDIS_CLUSTER_NODES" placeholder:"HOST:PORT" help:"Addresses of some Redis Cluster nodes, not together with REDIS_URL; the other nodes are discovered."`
+	SentinelNodes        []string         `env:"REDIS_SENTINEL_NODES" placeholder:"HOST:PORT" help:"Addresses of some Sentinels, not together with REDIS_URL; the other Sentinels are discovered."`
 	SentinelMaster       string           `env:"REDIS_SENTINEL_MASTER" help:"Name of the primary in the Sentinel configuration; required with REDIS_SENTINEL_NODES."`
 	SentinelUsername     string           `env:"REDIS_SENTINEL_USERNAME" help:"User for the Sentinels themselves."`
 	SentinelPassword     setting.Secret   `env:"REDIS_SENTINEL_PASSWORD" hidden:"" help:"Password for the Sentinels themselves."`
-	SentinelPasswordFile string           `env:"REDIS_SENTINEL_PASSWORD_FILE" help:"File that contains the Sentinel password; used instead of REDIS_SENTINEL_PASSWORD."`
+	SentinelPasswordFile string           `env:"REDIS_SENTINEL_PASSWORD_FILE" help:"File that contains the Sentinel password; not together with REDIS_SENTINEL_PASSWORD."`
 	Timeout              time.Duration    `env:"LARDER_REDIS_TIMEOUT" default:"2s" help:"Maximum wait for one reply from Redis."`
+	Strict               bool             `env:"LARDER_REDIS_STRICT" default:"false" negatable:"" help:"Refuse to start with a Redis that may lose or evict acknowledged writes: a maxmemory-policy other than noeviction, no append-only file, or no replica in a Cluster or with Sentinel. Default: off, which logs a warning instead."`
 }
 
 type nearSettings struct {
@@ -59,17 +59,17 @@ type nearSettings struct {
 }
 
 type cacheSettings struct {
-	MaxValueBytes  setting.Bytes `env:"LARDER_MAX_VALUE_BYTES" default:"1MiB" help:"Maximum size of a value."`
+	MaxValueBytes  setting.Bytes `env:"LARDER_MAX_VALUE_BYTES" default:"1MiB" help:"Maximum size of a value, at most 512MiB."`
 	CompressAbove  setting.Bytes `env:"LARDER_COMPRESS_ABOVE" default:"16KiB" help:"Size above which values are compressed in Redis; 0 disables compression."`
-	DefaultTTL     time.Duration `env:"LARDER_DEFAULT_TTL" default:"1h" help:"TTL of an entry that is written without a TTL."`
+	DefaultTTL     time.Duration `env:"LARDER_DEFAULT_TTL" default:"1h" help:"TTL of an entry that is written without a TTL; at most LARDER_MAX_TTL."`
 	MaxTTL         time.Duration `env:"LARDER_MAX_TTL" default:"720h" help:"Maximum TTL of an entry, stale_ttl included."`
 	PlainNamespace string        `env:"LARDER_PLAIN_NAMESPACE" placeholder:"NAMESPACE" help:"Namespace whose keys are the Redis keys themselves, to serve data that other Redis clients write; empty means none."`
 }
 
 type sessionSettings struct {
-	IdleTimeout     time.Duration `env:"LARDER_SESSION_IDLE_TIMEOUT" default:"30m" help:"Time without activity after which a session expires; a policy or a request may only shorten it."`
+	IdleTimeout     time.Duration `env:"LARDER_SESSION_IDLE_TIMEOUT" default:"30m" help:"Time without activity after which a session expires, at least 1s and at most LARDER_SESSION_ABSOLUTE_TIMEOUT; a policy or a request may only shorten it."`
 	AbsoluteTimeout time.Duration `env:"LARDER_SESSION_ABSOLUTE_TIMEOUT" default:"12h" help:"Time after its creation at which a session expires; a policy or a request may only shorten it."`
-	RotationGrace   time.Duration `env:"LARDER_SESSION_ROTATION_GRACE" default:"30s" help:"Rotation grace: time for which the previous token stays valid after RotateSession, at most 5m; 0 ends it at once."`
+	RotationGrace   time.Duration `env:"LARDER_SESSION_ROTATION_GRACE" default:"30s" help:"Rotation grace: time for which the previous token stays valid after RotateSession, and longer until the new token is first presented; at most 5m; 0 ends it at once."`
 	CacheFor        time.Duration `env:"LARDER_SESSION_CACHE_FOR" default:"5s" help:"Maximum time for which a caller may reuse a session validation (cache_for); 0 means never."`
 	LimitPolicy     string        `env:"LARDER_SESSION_LIMIT_POLICY" default:"evict_least_recently_used" help:"Action when a new session would exceed a limit: evict_least_recently_used, evict_oldest or reject."`
 	SweepInterval   time.Duration `env:"LARDER_SESSION_SWEEP_INTERVAL" default:"10s" help:"Maximum delay between the expiry of a session and its removal and event, from 1s to 10m."`
@@ -100,11 +100,11 @@ type servingSettings struct {
 }
 
 type logSettings struct {
-	LogLevel   slog.Level    `env:"LARDER_LOG_LEVEL" default:"info" help:"Lowest level that is logged: debug, info, warn or error."`
+	LogLevel   setting.Level `env:"LARDER_LOG_LEVEL" default:"info" help:"Lowest level that is logged: debug, info, warn or error."`
 	LogFormat  string        `env:"LARDER_LOG_FORMAT" default:"json" help:"Format of the log on standard output: json or text."`
 	SlowCall   time.Duration `env:"LARDER_SLOW_CALL" default:"100ms" help:"Duration above which a call or a Redis round trip is logged as a warning."`
-	Reflection bool          `env:"LARDER_REFLECTION" default:"true" negatable:"" help:"Serve gRPC reflection, by which tools such as grpcurl find the services."`
-	Pprof      bool          `env:"LARDER_PPROF" default:"false" negatable:"" help:"Serve /debug/pprof on the admin address; profiles show the memory of the process."`
+	Reflection bool          `env:"LARDER_REFLECTION" default:"true" negatable:"" help:"Serve gRPC reflection, by which tools such as grpcurl find the services; default: true."`
+	Pprof      bool          `env:"LARDER_PPROF" default:"false" negatable:"" help:"Serve /debug/pprof on the admin address; profiles show the memory of the process. Default: false."`
 }
 
 // Options returns the options of the store and of the service, or all faults in the settings joined, each with the name of
@@ -161,10 +161,10 @@ func (c *Config) broken() []error {
 		{c.Near.Bytes == 0 || c.Near.TTL > 0, "LARDER_NEAR_CACHE_TTL: must be above zero; LARDER_NEAR_CACHE_BYTES=0 turns the near cache off"},
 		{c.Cache.MaxValueBytes > 0 && c.Cache.MaxValueBytes <= 512<<20, "LARDER_MAX_VALUE_BYTES: must be between 1 and 512MiB, which is as much as Redis takes"},
 		{c.Cache.DefaultTTL > 0, "LARDER_DEFAULT_TTL: must be above zero"},
-		{c.Cache.DefaultTTL <= c.Cache.MaxTTL, "LARDER_DEFAULT_TTL: must not be above LARDER_MAX_TTL"},
+		{c.Cache.DefaultTTL <= c.Cache.MaxTTL, fmt.Sprintf("LARDER_DEFAULT_TTL: must not be above LARDER_MAX_TTL, which is %s", policy.Span(c.Cache.MaxTTL))},
 		{c.Cache.PlainNamespace == "" || namespace.MatchString(c.Cache.PlainNamespace), "LARDER_PLAIN_NAMESPACE: must be 1 to 63 characters of a-z, 0-9, dot, underscore and dash, the first a letter or a digit"},
 		{c.Sessions.IdleTimeout >= time.Second, "LARDER_SESSION_IDLE_TIMEOUT: must be at least 1s"},
-		{c.Sessions.IdleTimeout <= c.Sessions.AbsoluteTimeout, "LARDER_SESSION_IDLE_TIMEOUT: must not be above LARDER_SESSION_ABSOLUTE_TIMEOUT"},
+		{c.Sessions.IdleTimeout <= c.Sessions.AbsoluteTimeout, fmt.Sprintf("LARDER_SESSION_IDLE_TIMEOUT: must not be above LARDER_SESSION_ABSOLUTE_TIMEOUT, which is %s", policy.Span(c.Sessions.AbsoluteTimeout))},
 		{c.Sessions.RotationGrace >= 0 && c.Sessions.RotationGrace <= 5*time.Minute, "LARDER_SESSION_ROTATION_GRACE: must be between 0 and 5m"},
 		{c.Sessions.CacheFor >= 0, "LARDER_SESSION_CACHE_FOR: must not be below zero"},
 		{c.Limits.PerSubject >= 0, "LARDER_SESSIONS_PER_SUBJECT: must not be below zero"},

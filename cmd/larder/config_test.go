@@ -118,7 +118,7 @@ func TestRedisSettings(t *testing.T) {
 	t.Parallel()
 	password := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(password, []byte("from file\n"), 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatalf("WriteFile: %v", err)
 	}
 	for _, test := range []struct {
 		name string
@@ -203,7 +203,7 @@ func TestFaults(t *testing.T) {
 	dir := t.TempDir()
 	empty := filepath.Join(dir, "empty")
 	if err := os.WriteFile(empty, []byte("\n"), 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatalf("WriteFile: %v", err)
 	}
 	missing := filepath.Join(dir, "missing")
 	for _, test := range []struct {
@@ -246,9 +246,9 @@ func TestFaults(t *testing.T) {
 		{"NoCertFile", environ{"REDIS_TLS": "true", "REDIS_TLS_CERT_FILE": missing, "REDIS_TLS_KEY_FILE": missing}, []string{"REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE: open " + missing}},
 		{"CAWithoutTLS", environ{"REDIS_TLS_CA_FILE": missing}, []string{"REDIS_TLS_CA_FILE: is set without TLS"}},
 		{"TLSTurnedOffInRediss", environ{"REDIS_URL": "rediss://h", "REDIS_TLS": "false"}, []string{"REDIS_TLS: is false and REDIS_URL is rediss://"}},
-		{"DefaultAboveMaxTTL", environ{"LARDER_DEFAULT_TTL": "2h", "LARDER_MAX_TTL": "1h"}, []string{"LARDER_DEFAULT_TTL: must not be above LARDER_MAX_TTL"}},
+		{"DefaultAboveMaxTTL", environ{"LARDER_DEFAULT_TTL": "2h", "LARDER_MAX_TTL": "1h"}, []string{"LARDER_DEFAULT_TTL: must not be above LARDER_MAX_TTL, which is 1h"}},
 		{"SweepTooSeldom", environ{"LARDER_SESSION_SWEEP_INTERVAL": "11m"}, []string{"LARDER_SESSION_SWEEP_INTERVAL: must be between 1s and 10m"}},
-		{"IdleAboveAbsolute", environ{"LARDER_SESSION_IDLE_TIMEOUT": "2h", "LARDER_SESSION_ABSOLUTE_TIMEOUT": "1h"}, []string{"LARDER_SESSION_IDLE_TIMEOUT: must not be above"}},
+		{"IdleAboveAbsolute", environ{"LARDER_SESSION_IDLE_TIMEOUT": "2h", "LARDER_SESSION_ABSOLUTE_TIMEOUT": "1h"}, []string{"LARDER_SESSION_IDLE_TIMEOUT: must not be above LARDER_SESSION_ABSOLUTE_TIMEOUT, which is 1h"}},
 		{"RotationGrace", environ{"LARDER_SESSION_ROTATION_GRACE": "301s"}, []string{"LARDER_SESSION_ROTATION_GRACE: must be between"}},
 		{"NegativeRotationGrace", environ{"LARDER_SESSION_ROTATION_GRACE": "-1s"}, []string{"LARDER_SESSION_ROTATION_GRACE: must be between"}},
 		{"NegativeCacheFor", environ{"LARDER_SESSION_CACHE_FOR": "-1s"}, []string{"LARDER_SESSION_CACHE_FOR: must not"}},
@@ -263,7 +263,7 @@ func TestFaults(t *testing.T) {
 		{
 			"AllAtOnce",
 			environ{"REDIS_DB": "two", "LARDER_DEFAULT_TTL": "soon", "LARDER_LOG_LEVEL": "loud", "LARDER_MAX_IN_FLIGHT": "0", "REDIS_TLS_KEY_FILE": empty},
-			[]string{"REDIS_DB: expected", "LARDER_DEFAULT_TTL: expected", "LARDER_LOG_LEVEL: ", "REDIS_TLS_KEY_FILE: is set without TLS", "LARDER_MAX_IN_FLIGHT: must be above zero"},
+			[]string{"REDIS_DB: expected", "LARDER_DEFAULT_TTL: expected", "LARDER_LOG_LEVEL: must be debug, info, warn or error", "REDIS_TLS_KEY_FILE: is set without TLS", "LARDER_MAX_IN_FLIGHT: must be above zero"},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -365,7 +365,7 @@ func TestSecretsAreNotShown(t *testing.T) {
 	}
 	text, err := json.Marshal(config)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Marshal: %v", err)
 	}
 	shown.Write(text)
 	slog.New(slog.NewJSONHandler(&shown, nil)).Info("", "password", config.Redis.Password, "url", config.Redis.URL, "config", config)

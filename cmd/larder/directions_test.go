@@ -125,13 +125,13 @@ func sources(t *testing.T) []source {
 		return err
 	})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("WalkDir: %v", err)
 	}
 	list := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,TestGoFiles,XTestGoFiles,Deps", "./...")
 	list.Dir = filepath.Join("..", "..")
 	text, err := list.Output()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("go list: %v", err)
 	}
 	var all []source
 	for decoder := json.NewDecoder(strings.NewReader(string(text))); ; {
@@ -139,7 +139,7 @@ func sources(t *testing.T) []source {
 		if err := decoder.Decode(&one); errors.Is(err, io.EOF) {
 			return all
 		} else if err != nil {
-			t.Fatal(err)
+			t.Fatalf("decode the output of go list: %v", err)
 		}
 		all = append(all, one)
 	}
@@ -162,7 +162,7 @@ func (s source) parsed(t *testing.T, tests bool, visit func(name string, file *a
 	for _, name := range names {
 		file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(s.Dir, name), nil, 0)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("ParseFile: %v", err)
 		}
 		visit(s.path()+"/"+name, file)
 	}
@@ -177,7 +177,7 @@ func TestDirections(t *testing.T) {
 		for _, may := range r.may {
 			above := slices.ContainsFunc(rooms[:n], func(other room) bool { return other.path == may })
 			if may != "gen" && !above {
-				t.Errorf("%s may import %s, which does not stand above it: imports run downward", r.path, may)
+				t.Errorf("%s may import %s, want only packages that stand above it: imports run downward", r.path, may)
 			}
 		}
 	}
@@ -203,10 +203,10 @@ func TestDirections(t *testing.T) {
 			for _, path := range imports(file) {
 				if rest, own := strings.CutPrefix(path, module+"/"); own {
 					if !slices.ContainsFunc(r.may, func(may string) bool { return rest == may || may == "gen" && under(rest, "gen") }) {
-						t.Errorf("%s imports %s, which %s may not: %s", name, rest, r.path, r.why)
+						t.Errorf("%s imports %s, want only %q of the module in %s: %s", name, rest, r.may, r.path, r.why)
 					}
 				} else if slices.ContainsFunc(guarded, func(g string) bool { return under(path, g) }) && !under(path, r.outside...) {
-					t.Errorf("%s imports %s, which %s may not: %s", name, path, r.path, r.why)
+					t.Errorf("%s imports %s, want only %q of the guarded packages in %s: %s", name, path, r.outside, r.path, r.why)
 				}
 				if status := under(path, codesPkg, grpcModule+"/status", "google.golang.org/genproto"); status && !under(name, "client") && !slices.Contains(statusFiles, name) {
 					t.Errorf("%s imports %s, want codes and statuses in %v only", name, path, statusFiles)
@@ -223,7 +223,7 @@ func TestDirections(t *testing.T) {
 		})
 	}
 	for path := range known {
-		t.Errorf("rooms has a row for %s, and there is no such package", path)
+		t.Errorf("rooms has a row for %s, want rows of packages that exist only", path)
 	}
 }
 
@@ -234,7 +234,7 @@ func TestDependencies(t *testing.T) {
 		for _, dep := range s.Deps {
 			if under(s.path(), "client") && under(dep, module+"/store", module+"/service", rueidis, prometheus) && dep != module+"/store/near" ||
 				under(s.path(), "store") && under(dep, grpcModule, module+"/gen", module+"/service", module+"/client") {
-				t.Errorf("%s depends on %s", s.path(), dep)
+				t.Errorf("%s depends on %s, want a client without the server, and a store without gRPC and the packages above it", s.path(), dep)
 			}
 		}
 	}
@@ -270,6 +270,6 @@ func TestEnvironmentIsReadUnderCmdAlone(t *testing.T) {
 		})
 	}
 	if !seen {
-		t.Error("nothing reads the environment: this test is blind")
+		t.Errorf("no package uses os.%s, want at least one that does: otherwise this test finds nothing", strings.Join(readers, " or os."))
 	}
 }

@@ -22,7 +22,7 @@ func table(t *testing.T) string {
 	var all commands
 	parser, err := kong.New(&all)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("kong.New: %v", err)
 	}
 	var text strings.Builder
 	group := ""
@@ -53,26 +53,26 @@ func TestDocsListEverySetting(t *testing.T) {
 	const path, from, to = "../../docs/operating.md", "<!-- config -->\n", "<!-- /config -->"
 	text, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ReadFile: %v", err)
 	}
 	before, rest, begins := strings.Cut(string(text), from)
 	got, after, ends := strings.Cut(rest, to)
 	if !begins || !ends {
-		t.Fatalf("%s has no block from %s to %s", path, strings.TrimSpace(from), to)
+		t.Fatalf("%s has no block from %s to %s, want one", path, strings.TrimSpace(from), to)
 	}
 	want := table(t)
 	for _, name := range variables(t) {
 		if !strings.Contains(want, "| `"+name+"` |") {
-			t.Errorf("the table has no row of %s", name)
+			t.Errorf("the table has no row of %s, want one of each setting:\n%s", name, want)
 		}
 	}
 	if *update {
 		if err := os.WriteFile(path, []byte(before+from+want+to+after), 0o644); err != nil {
-			t.Fatal(err)
+			t.Fatalf("WriteFile: %v", err)
 		}
 		return
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("%s is not current: run `make generate` (-config.go +document)\n%s", path, diff)
+		t.Errorf("%s is not current: run `make generate` (-want, from config.go, +got)\n%s", path, diff)
 	}
 }

@@ -47,7 +47,7 @@ func repoFile(t *testing.T, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(repoRoot, filepath.FromSlash(path)))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ReadFile: %v", err)
 	}
 	return string(text)
 }
@@ -129,7 +129,7 @@ func TestLinksOfDocumentsLeadSomewhere(t *testing.T) {
 				path = filepath.ToSlash(filepath.Join(filepath.Dir(d.path), file))
 			}
 			if _, err := os.Stat(filepath.Join(repoRoot, path)); err != nil {
-				t.Errorf("%s links to %s: %v", d.path, m[1], err)
+				t.Errorf("%s links to %s: %v, want a file that exists", d.path, m[1], err)
 				continue
 			}
 			if anchor == "" {
@@ -167,12 +167,12 @@ func TestDocumentsNameMetricsThatExist(t *testing.T) {
 	admin := lardertest.Start(t, []string{"REDIS_URL=embedded://"}, "serve").Addr(t, "admin")
 	reply, err := http.Get("http://" + admin + "/metrics")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("get /metrics: %v", err)
 	}
 	defer reply.Body.Close()
 	page, err := io.ReadAll(reply.Body)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("read /metrics: %v", err)
 	}
 	var served []string
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\S+) `).FindAllStringSubmatch(string(page), -1) {
@@ -180,7 +180,7 @@ func TestDocumentsNameMetricsThatExist(t *testing.T) {
 	}
 	sources, err := filepath.Glob(filepath.Join(repoRoot, "service", "*.go"))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Glob: %v", err)
 	}
 	for _, source := range sources { // those that are served once there is something to count
 		if !strings.HasSuffix(source, "_test.go") {
@@ -192,13 +192,13 @@ func TestDocumentsNameMetricsThatExist(t *testing.T) {
 	operating := repoFile(t, "docs/operating.md")
 	for _, name := range served {
 		if strings.HasPrefix(name, "larder_") && !strings.Contains(operating, name+"`") {
-			t.Errorf("docs/operating.md does not name %s", name)
+			t.Errorf("docs/operating.md does not name %s, want every metric that is served", name)
 		}
 	}
 	for _, d := range documents(t) {
 		for _, name := range metric.FindAllString(d.prose(), -1) {
 			if !slices.Contains(served, name) {
-				t.Errorf("%s names %s, which is not served", d.path, name)
+				t.Errorf("%s names %s, want a metric that is served", d.path, name)
 			}
 		}
 	}
@@ -217,7 +217,7 @@ func TestDocumentsNameTargetsThatExist(t *testing.T) {
 		}
 		for _, m := range file.FindAllStringSubmatch(d.text, -1) {
 			if _, err := os.Stat(filepath.Join(repoRoot, m[1])); err != nil && d.path != "CHANGELOG.md" {
-				t.Errorf("%s names %s: %v", d.path, m[1], err)
+				t.Errorf("%s names %s: %v, want a file that exists", d.path, m[1], err)
 			}
 		}
 	}
@@ -233,7 +233,7 @@ func TestArchitectureNamesEveryDependency(t *testing.T) {
 	}
 	for _, m := range direct {
 		if !strings.Contains(architecture, m[1]) {
-			t.Errorf("ARCHITECTURE.md does not name %s", m[1])
+			t.Errorf("ARCHITECTURE.md does not name %s, want every direct dependency of go.mod", m[1])
 		}
 	}
 }
@@ -247,7 +247,7 @@ func TestArchitectureNamesEveryPackage(t *testing.T) {
 	}
 	for _, s := range sources(t) {
 		if !slices.Contains(named, s.path()) && !under(s.path(), "gen") {
-			t.Errorf("ARCHITECTURE.md has no row of %s", s.path())
+			t.Errorf("ARCHITECTURE.md has rows of %q, want one of %s", named, s.path())
 		}
 	}
 }

@@ -78,14 +78,14 @@ func newWorkbench(t *testing.T, env ...string) *workbench {
 	t.Helper()
 	tools, err := filepath.Abs(filepath.Join(repoRoot, ".tmp", "bin"))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Abs: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(tools, "grpcurl")); err != nil {
-		t.Fatalf("%v: run `make test`, which builds it", err)
+		t.Fatalf("%v, want grpcurl there: run `make test`, which builds it", err)
 	}
 	w := &workbench{dir: t.TempDir(), home: t.TempDir(), tmp: t.TempDir()}
 	if err := os.Symlink(lardertest.Binary(t), filepath.Join(w.dir, "larder")); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Symlink: %v", err)
 	}
 	w.env = append(os.Environ(), "PATH="+tools+":"+os.Getenv("PATH"), "HOME="+w.home, "TMPDIR="+w.tmp)
 	w.env = append(w.env, env...)
@@ -106,7 +106,7 @@ func (w *workbench) run(t *testing.T, document, script string) string {
 	for _, dir := range []string{w.dir, w.home, w.tmp} {
 		left, err := os.ReadDir(dir)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("ReadDir: %v", err)
 		}
 		for _, file := range left {
 			if dir != w.dir || file.Name() != "larder" {
@@ -137,9 +137,9 @@ func TestTranscripts(t *testing.T) {
 	got := strings.Split(newWorkbench(t, "LARDER_GRPC_ADDR="+addr).run(t, "a transcript", script.String()), mark)
 	for i, e := range steps {
 		if i >= len(got)-1 {
-			t.Errorf("%s: $ %s was not reached", e.document, e.command)
+			t.Errorf("%s: $ %s was not reached, want all %d commands run, but %d were", e.document, e.command, len(steps), len(got)-1)
 		} else if diff := cmp.Diff(steady(e.want), steady(got[i])); diff != "" {
-			t.Errorf("%s: $ %s (-document +now)\n%s", e.document, e.command, diff)
+			t.Errorf("%s: $ %s prints (-want, from the document, +got)\n%s", e.document, e.command, diff)
 		}
 	}
 }
@@ -154,7 +154,7 @@ func TestTranscriptsLeaveTimeToRead(t *testing.T) {
 		for _, m := range regexp.MustCompile(`\\?"(ttl|lease_ttl)\\?": \\?"([0-9.]+)s\\?"`).FindAllStringSubmatch(e.command, -1) {
 			seconds, err := strconv.ParseFloat(m[2], 64)
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("ParseFloat: %v", err)
 			}
 			if seen++; time.Duration(seconds*float64(time.Second)) < least[m[1]] {
 				t.Errorf("%s: %s of %s s, want at least %v: $ %s", e.document, m[1], m[2], least[m[1]], e.command)
@@ -181,7 +181,7 @@ func TestShellBlocks(t *testing.T) {
 			}
 			ran++
 			if out := newWorkbench(t).run(t, d.path, "set -euo pipefail\n"+b.text); strings.TrimSpace(out) == "" {
-				t.Errorf("%s: nothing is printed by\n%s", d.path, b.text)
+				t.Errorf("%s: the block prints %q, want some text:\n%s", d.path, out, b.text)
 			}
 		}
 	}
@@ -202,13 +202,13 @@ func TestGoBlocks(t *testing.T) {
 			ran++
 			program := filepath.Join(t.TempDir(), "main.go")
 			if err := os.WriteFile(program, []byte(strings.ReplaceAll(b.text, "127.0.0.1:50051", addr)), 0o600); err != nil {
-				t.Fatal(err)
+				t.Fatalf("WriteFile: %v", err)
 			}
 			run := exec.CommandContext(t.Context(), "go", "run", program)
 			run.Dir = repoRoot
 			out, err := run.CombinedOutput()
 			if err != nil || strings.Contains(string(out), "larder: ") {
-				t.Errorf("%s: %v\n%s", d.path, err, out)
+				t.Errorf("%s: go run: %v, want no error of it or of larder; it printed\n%s", d.path, err, out)
 			}
 		}
 	}

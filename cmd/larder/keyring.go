@@ -33,6 +33,9 @@ func readKeyring(file string) (*keyring.Keyring, error) {
 		if len(fields) != 2 {
 			return nil, fmt.Errorf("%s: line %d: expected the id of a key and the key in base64", file, n)
 		}
+		if err := keyring.CheckID(fields[0]); err != nil {
+			return nil, fmt.Errorf("%s: line %d: %w", file, n, err)
+		}
 		key, err := base64.StdEncoding.DecodeString(fields[1])
 		if err != nil || len(key) != keyring.KeyBytes {
 			return nil, fmt.Errorf("%s: line %d: expected %d bytes in base64 after the id", file, n, keyring.KeyBytes)

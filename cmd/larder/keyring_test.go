@@ -25,7 +25,7 @@ func TestKeyringFile(t *testing.T) {
 		{"NotBase64", "a " + key[:len(key)-2] + "!!", "line 1: expected 32 bytes"},
 		{"ShortKey", "a " + base64.StdEncoding.EncodeToString(canary[:16]), "line 1: expected 32 bytes"},
 		{"IDTwice", "a " + key + "\na " + other, "line 2: an earlier line has the same id"},
-		{"BadID", "a/b " + key, "the id of a key must be"},
+		{"BadID", "# keys\na " + other + "\na/b " + key, "line 3: the id of a key must be 1 to 32 letters"},
 		{"LongLine", "a " + strings.Repeat(key, 10000), "contains no key"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

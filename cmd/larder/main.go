@@ -25,11 +25,11 @@ type commands struct {
 	Serve   serveCommand       `cmd:"" default:"withargs" help:"Serve until a signal stops the process (the default command)."`
 	Probe   probeCommand       `cmd:"" help:"Check the health of a server: exit with 0 if it is SERVING, else with 1."`
 	Version versionCommand     `cmd:"" help:"Print the version."`
-	Bench   bench.Command      `cmd:"" help:"Measure the server side by side with a bare gRPC handler."`
+	Bench   bench.Command      `cmd:"" help:"Measure the server side by side with the floor, a bare gRPC handler."`
 	Warm    warm.Command       `cmd:"" help:"Send cache entries from a file or from standard input to a server."`
 	Export  warm.ExportCommand `cmd:"" help:"Write the cache entries of a namespace as lines that warm reads."`
 
-	BenchFloor bench.FloorCommand `cmd:"" hidden:"" help:"Serve the bare gRPC handler that bench compares with."`
+	BenchFloor bench.FloorCommand `cmd:"" hidden:"" help:"Serve the floor that bench compares with."`
 }
 
 // A command is one of commands, with its flags set. Its error is shown to the operator line by line.

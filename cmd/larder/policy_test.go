@@ -55,8 +55,9 @@ func TestPolicyFaults(t *testing.T) {
 		{"{a: {a: {a: {a: {a: {a: {a: {a: {a: 1}}}}}}}}}", "1: braces are nested too deeply"},
 		// The service finds these, and they have their lines as well.
 		{"cache:\n  namespaces:\n\n    No: {}", "4: cache.namespaces.No: must be 1 to 63 characters"},
-		{"cache:\n  namespaces:\n    a:\n      default_ttl: 2s\n      max_ttl: 1s", "4: cache.namespaces.a.default_ttl: must be at least 1ms and at most 1s"},
-		{`{"sessions": {"defaults":` + "\n" + `{"preset": "aal3", "idle_timeout": "16m"}}}`, "2: sessions.defaults.idle_timeout: must be"},
+		{"cache:\n  namespaces:\n    a:\n      default_ttl: 2s\n      max_ttl: 1s", "4: cache.namespaces.a.default_ttl: must be at least 1ms and at most 1s (max_ttl)"},
+		{`{"sessions": {"defaults":` + "\n" + `{"preset": "aal3", "idle_timeout": "16m"}}}`, "2: sessions.defaults.idle_timeout: must be at least 1s and at most 15m (preset aal3)"},
+		{"sessions:\n  defaults: {idle_timeout: 1h}", "2: sessions.defaults.idle_timeout: must be at least 1s and at most 30m (LARDER_SESSION_IDLE_TIMEOUT)"},
 	} {
 		path := writePolicy(t, t.TempDir(), test.text)
 		code, stdout, stderr := call(t, environ{"LARDER_POLICY_FILE": path}, "serve", "--check")
@@ -94,7 +95,7 @@ func writePolicy(t testing.TB, dir, text string) (path string) {
 	t.Helper()
 	path = filepath.Join(dir, "policy.yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatalf("WriteFile: %v", err)
 	}
 	return path
 }
@@ -103,7 +104,7 @@ func writePolicy(t testing.TB, dir, text string) (path string) {
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("prepare the test: %v", err)
 	}
 }
 
@@ -193,7 +194,7 @@ func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 	_, before := p.get(t, "/metrics")
 	for _, bad := range []struct{ text, fault string }{
 		{"cache:\n  namespaces:\n    n: {max_ttl: 10m, color: red}\n", path + ":3: cache.namespaces.n.color: is not known"},
-		{"cache:\n  namespaces:\n    n: {max_ttl: 10000h}\n", path + ":3: cache.namespaces.n.max_ttl: must be at least 1ms and at most 720h0m0s"},
+		{"cache:\n  namespaces:\n    n: {max_ttl: 10000h}\n", path + ":3: cache.namespaces.n.max_ttl: must be at least 1ms and at most 720h (LARDER_MAX_TTL)"},
 		{"", path + ":1: is empty"},
 	} {
 		writePolicy(t, dir, bad.text)
@@ -206,7 +207,7 @@ func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 		}
 	}
 	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Remove: %v", err)
 	}
 	p.log.AwaitLine(t, path+": no such file")
 	if code, body := p.get(t, "/health"); code != 200 {
@@ -228,7 +229,7 @@ func TestBadPolicyLeavesTheOldOne(t *testing.T) {
 	// The server logs that a file is back with the same text, and that it is gone again.
 	for n := 2; n <= 3; n++ {
 		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
+			t.Fatalf("Remove: %v", err)
 		}
 		p.log.AwaitLines(t, path+": no such file", n)
 		writePolicy(t, dir, allowed)
@@ -306,7 +307,7 @@ func TestDocsShowAPolicy(t *testing.T) {
 	const path = "../../docs/operating.md"
 	operating, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ReadFile: %v", err)
 	}
 	_, rest, _ := strings.Cut(string(operating), "--policy-file /dev/stdin <<'EOF'\n")
 	text, _, found := strings.Cut(rest, "EOF\n")
@@ -331,7 +332,7 @@ func TestDocsShowAPolicy(t *testing.T) {
 	}
 	keys := filepath.Join(t.TempDir(), "keys")
 	if err := os.WriteFile(keys, []byte("a "+base64.StdEncoding.EncodeToString(make([]byte, keyring.KeyBytes))), 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatalf("WriteFile: %v", err)
 	}
 	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_KEYRING_FILE": keys, "LARDER_POLICY_FILE": writePolicy(t, t.TempDir(), text)})
 	p.log.Await(t, "connected to redis")

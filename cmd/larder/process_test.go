@@ -39,7 +39,7 @@ func serve(t *testing.T, env environ, args ...string) *process {
 		select {
 		case <-done:
 		case <-time.After(lardertest.Patience):
-			t.Errorf("the program has not ended %v after it was told to stop", lardertest.Patience)
+			t.Errorf("the program has not ended %v after it was told to stop, want an exit", lardertest.Patience)
 			return
 		}
 		if t.Failed() {

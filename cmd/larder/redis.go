@@ -25,7 +25,7 @@ const (
 // options returns the options of the store that say how to reach Redis, and all faults in the settings joined. Which settings
 // are given decides the mode of Redis; the mode is not detected. Settings that contradict each other are faults.
 func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
-	o := store.Options{Redis: redis.Options{Mode: redis.Standalone, DB: r.DB, SentinelMaster: r.SentinelMaster, SentinelUsername: r.SentinelUsername, CommandTimeout: r.Timeout}}
+	o := store.Options{Redis: redis.Options{Mode: redis.Standalone, DB: r.DB, SentinelMaster: r.SentinelMaster, SentinelUsername: r.SentinelUsername, CommandTimeout: r.Timeout, Strict: r.Strict}}
 	var faults, addrFaults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	switch {

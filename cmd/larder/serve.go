@@ -20,7 +20,7 @@ import (
 // serveCommand is `larder serve`.
 type serveCommand struct {
 	Config `embed:""`
-	Check  bool `help:"Check the settings and the files that they name, then exit without serving."`
+	Check  bool `help:"Check the settings and the files that they name, then exit without connecting to Redis or serving."`
 }
 
 // Run serves until ctx ends, or checks the settings if --check is set.
@@ -165,9 +165,15 @@ func (p *program) connect(ctx context.Context) error {
 	}
 	cause := strings.Join(strings.Fields(redis.Cause(err)), " ")
 	switch {
+	case errors.Is(err, redis.ErrWrongMode) && strings.Contains(cause, "has no database"):
+		return fmt.Errorf("REDIS_DB: %s has no database %d; databases in redis.conf sets the number of databases", p.redis(), p.options.Redis.DB)
 	case errors.Is(err, redis.ErrWrongMode):
 		why := strings.TrimPrefix(cause, redis.ErrWrongMode.Error()+": ")
 		return fmt.Errorf("%s cannot be used: %s; check REDIS_URL, REDIS_CLUSTER_NODES and REDIS_SENTINEL_NODES", p.redis(), why)
+	case errors.Is(err, redis.ErrUnsafe):
+		return fmt.Errorf("LARDER_REDIS_STRICT: %s: %s", p.redis(), cause)
+	case !errors.Is(err, redis.ErrRefused) && p.options.Redis.TLS != nil:
+		return fmt.Errorf("%s could not be reached over TLS within %v: %s; check REDIS_TLS and that Redis serves TLS on this port", p.redis(), p.config.Serving.StartupTimeout, cause)
 	case !errors.Is(err, redis.ErrRefused):
 		return fmt.Errorf("%s could not be reached within %v: %s", p.redis(), p.config.Serving.StartupTimeout, cause)
 	case strings.Contains(cause, "NOPERM"):
@@ -189,7 +195,7 @@ func (p *program) redis() string {
 
 // logger returns a logger that writes to standard output. Standard error is for the reason why the process has failed.
 func (l logSettings) logger(stdout io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: l.LogLevel}
+	options := &slog.HandlerOptions{Level: slog.Level(l.LogLevel)}
 	if l.LogFormat == "text" {
 		return slog.New(slog.NewTextHandler(stdout, options))
 	}

@@ -92,7 +92,7 @@ func TestHintIsForPeopleAlone(t *testing.T) {
 	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_LOG_FORMAT": "text"})
 	p.log.AwaitLine(t, "CreateSession")
 	if line := regexp.MustCompile(`(?m)^  grpcurl -plaintext -d '\{"key": "greeting"\}' 127\.0\.0\.1:\d+ larder\.cache\.v1\.CacheService/Get$`); !line.MatchString(p.log.String()) {
-		t.Errorf("the log matches no %s:\n%s", line, &p.log)
+		t.Errorf("no line of the log matches %s, want one:\n%s", line, &p.log)
 	}
 }
 
@@ -160,7 +160,7 @@ func TestTopologies(t *testing.T) {
 				t.Errorf("exit code %d, standard error %q; want 0 and nothing", code, stderr)
 			}
 			if strings.Contains(p.log.String(), "hunter2") {
-				t.Errorf("the log contains the password:\n%s", &p.log)
+				t.Errorf("the log contains the password, want it nowhere:\n%s", &p.log)
 			}
 		})
 	}
@@ -171,6 +171,7 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{Password: "right"})
 	open := redistest.Start(t, redistest.Options{ACL: []string{"user larder on >hunter2 ~* +@all -time -info"}})
+	plain := redistest.Start(t, redistest.Options{})
 	cert := redistest.GenerateTLS(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -201,6 +202,18 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 			environ{"REDIS_URL": open.URL(), "REDIS_USERNAME": "larder", "REDIS_PASSWORD": "hunter2"},
 			nil,
 			"larder: redis refused a command to this user: check its ACL (NOPERM)",
+		},
+		{
+			"NoSuchDatabase",
+			environ{"REDIS_URL": plain.URL(), "REDIS_DB": "99"},
+			nil,
+			"larder: REDIS_DB: redis at " + plain.Addr + " (standalone) has no database 99",
+		},
+		{
+			"TLSToAPortWithoutIt",
+			environ{"REDIS_URL": plain.URL(), "REDIS_TLS": "true", "LARDER_STARTUP_TIMEOUT": "1s"},
+			nil,
+			"larder: redis at " + plain.Addr + " (standalone) could not be reached over TLS within 1s: ",
 		},
 		{
 			"NotACluster",
@@ -252,7 +265,7 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 				t.Errorf("the process ended after %v, want at most 15s: it must not wait for Redis", took)
 			}
 			if all := stderr + p.log.String(); strings.Contains(all, "hunter2") {
-				t.Errorf("the output contains the password:\n%s", all)
+				t.Errorf("the output contains the password, want it nowhere:\n%s", all)
 			}
 		})
 	}
@@ -296,7 +309,7 @@ func TestATerminalIsKnown(t *testing.T) {
 	t.Parallel()
 	file, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("CreateTemp: %v", err)
 	}
 	defer file.Close()
 	if isTerminal(file) || isTerminal(io.Discard) {

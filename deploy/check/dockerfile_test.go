@@ -20,22 +20,22 @@ func stages(t *testing.T) []instructions.Stage {
 	t.Helper()
 	file, err := os.Open(filepath.Join(root, "Dockerfile"))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Open: %v", err)
 	}
 	defer file.Close()
 	tree, err := parser.Parse(file)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("parser.Parse: %v", err)
 	}
 	for _, warning := range tree.Warnings {
-		t.Error(warning.Short)
+		t.Errorf("BuildKit warns of the Dockerfile: %s; want no warning", warning.Short)
 	}
 	all, _, err := instructions.Parse(tree.AST, nil)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("instructions.Parse: %v", err)
 	}
 	if len(all) != 2 {
-		t.Fatalf("%d stages, want one that builds and one that runs", len(all))
+		t.Fatalf("the Dockerfile has %d stages, want one that builds and one that runs", len(all))
 	}
 	return all
 }
@@ -68,7 +68,7 @@ func exposedPorts(t *testing.T) []int32 {
 	for _, text := range only[*instructions.ExposeCommand](t, final(t)).Ports {
 		port, err := strconv.ParseInt(text, 10, 32)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("EXPOSE %s: %v, want a number", text, err)
 		}
 		ports = append(ports, int32(port))
 	}
@@ -93,14 +93,14 @@ func TestBuilderCachesDependencies(t *testing.T) {
 	build := stages(t)[0]
 	module, err := os.ReadFile(filepath.Join(root, "go.mod"))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ReadFile: %v", err)
 	}
 	version := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindSubmatch(module)
 	if version == nil {
-		t.Fatal("go.mod names no Go version")
+		t.Fatalf("go.mod names no Go version, want a line that begins with go and a version:\n%s", module)
 	}
 	if build.BaseName != "golang:"+string(version[1])+"-bookworm" {
-		t.Errorf("built with %s, but go.mod says go %s", build.BaseName, version[1])
+		t.Errorf("the builder is based on %s, want golang:%s-bookworm as go.mod says", build.BaseName, version[1])
 	}
 	var steps []string
 	for _, command := range build.Commands {
@@ -112,38 +112,38 @@ func TestBuilderCachesDependencies(t *testing.T) {
 		}
 	}
 	if len(steps) != 4 || !slices.Equal(steps[:3], []string{"COPY go.mod go.sum", "RUN go mod download", "COPY ."}) {
-		t.Errorf("steps are %q: modules must be downloaded before the sources are copied", steps)
+		t.Errorf("the builder's steps are %q, want 4: go.mod and go.sum copied, the modules downloaded, the sources copied, the binary built", steps)
 	}
 }
 
 func TestFinalImage(t *testing.T) {
 	image := final(t)
 	if image.BaseName != "gcr.io/distroless/static-debian12:nonroot" {
-		t.Errorf("based on %s", image.BaseName)
+		t.Errorf("the final image is based on %s, want gcr.io/distroless/static-debian12:nonroot", image.BaseName)
 	}
 	if uid, _, _ := strings.Cut(imageUser(t), ":"); uid != "65532" {
-		t.Errorf("runs as %q, want distroless's nonroot as a number, which runAsNonRoot can check", uid)
+		t.Errorf("the final image runs as %q, want distroless's nonroot as the number 65532, which runAsNonRoot can check", uid)
 	}
 	if runs := commands[*instructions.RunCommand](image); len(runs) != 0 {
-		t.Error("RUN in an image that has no shell")
+		t.Errorf("the final image has %d RUN instructions, want none: it has no shell", len(runs))
 	}
 	from := only[*instructions.CopyCommand](t, image)
 	if from.From != stages(t)[0].Name || from.DestPath != "/larder" {
-		t.Errorf("copies %v from %q to %s", from.SourcePaths, from.From, from.DestPath)
+		t.Errorf("the final image copies %v from %q to %s, want the binary from %q to /larder", from.SourcePaths, from.From, from.DestPath, stages(t)[0].Name)
 	}
 
 	entry, arguments := only[*instructions.EntrypointCommand](t, image), only[*instructions.CmdCommand](t, image)
 	if entry.PrependShell || arguments.PrependShell || !slices.Equal(slices.Concat(entry.CmdLine, arguments.CmdLine), []string{"/larder", "serve"}) {
-		t.Errorf("starts %q %q", entry.CmdLine, arguments.CmdLine)
+		t.Errorf("the image starts %q %q, in a shell: %v and %v; want /larder serve in none", entry.CmdLine, arguments.CmdLine, entry.PrependShell, arguments.PrependShell)
 	}
 	if check := only[*instructions.HealthCheckCommand](t, image).Health.Test; !slices.Equal(check, []string{"CMD", "/larder", "probe"}) {
-		t.Errorf("health is checked by %q; without a shell it must be the exec form of `larder probe`", check)
+		t.Errorf("the image checks its health by %q, want the exec form of /larder probe: it has no shell", check)
 	}
 
 	ports, env := exposedPorts(t), imageEnv(t)
 	for i, name := range []string{"LARDER_GRPC_ADDR", "LARDER_ADMIN_ADDR"} {
 		if len(ports) != 2 || env[name] != ":"+strconv.Itoa(int(ports[i])) {
-			t.Errorf("%s is %q, exposed are %v", name, env[name], ports)
+			t.Errorf("%s = %q and the image exposes %v, want 2 ports and the address of number %d of them", name, env[name], ports, i+1)
 		}
 	}
 	labels := map[string]string{}
@@ -152,7 +152,7 @@ func TestFinalImage(t *testing.T) {
 	}
 	for _, name := range []string{"title", "description", "source", "version"} {
 		if labels[name] == "" {
-			t.Errorf("no label org.opencontainers.image.%s", name)
+			t.Errorf("the image has the labels %v, want org.opencontainers.image.%s among them", labels, name)
 		}
 	}
 }
@@ -173,7 +173,7 @@ func TestImageHoldsNoSecret(t *testing.T) {
 		}
 		for _, name := range names {
 			if credential.MatchString(name) {
-				t.Errorf("stage %s sets %s", stage.BaseName, name)
+				t.Errorf("stage %s sets %s, want no credential in ENV or ARG", stage.BaseName, name)
 			}
 		}
 	}

@@ -49,14 +49,14 @@ func buildImage(t *testing.T) string {
 	line := strings.Join(runs[len(runs)-1].CmdLine, " ")
 	const out = "-o /out/larder "
 	if !strings.Contains(line, out) || !strings.Contains(line, " go build ") {
-		t.Fatalf("the builder's last step is %q", line)
+		t.Fatalf("the builder's last step is %q, want a go build that writes /out/larder", line)
 	}
 	binary := filepath.Join(t.TempDir(), "larder")
 	cmd := exec.Command("sh", "-ec", strings.Replace(line, out, "-o "+binary+" ", 1))
 	cmd.Dir = buildContext(t)
 	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off", "TARGETOS=linux", "TARGETARCH="+runtime.GOARCH, "VERSION="+version)
 	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", line, err, text)
+		t.Fatalf("%s: %v, want no error\n%s", line, err, text)
 	}
 	return binary
 }
@@ -66,16 +66,16 @@ func buildContext(t *testing.T) string {
 	t.Helper()
 	file, err := os.Open(filepath.Join(root, ".dockerignore"))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Open: %v", err)
 	}
 	defer file.Close()
 	patterns, err := ignorefile.ReadAll(file)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ignorefile.ReadAll: %v", err)
 	}
 	ignored, err := patternmatcher.New(patterns)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("patternmatcher.New: %v", err)
 	}
 	dir, source := t.TempDir(), os.DirFS(root)
 	err = fs.WalkDir(source, ".", func(name string, entry fs.DirEntry, err error) error {
@@ -101,7 +101,7 @@ func buildContext(t *testing.T) string {
 		return os.WriteFile(target, text, 0o644)
 	})
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("copy the build context: %v", err)
 	}
 	return dir
 }
@@ -110,27 +110,27 @@ func buildContext(t *testing.T) string {
 func checkStatic(t *testing.T, binary string) {
 	file, err := elf.Open(binary)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("elf.Open: %v", err)
 	}
 	defer file.Close()
 	for _, header := range file.Progs {
 		if header.Type == elf.PT_INTERP {
-			t.Error("wants a dynamic loader (PT_INTERP)")
+			t.Error("the binary names a dynamic loader (PT_INTERP), want none")
 		}
 	}
 	if libraries, err := file.ImportedLibraries(); err == nil && len(libraries) != 0 {
-		t.Errorf("wants libraries %v", libraries)
+		t.Errorf("the binary imports the libraries %v, want none", libraries)
 	}
 	if file.Section(".debug_info") != nil || file.Section(".symtab") != nil {
-		t.Error("is not stripped")
+		t.Errorf("the binary has .debug_info: %v, .symtab: %v; want neither", file.Section(".debug_info") != nil, file.Section(".symtab") != nil)
 	}
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("buildinfo.ReadFile: %v", err)
 	}
 	for _, want := range []debug.BuildSetting{{Key: "CGO_ENABLED", Value: "0"}, {Key: "-trimpath", Value: "true"}} {
 		if !slices.Contains(info.Settings, want) {
-			t.Errorf("was not built with %s=%s", want.Key, want.Value)
+			t.Errorf("the binary was built with %v, want %s=%s among them", info.Settings, want.Key, want.Value)
 		}
 	}
 }
@@ -144,7 +144,7 @@ func checkServes(t *testing.T, larder string) {
 	var output strings.Builder
 	serve.Stdout, serve.Stderr = &output, &output
 	if err := serve.Start(); err != nil {
-		t.Fatal(err)
+		t.Fatalf("start larder serve: %v", err)
 	}
 	exited := make(chan error, 1)
 	go func() { exited <- serve.Wait() }()
@@ -167,7 +167,7 @@ func checkServes(t *testing.T, larder string) {
 		eventually(t, "probe "+p, func() error { return probe(larder, "probe", "--addr", grpc, "--service", p) })
 	}
 	if probe(larder, "probe", "--addr", grpc, "--service", "no-such-name") == nil {
-		t.Error("a name that is not registered passes: the probes above prove nothing")
+		t.Error("the probe of a name that is not registered passes, want it to fail: otherwise the probes above prove nothing")
 	}
 	eventually(t, "metrics", func() error {
 		reply, err := http.Get("http://" + admin + c.deployment.Spec.Template.Annotations["prometheus.io/path"])
@@ -182,16 +182,16 @@ func checkServes(t *testing.T, larder string) {
 	})
 
 	if err := serve.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
+		t.Fatalf("send SIGTERM: %v", err)
 	}
 	select {
 	case err := <-exited:
 		stopped = true
 		if err != nil {
-			t.Errorf("after SIGTERM: %v", err)
+			t.Errorf("larder serve ended after SIGTERM with %v, want exit code 0", err)
 		}
 	case <-time.After(duration(t, c.config.Data["LARDER_STOP_TIMEOUT"])):
-		t.Error("still running after SIGTERM")
+		t.Errorf("larder serve is still running %s after SIGTERM, want it to end sooner", c.config.Data["LARDER_STOP_TIMEOUT"])
 	}
 }
 
@@ -212,14 +212,14 @@ func eventually(t *testing.T, what string, try func() error) {
 			return
 		}
 	}
-	t.Errorf("%s: %v", what, err)
+	t.Errorf("%s: %v after 10 s, want success", what, err)
 }
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("Listen: %v", err)
 	}
 	defer listener.Close()
 	return listener.Addr().String()

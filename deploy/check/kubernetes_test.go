@@ -45,13 +45,13 @@ func render(t *testing.T) cluster {
 	t.Helper()
 	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), manifests)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("build the kustomization: %v", err)
 	}
 	var c cluster
 	for _, rendered := range built.Resources() {
 		text, err := rendered.AsYAML()
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("AsYAML: %v", err)
 		}
 		switch object := decode(t, text).(type) {
 		case *corev1.ConfigMap:
@@ -69,7 +69,7 @@ func render(t *testing.T) cluster {
 		case *networkingv1.NetworkPolicy:
 			c.network = object
 		default:
-			t.Fatalf("the kustomization applies a %T", object)
+			t.Fatalf("the kustomization applies a %T, want only ConfigMap, Deployment, Service, PodDisruptionBudget and NetworkPolicy", object)
 		}
 		c.count++
 	}
@@ -91,13 +91,13 @@ func decode(t *testing.T, text []byte) runtime.Object {
 		appsv1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
-			t.Fatal(err)
+			t.Fatalf("AddToScheme: %v", err)
 		}
 	}
 	codecs := serializer.NewCodecFactory(scheme, serializer.EnableStrict)
 	object, _, err := codecs.UniversalDeserializer().Decode(text, nil, nil)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("decode strictly: %v\n%s", err, text)
 	}
 	return object
 }
@@ -106,7 +106,7 @@ func decode(t *testing.T, text []byte) runtime.Object {
 func TestManifestsDecodeStrictly(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(manifests, "*.yaml"))
 	if err != nil || len(files) < 8 {
-		t.Fatalf("found %v, %v", files, err)
+		t.Fatalf("Glob = %v, %v; want at least 8 files", files, err)
 	}
 	for _, file := range files {
 		if filepath.Base(file) == "kustomization.yaml" {
@@ -115,7 +115,7 @@ func TestManifestsDecodeStrictly(t *testing.T) {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			text, err := os.ReadFile(file)
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("ReadFile: %v", err)
 			}
 			decode(t, text)
 		})
@@ -139,9 +139,9 @@ func TestSelectorsMatchThePods(t *testing.T) {
 	for name, labelSelector := range selectors {
 		selector, err := metav1.LabelSelectorAsSelector(labelSelector)
 		if err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s has the selector %s: %v, want a valid one", name, shown(labelSelector), err)
 		} else if selector.Empty() || !selector.Matches(labels.Set(c.deployment.Spec.Template.Labels)) {
-			t.Errorf("%s selects %q, not the pods' labels alone", name, selector)
+			t.Errorf("%s has the selector %q, want one that matches the pods' labels %v alone", name, selector, c.deployment.Spec.Template.Labels)
 		}
 	}
 }
@@ -160,7 +160,7 @@ func TestProbesAskTheRightName(t *testing.T) {
 	} {
 		switch p := want.probe; {
 		case p == nil || p.GRPC == nil || p.GRPC.Service == nil:
-			t.Errorf("the %s probe is no gRPC probe with a service name", name)
+			t.Errorf("the %s probe is %s, want a gRPC probe with a service name", name, shown(p))
 		case *p.GRPC.Service != want.service || p.GRPC.Port != grpc:
 			t.Errorf("the %s probe asks %q on port %d, want %q on %d", name, *p.GRPC.Service, p.GRPC.Port, want.service, grpc)
 		}
@@ -172,16 +172,17 @@ func TestPortsAgree(t *testing.T) {
 	grpc, admin := containerPort(t, c, "grpc"), containerPort(t, c, "admin")
 
 	if exposed, declared := exposedPorts(t), []int32{grpc, admin}; !slices.Equal(exposed, declared) {
-		t.Errorf("the image exposes %v, the container declares %v", exposed, declared)
+		t.Errorf("the image exposes %v, want what the container declares, %v", exposed, declared)
 	}
 	if c.service.Spec.ClusterIP != corev1.ClusterIPNone {
-		t.Error("the Service is not headless: clients would pin themselves to one pod")
+		t.Errorf("the Service has the clusterIP %q, want None: clients would pin themselves to one pod", c.service.Spec.ClusterIP)
 	}
 	served := map[string]int32{}
 	for _, port := range c.service.Spec.Ports {
 		served[port.Name] = port.Port
 		if port.TargetPort != intstr.FromString(port.Name) || port.Port != containerPort(t, c, port.Name) {
-			t.Errorf("Service port %s is %d to %s; a headless one cannot translate ports", port.Name, port.Port, port.TargetPort.String())
+			t.Errorf("Service port %s is %d to %s, want %d to %s: a headless Service cannot translate ports",
+				port.Name, port.Port, port.TargetPort.String(), containerPort(t, c, port.Name), port.Name)
 		}
 	}
 	if len(served) != 2 {
@@ -200,26 +201,26 @@ func TestDrainFitsTheGracePeriod(t *testing.T) {
 
 	grace := c.pod().TerminationGracePeriodSeconds
 	if grace == nil || time.Duration(*grace)*time.Second <= drain+stop+5*time.Second {
-		t.Errorf("terminationGracePeriodSeconds is not above %v + %v + 5s", drain, stop)
+		t.Errorf("terminationGracePeriodSeconds = %s, want more than %v + %v + 5s", shown(grace), drain, stop)
 	}
 	ready := c.container().ReadinessProbe
 	if noticed := time.Duration(ready.PeriodSeconds*ready.FailureThreshold) * time.Second; noticed == 0 || noticed >= drain {
-		t.Errorf("readiness notices a drain after %v, not within %v", noticed, drain)
+		t.Errorf("readiness notices a drain after %v, want less than %v and more than 0", noticed, drain)
 	}
 }
 
 func TestRolloutsAndNodeDrainsKeepCapacity(t *testing.T) {
 	c := render(t)
 	if replicas := c.deployment.Spec.Replicas; replicas == nil || *replicas != 3 {
-		t.Error("want 3 replicas")
+		t.Errorf("the Deployment has %s replicas, want 3", shown(replicas))
 	}
 	zero, one := intstr.FromInt32(0), intstr.FromInt32(1)
 	if rolling := c.deployment.Spec.Strategy.RollingUpdate; rolling == nil || rolling.MaxUnavailable == nil ||
 		rolling.MaxSurge == nil || *rolling.MaxUnavailable != zero || *rolling.MaxSurge != one {
-		t.Errorf("rolling update is %+v, want maxUnavailable 0 and maxSurge 1", rolling)
+		t.Errorf("the rolling update is %s, want maxUnavailable 0 and maxSurge 1", shown(rolling))
 	}
 	if pdb := c.pdb.Spec; pdb.MaxUnavailable == nil || *pdb.MaxUnavailable != one || pdb.MinAvailable != nil {
-		t.Errorf("disruption budget is %+v, want maxUnavailable 1", pdb)
+		t.Errorf("the disruption budget is %s, want maxUnavailable 1 and no minAvailable", shown(pdb))
 	}
 }
 
@@ -231,27 +232,32 @@ func TestPodIsConfined(t *testing.T) {
 	_, limited := c.container().Resources.Limits[corev1.ResourceMemory]
 	pod, own := c.pod().SecurityContext, c.container().SecurityContext
 	if pod == nil || own == nil {
-		t.Fatal("no security context")
+		t.Fatalf("the pod has the security context %s and the container %s, want both to have one", shown(pod), shown(own))
 	}
-	for rule, held := range map[string]bool{
-		"runAsNonRoot":                    yes(pod.RunAsNonRoot),
-		"runAsUser is the image's":        pod.RunAsUser != nil && strconv.FormatInt(*pod.RunAsUser, 10) == strings.Split(imageUser(t), ":")[0],
-		"seccomp RuntimeDefault":          pod.SeccompProfile != nil && pod.SeccompProfile.Type == corev1.SeccompProfileTypeRuntimeDefault,
-		"no privilege escalation":         no(own.AllowPrivilegeEscalation),
-		"read-only root":                  yes(own.ReadOnlyRootFilesystem),
-		"all capabilities dropped":        own.Capabilities != nil && slices.Equal(own.Capabilities.Drop, []corev1.Capability{"ALL"}) && len(own.Capabilities.Add) == 0,
-		"no service account token":        no(c.pod().AutomountServiceAccountToken),
-		"no service links":                no(c.pod().EnableServiceLinks),
-		"nothing shared with the host":    !c.pod().HostNetwork && !c.pod().HostPID && !c.pod().HostIPC,
-		"requests for CPU and memory":     len(c.container().Resources.Requests) == 2,
-		"a memory limit":                  limited,
-		"GOMEMLIMIT follows that limit":   followsMemoryLimit(c.container().Env),
-		"ConfigMap holds no credential":   !slices.ContainsFunc(settingsIn(c), func(name string) bool { return credential.MatchString(name) && !strings.HasSuffix(name, "_FILE") }),
-		"the ConfigMap is what it reads":  len(c.container().EnvFrom) == 1 && c.container().EnvFrom[0].ConfigMapRef != nil && c.container().EnvFrom[0].ConfigMapRef.Name == c.config.Name,
-		"the image has a tag, not latest": strings.Contains(c.container().Image, ":") && !strings.HasSuffix(c.container().Image, ":latest"),
+	container := c.container()
+	for _, rule := range []struct {
+		want string
+		held bool
+		got  any
+	}{
+		{"runAsNonRoot true", yes(pod.RunAsNonRoot), pod.RunAsNonRoot},
+		{"runAsUser as in the image", pod.RunAsUser != nil && strconv.FormatInt(*pod.RunAsUser, 10) == strings.Split(imageUser(t), ":")[0], pod.RunAsUser},
+		{"seccomp RuntimeDefault", pod.SeccompProfile != nil && pod.SeccompProfile.Type == corev1.SeccompProfileTypeRuntimeDefault, pod.SeccompProfile},
+		{"no privilege escalation", no(own.AllowPrivilegeEscalation), own.AllowPrivilegeEscalation},
+		{"a read-only root", yes(own.ReadOnlyRootFilesystem), own.ReadOnlyRootFilesystem},
+		{"all capabilities dropped", own.Capabilities != nil && slices.Equal(own.Capabilities.Drop, []corev1.Capability{"ALL"}) && len(own.Capabilities.Add) == 0, own.Capabilities},
+		{"no service account token", no(c.pod().AutomountServiceAccountToken), c.pod().AutomountServiceAccountToken},
+		{"no service links", no(c.pod().EnableServiceLinks), c.pod().EnableServiceLinks},
+		{"no network, PIDs or IPC of the host", !c.pod().HostNetwork && !c.pod().HostPID && !c.pod().HostIPC, []bool{c.pod().HostNetwork, c.pod().HostPID, c.pod().HostIPC}},
+		{"requests for CPU and memory", len(container.Resources.Requests) == 2, container.Resources},
+		{"a memory limit", limited, container.Resources},
+		{"GOMEMLIMIT that follows the memory limit", followsMemoryLimit(container.Env), container.Env},
+		{"no credential among the variables", !slices.ContainsFunc(settingsIn(c), func(name string) bool { return credential.MatchString(name) && !strings.HasSuffix(name, "_FILE") }), settingsIn(c)},
+		{"the ConfigMap " + c.config.Name + " as the only source of variables", len(container.EnvFrom) == 1 && container.EnvFrom[0].ConfigMapRef != nil && container.EnvFrom[0].ConfigMapRef.Name == c.config.Name, container.EnvFrom},
+		{"an image with a tag other than latest", strings.Contains(container.Image, ":") && !strings.HasSuffix(container.Image, ":latest"), container.Image},
 	} {
-		if !held {
-			t.Errorf("not so: %s", rule)
+		if !rule.held {
+			t.Errorf("the pod: got %s, want %s", shown(rule.got), rule.want)
 		}
 	}
 }
@@ -261,34 +267,34 @@ func TestPasswordIsAMountedFile(t *testing.T) {
 	c := render(t)
 	text, err := os.ReadFile(filepath.Join(manifests, "secret.example.yaml"))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ReadFile: %v", err)
 	}
 	example := decode(t, text).(*corev1.Secret)
 
 	i := slices.IndexFunc(c.container().Env, func(e corev1.EnvVar) bool { return e.Name == "REDIS_PASSWORD_FILE" })
 	if i < 0 {
-		t.Fatal("REDIS_PASSWORD_FILE is not set")
+		t.Fatalf("the pods get the variables %v, want REDIS_PASSWORD_FILE among them", settingsIn(c))
 	}
 	dir, key := path.Split(c.container().Env[i].Value)
 	if example.StringData[key] == "" {
-		t.Errorf("the Secret has no key %q", key)
+		t.Errorf("the example Secret has %v, want a value of the key %q", example.StringData, key)
 	}
 	if !strings.Contains(example.StringData[key], "example") {
-		t.Error("the example Secret's value does not look like an example")
+		t.Errorf("the example Secret has the value %q, want one that says that it is an example", example.StringData[key])
 	}
 	i = slices.IndexFunc(c.container().VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == path.Clean(dir) && m.ReadOnly })
 	if i < 0 {
-		t.Fatalf("nothing is mounted read-only at %s", dir)
+		t.Fatalf("the container has the mounts %s, want a read-only one at %s", shown(c.container().VolumeMounts), path.Clean(dir))
 	}
 	mounted := c.container().VolumeMounts[i].Name
 	if !slices.ContainsFunc(c.pod().Volumes, func(v corev1.Volume) bool {
 		return v.Name == mounted && v.Secret != nil && v.Secret.SecretName == example.Name &&
 			v.Secret.DefaultMode != nil && *v.Secret.DefaultMode == 0o440
 	}) {
-		t.Errorf("volume %s is not Secret %s with mode 0440", mounted, example.Name)
+		t.Errorf("the pod has the volumes %s, want %s with the Secret %s in mode 0440, which is 288", shown(c.pod().Volumes), mounted, example.Name)
 	}
 	if group := c.pod().SecurityContext.FSGroup; group == nil || *group != *c.pod().SecurityContext.RunAsUser {
-		t.Error("fsGroup does not let the container's user read the Secret")
+		t.Errorf("fsGroup = %s, want runAsUser, %s: otherwise the container cannot read the Secret", shown(group), shown(c.pod().SecurityContext.RunAsUser))
 	}
 }
 
@@ -297,33 +303,33 @@ func TestPolicyIsAMountedFile(t *testing.T) {
 	c := render(t)
 	i := slices.IndexFunc(c.container().Env, func(e corev1.EnvVar) bool { return e.Name == "LARDER_POLICY_FILE" })
 	if i < 0 {
-		t.Fatal("LARDER_POLICY_FILE is not set")
+		t.Fatalf("the pods get the variables %v, want LARDER_POLICY_FILE among them", settingsIn(c))
 	}
 	dir, key := path.Split(c.container().Env[i].Value)
 	text := c.policy.Data[key]
 	if text == "" || len(c.policy.Data) != 1 {
-		t.Fatalf("the ConfigMap has the keys of %v, want %q", c.policy.Data, key)
+		t.Fatalf("the ConfigMap has %v, want a policy as its only key %q", c.policy.Data, key)
 	}
 	i = slices.IndexFunc(c.container().VolumeMounts, func(m corev1.VolumeMount) bool {
 		return m.MountPath == path.Clean(dir) && m.ReadOnly && m.SubPath == ""
 	})
 	if i < 0 {
-		t.Fatalf("nothing is mounted read-only at %s", dir)
+		t.Fatalf("the container has the mounts %s, want a read-only one at %s without a subPath", shown(c.container().VolumeMounts), path.Clean(dir))
 	}
 	mounted := c.container().VolumeMounts[i].Name
 	if !slices.ContainsFunc(c.pod().Volumes, func(v corev1.Volume) bool {
 		return v.Name == mounted && v.ConfigMap != nil && v.ConfigMap.Name == c.policy.Name
 	}) {
-		t.Errorf("volume %s is not ConfigMap %s", mounted, c.policy.Name)
+		t.Errorf("the pod has the volumes %s, want %s with the ConfigMap %s", shown(c.pod().Volumes), mounted, c.policy.Name)
 	}
 	file := filepath.Join(t.TempDir(), key)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatalf("WriteFile: %v", err)
 	}
 	check := exec.Command("go", "run", "./cmd/larder", "serve", "--check", "--policy-file", file)
 	check.Dir = root
 	if out, err := check.CombinedOutput(); err != nil {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("larder serve --check: %v, want no error\n%s", err, out)
 	}
 }
 
@@ -331,7 +337,7 @@ func TestNetworkIsClosedButForTheseDoors(t *testing.T) {
 	c := render(t)
 	spec := c.network.Spec
 	if !slices.Equal(spec.PolicyTypes, []networkingv1.PolicyType{"Ingress", "Egress"}) {
-		t.Fatalf("policy types are %v: a direction that is not named is open", spec.PolicyTypes)
+		t.Fatalf("the policy types are %v, want Ingress and Egress: a direction that is not named is open", spec.PolicyTypes)
 	}
 	var doors []string
 	for _, rule := range spec.Ingress {
@@ -377,7 +383,7 @@ func containerPort(t *testing.T, c cluster, name string) int32 {
 			return port.ContainerPort
 		}
 	}
-	t.Fatalf("the container has no port named %q", name)
+	t.Fatalf("the container has the ports %s, want one named %q", shown(c.container().Ports), name)
 	return 0
 }
 
@@ -392,7 +398,7 @@ func duration(t *testing.T, text string) time.Duration {
 	t.Helper()
 	d, err := time.ParseDuration(text)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ParseDuration: %v", err)
 	}
 	return d
 }

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"encoding/json"
 	"maps"
 	"os"
 	"os/exec"
@@ -22,7 +23,7 @@ func TestEveryVariableIsKnownToTheBinary(t *testing.T) {
 	cmd.Dir = root
 	help, err := cmd.CombinedOutput()
 	if err != nil {
-		t.Fatalf("larder serve --help: %v\n%s", err, help)
+		t.Fatalf("larder serve --help: %v, want no error\n%s", err, help)
 	}
 	known := map[string]bool{"GOMEMLIMIT": true} // read by the Go runtime itself
 	for _, match := range inHelp.FindAllStringSubmatch(string(help), -1) {
@@ -30,7 +31,7 @@ func TestEveryVariableIsKnownToTheBinary(t *testing.T) {
 	}
 	readme, err := os.ReadFile("../README.md")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ReadFile: %v", err)
 	}
 	for where, names := range map[string][]string{
 		"kubernetes":   settingsIn(render(t)),
@@ -39,11 +40,11 @@ func TestEveryVariableIsKnownToTheBinary(t *testing.T) {
 		"README.md":    mention.FindAllString(string(readme), -1),
 	} {
 		if len(names) == 0 {
-			t.Errorf("%s names no variable: nothing was checked", where)
+			t.Errorf("%s names no variable, want at least one", where)
 		}
 		for _, name := range names {
 			if !known[name] {
-				t.Errorf("%s uses %s, which `larder serve --help` does not list", where, name)
+				t.Errorf("%s uses %s, want a variable that `larder serve --help` lists", where, name)
 			}
 		}
 	}
@@ -65,7 +66,16 @@ func TestNoURLCarriesAPassword(t *testing.T) {
 		"compose.yaml":   *compose(t).Services["larder"].Environment["REDIS_URL"],
 	} {
 		if !strings.HasPrefix(url, "redis://") || strings.Contains(url, "@") {
-			t.Errorf("%s: REDIS_URL is %q", where, url)
+			t.Errorf("%s: REDIS_URL = %q, want one that begins with redis:// and has no credentials", where, url)
 		}
 	}
+}
+
+// shown returns a value as JSON for the message of a failure: fmt would print the addresses of pointers.
+func shown(value any) string {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
 }

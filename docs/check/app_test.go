@@ -61,7 +61,7 @@ func serve(t *testing.T, s sessions) (*app, *browser) {
 	t.Cleanup(server.Close)
 	jar, err := cookiejar.New(nil)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("cookiejar.New: %v", err)
 	}
 	b := &browser{t: t, url: server.URL, client: &http.Client{Jar: jar}}
 	t.Cleanup(b.client.CloseIdleConnections)
@@ -85,7 +85,7 @@ type browser struct {
 func (b *browser) post(path string) {
 	reply, err := b.client.Post(b.url+path, "", nil)
 	if err != nil {
-		b.t.Errorf("POST %s: %v", path, err)
+		b.t.Errorf("POST %s: %v, want no error", path, err)
 		return
 	}
 	_, _ = io.Copy(io.Discard, reply.Body)
@@ -97,12 +97,12 @@ func (b *browser) fields() map[string]string {
 	b.t.Helper()
 	reply, err := b.client.Get(b.url + "/")
 	if err != nil {
-		b.t.Fatal(err)
+		b.t.Fatalf("GET /: %v", err)
 	}
 	defer reply.Body.Close()
 	var fields map[string]string
 	if err := json.NewDecoder(reply.Body).Decode(&fields); err != nil {
-		b.t.Fatal(err)
+		b.t.Fatalf("decode the reply to GET /: %v", err)
 	}
 	return fields
 }

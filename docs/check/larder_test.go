@@ -33,10 +33,10 @@ func startLarder(t *testing.T, redisURL string) *client.Client {
 	serve.WaitDelay = time.Second
 	stdout, err := serve.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("StdoutPipe: %v", err)
 	}
 	if err := serve.Start(); err != nil {
-		t.Fatal(err)
+		t.Fatalf("start larder serve: %v", err)
 	}
 	addr := make(chan string, 1)
 	read := make(chan struct{})
@@ -63,14 +63,14 @@ func startLarder(t *testing.T, redisURL string) *client.Client {
 	case target := <-addr:
 		c, err := client.New(client.Options{Target: target})
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("client.New: %v", err)
 		}
 		t.Cleanup(func() { _ = c.Close() })
 		return c
 	case <-read:
 		t.Fatal("larder serve ended, want it to connect to redis")
 	case <-time.After(patience):
-		t.Fatalf("larder serve is not connected to redis after %v", patience)
+		t.Fatalf("larder serve is not connected to redis after %v, want it to be", patience)
 	}
 	return nil
 }

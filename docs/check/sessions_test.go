@@ -21,7 +21,7 @@ func TestSessionsCompared(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{})
 	options, err := redis.ParseURL(server.URL())
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ParseURL: %v", err)
 	}
 	r := redis.NewClient(options)
 	t.Cleanup(func() { _ = r.Close() })
@@ -90,16 +90,16 @@ func checkBlock(t *testing.T, path, table string) {
 	const from, to = "<!-- comparison -->\n", "<!-- /comparison -->"
 	text, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ReadFile: %v", err)
 	}
 	before, rest, begins := strings.Cut(string(text), from)
 	got, after, ends := strings.Cut(rest, to)
 	switch {
 	case !begins || !ends:
-		t.Errorf("%s has no block from %s to %s", path, strings.TrimSpace(from), to)
+		t.Errorf("%s has no block from %s to %s, want one", path, strings.TrimSpace(from), to)
 	case *update:
 		if err := os.WriteFile(path, []byte(before+from+table+to+after), 0o644); err != nil {
-			t.Fatal(err)
+			t.Fatalf("WriteFile: %v", err)
 		}
 	case got != table:
 		t.Errorf("%s states\n%s\nwant, as measured,\n%s", path, got, table)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/berthcare/larder/store/session"
@@ -85,11 +86,15 @@ func (c *checker) add(field, format string, args ...any) {
 
 // cache checks the fields written for one namespace or as defaults; r are the rules that result from them.
 func (c *checker) cache(p Cache, r CacheRules) {
-	between(c, "max_ttl", p.MaxTTL, time.Millisecond, c.limits.MaxTTL)
-	between(c, "default_ttl", p.DefaultTTL, time.Millisecond, r.MaxTTL)
-	between(c, "jitter", p.Jitter, 0, 100)
-	between(c, "max_value_bytes", p.MaxValueBytes, 1, c.limits.MaxValueBytes)
-	between(c, "default_stale_ttl", p.DefaultStaleTTL, 0, r.MaxTTL)
+	most := "LARDER_MAX_TTL"
+	if r.MaxTTL < c.limits.MaxTTL {
+		most = "max_ttl"
+	}
+	between(c, "max_ttl", p.MaxTTL, time.Millisecond, c.limits.MaxTTL, "LARDER_MAX_TTL")
+	between(c, "default_ttl", p.DefaultTTL, time.Millisecond, r.MaxTTL, most)
+	between(c, "jitter", p.Jitter, 0, 100, "")
+	between(c, "max_value_bytes", p.MaxValueBytes, 1, c.limits.MaxValueBytes, "LARDER_MAX_VALUE_BYTES")
+	between(c, "default_stale_ttl", p.DefaultStaleTTL, 0, r.MaxTTL, most)
 	if p.Encrypt != nil && *p.Encrypt && !c.limits.Keyring {
 		c.add("encrypt", "needs a keyring")
 	}
@@ -102,24 +107,57 @@ func (c *checker) sessions(p Session, preset Preset, r SessionRules) {
 		c.add("preset", "must be aal1, aal2 or aal3")
 	}
 	idle, absolute := c.limits.maxTimeouts(preset)
-	between(c, "absolute_timeout", p.AbsoluteTimeout, MinSessionTimeout, absolute)
-	between(c, "idle_timeout", p.IdleTimeout, MinSessionTimeout, min(idle, r.AbsoluteTimeout))
-	between(c, "rotation_grace", p.RotationGrace, 0, max(c.limits.SessionRotationGrace, 0))
-	between(c, "max_sessions_per_subject", p.MaxSessionsPerSubject, 0, cmp.Or(c.limits.SessionsPerSubject, maxSessions))
-	between(c, "max_sessions_per_class", p.MaxSessionsPerClass, 0, cmp.Or(c.limits.SessionsPerClass, maxSessions))
+	absoluteOf, idleOf := "LARDER_SESSION_ABSOLUTE_TIMEOUT", "LARDER_SESSION_IDLE_TIMEOUT"
+	if absolute < c.limits.SessionAbsoluteTimeout {
+		absoluteOf = "preset " + string(preset)
+	}
+	switch {
+	case r.AbsoluteTimeout < idle:
+		idleOf = "absolute_timeout"
+	case idle < c.limits.SessionIdleTimeout:
+		idleOf = "preset " + string(preset)
+	}
+	between(c, "absolute_timeout", p.AbsoluteTimeout, MinSessionTimeout, absolute, absoluteOf)
+	between(c, "idle_timeout", p.IdleTimeout, MinSessionTimeout, min(idle, r.AbsoluteTimeout), idleOf)
+	between(c, "rotation_grace", p.RotationGrace, 0, max(c.limits.SessionRotationGrace, 0), "LARDER_SESSION_ROTATION_GRACE")
+	between(c, "max_sessions_per_subject", p.MaxSessionsPerSubject, 0, cmp.Or(c.limits.SessionsPerSubject, maxSessions), "")
+	between(c, "max_sessions_per_class", p.MaxSessionsPerClass, 0, cmp.Or(c.limits.SessionsPerClass, maxSessions), "")
 	if !slices.Contains(limitPolicies, p.LimitPolicy) {
 		c.add("limit_policy", "must be %s, %s or %s", session.EvictLeastRecentlyUsed, session.EvictOldest, session.Reject)
 	}
-	between(c, "touch_interval", p.TouchInterval, MinSessionTimeout, r.IdleTimeout)
+	between(c, "touch_interval", p.TouchInterval, MinSessionTimeout, r.IdleTimeout, "the idle timeout")
 }
 
 // maxSessions is the highest limit of sessions that a policy may set where the server's limit is unlimited.
 const maxSessions = 1 << 20
 
-// between checks the bounds of a number that may be unset.
-func between[N ~int | ~int64 | ~float64](c *checker, field string, n *N, least, most N) {
+// between checks the bounds of a number that may be unset. Of names what sets the upper bound; empty for a fixed bound.
+func between[N ~int | ~int64 | ~float64](c *checker, field string, n *N, least, most N, of string) {
 	if n == nil || *n >= least && *n <= most { // NaN is neither
 		return
 	}
-	c.add(field, "must be at least %v and at most %v", least, most)
+	if of != "" {
+		of = " (" + of + ")"
+	}
+	c.add(field, "must be at least %s and at most %s%s", shown(least), shown(most), of)
+}
+
+// shown formats a number, with [Span] if it is a duration.
+func shown[N any](n N) string {
+	if d, ok := any(n).(time.Duration); ok {
+		return Span(d)
+	}
+	return fmt.Sprint(n)
+}
+
+// Span formats a duration for an error, without the zero minutes and seconds that [time.Duration.String] adds: 30m, 720h.
+func Span(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }

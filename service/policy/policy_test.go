@@ -16,6 +16,18 @@ func cachePolicy(ns string, p Cache) *Policy {
 	return &Policy{Cache: Section[Cache]{Namespaces: map[string]Cache{ns: p}}}
 }
 
+func TestSpan(t *testing.T) {
+	t.Parallel()
+	for want, d := range map[string]time.Duration{
+		"720h": 720 * time.Hour, "10h": 10 * time.Hour, "30m": 30 * time.Minute, "1h10m": 70 * time.Minute, "1h0m5s": time.Hour + 5*time.Second,
+		"10s": 10 * time.Second, "1m30s": 90 * time.Second, "1ms": time.Millisecond, "0s": 0,
+	} {
+		if got := Span(d); got != want {
+			t.Errorf("Span(%v) = %q, want %q", d, got, want)
+		}
+	}
+}
+
 func TestDefaultLimits(t *testing.T) {
 	t.Parallel()
 	want := Limits{

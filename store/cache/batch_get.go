@@ -84,7 +84,7 @@ func (c *Cache) BatchGet(ctx context.Context, namespace string, keys []string, u
 			for _, t := range e.Tags {
 				latest = latest.or(known[tagKey(namespace, t)])
 			}
-			v = c.compare(e, latest)
+			v = compare(e, latest)
 		}
 		if v == valid || v == stale && !e.Negative {
 			results[i].Entry, results[i].Stale = e, v == stale

@@ -41,10 +41,10 @@ func (c *Cache) BatchSet(ctx context.Context, namespace string, items []BatchWri
 		steps = append(steps, entryStep(i))
 	}
 	defer c.redis.Forget(redisKeys...)
-	now, earliest := c.redis.Now(), c.redis.Earliest()
+	now, asOf := c.redis.Now(), c.redis.AsOf(ctx)
 	entries, ttls := make([]*Entry, len(items)), make([]time.Duration, len(items))
 	for i := range items {
-		entries[i], ttls[i] = items[i].entry(c.recent.after(earliest, namespace, items[i].Tags), now)
+		entries[i], ttls[i] = items[i].entry(asOf, now)
 		results[i].ETag = entries[i].ETag.String()
 	}
 	err := c.redis.RunBatch(ctx, steps, redis.Batch{

@@ -23,7 +23,6 @@ type Cache struct {
 	redis   *redis.Client
 	keyring *keyring.Keyring // nil if values cannot be encrypted
 	options Options
-	recent  recentInvalidations
 	leasing leasing
 	watches watches
 }
@@ -31,7 +30,5 @@ type Cache struct {
 // New returns a cache over a Redis client. The keyring encrypts the values of writes with [Write.Encrypt]; with a nil keyring
 // such writes fail.
 func New(c *redis.Client, k *keyring.Keyring, o Options) *Cache {
-	cache := &Cache{redis: c, keyring: k, options: o}
-	cache.recent.reach = cache.reach
-	return cache
+	return &Cache{redis: c, keyring: k, options: o}
 }

@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"encoding/binary"
+	"strconv"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -31,43 +32,57 @@ const (
 
 // InvalidateTags makes every entry with one of the tags gone or stale. Its cost does not depend on the number of entries.
 // Memory is how long Redis keeps the invalidation: at least as long as an entry with tags can live.
+//
+// The invalidation reaches every entry whose write or load has begun before the call, and none whose write or load begins
+// after it, through whichever replica. For that the call returns only once every replica's estimate of the time of Redis has
+// passed the time of the invalidation: a few milliseconds later than Redis answers.
 func (c *Cache) InvalidateTags(ctx context.Context, namespace string, tags []string, mode InvalidationMode, memory time.Duration) error {
 	keys := make([]string, len(tags))
 	for i, t := range tags {
 		keys[i] = tagKey(namespace, t)
 	}
-	defer c.redis.Forget(keys...)
 	var failed error
+	var latest int64
 	err := c.redis.RunBatch(ctx, redis.Items(len(keys)), redis.Batch{
 		Name: invalidateScript.Name(), Effect: redis.Writes,
 		Command: func(b rueidis.Builder, i int) rueidis.Completed {
-			return b.Eval().Script(invalidateScript.Text()).Numkeys(1).Key(keys[i]).Arg(string(mode), redis.Millis(memory)).Build()
+			return b.Eval().Script(invalidateScript.Text()).Numkeys(1).Key(keys[i]).Arg(string(mode), redis.Millis(memory), c.latest()).Build()
 		},
-		Read: func(i int, r rueidis.RedisResult) error {
+		Read: func(_ int, r rueidis.RedisResult) error {
 			at, err := r.AsInt64()
-			c.recent.add(keys[i], at)
+			latest = max(latest, at)
 			return err
 		},
 		Fail: func(_ int, err error) { failed = err },
 	})
+	c.redis.Forget(keys...)
+	if err == nil {
+		err = failed
+	}
 	if err != nil {
 		return err
 	}
-	return failed
+	return c.redis.WaitPast(ctx, time.UnixMicro(latest))
 }
 
-// ClearNamespace makes every entry of a namespace gone or stale. Its cost does not depend on the number of entries.
+// latest returns the time of an invalidation as an argument of invalidate.lua: one that no entry is as of yet.
+func (c *Cache) latest() string { return strconv.FormatInt(c.redis.Latest().UnixMicro()+1, 10) }
+
+// ClearNamespace makes every entry of a namespace gone or stale. Its cost does not depend on the number of entries. It reaches
+// the same entries as an invalidation by [Cache.InvalidateTags], and returns as late.
 func (c *Cache) ClearNamespace(ctx context.Context, namespace string, mode InvalidationMode) error {
 	key := clearKey(namespace)
-	defer c.redis.Forget(key)
 	// Kept without expiry: some entries never expire, and there is one invalidation for each namespace.
-	m, err := c.redis.Run(ctx, invalidateScript, redis.Writes, []string{key}, string(mode), "0")
+	m, err := c.redis.Run(ctx, invalidateScript, redis.Writes, []string{key}, string(mode), "0", c.latest())
+	c.redis.Forget(key)
 	if err != nil {
 		return err
 	}
 	at, err := m.AsInt64()
-	c.recent.add(key, at)
-	return err
+	if err != nil {
+		return redis.ErrInternal
+	}
+	return c.redis.WaitPast(ctx, time.UnixMicro(at))
 }
 
 // or returns the later time of each mode.

@@ -59,7 +59,8 @@ func (c *Cache) requestLease(ctx context.Context, redisKey, leaseKey string, e *
 	if e != nil {
 		seen = e.ETag.String()
 	}
-	m, err := c.redis.Run(ctx, leaseScript, redis.WritesOnce, []string{redisKey, leaseKey}, seen, string(random[:]), redis.Millis(ttl))
+	m, err := c.redis.Run(ctx, leaseScript, redis.WritesOnce, []string{redisKey, leaseKey}, seen, string(random[:]), redis.Millis(ttl),
+		strconv.FormatInt(c.redis.AsOf(ctx).UnixMicro(), 10))
 	if r.err = err; err != nil {
 		return 0, err
 	}

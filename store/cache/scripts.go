@@ -45,7 +45,7 @@ func (c *Cache) runOnEntry(ctx context.Context, sc *redis.Script, eff redis.Effe
 	if err != nil {
 		return nil, err
 	}
-	goneUntil := bigEndian(fromMicros(uint64(c.reach(cleared.deleted)))) //nolint:gosec // invalidations are after 1970
+	goneUntil := bigEndian(fromMicros(uint64(cleared.deleted))) //nolint:gosec // invalidations are after 1970
 	checkedETag, checkedGone := "", "0"
 	for range 3 {
 		m, err := c.redis.Run(ctx, sc, eff, keys, append([]string{goneUntil, checkedETag, checkedGone}, args...)...)

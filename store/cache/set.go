@@ -74,7 +74,7 @@ func (c *Cache) Set(ctx context.Context, namespace, key string, w Write, cond Co
 	}
 	redisKey, leaseKey := c.entryKey(namespace, key), c.leaseKey(namespace, key)
 	now := c.redis.Now()
-	e, ttl := w.entry(c.recent.after(c.redis.Earliest(), namespace, w.Tags), now)
+	e, ttl := w.entry(c.redis.AsOf(ctx), now)
 	defer c.redis.Forget(redisKey)
 	if cond.Kind == Always {
 		_, err = redis.RoundTrip(ctx, c.redis, "set", redis.Writes, func(ctx context.Context, conns *redis.Conns) (rueidis.RedisMessage, error) {

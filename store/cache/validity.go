@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"time"
 
 	"github.com/berthcare/larder/store/redis"
 )
@@ -55,38 +54,17 @@ func (c *Cache) validityOf(ctx context.Context, namespace string, e *Entry, clea
 			latest = latest.or(inv)
 		}
 	}
-	return c.compare(e, latest), nil
+	return compare(e, latest), nil
 }
 
 // compare returns the validity of an entry under an invalidation.
-func (c *Cache) compare(e *Entry, inv invalidation) validity {
-	if inv == (invalidation{}) {
-		return valid
-	}
+func compare(e *Entry, inv invalidation) validity {
 	asOf := e.AsOf.UnixMicro()
 	switch {
-	case asOf <= c.reach(inv.deleted):
+	case asOf <= inv.deleted:
 		return gone
-	case asOf <= c.reach(inv.stale):
+	case asOf <= inv.stale:
 		return stale
 	}
 	return valid
-}
-
-// skewMargin is the maximum difference between the clocks of two shards, or of a primary and the replica that takes over
-// from it. An entry as of less than the margin after an invalidation counts as invalidated: that costs a miss, where
-// the opposite would serve old data.
-func (c *Cache) skewMargin() time.Duration {
-	if c.redis.Mode() == redis.Cluster || c.redis.Mode() == redis.Sentinel {
-		return 50 * time.Millisecond
-	}
-	return 0 // one server has one clock
-}
-
-// reach returns the latest as-of time that an invalidation at a time affects. Both are in microseconds.
-func (c *Cache) reach(at int64) int64 {
-	if at == 0 {
-		return 0
-	}
-	return at + c.skewMargin().Microseconds()
 }

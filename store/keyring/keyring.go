@@ -50,13 +50,22 @@ const (
 
 var keyID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,32}$`)
 
+// CheckID returns an error unless id can name a key: 1 to 32 letters, digits, dots, underscores and dashes. The error does
+// not repeat the id.
+func CheckID(id string) error {
+	if !keyID.MatchString(id) {
+		return errors.New("the id of a key must be 1 to 32 letters, digits, dots, underscores and dashes")
+	}
+	return nil
+}
+
 // New returns a keyring of keys by id, which encrypts with the key named active. An id is 1 to 32 letters, digits, dots,
-// underscores and dashes; a key is [KeyBytes] long. Errors never contain a key.
+// underscores and dashes, as [CheckID] checks; a key is [KeyBytes] long. Errors never contain a key.
 func New(active string, keys map[string][]byte) (*Keyring, error) {
 	k := &Keyring{active: active, keys: make(map[string]*secret, len(keys))}
 	for id, key := range keys {
-		if !keyID.MatchString(id) {
-			return nil, errors.New("the id of a key must be 1 to 32 letters, digits, dots, underscores and dashes")
+		if err := CheckID(id); err != nil {
+			return nil, err
 		}
 		if len(key) != KeyBytes {
 			return nil, fmt.Errorf("key %s is %d bytes long instead of %d", id, len(key), KeyBytes)

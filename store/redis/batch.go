@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/redis/rueidis"
 )
@@ -29,6 +30,7 @@ func (c *Client) RunBatch(ctx context.Context, items []int, b Batch) error {
 	if len(items) == 0 {
 		return nil
 	}
+	begin := time.Now()
 	results, err := RoundTrip(ctx, c, b.Name, b.Effect, func(ctx context.Context, conns *Conns) ([]rueidis.RedisResult, error) {
 		client := conns.Primary
 		if b.Tracked {
@@ -51,6 +53,7 @@ func (c *Client) RunBatch(ctx context.Context, items []int, b Batch) error {
 			continue
 		}
 		failed++
+		c.notice(c.conns.Load(), err, b.Effect, begin)
 		err = classify(ctx, err, b.Effect)
 		if first == nil {
 			first = err

@@ -41,7 +41,7 @@ func (c *Client) Broadcast(prefixes []string, written func(key string), reset fu
 	ctx, cancel := context.WithCancel(c.lifetime)
 	b := &Broadcast{
 		client: c, prefixes: prefixes, written: written, reset: reset, stop: cancel,
-		dialer: &dialer{options: &c.options}, conns: make(map[string]*broadcastConn), begun: make(chan struct{}),
+		dialer: c.newDialer(), conns: make(map[string]*broadcastConn), begun: make(chan struct{}),
 	}
 	if c.options.Mode == Embedded { // this process is its only writer
 		done := c.OnEmbeddedWrite(func(key string) {
@@ -111,8 +111,10 @@ func (b *Broadcast) check(ctx context.Context) error {
 			b.conns[addr] = c
 		}
 		go func() {
-			renewed, err := c.check(ctx, b.client)
-			results <- result{renewed, err}
+			var r result
+			defer func() { results <- r }()
+			defer b.client.recovered(&r.err)
+			r.renewed, r.err = c.check(ctx, b.client)
 		}()
 	}
 	for range primaries {
@@ -146,7 +148,7 @@ func (b *Broadcast) primaries(ctx context.Context) (addrs []string, failed error
 			primary, err := isPrimary(ctx, node)
 			mu.Lock()
 			defer mu.Unlock()
-			if err != nil {
+			if err != nil && !c.network.refuses(addr) {
 				primary = b.conns[addr] != nil
 				if was, known := c.roles.Load(addr); !primary && (!known || was == true) {
 					failed = classify(ctx, err, Reads)

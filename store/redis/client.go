@@ -5,6 +5,8 @@ package redis
 
 import (
 	"context"
+	"crypto/tls"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,18 +23,29 @@ type Client struct {
 	// Near is the near cache of what was read over [Conns.Tracked]; nil, which holds nothing, if there is none.
 	Near *near.Cache
 
-	options  Options
-	conns    atomic.Pointer[Conns]
-	dialer   *dialer
-	clock    clock
-	slots    chan struct{} // one element for each round trip in flight
-	waiting  waiters
-	onWrite  onWrite
-	embedded *embedded.Server
-	version  atomic.Pointer[string]
-	roles    sync.Map // address of a cluster's node -> whether it was a primary when it last answered
-	stop     context.CancelFunc
-	lifetime context.Context //nolint:containedctx // of the client itself, for work that no request waits for
+	options Options
+	conns   atomic.Pointer[Conns]
+	network *network
+	dialer  *dialer
+	guests  *network // of connections that are for a question or two
+	// guestSessions spares most of these the work of a full TLS handshake.
+	guestSessions tls.ClientSessionCache
+
+	sentinels *sentinels // nil unless the mode is Sentinel
+	fence     fence
+	clock     *clock
+	slots     chan struct{} // one element for each round trip in flight
+	waiting   waiters
+	onWrite   onWrite
+	embedded  *embedded.Server
+	version   atomic.Pointer[string]
+	warnings  atomic.Pointer[[]Warning]
+	roles     sync.Map // address of a cluster's node -> whether it was a primary when it last answered
+	nodeIDs   sync.Map // address of a cluster's node -> its id when it last answered
+	elsewhere elsewhere
+	blind     sync.Once // warns that the topology of a cluster is not told
+	stop      context.CancelFunc
+	lifetime  context.Context //nolint:containedctx // of the client itself, for work that no request waits for
 }
 
 // Conns are the connections to Redis. Redis tracks what is read over Tracked and pushes it back when it is written. Writes,
@@ -51,8 +64,16 @@ func New(o Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{options: o, slots: make(chan struct{}, o.MaxInFlight)}
-	c.dialer = &dialer{options: &c.options}
-	c.clock.host = o.Now
+	c.lifetime, c.stop = context.WithCancel(context.Background())
+	c.network = newNetwork(&c.options)
+	unseen := c.options
+	unseen.Observer, unseen.Logger = noObserver{}, slog.New(slog.DiscardHandler)
+	c.guests, c.guestSessions = newNetwork(&unseen), tls.NewLRUClientSessionCache(8)
+	if o.Mode == Sentinel {
+		c.sentinels = newSentinels(c)
+	}
+	c.dialer = c.newDialer()
+	c.clock = newClock(o.Now)
 	if o.Mode == Embedded {
 		if c.embedded, err = embedded.Start(); err != nil {
 			return nil, err
@@ -61,7 +82,6 @@ func New(o Options) (*Client, error) {
 		// The embedded store pushes no invalidations, and a round trip to it costs nothing.
 		c.Near = near.New(o.NearCacheBytes, o.NearCacheTTL)
 	}
-	c.lifetime, c.stop = context.WithCancel(context.Background())
 	return c, nil
 }
 

@@ -6,10 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"regexp"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -17,7 +14,7 @@ import (
 
 // Connect connects, and retries with exponential backoff until it succeeds or ctx or the client's lifetime ends. It
 // returns at once on errors that no retry mends: [ErrRefused] for wrong credentials or missing rights, [ErrWrongMode] for a
-// Redis of another kind or older than 7.0. After it has succeeded, lost connections are renewed without it.
+// Redis of another kind or older than 7.0, [ErrUnsafe] for one that Strict refuses. After it has succeeded, lost connections are renewed without it.
 func (c *Client) Connect(ctx context.Context) error {
 	for failures := 1; ; failures++ {
 		conns, version, err := c.open(ctx)
@@ -25,12 +22,12 @@ func (c *Client) Connect(ctx context.Context) error {
 			c.version.Store(&version)
 			if !c.conns.CompareAndSwap(nil, conns) {
 				conns.close()
-			} else if c.Near != nil {
+			} else if c.options.Mode != Embedded {
 				go c.keepConfirming(conns)
 			}
 			return nil
 		}
-		if errors.Is(err, ErrRefused) || errors.Is(err, ErrWrongMode) {
+		if errors.Is(err, ErrRefused) || errors.Is(err, ErrWrongMode) || errors.Is(err, ErrUnsafe) {
 			return err
 		}
 		select {
@@ -65,9 +62,18 @@ func (c *Client) open(ctx context.Context) (*Conns, string, error) {
 	if err == nil {
 		err = c.ping(ctx, conns)
 	}
+	if err == nil {
+		err = c.appraise(ctx, conns)
+	}
 	if err != nil {
 		conns.close()
 		return nil, "", err
+	}
+	if c.options.Mode != Embedded {
+		// The near cache must know its sources before it holds anything. Where that fails it will be dropped once.
+		ctx, cancel := context.WithTimeout(ctx, sentinelTimeout)
+		defer cancel()
+		_ = c.confirm(ctx, conns)
 	}
 	return conns, version, nil
 }
@@ -81,56 +87,64 @@ type tracker struct {
 	dial func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error)
 }
 
-// newClient connects a rueidis client; with a nil tracker Redis pushes nothing over it.
-func (c *Client) newClient(t *tracker) (rueidis.Client, error) {
+// primaryName is what rueidis takes for the address of a primary that sentinels name.
+const primaryName = "primary"
+
+// newDialer returns a dialer of connections to the primary, or to the nodes of a cluster.
+func (c *Client) newDialer() *dialer {
+	d := &dialer{network: c.network, anyRole: c.options.Mode == Cluster}
+	if c.sentinels != nil {
+		d.resolve, d.failed = c.sentinels.resolve, c.sentinels.disappointed
+	}
+	return d
+}
+
+// clientOption returns what all rueidis clients have in common.
+func (c *Client) clientOption() rueidis.ClientOption {
 	o := &c.options
-	co := rueidis.ClientOption{
-		InitAddress:       o.Addrs,
-		Username:          o.Username,
-		Password:          o.Password,
-		ClientName:        "larder",
-		SelectDB:          o.DB,
-		TLSConfig:         o.TLS,
-		DialCtxFn:         c.dialer.dial,
-		Dialer:            net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive, Control: control},
-		ConnWriteTimeout:  writeTimeout,
-		ForceSingleClient: o.Mode == Standalone || o.Mode == Embedded,
+	return rueidis.ClientOption{
+		Username:         o.Username,
+		Password:         o.Password,
+		ClientName:       "larder",
+		SelectDB:         o.DB,
+		TLSConfig:        o.TLS,
+		Dialer:           net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive, Control: control},
+		ConnWriteTimeout: writeTimeout,
 		// One layer retries each hop; for this hop it is the service's interceptor.
 		DisableRetry: true,
 		// Without it the deadline of one caller would close the connection that all callers share.
 		AlwaysPipelining:  true,
 		PipelineMultiplex: -1,
-		DisableCache:      t == nil,
 		ClientNoEvict:     o.Mode != Embedded,
 		ClusterOption:     rueidis.ClusterOption{ShardsRefreshInterval: 2 * time.Second, MaxMovedRedirections: 8},
 	}
-	if t != nil {
-		co.ClientTrackingOptions, co.OnInvalidations = t.options, t.told
-	}
-	switch {
-	case t != nil && t.addr != "":
-		co.InitAddress, co.DialCtxFn, co.ForceSingleClient = []string{t.addr}, t.dial, true
-	case o.Mode == Sentinel:
-		co.Sentinel = rueidis.SentinelOption{
-			MasterSet: o.SentinelMaster, Username: o.SentinelUsername, Password: o.SentinelPassword,
-			TLSConfig: o.TLS, Dialer: co.Dialer, ClientName: "larder", TopologyRefreshInterval: 5 * time.Second,
-		}
-	case o.Mode == Embedded:
+}
+
+// newClient connects a rueidis client; with a nil tracker Redis pushes nothing over it.
+func (c *Client) newClient(t *tracker) (rueidis.Client, error) {
+	co := c.clientOption()
+	co.InitAddress, co.DialCtxFn, co.DisableCache = c.options.Addrs, c.dialer.dial, t == nil
+	co.ForceSingleClient = c.options.Mode != Cluster
+	switch c.options.Mode {
+	case Sentinel:
+		co.InitAddress = []string{primaryName}
+	case Embedded:
 		co.InitAddress = []string{"embedded"}
 		co.Dialer.KeepAlive, co.ConnWriteTimeout = -1, -1 // no pings and no timeouts: there is no network to fail
 		co.DialCtxFn = func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) { return c.embedded.Dial() }
+	case Standalone, Cluster:
+	}
+	if t != nil {
+		co.ClientTrackingOptions, co.OnInvalidations = t.options, t.told
+		if t.addr != "" {
+			co.InitAddress, co.DialCtxFn, co.ForceSingleClient = []string{t.addr}, t.dial, true
+		}
 	}
 	client, err := rueidis.NewClient(co)
 	if err != nil && client != nil { // ForceSingleClient returns both
 		client.Close()
 	}
 	return client, err
-}
-
-// control sets what a network connection begins with. Where the kernel refuses, rueidis' pings have to do.
-func control(_, _ string, c syscall.RawConn) error {
-	_ = boundUnacknowledged(c, unacknowledged)
-	return nil
 }
 
 // invalidated is called by rueidis with keys that were written, or with nil if any key may have been: the data was flushed,
@@ -172,36 +186,4 @@ func connectError(err error) error {
 
 func wrongMode(why string) error {
 	return fmt.Errorf("%w: %s", ErrWrongMode, why)
-}
-
-var infoLine = regexp.MustCompile(`(?m)^(redis_version|redis_mode|valkey_version):([^\r\n]*)`)
-
-// inspect asserts the mode and the version of Redis, and returns the version.
-func (c *Client) inspect(ctx context.Context, primary rueidis.Client) (version string, err error) {
-	if c.options.Mode == Embedded {
-		return "embedded", nil
-	}
-	text, err := primary.Do(ctx, primary.B().Info().Section("server").Build()).ToString()
-	if err != nil {
-		return "", connectError(err)
-	}
-	info := make(map[string]string)
-	for _, m := range infoLine.FindAllStringSubmatch(text, -1) {
-		info[m[1]] = m[2]
-	}
-	want := "standalone" // the primary that sentinels monitor reports this mode, too
-	if c.options.Mode == Cluster {
-		want = "cluster"
-	}
-	if got := info["redis_mode"]; got != want {
-		return "", wrongMode(fmt.Sprintf("redis runs as %s, the configuration says %s", got, c.options.Mode))
-	}
-	major, _, _ := strings.Cut(info["redis_version"], ".")
-	if n, err := strconv.Atoi(major); err != nil || n < 7 {
-		return "", wrongMode(fmt.Sprintf("redis is version %q, the oldest supported is 7.0", info["redis_version"]))
-	}
-	if v := info["valkey_version"]; v != "" {
-		return "valkey " + v, nil
-	}
-	return info["redis_version"], nil
 }

@@ -32,6 +32,9 @@ var (
 	ErrRefused = errors.New("redis refused the credentials or the command")
 	// ErrWrongMode means that Redis does not run in the configured mode: a mistake of the operator.
 	ErrWrongMode = errors.New("redis does not run in the configured mode")
+	// ErrUnsafe means that Redis is set up so that it may lose or evict what must last, which [Options].Strict refuses: a
+	// mistake of the operator.
+	ErrUnsafe = errors.New("redis is not set up to keep what it is given")
 	// ErrInternal means that Redis answered what Larder does not understand: a fault of Larder.
 	ErrInternal = errors.New("internal store error")
 )
@@ -146,8 +149,7 @@ func classify(ctx context.Context, err error, eff Effect) error {
 			return Fail(ErrOverflow, errors.New("overflow"))
 		}
 		// The rest of the text may repeat arguments.
-		code, _, _ := strings.Cut(text, " ")
-		return Fail(ErrInternal, errors.New("redis answered "+code))
+		return Fail(ErrInternal, errors.New("redis answered "+code(re)))
 	}
 	if eff == Reads || notSent(err) {
 		return Fail(ErrUnavailable, err)

@@ -49,7 +49,9 @@ type Options struct {
 	// NearCacheTTL bounds how long the near cache answers without a sign of life from Redis; 0 means 5 s. While Redis
 	// answers, entries are kept for longer.
 	NearCacheTTL time.Duration
-	// Now is the clock of this process; nil means time.Now.
+	// Strict refuses, with [ErrUnsafe], to connect to a Redis about which [Client.Warnings] would have something to say.
+	Strict bool
+	// Now is the clock of this process, which is read once: from then on time passes monotonically. Nil means time.Now.
 	Now func() time.Time
 	// Observer is told of round trips and connections; nil means none.
 	Observer Observer

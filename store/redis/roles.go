@@ -2,16 +2,19 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"sort"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
 )
 
-// Ping asks every primary for a sign of life, within ctx's deadline.
+// Ping asks every primary for a sign of life, within ctx's deadline. A server that has become a replica gives none.
 func (c *Client) Ping(ctx context.Context) error {
 	conns := c.conns.Load()
 	if conns == nil {
@@ -20,64 +23,190 @@ func (c *Client) Ping(ctx context.Context) error {
 	return c.ping(ctx, conns)
 }
 
-// ping also samples the clock of Redis and confirms the near cache.
+// ping also samples the clock of Redis.
 func (c *Client) ping(ctx context.Context, conns *Conns) error {
-	ticket := c.Near.Begin("")
-	var primaries map[string]bool
-	var err error
-	if c.options.Mode == Cluster {
-		primaries, err = c.pingNodes(ctx, conns)
-	} else {
-		err = c.askTime(ctx, conns.Primary)
+	switch c.options.Mode {
+	case Embedded:
+		return c.askTime(ctx, addrOf(conns.Primary), conns.Primary)
+	case Cluster:
+		return c.pingNodes(ctx, conns)
+	case Standalone, Sentinel:
 	}
-	if err != nil || conns.Tracked == conns.Primary {
-		return err
+	begin := time.Now()
+	var id identity
+	err := together(
+		func() error { return c.askTime(ctx, addrOf(conns.Primary), conns.Primary) },
+		func() (err error) { id, err = identify(ctx, conns.Primary); return err },
+		func() error { return c.askTracked(ctx, conns.Tracked, conns.Primary) },
+	)
+	if err != nil {
+		return classify(ctx, err, Reads)
 	}
-	return c.confirm(ctx, conns.Tracked, primaries, ticket)
+	return c.judge([]identity{id}, begin)
 }
 
-// pingNodes asks the nodes of a cluster concurrently, and returns for those that answered whether they are primaries. A
-// node that does not answer is an error only if it was a primary when it last answered, or has never answered.
-func (c *Client) pingNodes(ctx context.Context, conns *Conns) (primaries map[string]bool, err error) {
-	type answer struct {
-		addr            string
-		primary, silent bool
-		err             error
+// together calls functions concurrently, and returns their errors as one.
+func together(fs ...func() error) error {
+	errs := make([]error, len(fs))
+	var called sync.WaitGroup
+	for i, f := range fs {
+		called.Go(func() { errs[i] = f() })
 	}
-	nodes := conns.Primary.Nodes()
-	answers := make(chan answer, len(nodes))
-	for addr, node := range nodes {
-		go func() {
-			primary, err := isPrimary(ctx, node)
-			silent := err != nil
-			switch {
-			case !silent && primary:
-				err = c.askTime(ctx, node)
-				c.roles.Store(addr, true)
-			case !silent:
-				c.roles.Store(addr, false)
-			default:
-				if was, known := c.roles.Load(addr); !known || was == false {
-					err = nil
-				}
+	called.Wait()
+	return errors.Join(errs...)
+}
+
+// askTracked asks for a sign of life over the tracked connection, if it is another one than the primary's.
+func (c *Client) askTracked(ctx context.Context, tracked, primary rueidis.Client) error {
+	if tracked == nil || tracked == primary {
+		return nil
+	}
+	return tracked.Do(ctx, tracked.B().Ping().Build()).Error()
+}
+
+// identity is what a server says of itself.
+type identity struct {
+	primary bool
+	// run is an id of the process, which no other server has. It is empty if the user may not ask for it.
+	run string
+}
+
+// elsewhere bounds how often connections are closed because they lead to different servers: behind some addresses there are
+// several, by turns.
+type elsewhere struct {
+	mu   sync.Mutex
+	last [2]time.Time // the last two times
+}
+
+// elsewhereFor is the time in which connections are closed for that reason twice at most.
+const elsewhereFor = 10 * time.Second
+
+func (e *elsewhere) allows(now time.Time) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if now.Sub(e.last[0]) < elsewhereFor {
+		return false
+	}
+	e.last[0], e.last[1] = e.last[1], now
+	return true
+}
+
+var errElsewhere = errors.New("the connections lead to different servers")
+
+// judge returns an error unless all identities are that of one primary. In that case it closes the connections that were open
+// when these were asked for, so that the next ones lead to where the address leads now.
+func (c *Client) judge(ids []identity, begin time.Time) error {
+	for _, id := range ids {
+		switch {
+		case !id.primary:
+			return c.abandon(errReplica, begin)
+		case id.run != ids[0].run && id.run != "" && ids[0].run != "":
+			if c.elsewhere.allows(begin) {
+				return c.abandon(errElsewhere, begin)
 			}
-			answers <- answer{addr, primary, silent, err}
-		}()
+			return Fail(ErrUnavailable, errElsewhere) // new connections would be no better
+		}
 	}
-	primaries = make(map[string]bool, len(nodes))
-	for range nodes {
-		a := <-answers
-		if !a.silent {
-			primaries[a.addr] = a.primary
+	return nil
+}
+
+// abandon closes the connections that were opened before a point in time, for the reason that it returns.
+func (c *Client) abandon(why error, before time.Time) error {
+	c.network.drop(why.Error(), openedBefore(before))
+	return Fail(ErrUnavailable, why)
+}
+
+// identifyBoth asks over both connections to a primary, or over the only one.
+func identifyBoth(ctx context.Context, conns *Conns) ([]identity, error) {
+	nodes := []rueidis.Client{conns.Primary}
+	if conns.Tracked != conns.Primary {
+		nodes = append(nodes, conns.Tracked)
+	}
+	ids, asks := make([]identity, len(nodes)), make([]func() error, len(nodes))
+	for i, node := range nodes {
+		asks[i] = func() (err error) { ids[i], err = identify(ctx, node); return err }
+	}
+	return ids, together(asks...)
+}
+
+// identify asks a server for its identity over its connection. A server that says neither its id nor its role was a primary when
+// the connection was opened.
+func identify(ctx context.Context, node rueidis.Client) (id identity, err error) {
+	// The right to INFO may be limited to its first argument.
+	text, err := node.Do(ctx, node.B().Info().Section("server", "replication").Build()).ToString()
+	if isDenied(err) {
+		if id.primary, err = isPrimary(ctx, node); isDenied(err) {
+			return identity{primary: true}, nil
 		}
-		if a.err != nil {
-			err = a.err
-		}
+		return id, err
 	}
 	if err != nil {
-		return nil, classify(ctx, err, Reads)
+		return id, err
 	}
-	return primaries, nil
+	fields := infoFields(text)
+	role := fields["role"]
+	return identity{role == "master" || role == "primary", fields["run_id"]}, nil
+}
+
+// isDenied reports whether an error means that the user lacks the right to a command.
+func isDenied(err error) bool {
+	var re *rueidis.RedisError
+	return errors.As(err, &re) && begins(re.Error(), "NOPERM")
+}
+
+// infoFields returns the fields of an answer to INFO.
+func infoFields(text string) map[string]string {
+	fields := make(map[string]string)
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimRight(line, "\r\n"), ":"); ok {
+			fields[name] = value
+		}
+	}
+	return fields
+}
+
+// pingNodes asks the nodes of a cluster concurrently whether they are primaries, and primaries over both connections. A node
+// that does not answer is an error only if it was a primary when it last answered.
+func (c *Client) pingNodes(ctx context.Context, conns *Conns) error {
+	nodes, tracked := conns.Primary.Nodes(), map[string]rueidis.Client(nil)
+	if conns.Tracked != conns.Primary {
+		tracked = conns.Tracked.Nodes()
+	}
+	errs := make(chan error, len(nodes))
+	for addr, node := range nodes {
+		go func() { errs <- c.pingNode(ctx, addr, node, tracked[addr]) }()
+	}
+	var failed error
+	for range nodes {
+		if err := <-errs; err != nil {
+			failed = err
+		}
+	}
+	if failed != nil {
+		return classify(ctx, failed, Reads)
+	}
+	return nil
+}
+
+// pingNode also asks over the tracked connection, nil for none.
+func (c *Client) pingNode(ctx context.Context, addr string, node, tracked rueidis.Client) (err error) {
+	defer c.recovered(&err)
+	primary, err := isPrimary(ctx, node)
+	if err != nil {
+		if was, known := c.roles.Load(addr); !known || was == false || c.network.refuses(addr) {
+			return nil
+		}
+		return err
+	}
+	c.roles.Store(addr, primary)
+	if !primary {
+		_ = c.askTime(ctx, addr, node) // its clock is known before it takes over; it may be away
+		return nil
+	}
+	return together(
+		func() error { return c.askTime(ctx, addr, node) },
+		func() error { return c.askTracked(ctx, tracked, node) },
+	)
 }
 
 func isPrimary(ctx context.Context, node rueidis.Client) (bool, error) {
@@ -89,8 +218,16 @@ func isPrimary(ctx context.Context, node rueidis.Client) (bool, error) {
 	return name == "master", err
 }
 
-// askTime samples the clock of Redis. TIME is as good a sign of life as PING.
-func (c *Client) askTime(ctx context.Context, node rueidis.Client) error {
+// addrOf returns the address of the server that a client is connected to.
+func addrOf(client rueidis.Client) string {
+	for addr := range client.Nodes() {
+		return addr
+	}
+	return ""
+}
+
+// askTime samples the clock of a server. TIME is as good a sign of life as PING.
+func (c *Client) askTime(ctx context.Context, addr string, node rueidis.Client) error {
 	sent := c.clock.read()
 	parts, err := node.Do(ctx, node.B().Time().Build()).AsStrSlice()
 	if err != nil {
@@ -102,7 +239,7 @@ func (c *Client) askTime(ctx context.Context, node rueidis.Client) error {
 			return fmt.Errorf("time of redis: %w", err)
 		}
 	}
-	c.clock.sample(time.Unix(n[0], n[1]*1000), sent, c.clock.read())
+	c.clock.sample(addr, time.Unix(n[0], n[1]*1000), sent, c.clock.read())
 	return nil
 }
 
@@ -116,7 +253,7 @@ func (c *Client) Primaries(ctx context.Context, conns *Conns) (ids []uint64, nod
 	for addr, node := range conns.Primary.Nodes() {
 		primary, err := isPrimary(ctx, node)
 		if err != nil {
-			if was, known := c.roles.Load(addr); known && was == false {
+			if was, known := c.roles.Load(addr); known && was == false || c.network.refuses(addr) {
 				continue // a replica may be away
 			}
 			return nil, nil, err

@@ -58,6 +58,7 @@ func RoundTrip[T any](ctx context.Context, c *Client, name string, eff Effect, r
 	if rueidis.IsRedisNil(err) {
 		err = nil
 	}
+	c.notice(conns, err, eff, start)
 	err = classify(ctx, err, eff)
 	c.observe(ctx, name, start, err)
 	return answer, err
@@ -112,6 +113,6 @@ func detached[T any](ctx context.Context, c *Client, conns *Conns, run func(cont
 	case <-ctx.Done():
 		return none, ctx.Err()
 	case <-timeout.C:
-		return none, errors.New("no answer in time")
+		return none, errNoAnswer
 	}
 }

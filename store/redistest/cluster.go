@@ -19,6 +19,10 @@ type ClusterOptions struct {
 	Primaries int
 	// Replicas is the number of replicas of each primary.
 	Replicas int
+	// Args is as in Options, for every node.
+	Args []string
+	// Severable lets CutOff work: the nodes talk to each other through proxies.
+	Severable bool
 }
 
 // Cluster is a Redis cluster whose primaries share all slots evenly, in the
@@ -27,6 +31,8 @@ type Cluster struct {
 	// Nodes holds the primaries, then the replicas: node i replicates, to
 	// begin with, node i modulo the number of primaries.
 	Nodes []*Server
+
+	buses []*Proxy // of the nodes, if the cluster is severable
 }
 
 // StartCluster runs a cluster until the test ends. It returns once every node
@@ -61,17 +67,30 @@ func StartClusterMain(o ClusterOptions) (*Cluster, func(), error) {
 			// only a ping, which by default takes 10 s.
 			"repl-ping-replica-period", "1",
 		}
+		options[i].Args = append(options[i].Args, o.Args...)
 	}
 	nodes, err := startAll(options)
 	if err != nil {
 		return nil, nil, err
 	}
 	c := &Cluster{Nodes: nodes}
-	if err := c.form(o.Primaries); err != nil {
+	stop := func() {
+		for _, bus := range c.buses {
+			bus.stop()
+		}
 		closeAll(nodes)
+	}
+	if o.Severable {
+		err = c.announceProxies()
+	}
+	if err == nil {
+		err = c.form(o.Primaries)
+	}
+	if err != nil {
+		stop()
 		return nil, nil, fmt.Errorf("forming the cluster: %w", err)
 	}
-	return c, func() { closeAll(nodes) }, nil
+	return c, stop, nil
 }
 
 // form joins the nodes and gives the first ones, the primaries, their slots.
@@ -82,7 +101,11 @@ func (c *Cluster) form(primaries int) error {
 			return err
 		}
 		if i > 0 {
-			if _, err := c.Nodes[0].TryDo("CLUSTER", "MEET", "127.0.0.1", strconv.Itoa(n.port)); err != nil {
+			meet := []string{"CLUSTER", "MEET", "127.0.0.1", strconv.Itoa(n.port)}
+			if c.buses != nil {
+				meet = append(meet, c.buses[i].port())
+			}
+			if _, err := c.Nodes[0].TryDo(meet...); err != nil {
 				return err
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -14,6 +15,7 @@ type link struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed once both sides are
 	begun  []byte        // what the client has sent first; guarded by Proxy.mu
+	rate   int           // as in Proxy
 }
 
 // beginning is how much of what a client sends is remembered.
@@ -57,7 +59,8 @@ func (p *Proxy) serve(l *link, client net.Conn) {
 // pass waits while the proxy is a black hole; false means the link is over.
 func (p *Proxy) pass(l *link) bool {
 	p.mu.Lock()
-	open, held := p.open, p.only == "" || bytes.Contains(l.begun, []byte(p.only))
+	open := p.open
+	held := len(p.only) == 0 || slices.ContainsFunc(p.only, func(text string) bool { return bytes.Contains(l.begun, []byte(text)) })
 	p.mu.Unlock()
 	if !held {
 		return l.ctx.Err() == nil
@@ -73,8 +76,18 @@ func (p *Proxy) pass(l *link) bool {
 func (p *Proxy) sendRequests(l *link, client, server net.Conn) {
 	defer l.cancel()
 	buf := make([]byte, 16<<10)
+	if tcp, ok := client.(*net.TCPConn); ok && l.rate > 0 {
+		_ = tcp.SetReadBuffer(len(buf))
+	}
 	for {
 		n, err := client.Read(buf)
+		if l.rate > 0 {
+			select {
+			case <-time.After(time.Duration(n) * time.Second / time.Duration(l.rate)):
+			case <-l.ctx.Done():
+				return
+			}
+		}
 		p.set(func() { l.begun = append(l.begun, buf[:min(n, beginning-len(l.begun))]...) })
 		if !p.pass(l) {
 			return

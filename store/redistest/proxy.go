@@ -14,7 +14,8 @@ type Proxy struct {
 	// Addr is the host:port to connect to instead of the target.
 	Addr string
 
-	listener net.Listener
+	listener  net.Listener
+	accepting chan struct{} // closed once it accepts no more
 
 	mu     sync.Mutex
 	target string
@@ -24,35 +25,54 @@ type Proxy struct {
 	refuse bool
 	drop   bool
 	slice  bool
-	only   string // what a client must have sent for its connection to be in the black hole; empty for all
+	// only is what a client must have sent, one of these, for its connection
+	// to be in the black hole; none for all.
+	only []string
+	rate int // bytes per second from client to server, 0 for no limit
 }
 
 // StartProxy listens on a free loopback port until the test ends.
 func StartProxy(tb testing.TB, target string) *Proxy {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	p, err := startProxy(target)
 	if err != nil {
 		tb.Fatal(err)
 	}
+	tb.Cleanup(p.stop)
+	return p
+}
+
+func startProxy(target string) (*Proxy, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
 	p := &Proxy{
-		Addr:     l.Addr().String(),
-		listener: l,
-		target:   target,
-		links:    map[*link]struct{}{},
-		open:     make(chan struct{}),
+		Addr:      l.Addr().String(),
+		listener:  l,
+		target:    target,
+		links:     map[*link]struct{}{},
+		open:      make(chan struct{}),
+		accepting: make(chan struct{}),
 	}
 	close(p.open)
-	accepting := make(chan struct{})
 	go func() {
-		defer close(accepting)
+		defer close(p.accepting)
 		p.accept()
 	}()
-	tb.Cleanup(func() {
-		l.Close()
-		<-accepting
-		p.CutAll()
-	})
-	return p
+	return p, nil
+}
+
+func (p *Proxy) stop() {
+	p.listener.Close()
+	<-p.accepting
+	p.CutAll()
+}
+
+// port returns the port of Addr.
+func (p *Proxy) port() string {
+	_, port, _ := net.SplitHostPort(p.Addr)
+	return port
 }
 
 // CutAll closes all connections, on both sides, before it returns. The proxy
@@ -77,7 +97,7 @@ func (p *Proxy) Blackhole(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !on {
-		p.only = ""
+		p.only = nil
 	}
 	select {
 	case <-p.open:
@@ -92,9 +112,9 @@ func (p *Proxy) Blackhole(on bool) {
 }
 
 // BlackholeOnly is a black hole for those connections alone whose client has
-// begun with a text that holds this one.
-func (p *Proxy) BlackholeOnly(text string) {
-	p.set(func() { p.only = text })
+// begun with a text that holds one of these.
+func (p *Proxy) BlackholeOnly(texts ...string) {
+	p.set(func() { p.only = texts })
 	p.Blackhole(true)
 }
 
@@ -110,6 +130,11 @@ func (p *Proxy) DropReplies(on bool) { p.set(func() { p.drop = on }) }
 
 // Slice forwards one byte at a time from server to client.
 func (p *Proxy) Slice(on bool) { p.set(func() { p.slice = on }) }
+
+// Throttle limits how many bytes per second flow from client to server, on
+// connections made after the call; 0 is no limit. Little of what is on its way
+// is held by the proxy: it waits in the client's kernel.
+func (p *Proxy) Throttle(bytesPerSecond int) { p.set(func() { p.rate = bytesPerSecond }) }
 
 // SetTarget changes where new connections go.
 func (p *Proxy) SetTarget(addr string) { p.set(func() { p.target = addr }) }
@@ -137,7 +162,7 @@ func (p *Proxy) accept() {
 		if p.refuse {
 			client.Close()
 		} else {
-			l := &link{done: make(chan struct{})}
+			l := &link{done: make(chan struct{}), rate: p.rate}
 			l.ctx, l.cancel = context.WithCancel(context.Background())
 			p.links[l] = struct{}{}
 			go p.serve(l, client)

@@ -25,6 +25,10 @@ type Sentinel struct {
 	Sentinels []*Server
 	// MasterSet is the name the sentinels know the primary by.
 	MasterSet string
+
+	// front is a proxy at whose address all know the primary, if the set is
+	// severable.
+	front *Proxy
 }
 
 // StartSentinel runs the set until the test ends. It returns once the replicas
@@ -32,8 +36,20 @@ type Sentinel struct {
 // With -short it skips the test.
 func StartSentinel(tb testing.TB) *Sentinel {
 	tb.Helper()
+	return startSentinel(tb, false)
+}
+
+// StartSeverableSentinel is StartSentinel for tests that call CutOff.
+// With -short it skips the test.
+func StartSeverableSentinel(tb testing.TB) *Sentinel {
+	tb.Helper()
+	return startSentinel(tb, true)
+}
+
+func startSentinel(tb testing.TB, severable bool) *Sentinel {
+	tb.Helper()
 	StandaloneOnly(tb)
-	s, stop, err := StartSentinelMain()
+	s, stop, err := startSentinelMain(severable)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -43,10 +59,17 @@ func StartSentinel(tb testing.TB) *Sentinel {
 
 // StartSentinelMain is StartSentinel for TestMain: the caller must call the
 // returned function.
-func StartSentinelMain() (*Sentinel, func(), error) {
+func StartSentinelMain() (*Sentinel, func(), error) { return startSentinelMain(false) }
+
+func startSentinelMain(severable bool) (*Sentinel, func(), error) {
 	s := &Sentinel{MasterSet: masterSet}
-	stop := func() { closeAll(append(slices.Clone(s.Sentinels), s.data()...)) }
-	if err := s.start(); err != nil {
+	stop := func() {
+		if s.front != nil {
+			s.front.stop()
+		}
+		closeAll(append(slices.Clone(s.Sentinels), s.data()...))
+	}
+	if err := s.start(severable); err != nil {
 		stop()
 		return nil, nil, fmt.Errorf("starting the sentinel set: %w", err)
 	}
@@ -55,12 +78,21 @@ func StartSentinelMain() (*Sentinel, func(), error) {
 
 // start starts the primary, then the replicas, then the sentinels: these learn
 // of replicas that are in sync at once, but of later ones only after 10 s.
-func (s *Sentinel) start() (err error) {
+func (s *Sentinel) start(severable bool) (err error) {
 	args := []string{"repl-diskless-sync-delay", "0"}
 	if s.Primary, err = start(Options{Args: args}); err != nil {
 		return err
 	}
 	port := strconv.Itoa(s.Primary.port)
+	if severable {
+		if s.front, err = startProxy(s.Primary.Addr); err != nil {
+			return err
+		}
+		port = s.front.port()
+		if _, err := s.Primary.TryDo("CONFIG", "SET", "replica-announce-port", port); err != nil {
+			return err
+		}
+	}
 	replica := Options{Args: append(args, "replicaof", "127.0.0.1 "+port)}
 	if s.Replicas, err = startAll([]Options{replica, replica}); err != nil {
 		return err
@@ -126,12 +158,20 @@ func (s *Sentinel) Failover(tb testing.TB) {
 
 func (s *Sentinel) failover(old *Server) error {
 	// Refused while another failover is on or no replica looks healthy yet.
-	if err := poll(startTimeout, s.requestFailover); err != nil {
+	var leader *Server
+	err := poll(startTimeout, func() (err error) { leader, err = s.requestFailover(); return err })
+	if err != nil {
 		return err
 	}
+	asked := time.Now()
 	return poll(startTimeout, func() error {
 		seen := s.primaries()
 		if len(seen) == 0 || seen[0] == old {
+			// On a busy machine it may have given up, and refuses otherwise.
+			if time.Since(asked) > stopTimeout/2 {
+				asked = time.Now()
+				_, _ = leader.do(probeTimeout, "SENTINEL", "FAILOVER", masterSet)
+			}
 			return errors.New("the primary did not change")
 		}
 		if len(slices.Compact(seen)) > 1 {
@@ -141,15 +181,24 @@ func (s *Sentinel) failover(old *Server) error {
 	})
 }
 
-// requestFailover asks the sentinels in turn until one accepts.
-func (s *Sentinel) requestFailover() error {
-	var err error
+// CutOff cuts the first primary of a severable set off from the sentinels and
+// the replicas. Clients still reach it, at the address that the sentinels name.
+func (s *Sentinel) CutOff() { s.front.BlackholeOnly("sentinel-", "REPLCONF", "PSYNC") }
+
+// Rejoin ends CutOff.
+func (s *Sentinel) Rejoin() {
+	s.front.Blackhole(false)
+	s.front.CutAll()
+}
+
+// requestFailover asks the sentinels in turn until one accepts, and returns it.
+func (s *Sentinel) requestFailover() (leader *Server, err error) {
 	for _, sentinel := range s.Sentinels {
 		if _, err = sentinel.do(probeTimeout, "SENTINEL", "FAILOVER", masterSet); err == nil {
-			return nil
+			return sentinel, nil
 		}
 	}
-	return err
+	return nil, err
 }
 
 // primaries returns the server each sentinel that answers takes for the
@@ -162,8 +211,12 @@ func (s *Sentinel) primaries() []*Server {
 			continue
 		}
 		addr, _ := v.([]any)
+		if len(addr) != 2 {
+			continue
+		}
+		at := net.JoinHostPort(fmt.Sprint(addr[0]), fmt.Sprint(addr[1]))
 		for _, d := range s.data() {
-			if len(addr) == 2 && d.Addr == net.JoinHostPort(fmt.Sprint(addr[0]), fmt.Sprint(addr[1])) {
+			if d.Addr == at || d == s.Primary && s.front != nil && s.front.Addr == at {
 				seen = append(seen, d)
 			}
 		}

@@ -38,8 +38,9 @@ type Promotion struct {
 	Assurance Assurance
 	// Limits bound the sessions of the subject.
 	Limits Limits
-	// IfSubjectEpoch is the result of an earlier [Sessions.SubjectEpoch]; nil means no condition. If the sessions of the subject
-	// or of the session's device class were revoked since, Promote fails with [ErrSubjectEpochChanged].
+	// IfSubjectEpoch is what [Sessions.SubjectEpoch] returned before the login was checked: if the sessions of the subject or
+	// of the device class were revoked since then, Promote fails with [ErrSubjectEpochChanged] and the session stays
+	// anonymous. Nil means that this is not checked.
 	IfSubjectEpoch *int64
 	// MaxIdle and MaxAbsolute bound the timeouts that the new session takes over; 0 means that they stay as they are.
 	MaxIdle, MaxAbsolute time.Duration

@@ -25,16 +25,16 @@ func TestDocumentedRights(t *testing.T) {
 	const path = "../../docs/operating.md"
 	operating, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ReadFile: %v", err)
 	}
 	command := regexp.MustCompile("(?s)```sh\n(redis-cli ACL SETUSER larder .*?)```").FindSubmatch(operating)
 	if command == nil {
-		t.Fatalf("%s has no command that creates a user", path)
+		t.Fatalf("%s has no command that creates a user, want one", path)
 	}
 	server := redistest.Start(t, redistest.Options{Password: "admin"})
 	host, port, err := net.SplitHostPort(server.Addr)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("SplitHostPort: %v", err)
 	}
 	dir := t.TempDir()
 	shell := exec.Command("bash", "-euo", "pipefail", "-c", fmt.Sprintf("redis-cli() { command redis-cli -h %s -p %s \"$@\"; }\n%s", host, port, command[1]))

@@ -12,7 +12,7 @@ type Counter interface {
 
 // background are the commands that connections and this package send by themselves, beside those of an operation.
 var background = []string{
-	"ping", "time", "role", "info", "hello", "client|tracking", "client|no-evict", "client|setinfo", "config|resetstat", "cluster|slots", "cluster|shards",
+	"ping", "time", "role", "info", "cluster|nodes", "hello", "client|tracking", "client|no-evict", "client|setinfo", "config|resetstat", "cluster|slots", "cluster|shards",
 }
 
 // Costs returns the commands that Redis ran for an operation.

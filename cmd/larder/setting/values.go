@@ -56,6 +56,20 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 // String returns the size with a binary unit, rounded to two digits, such as "1.5 MiB".
 func (b Bytes) String() string { return humanize.IBytes(uint64(max(b, 0))) }
 
+// A Level is the lowest level that is logged, "debug", "info", "warn" or "error" as text, in upper or lower case.
+type Level slog.Level
+
+// UnmarshalText parses a level.
+func (l *Level) UnmarshalText(text []byte) error {
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	level, ok := levels[strings.ToLower(string(text))]
+	if !ok {
+		return fmt.Errorf("must be debug, info, warn or error, and is %q", text)
+	}
+	*l = Level(level)
+	return nil
+}
+
 // Embedded is the URL of the embedded store: a Redis inside the larder process, whose data is lost when the process ends.
 const Embedded RedisURL = "embedded://"
 

@@ -24,6 +24,22 @@ func TestBytes(t *testing.T) {
 	}
 }
 
+func TestLevel(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]slog.Level{"debug": slog.LevelDebug, "INFO": slog.LevelInfo, "warn": slog.LevelWarn, "Error": slog.LevelError} {
+		var got Level
+		if err := got.UnmarshalText([]byte(text)); err != nil || slog.Level(got) != want {
+			t.Errorf("UnmarshalText(%q) = %v, %v; want %v", text, slog.Level(got), err, want)
+		}
+	}
+	for _, text := range []string{"", "loud", "info+1", "warning"} {
+		var got Level
+		if err := got.UnmarshalText([]byte(text)); err == nil || !strings.HasPrefix(err.Error(), "must be debug, info, warn or error") {
+			t.Errorf("UnmarshalText(%q) = %v, %v; want an error that lists the levels", text, slog.Level(got), err)
+		}
+	}
+}
+
 func TestRedisURL(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,7 +41,7 @@ func TestResumeAfterAnInterruption(t *testing.T) {
 		reaches(t, path, 10)
 	}()
 	s.warm(ctx, t, nil, path, "--batch=5", "--rate=20", "--concurrency=2").
-		check(t, 1, "0 expired and 0 bad lines", "interrupted after line ", "run the same command again")
+		check(t, 1, "0 expired and 0 bad lines", "interrupted; stopped after line ", "run the same command again")
 	at := reaches(t, path, 0)
 	if at.Line < 10 || at.Line >= 100 || at.Line != at.Stored {
 		t.Fatalf("the checkpoint is %+v, want a line from 10 to 99 and as many entries stored", at)
@@ -78,6 +79,37 @@ func TestResumeAfterAnOutage(t *testing.T) {
 	s.warm(t.Context(), t, nil, path, "--batch=5").check(t, 0, fmt.Sprintf("resuming after line %d\n100 stored", at.Line))
 	if got, want := len(s.entries(t, "default")), 100-int(at.Line); got != want { // the restarted Redis is empty
 		t.Errorf("the server has %d entries, want the %d after line %d", got, want, at.Line)
+	}
+}
+
+// A run that has stored nothing says so and leaves no checkpoint.
+func TestNothingToResume(t *testing.T) {
+	t.Parallel()
+	s := serve(t, embedded)
+	nowhere := &server{addr: lardertest.ClosedAddr(t), dir: t.TempDir()}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for _, test := range []struct {
+		name  string
+		s     *server
+		ctx   context.Context
+		lines []string
+		want  []string
+	}{
+		{"BadLine", s, t.Context(), []string{`{"key": "k", "value": "v"}`, `{"kei": "k"}`}, []string{"0 stored, 0 expired and 1 bad line in", "line 2: unknown field", "stopped at a bad line; nothing was sent"}},
+		{"RefusedLine", s, t.Context(), []string{`{"key": "k", "value": "v", "ttl": "1000000h"}`}, []string{"0 stored, 0 expired and 1 bad line in", "line 1: ttl", "the server has acknowledged nothing"}},
+		{"Interruption", s, ended, numbered(2), []string{"0 stored, 0 expired and 0 bad lines in", "interrupted; nothing was sent"}},
+		{"NoServer", nowhere, t.Context(), numbered(2), []string{"0 stored, 0 expired and 0 bad lines in", "the server has acknowledged nothing"}},
+	} {
+		path := test.s.file(t, test.name, test.lines...)
+		got := test.s.warm(test.ctx, t, nil, path, "--attempts=1", "--timeout=20s")
+		got.check(t, 1, test.want[0], test.want[1:]...)
+		if strings.Contains(got.stderr, "resume") {
+			t.Errorf("%s: standard error = %q, want no word of resuming", test.name, got.stderr)
+		}
+		if _, err := os.Stat(path + ".checkpoint"); !os.IsNotExist(err) {
+			t.Errorf("%s: the checkpoint: %v, want that it does not exist", test.name, err)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package warm
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,11 +35,16 @@ type duration time.Duration
 // MarshalText formats the duration.
 func (d duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
 
+var (
+	errDuration = errors.New("must be a duration above zero, such as 60s or 1h30m")
+	errTime     = errors.New("must be a time, such as 2026-11-23T12:00:00Z")
+)
+
 // UnmarshalText parses a duration, which must be above zero.
 func (d *duration) UnmarshalText(text []byte) error {
 	v, err := time.ParseDuration(string(text))
 	if err != nil || v <= 0 {
-		return errors.New("a duration must be above zero and written as in 60s or 1h30m")
+		return errDuration
 	}
 	*d = duration(v)
 	return nil
@@ -50,7 +56,7 @@ type timestamp struct{ time.Time }
 // UnmarshalJSON parses a timestamp.
 func (t *timestamp) UnmarshalJSON(text []byte) error {
 	if t.Time.UnmarshalJSON(text) != nil || t.IsZero() {
-		return errors.New("a time must be written as in 2026-11-23T12:00:00Z")
+		return errTime
 	}
 	return nil
 }
@@ -64,7 +70,7 @@ func parseEntry(text []byte) (*entry, error) {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(e); err != nil {
-		return nil, explain(err)
+		return nil, explain(err, text)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("must hold one JSON object and nothing else")
@@ -90,8 +96,9 @@ func parseEntry(text []byte) (*entry, error) {
 	return e, nil
 }
 
-// explain turns an error of encoding/json into one that does not repeat the line.
-func explain(err error) error {
+// explain turns an error of encoding/json about a line into one that names the field and does not repeat the line.
+func explain(err error, text []byte) error {
+	var encoding base64.CorruptInputError
 	var wrongType *json.UnmarshalTypeError
 	var syntax *json.SyntaxError
 	switch {
@@ -102,6 +109,18 @@ func explain(err error) error {
 		return errors.New("must be a JSON object")
 	case errors.As(err, &syntax), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("is not JSON: %w", err)
+	case errors.Is(err, errDuration): // encoding/json does not say in which of the two fields
+		var e struct {
+			TTL duration `json:"ttl"`
+		}
+		if errors.Is(json.NewDecoder(bytes.NewReader(text)).Decode(&e), errDuration) {
+			return fmt.Errorf("ttl: %w", err)
+		}
+		return fmt.Errorf("stale_ttl: %w", err)
+	case errors.Is(err, errTime):
+		return fmt.Errorf("expire_time: %w", err)
+	case errors.As(err, &encoding):
+		return fmt.Errorf("value_base64: %w", err)
 	default:
 		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 	}

@@ -18,12 +18,13 @@ func TestBadLinesAreReported(t *testing.T) {
 		{`{"key": "secret"}`, "value: one of value, value_base64 and negative must be set"},
 		{`{"key": "secret", "value": 5}`, "value: must not be a JSON number"},
 		{`{"key": "secret", "value": "v", "value_base64": "dg=="}`, "value: must not be set together with value_base64"},
-		{`{"key": "secret", "value_base64": "?"}`, "illegal base64"},
+		{`{"key": "secret", "value_base64": "?"}`, "value_base64: illegal base64"},
 		{`{"key": "secret", "value": "v", "tll": "1s"}`, `unknown field "tll"`},
-		{`{"key": "secret", "value": "v", "ttl": "0s"}`, "a duration must be above zero"},
-		{`{"key": "secret", "value": "v", "ttl": "soon"}`, "a duration must be above zero"},
+		{`{"key": "secret", "value": "v", "ttl": "0s"}`, "ttl: must be a duration above zero"},
+		{`{"key": "secret", "value": "v", "ttl": "soon"}`, "ttl: must be a duration above zero"},
+		{`{"key": "secret", "value": "v", "ttl": "1s", "stale_ttl": "-1s"}`, "stale_ttl: must be a duration above zero"},
 		{`{"key": "secret", "value": "v", "ttl": "1s", "never": true}`, "ttl: at most one of"},
-		{`{"key": "secret", "value": "v", "expire_time": "tomorrow"}`, "a time must be written"},
+		{`{"key": "secret", "value": "v", "expire_time": "tomorrow"}`, "expire_time: must be a time"},
 		{`{"key": "secret", "value": "v"} {}`, "must hold one JSON object"},
 		{`{"key": "secret", "value": "` + "\xff" + `"}`, "must be UTF-8"},
 		{`{"key": "secret", "value": "\ud800"}`, "must not contain half of a surrogate pair"},
@@ -54,7 +55,7 @@ func TestBadLinesAreReported(t *testing.T) {
 		ns := fmt.Sprint("one", i)
 		path := s.file(t, ns, `{"key": "before", "value": "v"}`, b.line, `{"key": "after", "value": "v"}`)
 		s.warm(t.Context(), t, nil, path, "--batch=1", "--concurrency=1", "--namespace="+ns).
-			check(t, 1, "1 stored, 0 expired and 0 bad lines", "larder: line 2: "+b.what, "stopped at a bad line")
+			check(t, 1, "1 stored, 0 expired and 1 bad line in", "larder: line 2: "+b.what, "stopped at a bad line; stopped after line 1")
 		if got := s.entries(t, ns); len(got) != 1 || got["before"].Key == "" {
 			t.Errorf("%s: the server has %v, want only the entry before the bad line", b.what, got)
 		}

@@ -24,7 +24,7 @@ type ExportCommand struct {
 	Addr      string        `env:"LARDER_GRPC_ADDR" default:"127.0.0.1:50051" help:"Address of the server. An address that means every interface, such as :50051, is dialled on loopback."`
 	Namespace string        `default:"default" help:"Namespace to export."`
 	Pattern   string        `placeholder:"GLOB" help:"Glob pattern of the keys to export: * matches any bytes, ? one byte, [a-c] and [^a] a class of bytes; \\ escapes the next character. Default: every key."`
-	Output    string        `default:"-" placeholder:"FILE" help:"File to write, which is replaced when the export is complete; - is standard output."`
+	Output    string        `default:"-" placeholder:"FILE" help:"File to write, which is replaced when the export is complete; - is standard output, the default."`
 	Attempts  uint          `default:"8" help:"Maximum attempts for each request while the server is unavailable."`
 	Timeout   time.Duration `default:"30s" help:"Maximum time for each request, all attempts included."`
 
@@ -37,7 +37,7 @@ func (*ExportCommand) Help() string {
 
   larder export --namespace a | larder warm --namespace b -
 
-An entry keeps its value, tags, content type and negative flag, and the times at which it becomes stale and expires, by the clock of the machine that runs export. Counters and plain values become entries with the same value. Keys that are not UTF-8 are skipped. Entries that are written during the export may be missing, and an entry may be exported twice. Stale entries are exported as stale; warm skips those that never expire.
+An entry keeps its value, tags, content type and negative flag, and the times at which it becomes stale and expires, by the clock of the machine that runs export. Counters and plain values become entries with the same value. Keys that are not UTF-8 are skipped. Entries that are written during the export may be missing, and an entry may be exported twice. A stale entry that has an expiry is exported as stale; one that never expires is exported, but warm skips it.
 
 The exit code is 0 if every entry was exported, else 1.`
 }

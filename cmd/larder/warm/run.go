@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"golang.org/x/time/rate"
 
 	"github.com/berthcare/larder/client"
@@ -36,13 +37,15 @@ type run struct {
 	queue    []*batch        // in flight, in the order of their lines
 	busy     map[entryID]int // number of batches in the queue that hold the entry
 	reported int             // bad lines
+	stopped  int64           // bad lines at which the run has stopped; the next run reads them again, so at.Bad excludes them
+	started  int             // batches that were handed to a sender
 
 	at    checkpoint
 	path  string    // of the checkpoint; empty for none
 	saved time.Time // when the checkpoint was last written
 }
 
-var errBadLine = errors.New("stopped at a bad line: correct it and run the same command again, or add --keep-going")
+var errBadLine = errors.New("stopped at a bad line")
 
 // send sends the whole input. When it returns, every acknowledged batch is in the checkpoint.
 func (r *run) send(ctx context.Context) error {
@@ -61,24 +64,39 @@ func (r *run) send(ctx context.Context) error {
 	cancel()
 	senders.Wait()
 	again := ""
-	if r.path != "" {
+	if r.path != "" && r.at.Line > 0 {
 		again = ": run the same command again to resume"
 	}
 	switch {
 	case ctx.Err() != nil:
-		err = fmt.Errorf("interrupted after line %d%s", r.at.Line, again)
-	case err == nil && r.path != "":
-		err = os.Remove(r.path)
-	case err != nil && !errors.Is(err, errBadLine):
-		err = fmt.Errorf("%s; stopped after line %d%s", cause(err), r.at.Line, again)
+		err = fmt.Errorf("interrupted; %s%s", r.reached(), again)
+	case errors.Is(err, errBadLine):
+		err = fmt.Errorf("%w; %s: correct the line and run the same command again, or add --keep-going", err, r.reached())
+	case err != nil:
+		err = fmt.Errorf("%s; %s%s", cause(err), r.reached(), again)
 	}
-	if err != nil && r.path != "" {
-		err = errors.Join(err, r.save())
+	if r.path != "" {
+		if err == nil || r.at.Line == 0 { // there is nothing to resume
+			err = errors.Join(err, os.Remove(r.path))
+		} else {
+			err = errors.Join(err, r.save())
+		}
 	}
 	if err == nil && r.at.Bad > 0 {
-		err = fmt.Errorf("%d bad lines were skipped", r.at.Bad)
+		err = fmt.Errorf("%s skipped", english.Plural(int(r.at.Bad), "bad line was", "bad lines were"))
 	}
 	return err
+}
+
+// reached says how far the run has got.
+func (r *run) reached() string {
+	switch {
+	case r.at.Line > 0:
+		return fmt.Sprintf("stopped after line %d, the last line that the server has acknowledged", r.at.Line)
+	case r.started > 0:
+		return "the server has acknowledged nothing"
+	}
+	return "nothing was sent"
 }
 
 // sendAll reads the input and starts a sender for each batch. It returns when the last batch is in flight.
@@ -101,6 +119,9 @@ func (r *run) sendAll(ctx context.Context, senders *sync.WaitGroup) error {
 		}
 		b.done = make(chan error, 1)
 		r.queue = append(r.queue, b)
+		if len(b.entries) > 0 {
+			r.started++
+		}
 		senders.Go(func() { b.done <- r.sendBatch(ctx, b) })
 		if end != nil {
 			return nil //nolint:nilerr // end is io.EOF, which is no failure
@@ -157,6 +178,7 @@ func (r *run) read(b *batch) (*numberedEntry, error) {
 	if err != nil {
 		r.report(fault{number, err.Error()})
 		if !r.KeepGoing {
+			r.stopped++
 			return nil, errBadLine
 		}
 		b.bad++
@@ -186,6 +208,7 @@ func (r *run) commit() error {
 		r.report(f)
 	}
 	if err == nil && len(b.faults) > 0 && !r.KeepGoing {
+		r.stopped += int64(len(b.faults))
 		err = errBadLine
 	}
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"golang.org/x/time/rate"
 
 	"github.com/berthcare/larder/client"
@@ -57,7 +58,7 @@ func (*Command) Help() string {
 
 The fields mean the same as in larder.cache.v1.SetRequest. A line is skipped if its expire_time and stale_ttl have passed. If several lines have the same key, the last one wins.
 
-After Ctrl-C or an outage, run the same command again: it resumes after the last line that the server has acknowledged. The checkpoint is removed when the whole file has been sent.
+After Ctrl-C or an outage, run the same command again: it resumes after the last line that the server has acknowledged. The checkpoint is removed when the whole file has been sent, or if nothing was.
 
 The exit code is 0 if every line was stored or had expired. It is 1 after a bad line, also with --keep-going, after a failure and after an interruption.`
 }
@@ -122,7 +123,8 @@ func (c *Command) Run(ctx context.Context, stdout io.Writer) error {
 	r.progress = newProgress(c.stderr, in.size, in.offset)
 	err = r.send(ctx)
 	r.progress.end()
-	_, _ = fmt.Fprintf(stdout, "%d stored, %d expired and %d bad lines in %v\n", r.at.Stored, r.at.Expired, r.at.Bad, time.Since(start).Round(time.Millisecond))
+	bad := english.Plural(int(r.at.Bad+r.stopped), "bad line", "bad lines")
+	_, _ = fmt.Fprintf(stdout, "%d stored, %d expired and %s in %v\n", r.at.Stored, r.at.Expired, bad, time.Since(start).Round(time.Millisecond))
 	return err
 }
 

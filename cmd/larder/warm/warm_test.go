@@ -79,7 +79,7 @@ func TestStandardInput(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		s.warm(ctx, t, silent, "-").check(t, 1, "0 stored", "interrupted after line 0")
+		s.warm(ctx, t, silent, "-").check(t, 1, "0 stored", "interrupted; nothing was sent")
 	}()
 	context.AfterFunc(ctx, func() { _ = hold.Close() })
 	<-ended
@@ -111,7 +111,7 @@ func TestServerThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	s := &server{addr: lardertest.ClosedAddr(t), dir: t.TempDir()}
 	s.warm(t.Context(), t, nil, s.file(t, "in", numbered(2)...), "--attempts=2", "--timeout=5s").
-		check(t, 1, "0 stored", "Unavailable", "stopped after line 0")
+		check(t, 1, "0 stored", "Unavailable", "the server has acknowledged nothing")
 	code, _, stderr := lardertest.Run(t, nil, "export", "--addr="+s.addr, "--attempts=1")
 	if want := "the export is incomplete"; code != 1 || !strings.Contains(stderr, want) {
 		t.Errorf("export: exit code %d, standard error %q; want 1 and %q", code, stderr, want)

@@ -1928,9 +1928,19 @@ type PromoteSessionRequest struct {
 	// subject is the user or other principal that has logged in, 1 to 256 bytes of UTF-8 without NUL.
 	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
 	// assurance says how the subject was authenticated. Unset means by unknown methods, now.
-	Assurance     *Assurance `protobuf:"bytes,4,opt,name=assurance,proto3" json:"assurance,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Assurance *Assurance `protobuf:"bytes,4,opt,name=assurance,proto3" json:"assurance,omitempty"`
+	// if_subject_epoch is the subject_epoch that GetSubject returned before the login was checked. The call fails with
+	// ABORTED and the reason SUBJECT_EPOCH_CHANGED, and the session stays anonymous, if the sessions of the subject, or of
+	// the device's class, were revoked since then. Unset means that this is not checked.
+	IfSubjectEpoch *int64 `protobuf:"varint,5,opt,name=if_subject_epoch,json=ifSubjectEpoch,proto3,oneof" json:"if_subject_epoch,omitempty"`
+	// max_sessions is the maximum number of concurrent sessions of the subject, this one included. Zero means the
+	// server's limit, which max_sessions can only lower.
+	MaxSessions int32 `protobuf:"varint,6,opt,name=max_sessions,json=maxSessions,proto3" json:"max_sessions,omitempty"`
+	// max_class_sessions is the maximum number of those with the device's class. Zero means the server's limit, which
+	// max_class_sessions can only lower. It is ignored if the device has no class.
+	MaxClassSessions int32 `protobuf:"varint,7,opt,name=max_class_sessions,json=maxClassSessions,proto3" json:"max_class_sessions,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *PromoteSessionRequest) Reset() {
@@ -1989,6 +1999,27 @@ func (x *PromoteSessionRequest) GetAssurance() *Assurance {
 		return x.Assurance
 	}
 	return nil
+}
+
+func (x *PromoteSessionRequest) GetIfSubjectEpoch() int64 {
+	if x != nil && x.IfSubjectEpoch != nil {
+		return *x.IfSubjectEpoch
+	}
+	return 0
+}
+
+func (x *PromoteSessionRequest) GetMaxSessions() int32 {
+	if x != nil {
+		return x.MaxSessions
+	}
+	return 0
+}
+
+func (x *PromoteSessionRequest) GetMaxClassSessions() int32 {
+	if x != nil {
+		return x.MaxClassSessions
+	}
+	return 0
 }
 
 // PromoteSessionResponse says what the promotion did, and has the session of the subject.
@@ -3474,12 +3505,16 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\x15RotateSessionResponse\x12A\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2'.larder.session.v1.RotateSessionOutcomeR\aoutcome\x12(\n" +
 	"\rsession_token\x18\x02 \x01(\tB\x03\x80\x01\x01R\fsessionToken\x124\n" +
-	"\asession\x18\x03 \x01(\v2\x1a.larder.session.v1.SessionR\asession\"\xb5\x01\n" +
+	"\asession\x18\x03 \x01(\v2\x1a.larder.session.v1.SessionR\asession\"\xca\x02\n" +
 	"\x15PromoteSessionRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12(\n" +
 	"\rsession_token\x18\x02 \x01(\tB\x03\x80\x01\x01R\fsessionToken\x12\x18\n" +
 	"\asubject\x18\x03 \x01(\tR\asubject\x12:\n" +
-	"\tassurance\x18\x04 \x01(\v2\x1c.larder.session.v1.AssuranceR\tassurance\"\xff\x02\n" +
+	"\tassurance\x18\x04 \x01(\v2\x1c.larder.session.v1.AssuranceR\tassurance\x12-\n" +
+	"\x10if_subject_epoch\x18\x05 \x01(\x03H\x00R\x0eifSubjectEpoch\x88\x01\x01\x12!\n" +
+	"\fmax_sessions\x18\x06 \x01(\x05R\vmaxSessions\x12,\n" +
+	"\x12max_class_sessions\x18\a \x01(\x05R\x10maxClassSessionsB\x13\n" +
+	"\x11_if_subject_epoch\"\xff\x02\n" +
 	"\x16PromoteSessionResponse\x12B\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2(.larder.session.v1.PromoteSessionOutcomeR\aoutcome\x12(\n" +
 	"\rsession_token\x18\x02 \x01(\tB\x03\x80\x01\x01R\fsessionToken\x124\n" +
@@ -3839,6 +3874,7 @@ func file_larder_session_v1_session_proto_init() {
 		return
 	}
 	file_larder_session_v1_session_proto_msgTypes[3].OneofWrappers = []any{}
+	file_larder_session_v1_session_proto_msgTypes[15].OneofWrappers = []any{}
 	file_larder_session_v1_session_proto_msgTypes[21].OneofWrappers = []any{
 		(*UpdateSessionRequest_SessionId)(nil),
 		(*UpdateSessionRequest_SessionToken)(nil),

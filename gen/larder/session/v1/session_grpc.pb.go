@@ -61,11 +61,12 @@ type SessionServiceClient interface {
 	// BatchValidateSessions validates 1 to 100 tokens, each as ValidateSession does and with an outcome of its own.
 	// Answers from the near cache cost no Redis command; the others cost one round trip for each shard.
 	BatchValidateSessions(ctx context.Context, in *BatchValidateSessionsRequest, opts ...grpc.CallOption) (*BatchValidateSessionsResponse, error)
-	// RotateSession replaces the token of a session and changes nothing else. The old token remains valid for the
-	// server's rotation grace, 30 s unless configured otherwise, and at least until the new one is first presented.
+	// RotateSession replaces the token of a session and changes nothing else. The previous token stays valid for the
+	// server's rotation grace, 30 s unless configured otherwise, and longer until the new token is first presented (unless
+	// the grace is 0).
 	// Rotating the old token again in that time returns the same new token, so that a lost answer and concurrent calls do
-	// no harm. Presenting the old token later, to any rpc, looks like theft and ends the session, with the events
-	// TOKEN_REUSE and REVOKED. Rotating does not count as activity.
+	// no harm. Presented to any rpc after that, and at least 10 s after the rotation, it ends the session as stolen, with the
+	// events TOKEN_REUSE and REVOKED. Rotating does not count as activity.
 	RotateSession(ctx context.Context, in *RotateSessionRequest, opts ...grpc.CallOption) (*RotateSessionResponse, error)
 	// PromoteSession turns an anonymous session into a session of a subject, as at a login. The new session has another
 	// session_id and token, the attributes and the device of the anonymous one, and its timeouts start now. The old token
@@ -276,11 +277,12 @@ type SessionServiceServer interface {
 	// BatchValidateSessions validates 1 to 100 tokens, each as ValidateSession does and with an outcome of its own.
 	// Answers from the near cache cost no Redis command; the others cost one round trip for each shard.
 	BatchValidateSessions(context.Context, *BatchValidateSessionsRequest) (*BatchValidateSessionsResponse, error)
-	// RotateSession replaces the token of a session and changes nothing else. The old token remains valid for the
-	// server's rotation grace, 30 s unless configured otherwise, and at least until the new one is first presented.
+	// RotateSession replaces the token of a session and changes nothing else. The previous token stays valid for the
+	// server's rotation grace, 30 s unless configured otherwise, and longer until the new token is first presented (unless
+	// the grace is 0).
 	// Rotating the old token again in that time returns the same new token, so that a lost answer and concurrent calls do
-	// no harm. Presenting the old token later, to any rpc, looks like theft and ends the session, with the events
-	// TOKEN_REUSE and REVOKED. Rotating does not count as activity.
+	// no harm. Presented to any rpc after that, and at least 10 s after the rotation, it ends the session as stolen, with the
+	// events TOKEN_REUSE and REVOKED. Rotating does not count as activity.
 	RotateSession(context.Context, *RotateSessionRequest) (*RotateSessionResponse, error)
 	// PromoteSession turns an anonymous session into a session of a subject, as at a login. The new session has another
 	// session_id and token, the attributes and the device of the anonymous one, and its timeouts start now. The old token
