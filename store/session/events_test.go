@@ -25,8 +25,10 @@ type told struct {
 	events []session.Event
 	token  string // the last one
 	tokens int
-	// checkpoints counts the tokens without an event, of which the first tells that the watch has begun.
+	// checkpoints counts the tokens without an event, of which the first tells that the watch has begun. Covered says whether
+	// the last token covers the last event.
 	checkpoints int
+	covered     bool
 	cancel      context.CancelFunc
 	done        chan error
 }
@@ -77,6 +79,7 @@ func watchEvents(tb testing.TB, s *store.Store, namespace string, f session.Even
 			} else {
 				w.checkpoints++
 			}
+			w.covered = token != ""
 			if token != "" {
 				w.token = token
 				w.tokens++
@@ -175,7 +178,7 @@ func TestSessionEventsResume(t *testing.T) {
 					storetest.Eventually(t, "a token that covers the last of them", func() bool {
 						w.mu.Lock()
 						defer w.mu.Unlock()
-						return w.checkpoints > 1
+						return w.covered
 					})
 				}
 			}
