@@ -96,6 +96,7 @@ type ScriptBatch struct {
 // RunScripts runs the scripts of the items by hash, and again by text on a server that does not know the script yet. Its
 // errors are those of RunBatch.
 func (c *Client) RunScripts(ctx context.Context, items []int, s ScriptBatch) error {
+	s.Script = c.script(s.Script)
 	var unknown []int
 	run := func(items []int, byHash bool) error {
 		return c.RunBatch(ctx, items, Batch{

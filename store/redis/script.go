@@ -17,12 +17,26 @@ type Script struct {
 	sha    string
 	errors map[string]error
 	lua    *rueidis.Lua
+	// embedded is the script for the embedded store, if it is another one there.
+	embedded *Script
 }
 
 // NewScript returns a script that may write. Name labels metrics. Errors maps the codes that the script raises, such as
 // LARDER_TAGGED, to what they mean.
 func NewScript(name, text string, errors map[string]error) *Script {
 	return newScript(name, text, errors, rueidis.NewLuaScript(text))
+}
+
+// allowOOM begins a script that Redis runs when its memory is full. The embedded store does not know the line, and its memory is
+// never full.
+const allowOOM = "#!lua flags=allow-oom\n"
+
+// NewFreeingScript returns a script that may write also when Redis has no memory left: one that takes away what is there, such as
+// a session or the validity of an entry, and adds little.
+func NewFreeingScript(name, text string, errors map[string]error) *Script {
+	s := NewScript(name, allowOOM+text, errors)
+	s.embedded = NewScript(name, text, errors)
+	return s
 }
 
 // NewReadScript returns a script that only reads, which Redis runs with EVALSHA_RO. Redis tracks the keys that it declares.
@@ -41,8 +55,17 @@ func (s *Script) Name() string { return s.name }
 // Text returns the script itself.
 func (s *Script) Text() string { return s.text }
 
+// script returns the script as this client's Redis runs it.
+func (c *Client) script(s *Script) *Script {
+	if c.options.Mode == Embedded && s.embedded != nil {
+		return s.embedded
+	}
+	return s
+}
+
 // Run runs a script on the primary in one round trip.
 func (c *Client) Run(ctx context.Context, s *Script, eff Effect, keys []string, args ...string) (rueidis.RedisMessage, error) {
+	s = c.script(s)
 	return RoundTrip(ctx, c, s.name, eff, func(ctx context.Context, conns *Conns) (rueidis.RedisMessage, error) {
 		answer, err := s.lua.Exec(ctx, conns.Primary, keys, args).ToMessage()
 		return answer, s.translate(err)

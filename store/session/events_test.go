@@ -25,12 +25,10 @@ type told struct {
 	events []session.Event
 	token  string // the last one
 	tokens int
-	// checkpoints counts the tokens without an event, of which the first tells that the watch has begun. Covered says whether
-	// the last token covers the last event.
-	checkpoints int
-	covered     bool
-	cancel      context.CancelFunc
-	done        chan error
+	// covered says whether the last token covers the last event.
+	covered bool
+	cancel  context.CancelFunc
+	done    chan error
 }
 
 func (w *told) seen() []session.Event {
@@ -76,8 +74,6 @@ func watchEvents(tb testing.TB, s *store.Store, namespace string, f session.Even
 			w.mu.Lock()
 			if e != nil {
 				w.events = append(w.events, *e)
-			} else {
-				w.checkpoints++
 			}
 			w.covered = token != ""
 			if token != "" {
