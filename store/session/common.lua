@@ -42,16 +42,43 @@ local function expires_at(s)
   return math.min(s.absolute, s.last_active + s.idle)
 end
 
--- subject_epoch returns the epoch of a subject and a device class ('': none): sessions with a lower epoch are revoked.
+-- The epoch of a subject whose key is gone: no session has a higher one. Lua's numbers are exact up to there.
+local NO_EPOCH = 9007199254740992
+
+-- subject_epoch returns the epoch of a subject and a device class ('': none): sessions with a lower epoch are revoked. It also
+-- returns the epoch below which sessions that need the subject's key are revoked, which is NO_EPOCH if Redis has no such key: it
+-- has evicted the key, and what the key said of revocations is lost.
 local function subject_epoch(subject_key, class)
-  local epochs = redis.call('HMGET', subject_key, 'ep', 'ep.' .. class)
-  return math.max(tonumber(epochs[1] or '0'), tonumber(epochs[2] or '0'))
+  local f = redis.call('HMGET', subject_key, 'ep', 'ep.' .. class, 'since')
+  local epoch = math.max(tonumber(f[1] or '0'), tonumber(f[2] or '0'))
+  return epoch, math.max(epoch, f[3] and tonumber(f[3]) or NO_EPOCH)
 end
 
+-- epoch_for returns the epoch below which a session is revoked.
+local function epoch_for(s, subject_prefix)
+  local epoch, needed = subject_epoch(subject_prefix .. s.subject_hash, s.class)
+  return s.needs_subject and needed or epoch
+end
+
+-- keep_until lets a key live at least until then. It extends the key's life by more, so that it seldom does.
+local function keep_until(key, at, now)
+  if redis.call('PTTL', key) < at - now then
+    redis.call('PEXPIREAT', key, ms(at + (at - now) / 4))
+  end
+end
+
+-- How far epochs jump if Redis has evicted the highest one that was given out, in milliseconds: a year.
+local JUMP = 366 * 24 * 3600 * 1000
+
 -- highest_epoch returns the later of the time and the highest epoch that was given out in the partition. It never decreases,
--- even if the clock is set back, so a revocation also ends sessions that were created before that.
-local function highest_epoch(epoch_key, now)
-  return math.max(now, tonumber(redis.call('GET', epoch_key) or '0'))
+-- even if the clock is set back or the key is evicted, so a revocation also ends sessions that were created before that. Ends
+-- tells whether there were any.
+local function highest_epoch(epoch_key, ends, now)
+  local given = redis.call('GET', epoch_key)
+  if not given and redis.call('EXISTS', ends) == 1 then
+    return now + JUMP
+  end
+  return math.max(now, tonumber(given or '0'))
 end
 
 -- index_of returns the index of a device class ('': none), given the subject's index.
@@ -74,7 +101,7 @@ end
 -- load returns the fields of a record that scripts need, with those about the secret of a proof, or nil if there is none.
 local function load(record, proof)
   local f = redis.call('HMGET', record, 'sh', 'la', 'idle', 'abs', 'ep', 'v', 'h', 'sub',
-    'hp', 'pu', 'pr', 'seen', 'old', 'oldr', 'to', 'cl', 'ct', 'ln', 'salt', superseded_field(proof or ''), 'gn', 'to_done', 'to_until')
+    'hp', 'pu', 'pr', 'seen', 'old', 'oldr', 'to', 'cl', 'ct', 'ln', 'salt', superseded_field(proof or ''), 'gn', 'to_done', 'to_until', 'su', 'da')
   if not f[2] then
     return nil
   end
@@ -84,7 +111,7 @@ local function load(record, proof)
     previous = f[9] or '', usable_until = tonumber(f[10] or '0'), reuse_from = tonumber(f[11] or '0'),
     seen = f[12] ~= '0', older = f[13] or '', older_reuse_from = tonumber(f[14] or '0'), promoted_to = f[15] or '', promoted = f[22] and true or false, promoting_until = f[23] and tonumber(f[23]) or math.huge,
     class = f[16] or '', created = tonumber(f[17]), lineage = f[18] or '', generation = tonumber(f[21] or '0'), salt = f[19] or '',
-    superseded = f[20] and parse_superseded(f[20]),
+    superseded = f[20] and parse_superseded(f[20]), needs_subject = f[24] == '1', has_attributes = f[25] == '1',
   }
 end
 
@@ -95,7 +122,7 @@ local function unrevoked(record, subject_prefix, proof)
   if not s or s.promoted then
     return nil
   end
-  if s.subject_hash ~= '' and s.epoch < subject_epoch(subject_prefix .. s.subject_hash, s.class) then
+  if s.subject_hash ~= '' and s.epoch < epoch_for(s, subject_prefix) then
     return nil
   end
   return s
@@ -108,10 +135,13 @@ local function promoting(s, now)
 end
 
 -- active returns the session of a record, or nil if it is not active: it has expired, was revoked, was promoted, or is being
--- promoted.
-local function active(record, subject_prefix, now, proof)
+-- promoted. So is one whose attributes Redis has evicted.
+local function active(record, attributes, subject_prefix, now, proof)
   local s = unrevoked(record, subject_prefix, proof)
   if not s or now >= expires_at(s) or promoting(s, now) then
+    return nil
+  end
+  if s.has_attributes and redis.call('EXISTS', attributes) == 0 then
     return nil
   end
   return s
@@ -124,9 +154,9 @@ local function snapshot(record, attributes, subject_prefix)
     return {fields, {}, '0', '0'}
   end
   local epoch = 0
-  local f = redis.call('HMGET', record, 'sh', 'cl')
+  local f = redis.call('HMGET', record, 'sh', 'cl', 'su')
   if f[1] and f[1] ~= '' then
-    epoch = subject_epoch(subject_prefix .. f[1], f[2] or '')
+    epoch = epoch_for({subject_hash = f[1], class = f[2] or '', needs_subject = f[3] == '1'}, subject_prefix)
   end
   -- The embedded store refuses TIME in read-only scripts. It runs in the caller's process and shares its clock.
   local time = redis.pcall('TIME')
@@ -155,8 +185,8 @@ local function ends_at(ends, namespace, id, index, expires)
 end
 
 -- add_to_index adds a session to its index, and its class to those of the subject. It removes expired sessions from the
--- index, and keeps the keys for as long as the longest of their sessions.
-local function add_to_index(index, classes, class, id, expires, absolute, now)
+-- index, and keeps the keys, and that of the subject, for as long as the longest of their sessions.
+local function add_to_index(index, classes, subject_key, class, id, expires, absolute, now)
   local keys = {index_of(index, class)}
   redis.call('ZREMRANGEBYSCORE', keys[1], '-inf', ms(now))
   redis.call('ZADD', keys[1], ms(expires), id)
@@ -169,6 +199,7 @@ local function add_to_index(index, classes, class, id, expires, absolute, now)
       redis.call('PEXPIREAT', key, ms(absolute + RETAIN))
     end
   end
+  keep_until(subject_key, absolute + RETAIN, now)
 end
 
 -- classes_of returns the device classes of a subject's sessions and '' for those without one.

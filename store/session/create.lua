@@ -34,8 +34,9 @@ local expires = math.min(absolute, now + idle)
 local epoch = now
 local evicted = {}
 if subject_hash ~= '' then
-  local ended_below = subject_epoch(subject_key, class)
-  if if_epoch >= 0 and ended_below > if_epoch then
+  local ended_below, needed = subject_epoch(subject_key, class)
+  -- An epoch that the caller has seen and that is gone may have been raised before.
+  if if_epoch >= 0 and ended_below > if_epoch or if_epoch > 0 and needed == NO_EPOCH and ended_below == 0 then
     return redis.error_reply('LARDER_SUBJECT_EPOCH_CHANGED revoked meanwhile')
   end
   local room = {
@@ -54,7 +55,14 @@ if subject_hash ~= '' then
   if refused then
     return {2, 0, refused}
   end
-  epoch = math.max(highest_epoch(epoch_key, now), ended_below)
+  epoch = math.max(highest_epoch(epoch_key, ends, now), ended_below)
+  if needed == NO_EPOCH then
+    -- The first session of the subject, or one after Redis has evicted its key: none from before comes back.
+    epoch = epoch + 1
+    redis.call('HSET', subject_key, 'since', ms(epoch))
+  else
+    epoch = math.max(epoch, needed)
+  end
   redis.call('SET', epoch_key, ms(epoch))
 end
 
@@ -65,7 +73,7 @@ if class ~= '' then
   redis.call('HSET', record, 'cl', class)
 end
 if subject_hash ~= '' then
-  redis.call('HSET', record, 'aal', aal, 'amr', methods, 'at', authenticated == '' and ms(now) or authenticated)
+  redis.call('HSET', record, 'su', '1', 'aal', aal, 'amr', methods, 'at', authenticated == '' and ms(now) or authenticated)
 end
 redis.call('PEXPIREAT', record, ms(expires + RETAIN))
 if #ARGV >= first_attribute then
@@ -73,9 +81,10 @@ if #ARGV >= first_attribute then
     redis.call('HSET', attributes, ARGV[i], ARGV[i + 1])
   end
   redis.call('PEXPIREAT', attributes, ms(absolute + RETAIN))
+  redis.call('HSET', record, 'da', '1')
 end
 if subject_hash ~= '' then
-  add_to_index(index, classes, class, id, expires, absolute, now)
+  add_to_index(index, classes, subject_key, class, id, expires, absolute, now)
 end
 ends_at(ends, namespace, id, nil, expires)
 if from == '' then

@@ -72,7 +72,7 @@ func (s *Sessions) readNear(ctx context.Context, p partition, namespace, id stri
 	}
 	// The record may come from a read of another caller that began before the subject's sessions were revoked. A revocation
 	// invalidates the key of the subject and not that of the record, so the epoch must be looked up too.
-	epoch, err := s.subjectEpoch(ctx, p, namespace, r.subjectHash, r.session.Device.Class)
+	epoch, err := s.subjectEpoch(ctx, p, namespace, r)
 	if err != nil || !r.active(epoch, s.redis.Now()) {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ local function living(index, c, found)
   local ids = redis.call('ZRANGE', index, 0, READ - 1)
   local unread = redis.call('ZCARD', index) - #ids
   for _, id in ipairs(ids) do
-    local s = active(c.record_prefix .. id, c.subject_prefix, c.now)
+    local s = active(c.record_prefix .. id, c.attributes_prefix .. id, c.subject_prefix, c.now)
     if s then
       s.id, s.index = id, index
       found[#found + 1] = s

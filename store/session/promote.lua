@@ -21,7 +21,7 @@ if s and (s.promoted or promoting(s, now)) then
   end
   return snapshot(record, attributes, subject_prefix)
 end
-s = active(record, subject_prefix, now, proof)
+s = active(record, attributes, subject_prefix, now, proof)
 if not s or not authorized(s, proof, now) then
   return NOTHING
 end

@@ -14,7 +14,7 @@ local restart, max_methods, first_method = ARGV[9] == '1', tonumber(ARGV[10]), 1
 local max_idle, max_absolute = tonumber(ARGV[13]), tonumber(ARGV[14])
 
 local now = now_ms()
-local s = active(record, subject_prefix, now, proof)
+local s = active(record, attributes, subject_prefix, now, proof)
 if not s or not authorized(s, proof, now) then
   return NOTHING
 end
@@ -64,7 +64,7 @@ if restart then
   redis.call('PEXPIREAT', record, ms(expires + RETAIN))
   redis.call('PEXPIREAT', attributes, ms(s.absolute + RETAIN))
   ends_at(ends, namespace, id, nil, expires)
-  add_to_index(index, class_prefix .. s.subject_hash, s.class, id, expires, s.absolute, now)
+  add_to_index(index, class_prefix .. s.subject_hash, subject_prefix .. s.subject_hash, s.class, id, expires, s.absolute, now)
 end
 emit(events, now, 'reauthenticated', namespace, id, s.subject, {'aal', ms(aal)})
 return snapshot(record, attributes, subject_prefix)

@@ -21,8 +21,12 @@ type record struct {
 	absolute time.Duration
 	// promotion is set if the session was promoted or a promotion has begun.
 	promotion promotion
-	// subjectHash stands for the subject in keys; empty for an anonymous session.
-	subjectHash string
+	// subjectHash stands for the subject in keys; empty for an anonymous session. needsSubject means that the subject's key
+	// exists for as long as the session: if it is gone, Redis has evicted it, and nobody knows whether the session was revoked.
+	subjectHash  string
+	needsSubject bool
+	// lost means that Redis has evicted the attributes.
+	lost bool
 	// epoch is the session's epoch: the session is revoked if it is below the subject's. readEpoch is the subject's epoch
 	// when the record was read.
 	epoch, readEpoch int64
@@ -44,7 +48,7 @@ func (n *numbers) time(text string) time.Time { return time.UnixMilli(n.int64(te
 
 // active reports whether the session is active, by its times, its epoch and its promotion. That its key exists says nothing.
 func (r *record) active(subjectEpoch int64, now time.Time) bool {
-	return now.Before(r.session.ExpiresAt()) && r.epoch >= subjectEpoch && !r.promotion.ends(now)
+	return now.Before(r.session.ExpiresAt()) && r.epoch >= subjectEpoch && !r.promotion.ends(now) && !r.lost
 }
 
 // parseRecord reads a snapshot, the answer of read.lua and other scripts. It returns nil if there is no record.
@@ -100,10 +104,10 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 		promotion: promotion{
 			to: fields["to"], salt: []byte(fields["to_salt"]), done: fields["to_done"] != "", until: optional("to_until"),
 		},
-		subjectHash: fields["sh"],
-		epoch:       n.int64(fields["ep"]),
-		readEpoch:   n.int64(epoch),
-		readAt:      n.time(now),
+		subjectHash: fields["sh"], needsSubject: fields["su"] == "1", lost: fields["da"] == "1" && len(attributes) == 0,
+		epoch:     n.int64(fields["ep"]),
+		readEpoch: n.int64(epoch),
+		readAt:    n.time(now),
 	}
 	began := r.session.CreatedAt
 	if fields["ab"] != "" {

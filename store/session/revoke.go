@@ -52,12 +52,12 @@ type RevokedSubject struct {
 func (s *Sessions) RevokeSubject(ctx context.Context, namespace, subject string, r SubjectRevocation) (revoked RevokedSubject, err error) {
 	p, hash := subjectHash(namespace, subject)
 	subjectAt := subjectKey(p, namespace, hash)
-	keys := []string{subjectAt, indexKey(p, namespace, hash), eventsKey(p), classesKey(p, namespace, hash), epochKey(p)}
+	keys := []string{subjectAt, indexKey(p, namespace, hash), eventsKey(p), classesKey(p, namespace, hash), epochKey(p), endsKey(p)}
 	forget := []string{subjectAt}
 	// A session of another partition is not one of this subject's.
 	if q, ok := parseSessionID(r.Except); ok && q == p {
 		kept := sessionKey(p, namespace, r.Except)
-		keys, forget = append(keys, kept), append(forget, kept)
+		keys, forget = append(keys, kept, attributesKey(p, namespace, r.Except)), append(forget, kept)
 	} else {
 		r.Except = ""
 	}

@@ -217,11 +217,16 @@ func TestRevokeSubjectRemembersAsLongAsAnySessionLives(t *testing.T) {
 				t.Errorf("the epoch is kept for %v, want at least the session's %v", ttl, month)
 			}
 		}
-		// Where no session lives so long it is kept for a little longer than any can.
+		// Where no session lives so long it is kept for a little longer than any can, and than what a session leaves.
 		revokeSubject(t, s, namespace, "bob", "")
-		_, sess = createSession(t, s, namespace, sessionOf("bob"))
-		if ttl := timeToLive(t, s, sessionKeysOf(t, namespace, sess).subject); ttl < longest || ttl > longest+2*time.Hour {
+		p, hash := subjectPartition(namespace, "bob")
+		key = fmt.Sprintf("ld:u:{p%d}:%s:%s", p, namespace, hash)
+		if ttl := timeToLive(t, s, key); ttl < longest || ttl > longest+2*time.Hour {
 			t.Errorf("the epoch is kept for %v, want between %v and %v", ttl, longest, longest+2*time.Hour)
+		}
+		createSession(t, s, namespace, sessionOf("bob"))
+		if ttl, most := timeToLive(t, s, key), (longest+25*time.Hour)*5/4; ttl < longest+25*time.Hour-time.Minute || ttl > most {
+			t.Errorf("the subject's key is kept for %v, want between %v and %v", ttl, longest+25*time.Hour, most)
 		}
 	})
 }

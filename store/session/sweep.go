@@ -58,30 +58,20 @@ func (s *Sessions) sweep() {
 func (s *Sessions) sweepInTurn(ctx context.Context) (wait time.Duration, err error) {
 	interval := s.options.SweepInterval
 	turn := interval * 9 / 10
-	type lease struct {
-		ours bool
-		left time.Duration
-	}
-	l, err := redis.RoundTrip(ctx, s.redis, "sweep", redis.WritesOnce, func(ctx context.Context, conns *redis.Conns) (lease, error) {
-		answers := conns.Primary.DoMulti(ctx,
-			conns.Primary.B().Set().Key(sweepKey).Value("1").Nx().Px(turn).Build(),
-			conns.Primary.B().Pttl().Key(sweepKey).Build())
-		err := answers[0].Error()
-		if err != nil && !rueidis.IsRedisNil(err) {
-			return lease{}, err
-		}
-		left, failed := answers[1].AsInt64()
-		return lease{err == nil, time.Duration(left) * time.Millisecond}, failed
-	})
+	m, err := s.redis.Run(ctx, leaseScript, redis.WritesOnce, []string{sweepKey}, redis.Millis(turn))
 	if err != nil {
 		return 0, err
 	}
-	began := time.Now()
-	if l.ours {
+	lease, err := m.AsIntSlice()
+	if err != nil || len(lease) != 2 {
+		return 0, redis.ErrInternal
+	}
+	began, left := time.Now(), time.Duration(lease[1])*time.Millisecond
+	if lease[0] == 1 {
 		err = s.sweepAll(ctx)
 	}
 	spread := rand.N(interval/20 + 1) //nolint:gosec // spreads load, guards nothing
-	return l.left - time.Since(began) + spread, err
+	return left - time.Since(began) + spread, err
 }
 
 // sweepAll sweeps all partitions.

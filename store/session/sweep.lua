@@ -30,8 +30,9 @@ for i = 1, #due, 2 do
   local s = unrevoked_member(member, namespace)
   local index = s and s.subject_hash ~= '' and index_of(indexes .. namespace .. ':' .. s.subject_hash, s.class)
   if not s then
-    -- It was revoked, which emitted an event then, or Redis has lost the record.
-    local lost = redis.call('EXISTS', records .. member) == 0
+    -- It was revoked, which emitted an event then, or Redis has evicted the record or the subject's key.
+    local found = load(records .. member)
+    local lost = not found or found.needs_subject and epoch_for(found, subjects .. namespace .. ':') == NO_EPOCH
     remove(member)
     removed = removed + 1
     if lost then

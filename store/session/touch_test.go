@@ -164,8 +164,8 @@ func TestSessionKeysOutliveTheirSession(t *testing.T) {
 		storetest.Command(t, s, "PEXPIRE", keys.record, "120000")
 		touch(t, s, namespace, token, primary, session.TouchForce)
 		within("touched record", keys.record, time.Hour)
-		storetest.Command(t, s, "DEL", keys.attributes)
-		updateSession(t, s, namespace, byToken(token), session.Changes{Set: map[string]string{"a": "b"}})
+		storetest.Command(t, s, "PEXPIRE", keys.attributes, "120000")
+		updateSession(t, s, namespace, byToken(token), session.Changes{Set: map[string]string{"a": "c"}})
 		within("attributes written later", keys.attributes, longest-30*time.Minute)
 	})
 }

@@ -15,7 +15,7 @@ local first_sum = first_absent + 2 * tonumber(ARGV[10])
 local first_delete = first_sum + 2 * tonumber(ARGV[11])
 
 local now = now_ms()
-local s = active(record, subject_prefix, now, proof)
+local s = active(record, attributes, subject_prefix, now, proof)
 if not s or not authorized(s, proof, now) then
   return {0, 0, {}, {}}
 end
@@ -103,6 +103,6 @@ if #delete > 0 then
   redis.call('HDEL', attributes, unpack(delete))
 end
 redis.call('PEXPIREAT', attributes, ms(s.absolute + RETAIN))
-redis.call('HSET', record, 'v', ms(s.version + 1))
+redis.call('HSET', record, 'v', ms(s.version + 1), 'da', count > 0 and '1' or '0')
 emit(events, now, 'attributes_changed', namespace, id, s.subject)
 return {1, s.version + 1, sums, applied}

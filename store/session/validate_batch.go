@@ -82,7 +82,7 @@ func (s *Sessions) decideNear(namespace string, item *validating, result *BatchV
 			item.near = r
 			return false
 		}
-		epoch = v.(*subjectEpochs).of(r.session.Device.Class)
+		epoch = v.(*subjectEpochs).endedBelow(r)
 	}
 	return item.decide(r, epoch, s.redis.Now(), result)
 }
@@ -156,7 +156,7 @@ func (b *validationBatch) readEpoch(i int, answer rueidis.RedisResult) error {
 	}
 	item := &b.items[i]
 	b.redis.Near.Put(b.subjectKeyOf(i), item.ticket, &e, e.size(), near.Longest)
-	item.decide(item.near, e.of(item.near.session.Device.Class), b.redis.Now(), &b.results[i])
+	item.decide(item.near, e.endedBelow(item.near), b.redis.Now(), &b.results[i])
 	return nil
 }
 
