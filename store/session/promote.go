@@ -173,7 +173,7 @@ func (s *Sessions) beginPromotion(ctx context.Context, namespace string, cred cr
 	_, fresh := newCredential(p)
 	keys, args := changing(cred.partition, namespace, cred.id)
 	defer s.redis.Forget(keys[0])
-	m, err := s.redis.Run(ctx, promoteScript, redis.Writes, keys, append(args,
+	m, err := s.run(ctx, promoteScript, redis.Writes, keys, append(args,
 		cred.proof(), fresh.id, string(newSalt()), hash, redis.Millis(promotionWindow), redis.Millis(promotionDuration), s.keyIDs())...)
 	if err != nil {
 		return nil, err
@@ -198,7 +198,7 @@ func (s *Sessions) undoPromotion(namespace string, cred credential, to string) {
 func (s *Sessions) endPromotion(ctx context.Context, namespace string, cred credential, to string, window time.Duration) (done bool, err error) {
 	keys, args := changing(cred.partition, namespace, cred.id)
 	defer s.redis.Forget(keys[0])
-	m, err := s.redis.Run(ctx, promotedScript, redis.Writes, keys, append(args, to, graceMillis(window))...)
+	m, err := s.run(ctx, promotedScript, redis.Writes, keys, append(args, to, graceMillis(window))...)
 	if err != nil {
 		return false, err
 	}

@@ -12,7 +12,10 @@ local subject_prefix, proof, to, salt, subject_hash = ARGV[3], ARGV[5], ARGV[6],
 local window, duration, key_ids = tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
 
 local now = now_ms()
-local s = load(record, proof)
+local s, ask = found(proof)
+if ask then
+  return ask
+end
 if s and (s.promoted or promoting(s, now)) then
   local f = redis.call('HMGET', record, 'to_sh', 'to_at')
   local as = presented(s, proof, tonumber(f[2]))
@@ -21,7 +24,7 @@ if s and (s.promoted or promoting(s, now)) then
   end
   return snapshot(record, attributes, subject_prefix)
 end
-s = active(record, attributes, subject_prefix, now, proof)
+s = active(s, attributes, subject_prefix, now)
 if not s or not authorized(s, proof, now) then
   return NOTHING
 end

@@ -46,7 +46,7 @@ func (s *Sessions) Reauthenticate(ctx context.Context, namespace, token string, 
 		strconv.Itoa(a.AAL), reset, strconv.Itoa(MaxMethods), classesKey(cred.partition, namespace, ""), s.keyIDs(),
 		graceMillis(a.MaxIdle), graceMillis(a.MaxAbsolute))
 	defer s.redis.Forget(keys[0])
-	m, err := s.redis.Run(ctx, reauthenticateScript, redis.WritesOnce, keys, append(args, a.AMR...)...)
+	m, err := s.run(ctx, reauthenticateScript, redis.WritesOnce, keys, append(args, a.AMR...)...)
 	if err != nil {
 		return "", nil, err
 	}

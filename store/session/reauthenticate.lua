@@ -14,7 +14,17 @@ local restart, max_methods, first_method = ARGV[9] == '1', tonumber(ARGV[10]), 1
 local max_idle, max_absolute = tonumber(ARGV[13]), tonumber(ARGV[14])
 
 local now = now_ms()
-local s = active(record, attributes, subject_prefix, now, proof)
+local s, ask = found(proof)
+if ask then
+  return ask
+end
+s = active(s, attributes, subject_prefix, now)
+if s and restart and s.class ~= '' then
+  ask = elsewhere({class_prefix .. s.subject_hash})
+  if ask then
+    return ask
+  end
+end
 if not s or not authorized(s, proof, now) then
   return NOTHING
 end

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -17,11 +18,12 @@ func (s *Sessions) Revoke(ctx context.Context, namespace string, t Target) (revo
 		return false, nil
 	}
 	keys, args := changing(cred.partition, namespace, cred.id)
+	repeatable := "0"
 	if key, ok := requestKey(ctx, cred.partition, namespace, "session", cred.id); ok {
-		keys = append(keys, key)
+		keys, repeatable = append(keys, key), "1"
 	}
 	defer s.redis.Forget(keys[0])
-	m, err := s.redis.Run(ctx, revokeScript, redis.Writes, keys, append(args, cred.proof())...)
+	m, err := s.run(ctx, revokeScript, redis.Writes, keys, append(args, cred.proof(), repeatable)...)
 	if err != nil {
 		return false, err
 	}
@@ -52,7 +54,10 @@ type RevokedSubject struct {
 func (s *Sessions) RevokeSubject(ctx context.Context, namespace, subject string, r SubjectRevocation) (revoked RevokedSubject, err error) {
 	p, hash := subjectHash(namespace, subject)
 	subjectAt := subjectKey(p, namespace, hash)
-	keys := []string{subjectAt, indexKey(p, namespace, hash), eventsKey(p), classesKey(p, namespace, hash), epochKey(p), endsKey(p)}
+	keys := []string{
+		subjectAt, indexKey(p, namespace, hash), eventsKey(p), classesKey(p, namespace, hash), epochKey(p), endsKey(p), discardedKey(p),
+		classIndex(indexKey(p, namespace, hash), r.Class),
+	}
 	forget := []string{subjectAt}
 	// A session of another partition is not one of this subject's.
 	if q, ok := parseSessionID(r.Except); ok && q == p {
@@ -61,13 +66,14 @@ func (s *Sessions) RevokeSubject(ctx context.Context, namespace, subject string,
 	} else {
 		r.Except = ""
 	}
-	repeatable := "0"
+	answer := 0 // number of the key
 	if key, ok := requestKey(ctx, p, namespace, "subject", hash, r.Class, r.Except); ok {
-		keys, repeatable = append(keys, key), "1"
+		keys = append(keys, key)
+		answer = len(keys)
 	}
 	defer s.redis.Forget(forget...)
-	m, err := s.redis.Run(ctx, revokeSubjectScript, redis.Writes, keys,
-		namespace, r.Except, subjectKey(p, namespace, ""), subject, redis.Millis(r.Longest+epochMemory), r.Class, discardedKey(p), repeatable)
+	m, err := s.run(ctx, revokeSubjectScript, redis.Writes, keys,
+		namespace, r.Except, subjectKey(p, namespace, ""), subject, redis.Millis(r.Longest+epochMemory), r.Class, strconv.Itoa(answer))
 	if err != nil {
 		return revoked, err
 	}

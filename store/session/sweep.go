@@ -74,17 +74,17 @@ func (s *Sessions) sweepInTurn(ctx context.Context) (wait time.Duration, err err
 	return left - time.Since(began) + spread, err
 }
 
-// sweepAll sweeps all partitions.
+// sweepAll sweeps all partitions. It returns the errors of those that it could not sweep.
 func (s *Sessions) sweepAll(ctx context.Context) error {
 	due, err := s.sweepDue(ctx)
 	late := int64(0)
-	for err == nil && len(due) > 0 {
+	for len(due) > 0 && ctx.Err() == nil {
 		var left []partition
 		for _, p := range due {
-			var more bool
-			var behind int64
-			if more, behind, err = s.sweepPartition(ctx, p); err != nil {
-				break
+			more, behind, failed := s.sweepPartition(ctx, p)
+			if failed != nil {
+				err = errors.Join(err, failed) // the other partitions do not wait for this one
+				continue
 			}
 			late = max(late, behind)
 			if more {
@@ -148,7 +148,7 @@ func (s *Sessions) sweepPartition(ctx context.Context, p partition) (more bool, 
 	if s.redis.Mode() == redis.Embedded { // miniredis is slower
 		most, discarded = most/10, discarded/10
 	}
-	m, err := s.redis.Run(ctx, sweepScript, redis.WritesOnce, []string{endsKey(p), eventsKey(p), discardedKey(p)},
+	m, err := s.run(ctx, sweepScript, redis.WritesOnce, []string{endsKey(p), eventsKey(p), discardedKey(p)},
 		sessionPrefix(p), attributesPrefix(p), subjectPrefix(p), indexPrefix(p), strconv.Itoa(most), strconv.Itoa(discarded))
 	if err != nil {
 		return false, 0, err

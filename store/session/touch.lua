@@ -10,7 +10,11 @@ local namespace, id, subject_prefix, index_prefix = ARGV[1], ARGV[2], ARGV[3], A
 local proof, interval = ARGV[5], tonumber(ARGV[6])
 
 local now = now_ms()
-local s = active(record, attributes, subject_prefix, now, proof)
+local s, ask = found(proof)
+if ask then
+  return ask
+end
+s = active(s, attributes, subject_prefix, now)
 local as = s and authorized(s, proof, now)
 if not as then
   return 0
