@@ -77,10 +77,14 @@ end
 
 local fields = {
   'sub', subject, 'sh', subject_hash, 'h', secret_hash, 'ct', ms(now), 'la', ms(now), 'idle', ms(idle), 'abs', ms(absolute),
-  'ep', ms(epoch), 'v', '1', 'ip', ip, 'ua', user_agent, 'label', label, 'da', #ARGV >= first_attribute and '1' or '0',
+  'ep', ms(epoch), 'v', '1', 'ip', ip, 'label', label, 'da', #ARGV >= first_attribute and '1' or '0',
 }
 local function field(name, value)
   fields[#fields + 1], fields[#fields + 2] = name, value
+end
+-- Redis keeps a hash compact only if each of its values has at most 64 bytes.
+for i = 0, math.max(0, math.ceil(#user_agent / 64) - 1) do
+  field(i == 0 and 'ua' or 'ua' .. i, string.sub(user_agent, 64 * i + 1, 64 * i + 64))
 end
 if class ~= '' then
   field('cl', class)

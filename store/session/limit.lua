@@ -78,8 +78,12 @@ end
 
 -- describe returns a session as create.lua lists it.
 local function describe(record, s)
-  local f = redis.call('HMGET', record, 'ip', 'ua', 'label')
-  return {s.id, f[1] or '', f[2] or '', f[3] or '', s.class, ms(s.created), ms(s.last_active), ms(expires_at(s))}
+  local f, user_agent, part = redis.call('HMGET', record, 'ip', 'label'), '', 0
+  repeat
+    local more = redis.call('HGET', record, part == 0 and 'ua' or 'ua' .. part)
+    user_agent, part = user_agent .. (more or ''), part + 1
+  until not more or #more < 64
+  return {s.id, f[1] or '', user_agent, f[2] or '', s.class, ms(s.created), ms(s.last_active), ms(expires_at(s))}
 end
 
 -- make_room plans to revoke sessions in the given indexes until there is room for one more within the limit (0: unlimited), but

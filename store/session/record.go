@@ -89,7 +89,7 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 	r := &record{
 		session: Session{
 			ID: id, Subject: fields["sub"], Attributes: attributes, Version: n.int64(fields["v"]),
-			Device:            Device{fields["ip"], fields["ua"], fields["label"], fields["cl"]},
+			Device:            Device{fields["ip"], userAgent(fields), fields["label"], fields["cl"]},
 			CreatedAt:         n.time(fields["ct"]),
 			LastActiveAt:      n.time(fields["la"]),
 			Idle:              time.Duration(n.int64(fields["idle"])) * time.Millisecond,
@@ -176,4 +176,16 @@ func (r *record) authenticated(aal int) (last time.Time) {
 		}
 	}
 	return last
+}
+
+// userAgent joins the parts of a user agent: Redis keeps a hash compact only if each of its values has at most 64 bytes.
+func userAgent(fields map[string]string) string {
+	whole := fields["ua"]
+	for i := 1; ; i++ {
+		part, ok := fields["ua"+strconv.Itoa(i)]
+		if !ok {
+			return whole
+		}
+		whole += part
+	}
 }

@@ -184,3 +184,28 @@ func TestSessionsFailClosedWithoutRedis(t *testing.T) {
 		t.Errorf("Revoke without Redis: error %v, want a retryable one", err)
 	}
 }
+
+// However long a user agent is, it reads back as it was, and Redis keeps the record compact.
+func TestUserAgentOfAnyLength(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		for _, length := range []int{0, 1, 63, 64, 65, 127, 128, 129, 500} {
+			n := sessionOf("ann")
+			n.Device.UserAgent = strings.Repeat("Mozilla/5.0 ", length/12+1)[:length]
+			token, sess := createSession(t, s, namespace, n)
+			if got := validate(t, s, namespace, token, primary); got == nil || got.Device.UserAgent != n.Device.UserAgent {
+				t.Errorf("user agent of %d bytes: Validate = %+v, want it as it was", length, got)
+			}
+			if s.Redis.Mode() != redis.Embedded {
+				if got := storetest.Command(t, s, "OBJECT", "ENCODING", sessionKeysOf(t, namespace, sess).record); got != "listpack" {
+					t.Errorf("user agent of %d bytes: encoding = %v, want listpack", length, got)
+				}
+			}
+			n.Limits = session.Limits{PerSubject: 1, Policy: session.EvictOldest}
+			created := createLimited(t, s, namespace, n)
+			if len(created.Evicted) != 1 || created.Evicted[0].Device.UserAgent != n.Device.UserAgent {
+				t.Errorf("user agent of %d bytes: evicted = %+v, want it as it was", length, created.Evicted)
+			}
+			revokeSubject(t, s, namespace, "ann", "")
+		}
+	})
+}
