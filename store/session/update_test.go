@@ -303,7 +303,7 @@ func TestUpdateSessionOfAnotherVersionWritesNothing(t *testing.T) {
 		errs := make([]error, 8)
 		for i := range errs {
 			wg.Go(func() {
-				u := session.Changes{Set: map[string]string{"a": fmt.Sprint(i)}, ExpectedVersion: 1}
+				u := session.Changes{Set: map[string]string{"a": fmt.Sprint("by ", i)}, ExpectedVersion: 1}
 				_, errs[i] = s.Sessions.Update(t.Context(), namespace, byID(sess), u)
 			})
 		}
@@ -313,7 +313,7 @@ func TestUpdateSessionOfAnotherVersionWritesNothing(t *testing.T) {
 			switch {
 			case err == nil:
 				won++
-				if got := getSession(t, s, namespace, sess.ID); got.Attributes["a"] != fmt.Sprint(i) || got.Version != 2 {
+				if got := getSession(t, s, namespace, sess.ID); got.Attributes["a"] != fmt.Sprint("by ", i) || got.Version != 2 {
 					t.Errorf("session after update %d won = %+v, want its attribute and version 2", i, got)
 				}
 			case !errors.Is(err, session.ErrVersionMismatch):
