@@ -45,7 +45,8 @@ local NO_EPOCH = 9007199254740992
 local function subject_epoch(subject_key, class)
   local f = redis.call('HMGET', subject_key, 'ep', 'ep.' .. class, 'since')
   local epoch = math.max(tonumber(f[1] or '0'), tonumber(f[2] or '0'))
-  return epoch, math.max(epoch, f[3] and tonumber(f[3]) or NO_EPOCH)
+  -- A version of Larder that does not write since leaves ep alone when it revokes all sessions, which ends those before as well.
+  return epoch, math.max(epoch, tonumber(f[3] or f[1] and '0' or NO_EPOCH))
 end
 
 -- epoch_for returns the epoch below which a session is revoked.

@@ -201,6 +201,17 @@ func TestSessionsOfAnEarlierVersionLiveOn(t *testing.T) {
 		revokeSubject(t, s, namespace, "ann", "")
 		wantInactive(t, s, namespace, token)
 		wantInactive(t, s, namespace, fresh)
+
+		// It revokes all sessions but one.
+		kept, sess := createSession(t, s, namespace, sessionOf("ann"))
+		epoch, _ := storetest.Command(t, s, "HGET", sessionKeysOf(t, namespace, sess).record, "ep").(string)
+		storetest.Command(t, s, "DEL", keys.subject)
+		storetest.Command(t, s, "HSET", keys.subject, "ep", epoch)
+		storetest.Eventually(t, "the near cache to follow", func() bool { return validate(t, s, namespace, kept, cached) != nil })
+		wantActive(t, s, namespace, kept)
+		last, _ := createSession(t, s, namespace, ofClass("ann", "web"))
+		wantActive(t, s, namespace, kept)
+		wantActive(t, s, namespace, last)
 	})
 }
 

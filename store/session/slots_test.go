@@ -26,6 +26,8 @@ type moving struct {
 
 	// The tokens by what has become of their sessions.
 	active, revoked map[string]*session.Session
+	// anonymous are tokens whose promotions were refused.
+	anonymous []string
 	// calls and refused count the calls and those that Redis has refused.
 	calls, refused int
 }
@@ -234,7 +236,39 @@ func (m *moving) change(when string) {
 			m.t.Errorf("%s: Create at the limit evicted none, want some", when)
 		}
 	}
+	m.promote(when)
 	_ = m.s.Sessions.Sweep(ctx)
+}
+
+// promote promotes an anonymous session of another partition, and those whose promotions were refused before.
+func (m *moving) promote(when string) {
+	m.t.Helper()
+	created, err := m.s.Sessions.Create(m.t.Context(), m.namespace, sessionOf(""))
+	for err == nil && tokenBytes(m.t, created.Token)[0] == m.partition {
+		created, err = m.s.Sessions.Create(m.t.Context(), m.namespace, sessionOf(""))
+	}
+	tokens := m.anonymous
+	if m.answered(when+": Create anonymous", err) {
+		tokens = append(tokens, created.Token)
+	}
+	m.anonymous = nil
+	for _, token := range tokens {
+		got, err := m.s.Sessions.Promote(m.t.Context(), m.namespace, token, session.Promotion{Subject: m.subject})
+		switch {
+		case !m.answered(when+": Promote", err):
+			m.anonymous = append(m.anonymous, token)
+			if validate(m.t, m.s, m.namespace, token, primary) == nil {
+				m.t.Errorf("%s: the anonymous session is inactive after a refused promotion, want active", when)
+			}
+		case got.Session == nil:
+			m.t.Errorf("%s: Promote = no session, want one", when)
+		default:
+			m.active[got.Token] = got.Session
+			if validate(m.t, m.s, m.namespace, token, primary) != nil {
+				m.t.Errorf("%s: the anonymous session is active after its promotion, want inactive", when)
+			}
+		}
+	}
 }
 
 // whole checks that nothing was left half done: what Redis has of each session is whole or gone, and was told once.
@@ -358,6 +392,9 @@ func TestSessionsWhileTheirSlotMoves(t *testing.T) {
 			}
 			m.whole("ended")
 			m.change("ended")
+			if len(m.anonymous) > 0 {
+				t.Errorf("%d anonymous sessions could not be promoted in the end, want none", len(m.anonymous))
+			}
 			m.look("ended and changed")
 			sweep(t, m.s)
 			m.whole("swept")

@@ -55,8 +55,8 @@ func (e *subjectEpochs) endedBelow(r *record) int64 {
 	switch {
 	case !r.needsSubject:
 		return epoch
-	case e.since == 0:
-		return noEpoch
+	case e.since == 0 && e.all == 0:
+		return noEpoch // as in subject_epoch of common.lua
 	}
 	return max(epoch, e.since)
 }
