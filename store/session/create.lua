@@ -36,8 +36,10 @@ local evicted, needed = {}, 0
 if subject_hash ~= '' then
   local ended_below
   ended_below, needed = subject_epoch(subject_key, class)
+  epoch = highest_epoch(epoch_key, ends, now)
   -- An epoch that the caller has seen and that is gone may have been raised before.
-  if if_epoch >= 0 and ended_below > if_epoch or if_epoch > 0 and needed == NO_EPOCH and ended_below == 0 then
+  local unknown = if_epoch > 0 and if_epoch < epoch and needed == NO_EPOCH
+  if if_epoch >= 0 and ended_below > if_epoch or unknown then
     return redis.error_reply('LARDER_SUBJECT_EPOCH_CHANGED revoked meanwhile')
   end
   local plan = plan_of(now, namespace, string.sub(record, 1, -#id - 1), string.sub(attributes, 1, -#id - 1), subject_prefix)
@@ -62,7 +64,7 @@ if subject_hash ~= '' then
     return {2, 0, refused}
   end
   evicted = carry_out(plan, events, ends)
-  epoch = math.max(highest_epoch(epoch_key, ends, now), ended_below)
+  epoch = math.max(epoch, ended_below)
   if needed == NO_EPOCH then
     -- The first session of the subject, or one after Redis has evicted its key: none from before comes back.
     epoch = epoch + 1
