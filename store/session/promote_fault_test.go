@@ -119,7 +119,7 @@ func TestRevokeDuringPromotion(t *testing.T) {
 	}
 }
 
-// Where the subject's shard is down the anonymous session stays, at once or when the time of the promotion is over.
+// If the subject's shard is down, the anonymous session is active again, at once or when the promotion's time is over.
 func TestPromoteWithTheSubjectsShardDown(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"down", "hung"} {
@@ -173,7 +173,7 @@ func TestPromoteWithoutTheKey(t *testing.T) {
 				t.Errorf("%s: the anonymous session is inactive, want active", what)
 			}
 		}
-		// Nor is it lost where the key has the same id and is another one.
+		// Nor is the session lost if the keyring has another key of the same id.
 		same := withKeyring(t, plain, newKeyring(t, "a", map[string][]byte{"a": newKey()}))
 		if got, err := same.Sessions.Promote(t.Context(), namespace, token, session.Promotion{Subject: "ann"}); got.Session != nil || !errors.Is(err, redis.ErrCorrupt) {
 			t.Errorf("with another key of the same id: Promote = %+v, %v; want ErrCorrupt", got, err)
@@ -186,7 +186,8 @@ func TestPromoteWithoutTheKey(t *testing.T) {
 	})
 }
 
-// A promotion whose server dies after the first step is as if it had never begun, once its time is over.
+// If a server dies after the first step of a promotion, the anonymous session is active again when the promotion's time is
+// over.
 func TestAbandonedPromotionGivesTheSessionBack(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		n := sessionOf("")
@@ -243,7 +244,7 @@ func TestPromoteHoldingAnOldEpoch(t *testing.T) {
 	})
 }
 
-// A policy that was tightened meanwhile binds what a promotion takes over and what a reauthentication restarts.
+// A policy that was tightened bounds the timeouts that a promotion takes over and that a reauthentication restarts.
 func TestTightenedTimeouts(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		token, _ := createSession(t, s, namespace, sessionOf(""))

@@ -33,7 +33,7 @@ func TestReauthenticationRaisesAssuranceAndRotates(t *testing.T) {
 		if diff := cmp.Diff(got, validate(t, s, namespace, next, primary)); diff != "" {
 			t.Errorf("validated (-want +got):\n%s", diff)
 		}
-		// The old token is dead at once, and a sign of theft only when its requests under way have ended.
+		// The old token is inactive at once, and counts as stolen only when requests under way must have ended.
 		wantInactive(t, s, namespace, token)
 		if _, sess := rotate(t, s, namespace, token); sess != nil {
 			t.Errorf("Rotate of the old token = %v, want no session", sess)
@@ -56,7 +56,7 @@ func TestReauthenticationRaisesAssuranceAndRotates(t *testing.T) {
 		if listed := walk(t, s, namespace, "ann", 10, nil); len(listed) != 1 {
 			t.Errorf("%d sessions are listed, want 1", len(listed))
 		}
-		// The timeouts are as long as they were, however often they begin anew.
+		// The timeouts keep their lengths, however often they restart.
 		age(t, s, namespace, sess, 0)
 		_, got = reauthenticate(t, s, namespace, last, session.Reauthentication{AMR: []string{"sc"}, ResetTimeouts: true})
 		if got.AbsoluteExpiresAt.Sub(got.LastActiveAt) != longest {
@@ -97,7 +97,7 @@ func TestReauthenticationLeavesOthersAlone(t *testing.T) {
 	})
 }
 
-// Another replica, which has the session near, hears within one push that the token has been superseded.
+// Another replica, which has the session in its near cache, learns of the new token within one push.
 func TestElevateVersusValidateNearCachedOnAnotherReplica(t *testing.T) {
 	raced(t, func(t *testing.T, a *store.Store, namespace string) {
 		b := another(t, a)
@@ -175,14 +175,14 @@ func TestRequirementIsMetByOneAuthentication(t *testing.T) {
 			t.Errorf("Validate = %+v, %v; want authenticated now", got, err)
 		}
 
-		// An unknown level raises none, and a session with none never meets one.
+		// An authentication of unknown level raises no level, and a session of unknown level meets no minimum.
 		n.Assurance = session.Assurance{}
 		token, _ = createSession(t, s, namespace, n)
 		token, _ = reauthenticate(t, s, namespace, token, session.Reauthentication{AMR: []string{"pwd"}})
 		want("unknown level", token, 1, 5*time.Minute, session.StepUpRequired)
 		want("unknown level", token, 0, 5*time.Minute, session.Active)
 
-		// What an earlier version has recorded does not tell when which level was reached: at the latest at the creation.
+		// A record of an earlier version does not say when its level was reached: at the latest at the creation.
 		n.Assurance = session.Assurance{AAL: 3, AMR: []string{"hwk"}}
 		token, sess := createSession(t, s, namespace, n)
 		age(t, s, namespace, sess, 30*time.Minute)

@@ -11,7 +11,7 @@ import (
 	"github.com/berthcare/larder/store/storetest"
 )
 
-// The answer to a revocation is lost; its repetition says what the first attempt did and ends nothing more.
+// If the answer to a revocation is lost, its repetition returns what the first attempt did and ends nothing more.
 func TestRevocationWithLostReply(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
@@ -86,7 +86,7 @@ func TestRevocationWithLostReply(t *testing.T) {
 	}
 }
 
-// A request means one operation on one target.
+// A request id stands for one operation on one target.
 func TestRequestIsOfOneOperation(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		ctx := session.WithRequest(t.Context(), "the same")

@@ -125,7 +125,7 @@ func TestWrongSecretChangesNothing(t *testing.T) {
 		if v := updateSession(t, s, namespace, byToken(forged), session.Changes{Set: map[string]string{"a": "b"}}); v != 0 {
 			t.Errorf("Update by a forged token = version %d, want 0", v)
 		}
-		// Without the secret one does not even learn the version.
+		// Without the secret the caller does not even learn the version.
 		u := session.Changes{Set: map[string]string{"a": "b"}, ExpectedVersion: 7}
 		if v, err := s.Sessions.Update(t.Context(), namespace, byToken(forged), u); v.Version != 0 || err != nil {
 			t.Errorf("Update by a forged token = version %d, %v; want 0, no error", v.Version, err)
