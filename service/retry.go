@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/berthcare/larder/store/redis"
+	"github.com/berthcare/larder/store/session"
 )
 
 const (
@@ -22,6 +24,9 @@ const (
 	// maxRetrying is the maximum time after the first failure at which another attempt may begin.
 	maxRetrying = time.Second
 )
+
+// revocations begins the names of the methods that revoke sessions.
+const revocations = "/larder.session.v1.SessionService/Revoke"
 
 // A retrier repeats the handler of an idempotent method after a transient failure of Redis. It is the only layer that
 // retries between this server and Redis.
@@ -40,6 +45,9 @@ func newRetrier(up func() bool, m *Metrics) *retrier {
 }
 
 func (r *retrier) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if strings.HasPrefix(info.FullMethod, revocations) {
+		ctx = session.WithRequest(ctx, "") // the attempts are one revocation
+	}
 	resp, err := handler(ctx, req)
 	if err == nil {
 		r.budget.succeeded()

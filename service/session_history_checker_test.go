@@ -110,6 +110,8 @@ func TestTheCheckersFindBrokenSessionHistories(t *testing.T) {
 		"a rotated token without grace":              {[]told{rotate(2, 3, "A", "B"), read(1, 5, primary, "A", shown(1, ""))}, sessionVerdict{true, 1, illegal}},
 		"a rotated token without grace, near, bound": {[]told{rotate(2, 3, "A", "B"), read(1, 14, near, "A", shown(1, ""))}, sessionVerdict{true, 1, ok}},
 		"a rotated token within its grace":           {[]told{change(opRotate, 2, 3, "A", "B", false), read(1, 5, primary, "A", shown(1, ""))}, good},
+		"two rotated tokens within their grace":      {[]told{change(opRotate, 2, 3, "A", "B", false), change(opRotate, 4, 5, "B", "C", false), read(1, 6, primary, "A", shown(1, "")), change(opRotate, 8, 9, "A", "C", false)}, good},
+		"a rotated token before reauthentication":    {[]told{change(opRotate, 2, 3, "A", "B", false), change(opReauth, 4, 5, "B", "C", false), read(1, 6, primary, "A", shown(1, ""))}, sessionVerdict{false, 0, illegal}},
 		"a token of before reauthentication":         {[]told{change(opReauth, 2, 3, "A", "B", false), read(1, 5, primary, "A", shown(1, ""))}, sessionVerdict{true, 1, illegal}},
 		"the new token":                              {[]told{rotate(2, 3, "A", "B"), read(1, 5, near, "B", shown(1, ""))}, good},
 		"the new token is inactive":                  {[]told{rotate(2, 3, "A", "B"), read(1, 5, near, "B", inactive)}, sessionVerdict{false, 0, illegal}},

@@ -35,6 +35,7 @@ func (s *Session) PromoteSession(ctx context.Context, r *sessionv1.PromoteSessio
 	p := session.Promotion{
 		Subject: f.subject(r.GetSubject(), 1), Assurance: f.assurance("assurance", r.GetAssurance()),
 		Limits: f.sessionLimits(r), IfSubjectEpoch: f.ifSubjectEpoch(r.GetSubject(), r.IfSubjectEpoch),
+		MaxIdle: f.rules.Sessions.IdleTimeout, MaxAbsolute: f.rules.Sessions.AbsoluteTimeout,
 	}
 	if err := f.err(); err != nil {
 		return nil, err
@@ -66,6 +67,7 @@ func (s *Session) ReauthenticateSession(ctx context.Context, r *sessionv1.Reauth
 	token := f.token(r.GetSessionToken())
 	a := session.Reauthentication{
 		AAL: f.aal("aal", r.GetAal()), AMR: f.methods("amr", r.GetAmr()), ResetTimeouts: r.GetResetTimeouts(),
+		MaxIdle: f.rules.Sessions.IdleTimeout, MaxAbsolute: f.rules.Sessions.AbsoluteTimeout,
 		Grace: f.rules.Sessions.RotationGrace,
 	}
 	if len(r.GetAmr()) == 0 {

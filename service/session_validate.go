@@ -47,7 +47,7 @@ func (s *Session) cacheFor(v session.Validation, verdict session.Verdict) *durat
 	now := s.store.Redis.Now()
 	d := min(max(s.limits.SessionCacheFor, 0), verdict.Session.ExpiresAt().Sub(now))
 	if v.MaxAuthAge > 0 {
-		d = min(d, v.MaxAuthAge-now.Sub(verdict.Session.Assurance.AuthenticatedAt))
+		d = min(d, v.MaxAuthAge-now.Sub(verdict.AuthenticatedAt))
 	}
 	return durationpb.New(max(d, time.Duration(0)))
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/berthcare/larder/store/storetest"
 )
 
-// When a revocation has returned, other replicas' primary validations fail at once and their cached ones within one push.
+// Once a revocation has returned, PRIMARY validations through other replicas fail at once, and cached ones within one push.
 func TestRevokeReachesOtherReplica(t *testing.T) {
 	raced(t, func(t *testing.T, a *store.Store, namespace string) {
 		b := another(t, a)
@@ -55,7 +55,7 @@ func TestRevokeReachesOtherReplica(t *testing.T) {
 	})
 }
 
-// A replica that has lost touch with Redis believes a revoked session for no longer than the bound of its near cache.
+// A replica that cannot reach Redis answers a revoked session as active only until the TTL of its near cache has elapsed.
 func TestRevokedWhilePartitioned(t *testing.T) {
 	t.Parallel()
 	const bound = 600 * time.Millisecond
@@ -109,7 +109,7 @@ func TestRevokedWhilePartitioned(t *testing.T) {
 	}
 }
 
-// A revocation is seen at once by whatever is asked afterwards through the same replica, however many ask meanwhile.
+// A validation that follows a revocation through the same replica sees it, however many validations run meanwhile.
 func TestReadYourRevoke(t *testing.T) {
 	raced(t, func(t *testing.T, s *store.Store, namespace string) {
 		var current atomic.Pointer[string]
@@ -153,8 +153,8 @@ func TestReadYourRevoke(t *testing.T) {
 	})
 }
 
-// A validation that begins after the subject's sessions were ended does not take the answer of one that began before:
-// that one's is still on its way here, since its attributes are large and the line is slow.
+// A validation that begins after a subject's sessions were revoked does not use the answer of a read that began before: that
+// answer is still on its way, as the attributes are large and the connection is slow.
 func TestReadYourRevokeOfSubjectDuringASlowRead(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
@@ -182,12 +182,12 @@ func TestReadYourRevokeOfSubjectDuringASlowRead(t *testing.T) {
 	wantInactive(t, s, "n", token)
 }
 
-// No replica calls a session inactive for what it remembers: neither that there was none, nor that its epoch was too old.
+// No replica calls a session inactive because of its near cache, which may have missed the creation or hold an old epoch.
 func TestNegativeVerdictConfirmedOnPrimary(t *testing.T) {
 	raced(t, func(t *testing.T, a *store.Store, namespace string) {
 		b := another(t, a)
 		for range 100 {
-			// Where a token is tried before its session is there, absence is not remembered.
+			// A token is tried before its record exists: the near cache must not remember the absence.
 			token, sess := createSession(t, a, namespace, sessionOf("bob"))
 			keys := sessionKeysOf(t, namespace, sess)
 			aside := keys.record + ":aside"
@@ -199,8 +199,8 @@ func TestNegativeVerdictConfirmedOnPrimary(t *testing.T) {
 			}
 		}
 
-		// The session that is kept while the others are ended has a new epoch, and its subject too. A replica that has
-		// heard of one and not of the other must not end it.
+		// A revocation that excepts a session gives it a new epoch, and the subject too. A replica that has received only
+		// one of the two pushes must not call the session inactive.
 		token, sess := createSession(t, a, namespace, sessionOf("ann"))
 		ctx, cancel := context.WithCancel(t.Context())
 		var validators sync.WaitGroup

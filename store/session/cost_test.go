@@ -15,13 +15,13 @@ import (
 	"github.com/berthcare/larder/store/storetest"
 )
 
-// calledByScripts are commands that scripts of sessions call in their turn.
+// calledByScripts are commands that the scripts of sessions call.
 var calledByScripts = []string{
 	"del", "exists", "get", "hdel", "hget", "hgetall", "hmget", "hset", "incrby", "pexpire", "pexpireat", "pttl", "rename", "rpush", "sadd", "set", "smembers",
 	"srem", "time", "unlink", "xadd", "zadd", "zcard", "zcount", "zrange", "zrangebyscore", "zrem", "zremrangebyscore", "zscore",
 }
 
-// cost returns what an operation costs: its round trips, and the commands that they sent.
+// cost returns the round trips of an operation and the commands that it sent.
 func cost(t *testing.T, server *redistest.Server, run func(ctx context.Context)) (trips int64, sent map[string]int64) {
 	t.Helper()
 	server.ResetCommandCalls(t)
@@ -50,7 +50,7 @@ func TestSessionCosts(t *testing.T) {
 	}
 	update := session.Changes{Set: map[string]string{"a": "b"}}
 
-	// Redis knows the scripts from here on.
+	// From here on Redis knows the scripts.
 	token, created := sess("warm")
 	wantActive(t, s, "warm", token)
 	updateSession(t, s, "warm", byToken(token), update)

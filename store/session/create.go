@@ -73,11 +73,12 @@ func (s *Sessions) Create(ctx context.Context, namespace string, n Creation) (Cr
 func (s *Sessions) create(ctx context.Context, namespace string, n Creation, cred credential, from string, eff redis.Effect) (Created, error) {
 	p := cred.partition
 	keys, args := changing(p, namespace, cred.id)
+	keys = append(keys, epochKey(p))
 	hash, authenticated, ifEpoch := "", "", int64(-1)
 	if n.Subject != "" {
 		_, hash = subjectHash(namespace, n.Subject)
-		keys = append(keys, subjectKey(p, namespace, hash), indexKey(p, namespace, hash), classesKey(p, namespace, hash), epochKey(p),
-			promotionKey(p, namespace, cred.id))
+		keys = append(keys, subjectKey(p, namespace, hash), indexKey(p, namespace, hash), classesKey(p, namespace, hash),
+			promotionKey(p, namespace, cred.id), classIndex(indexKey(p, namespace, hash), n.Device.Class))
 		if at := n.Assurance.AuthenticatedAt; !at.IsZero() {
 			authenticated = strconv.FormatInt(at.UnixMilli(), 10)
 		}
@@ -93,7 +94,7 @@ func (s *Sessions) create(ctx context.Context, namespace string, n Creation, cre
 		args = append(args, name, value)
 	}
 	defer s.redis.Forget(keys[0])
-	m, err := s.redis.Run(ctx, createScript, eff, keys, args...)
+	m, err := s.run(ctx, createScript, eff, keys, args...)
 	if err != nil {
 		return Created{}, err
 	}

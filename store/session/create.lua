@@ -1,6 +1,6 @@
 -- Creates a session, after revoking others if the subject is at its limits.
--- KEYS: 1-4 as in common.lua; for a session with a subject also 5 subject, 6 index of the subject, 7 its device classes,
---       8 highest epoch of the partition, 9 note that a promotion has created the session
+-- KEYS: 1-4 as in common.lua, 5 highest epoch of the partition; for a session with a subject also 6 subject, 7 index of the
+--       subject, 8 its device classes, 9 note that a promotion has created the session, 10 index of the device class
 -- ARGV: 1-4 as in common.lua, 5 subject, 6 hash of the subject ('': anonymous), 7 hash of the secret, 8 idle and 9 absolute
 --       timeout in milliseconds, 10 ip, 11 user agent, 12 label, 13 device class, 14 highest epoch that the subject may have
 --       (-1: any), 15 maximum sessions of the subject and 16 of the device class (0: unlimited), 17 policy at the limit
@@ -11,8 +11,8 @@
 --          {0} if the record exists or the promotion was completed before. A session is {id, ip, user agent, label, device
 --          class, created, last active, expires}
 
-local record, attributes, events, ends, subject_key, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local classes, epoch_key, promotion = KEYS[7], KEYS[8], KEYS[9]
+local record, attributes, events, ends, epoch_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local subject_key, index, classes, promotion = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local namespace, id, subject_prefix = ARGV[1], ARGV[2], ARGV[3]
 local subject, subject_hash, secret_hash = ARGV[5], ARGV[6], ARGV[7]
 local idle, absolute_timeout, ip, user_agent, label = tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], ARGV[11], ARGV[12]
@@ -32,50 +32,79 @@ local now = now_ms()
 local absolute = now + absolute_timeout
 local expires = math.min(absolute, now + idle)
 local epoch = now
-local evicted = {}
+local evicted, needed = {}, 0
 if subject_hash ~= '' then
-  local ended_below = subject_epoch(subject_key, class)
-  if if_epoch >= 0 and ended_below > if_epoch then
+  local ended_below
+  ended_below, needed = subject_epoch(subject_key, class)
+  epoch = highest_epoch(epoch_key, ends, now)
+  -- An epoch that the caller has seen and that is gone may have been raised before.
+  local unknown = if_epoch > 0 and if_epoch < epoch and needed == NO_EPOCH
+  if if_epoch >= 0 and ended_below > if_epoch or unknown then
     return redis.error_reply('LARDER_SUBJECT_EPOCH_CHANGED revoked meanwhile')
   end
-  local room = {
-    now = now, namespace = namespace, events = events, ends = ends, subject_prefix = subject_prefix, policy = policy,
-    record_prefix = string.sub(record, 1, -#id - 1), attributes_prefix = string.sub(attributes, 1, -#id - 1),
-  }
+  local plan = plan_of(now, namespace, string.sub(record, 1, -#id - 1), string.sub(attributes, 1, -#id - 1), subject_prefix)
   -- First the class: the sessions that it revokes make room for the subject as well.
-  local refused = class ~= '' and make_room({index_of(index, class)}, max_of_class, room, evicted)
-  if not refused then
+  local refused = class ~= '' and make_room({index_of(index, class)}, max_of_class, policy, plan)
+  if not refused and max_sessions > 0 then
     local indexes = {}
     for i, c in ipairs(classes_of(classes)) do
       indexes[i] = index_of(index, c)
     end
-    refused = make_room(indexes, max_sessions, room, evicted)
+    local ask = elsewhere(indexes)
+    if ask then
+      return ask
+    end
+    refused = make_room(indexes, max_sessions, policy, plan)
+  end
+  local ask = elsewhere(plan.missing)
+  if ask then
+    return ask
   end
   if refused then
     return {2, 0, refused}
   end
-  epoch = math.max(highest_epoch(epoch_key, now), ended_below)
+  evicted = carry_out(plan, events, ends)
+  epoch = math.max(epoch, ended_below)
+  if needed == NO_EPOCH then
+    -- The first session of the subject, or one after Redis has evicted its key: none from before comes back.
+    epoch = epoch + 1
+    redis.call('HSET', subject_key, 'since', ms(epoch))
+  else
+    epoch = math.max(epoch, needed)
+  end
   redis.call('SET', epoch_key, ms(epoch))
+else
+  redis.call('SET', epoch_key, ms(now), 'NX') -- where there are sessions there is a highest epoch
 end
 
-redis.call('HSET', record, 'sub', subject, 'sh', subject_hash, 'h', secret_hash,
-  'ct', ms(now), 'la', ms(now), 'idle', ms(idle), 'abs', ms(absolute), 'ep', ms(epoch), 'v', '1',
-  'ip', ip, 'ua', user_agent, 'label', label)
+local fields = {
+  'sub', subject, 'sh', subject_hash, 'h', secret_hash, 'ct', ms(now), 'la', ms(now), 'idle', ms(idle), 'abs', ms(absolute),
+  'ep', ms(epoch), 'v', '1', 'ip', ip, 'label', label, 'da', #ARGV >= first_attribute and '1' or '0',
+}
+local function field(name, value)
+  fields[#fields + 1], fields[#fields + 2] = name, value
+end
+-- Redis keeps a hash compact only if each of its values has at most 64 bytes.
+for i = 0, math.max(0, math.ceil(#user_agent / 64) - 1) do
+  field(i == 0 and 'ua' or 'ua' .. i, string.sub(user_agent, 64 * i + 1, 64 * i + 64))
+end
 if class ~= '' then
-  redis.call('HSET', record, 'cl', class)
+  field('cl', class)
 end
 if subject_hash ~= '' then
-  redis.call('HSET', record, 'aal', aal, 'amr', methods, 'at', authenticated == '' and ms(now) or authenticated)
+  field('su', '1')
+  field('aal', aal)
+  field('amr', methods)
+  field('at', authenticated == '' and ms(now) or authenticated)
 end
+redis.call('HSET', record, unpack(fields))
 redis.call('PEXPIREAT', record, ms(expires + RETAIN))
 if #ARGV >= first_attribute then
-  for i = first_attribute, #ARGV, 2 do
-    redis.call('HSET', attributes, ARGV[i], ARGV[i + 1])
-  end
+  redis.call('HSET', attributes, unpack(ARGV, first_attribute))
   redis.call('PEXPIREAT', attributes, ms(absolute + RETAIN))
 end
 if subject_hash ~= '' then
-  add_to_index(index, classes, class, id, expires, absolute, now)
+  add_to_index(index, classes, subject_key, class, id, expires, absolute, now)
 end
 ends_at(ends, namespace, id, nil, expires)
 if from == '' then

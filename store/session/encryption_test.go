@@ -43,7 +43,7 @@ func withKeyring(t *testing.T, s *store.Store, k *keyring.Keyring) *store.Store 
 	return storetest.Open(t, o)
 }
 
-// Attributes are unreadable in Redis, and returned everywhere else as they were given.
+// Attributes are encrypted in Redis, and every call returns them as they were given.
 func TestAttributesAreEncrypted(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, plain *store.Store, namespace string) {
 		s := plain
@@ -75,7 +75,7 @@ func TestAttributesAreEncrypted(t *testing.T) {
 		if plain == nil {
 			return
 		}
-		// Without the key there is no session with fewer attributes, but an error.
+		// Without the key the answer is an error, and not a session without its encrypted attributes.
 		if got, err := plain.Sessions.ValidateSession(t.Context(), namespace, token, primary, session.TouchNever); got != nil || !errors.Is(err, keyring.ErrKeyUnknown) {
 			t.Errorf("Validate without a keyring = %v, %v; want nil, ErrKeyUnknown", got, err)
 		}
@@ -93,7 +93,7 @@ func TestAttributesAreEncrypted(t *testing.T) {
 	})
 }
 
-// The active key is changed while sessions live: each write is made with the new one, and both are read.
+// The active key changes while sessions live: writes use the new key, and both keys can be read.
 func TestKeysAreChangedUnderLivingSessions(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, plain *store.Store, namespace string) {
 		if plain.Redis.Mode() == redis.Embedded {
@@ -125,7 +125,8 @@ func TestKeysAreChangedUnderLivingSessions(t *testing.T) {
 	})
 }
 
-// Values are encrypted where that is asked for, compressed first, however they are written and read.
+// Values are encrypted if the write asks for it, after compression, by every kind of write, and every kind of read returns
+// them.
 func TestValuesAreEncrypted(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		o := storetest.Options(t, s.Redis.Mode())
@@ -171,7 +172,7 @@ func TestValuesAreEncrypted(t *testing.T) {
 				t.Errorf("BatchGet %q = %+v, %v; want value %q", key, found, err, want)
 			}
 		}
-		// Another entry's value under this key is not this key's.
+		// A value that was moved from another key cannot be decrypted.
 		other := storetest.Command(t, s, "GET", "ld:c:{"+namespace+":long}").(string)
 		storetest.Command(t, s, "SET", "ld:c:{"+namespace+":set}", other)
 		if got, err := s.Cache.Get(ctx, namespace, "set", false); !errors.Is(err, redis.ErrCorrupt) || got.Entry != nil {
@@ -180,7 +181,7 @@ func TestValuesAreEncrypted(t *testing.T) {
 	})
 }
 
-// What is to be encrypted is not stored as it is.
+// A write that must be encrypted is refused without a keyring.
 func TestNothingIsStoredWithoutTheKeyringItNeeds(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		w := cache.Write{Value: []byte("canary"), Fresh: time.Hour, Encrypt: true}
@@ -204,7 +205,7 @@ func TestNothingIsStoredWithoutTheKeyringItNeeds(t *testing.T) {
 	})
 }
 
-// What Redis cannot read is added to all the same, and nothing is lost.
+// Concurrent increments of encrypted attributes add up.
 func TestParallelIncrementsOfEncryptedAttributesAddUp(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		o := storetest.Options(t, s.Redis.Mode())
@@ -256,7 +257,7 @@ func TestParallelIncrementsOfEncryptedAttributesAddUp(t *testing.T) {
 		if got, err := a.Sessions.Update(t.Context(), namespace, byToken(wrongSecret(t, token, other)), session.Changes{Increment: map[string]int64{"text": 1}}); got.Version != 0 || err != nil {
 			t.Errorf("Update with a wrong secret = %+v, %v; want version 0, no error", got, err)
 		}
-		// The limit is one of what was given, not of what is stored.
+		// The limit counts bytes before encryption.
 		room := 100 - len("text"+"canary"+"full"+"n"+"39"+"new"+"7"+"absent"+"1"+"long")
 		if got := updateSession(t, a, namespace, byToken(token), session.Changes{Set: map[string]string{"long": strings.Repeat("x", room)}}); got != 23 {
 			t.Errorf("version %d after an update to exactly the limit of bytes, want 23", got)
@@ -264,7 +265,7 @@ func TestParallelIncrementsOfEncryptedAttributesAddUp(t *testing.T) {
 	})
 }
 
-// Without the key of its attributes a session cannot be given a new token that nobody would be told.
+// A replica that cannot decrypt the attributes does not reauthenticate the session: nobody would receive the new token.
 func TestReauthenticationWithoutTheKeyChangesNothing(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, plain *store.Store, namespace string) {
 		if plain.Redis.Mode() == redis.Embedded {
@@ -293,9 +294,9 @@ func TestReauthenticationWithoutTheKeyChangesNothing(t *testing.T) {
 	})
 }
 
-// An increment by the session's id needs no token, whatever tokens the session has had.
+// An increment by session id needs no token, whatever tokens the session had.
 func TestIncrementOfEncryptedAttributeByID(t *testing.T) {
-	storetest.Everywhere(t, func(t *testing.T, plain *store.Store, namespace string) {
+	raced(t, func(t *testing.T, plain *store.Store, namespace string) {
 		s := withKeyring(t, plain, newKeyring(t, "a", map[string][]byte{"a": newKey()}))
 		token, sess := createSession(t, s, namespace, sessionOf("ann"))
 		for want := int64(1); want <= 3; want++ {

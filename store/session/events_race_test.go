@@ -16,7 +16,7 @@ import (
 	"github.com/berthcare/larder/store/storetest"
 )
 
-// consumer takes in events as a worker that keeps its place does, until it is killed, and goes on from there.
+// consumer reads events and stores its resume token now and then, until it is killed and resumes from the stored one.
 type consumer struct {
 	namespace string
 	filter    session.EventFilter
@@ -26,7 +26,7 @@ type consumer struct {
 	trimmed   int
 }
 
-// run takes in events until some have come, ctx ends or the watch fails.
+// run reads events until enough returns true, ctx ends or the watch fails.
 func (c *consumer) run(ctx context.Context, s *store.Store, enough func(taken int) bool) error {
 	killed := errors.New("killed")
 	taken := 0
@@ -52,7 +52,7 @@ func (c *consumer) run(ctx context.Context, s *store.Store, enough func(taken in
 	return err
 }
 
-// happened are the events of a namespace that Redis holds, by partition in order.
+// happened returns the ids of a namespace's events in Redis, in the order of each partition.
 func happened(tb testing.TB, s *store.Store, namespace string) (ids []string) {
 	tb.Helper()
 	for p := range 256 {
@@ -70,8 +70,8 @@ func happened(tb testing.TB, s *store.Store, namespace string) (ids []string) {
 	return ids
 }
 
-// A consumer that is killed ten times under load, before it has stored its place, and resumed on any replica, misses
-// nothing.
+// A consumer that is killed ten times under load, before it has stored its resume token, and resumes at any replica, misses
+// no event.
 func TestSessionEventsConsumerKilledTenTimesMissesNothing(t *testing.T) {
 	raced(t, func(t *testing.T, s *store.Store, namespace string) {
 		both := storetest.Replicas(t, s)
@@ -110,7 +110,7 @@ func TestSessionEventsConsumerKilledTenTimesMissesNothing(t *testing.T) {
 				t.Fatalf("kill %d: the watch ended with %v: %s; want no error", kill, err, redis.Cause(err))
 			}
 		}
-		// Much of what it took in may have been the same again: the load lasts until there was enough.
+		// Many events may have been delivered again, so the load lasts until there were enough different ones.
 		if err := c.run(ctx, s, func(int) bool { return len(c.seen) >= 500 }); err != nil {
 			t.Fatalf("the watch ended with %v, want no error", err)
 		}
@@ -165,7 +165,7 @@ func eventsFailover(t *testing.T, o store.Options, change func()) {
 		})
 		acknowledged = append(acknowledged, sess.ID)
 	}
-	// take consumes all that Redis holds, as a client that resumes would, and all from now on where it is told of a gap.
+	// take reads all events that Redis holds, resuming after each gap without a token.
 	take := func() {
 		missing := func() (missing int) {
 			for _, id := range happened(t, writer, "n") {
@@ -210,7 +210,7 @@ func eventsFailover(t *testing.T, o store.Options, change func()) {
 		}
 	}
 	t.Logf("%d of %d were not told, with %d gaps", lost, len(acknowledged), c.trimmed)
-	// What Redis itself has lost shows as a gap, or was told before; this is what it held at the end.
+	// What Redis has lost was delivered before or is reported as a gap; this is what it holds at the end.
 	if held := len(happened(t, writer, "n")); c.trimmed == 0 && held > len(c.seen) {
 		t.Errorf("%d events were delivered, want at least the %d that Redis holds", len(c.seen), held)
 	}

@@ -19,16 +19,16 @@ import (
 	"github.com/berthcare/larder/store/storetest"
 )
 
-// told is a watch of session events under way and what it has told.
+// told is a watch under way and the events that it has delivered.
 type told struct {
 	mu     sync.Mutex
 	events []session.Event
 	token  string // the last one
 	tokens int
-	// checkpoints counts the tokens without an event, of which the first tells that the watch has begun.
-	checkpoints int
-	cancel      context.CancelFunc
-	done        chan error
+	// covered says whether the last token covers the last event.
+	covered bool
+	cancel  context.CancelFunc
+	done    chan error
 }
 
 func (w *told) seen() []session.Event {
@@ -74,9 +74,8 @@ func watchEvents(tb testing.TB, s *store.Store, namespace string, f session.Even
 			w.mu.Lock()
 			if e != nil {
 				w.events = append(w.events, *e)
-			} else {
-				w.checkpoints++
 			}
+			w.covered = token != ""
 			if token != "" {
 				w.token = token
 				w.tokens++
@@ -175,7 +174,7 @@ func TestSessionEventsResume(t *testing.T) {
 					storetest.Eventually(t, "a token that covers the last of them", func() bool {
 						w.mu.Lock()
 						defer w.mu.Unlock()
-						return w.checkpoints > 1
+						return w.covered
 					})
 				}
 			}
@@ -262,7 +261,7 @@ func (w *told) gone(tb testing.TB) {
 	}
 }
 
-// TestSessionEventsGap: where events are gone that a consumer has not seen, it is told so, and only there.
+// TestSessionEventsGap: a consumer that has not seen some of the trimmed events gets an error, and no other does.
 func TestSessionEventsGap(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		p, _ := subjectPartition(namespace, "ann")
@@ -328,7 +327,7 @@ func TestSessionEventsOfASlowWatcher(t *testing.T) {
 	}
 	let()
 	storetest.Eventually(t, "all events", func() bool { return len(w.seen()) == count+1 })
-	// Read in pieces, and not once for each event or once for all.
+	// Events are read in batches, neither one by one nor all at once.
 	if n := server.CommandCalls(t)["eval_ro"]; n < count/64 || n > count/4 {
 		t.Errorf("%d events were read in %d reads, want between %d and %d", count, n, count/64, count/4)
 	}

@@ -37,8 +37,8 @@ func (s *Sessions) Get(ctx context.Context, namespace, id string) (*Session, err
 // read reads the record, the attributes and the subject's epoch of a session at one moment. It returns nil if the session is
 // not active. Tracked lets the caller keep the result in the near cache.
 func (s *Sessions) read(ctx context.Context, p partition, namespace, id string, tracked bool) (r *record, err error) {
-	keys := []string{sessionKey(p, namespace, id), attributesKey(p, namespace, id)}
-	m, err := s.redis.RunRead(ctx, readScript, tracked, keys, subjectKey(p, namespace, ""))
+	keys, args := reading(p, namespace, id)
+	m, err := s.runRead(ctx, readScript, tracked, keys, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -47,6 +47,11 @@ func (s *Sessions) read(ctx context.Context, p partition, namespace, id string, 
 		return nil, err
 	}
 	return r, nil
+}
+
+// reading returns the keys and arguments of read.lua.
+func reading(p partition, namespace, id string) (keys, args []string) {
+	return []string{sessionKey(p, namespace, id)}, []string{subjectKey(p, namespace, ""), attributesKey(p, namespace, id)}
 }
 
 // readNear returns an active session from the near cache, or reads it into the near cache. A nil record decides nothing:
@@ -72,7 +77,7 @@ func (s *Sessions) readNear(ctx context.Context, p partition, namespace, id stri
 	}
 	// The record may come from a read of another caller that began before the subject's sessions were revoked. A revocation
 	// invalidates the key of the subject and not that of the record, so the epoch must be looked up too.
-	epoch, err := s.subjectEpoch(ctx, p, namespace, r.subjectHash, r.session.Device.Class)
+	epoch, err := s.subjectEpoch(ctx, p, namespace, r)
 	if err != nil || !r.active(epoch, s.redis.Now()) {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ const (
 // longest is the longest absolute timeout that these tests use.
 const longest = 12 * time.Hour
 
-// sessionOf returns what a session of a subject is created with where nothing else matters.
+// sessionOf returns a creation with long timeouts and nothing else but a subject.
 func sessionOf(subject string) session.Creation {
 	return session.Creation{Subject: subject, Idle: time.Hour, Absolute: longest}
 }
@@ -41,7 +41,7 @@ func createSession(tb testing.TB, s *store.Store, namespace string, n session.Cr
 	return created.Token, created.Session
 }
 
-// validate returns the session of a token, without touching it.
+// validate returns the session of a token without touching it; nil means inactive.
 func validate(tb testing.TB, s *store.Store, namespace, token string, near bool) *session.Session {
 	tb.Helper()
 	sess, err := s.Sessions.ValidateSession(tb.Context(), namespace, token, near, session.TouchNever)
@@ -126,7 +126,7 @@ func tokenBytes(tb testing.TB, token string) []byte {
 	return b
 }
 
-// sessionKeys are where a session is in Redis, for tests that look at it or change it behind the store's back.
+// sessionKeys are the Redis keys of a session, for tests that read or change them directly.
 type sessionKeys struct{ record, attributes, subject, index string }
 
 func sessionKeysOf(tb testing.TB, namespace string, sess *session.Session) sessionKeys {
@@ -150,7 +150,7 @@ func subjectPartition(namespace, subject string) (partition byte, hash string) {
 	return sum[0], hex.EncodeToString(sum[:16])
 }
 
-// age moves a session into the past, as if all that was recorded of it had happened so much earlier.
+// age moves the times of a session into the past.
 func age(tb testing.TB, s *store.Store, namespace string, sess *session.Session, by time.Duration) {
 	tb.Helper()
 	keys, ms := sessionKeysOf(tb, namespace, sess), fmt.Sprint(-by.Milliseconds())
@@ -169,7 +169,7 @@ func age(tb testing.TB, s *store.Store, namespace string, sess *session.Session,
 	}
 }
 
-// timeToLive returns how long a key is kept.
+// timeToLive returns the remaining time to live of a key.
 func timeToLive(tb testing.TB, s *store.Store, key string) time.Duration {
 	tb.Helper()
 	ms, _ := storetest.Command(tb, s, "PTTL", key).(int64)

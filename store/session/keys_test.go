@@ -7,7 +7,7 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// What is kept of different kinds never shares a key.
+// Keys of different kinds are never equal.
 func TestKeysHaveDifferentLetters(t *testing.T) {
 	t.Parallel()
 	p, hash := subjectHash("a", "b")

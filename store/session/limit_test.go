@@ -16,7 +16,7 @@ import (
 	"github.com/berthcare/larder/store/storetest"
 )
 
-// limited returns what a session of a subject with limits is created with.
+// limited returns a creation with a device class and limits.
 func limited(subject, class string, limits session.Limits) session.Creation {
 	n := sessionOf(subject)
 	n.Device, n.Limits = session.Device{Label: "a " + class, Class: class}, limits
@@ -96,7 +96,7 @@ func TestCreateEvictsUntilThereIsRoom(t *testing.T) {
 			for _, token := range tokens {
 				wantActive(t, s, namespace, token) // so that the near cache has them
 			}
-			// Not one for one, but down to the limit.
+			// The limit was exceeded by several: they all end, and not one for the new one.
 			created := createLimited(t, s, namespace, limited(subject, "", session.Limits{PerSubject: 3, Policy: c.policy}))
 			var want []string
 			for _, n := range c.order[:3] {
@@ -158,7 +158,7 @@ func TestCreateIsRejectedAtTheLimit(t *testing.T) {
 		for _, token := range tokens {
 			wantActive(t, s, namespace, token)
 		}
-		// Others have room, and so has the subject when one has ended.
+		// Other subjects are not limited by it, and neither is the subject once one of its sessions has ended.
 		createSession(t, s, namespace, limited("bob", "", limits))
 		createSession(t, s, namespace, limited("", "", limits))
 		revokeSession(t, s, namespace, byToken(tokens[0]))
@@ -169,7 +169,7 @@ func TestCreateIsRejectedAtTheLimit(t *testing.T) {
 	})
 }
 
-// What ends for the limit of its class need not end for that of the subject as well.
+// The sessions that the class limit revokes count as revoked for the subject's limit.
 func TestLimitOfTheDeviceClassComesFirst(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		limits := session.Limits{PerSubject: 3, PerClass: 1, Policy: session.EvictOldest}
@@ -184,11 +184,11 @@ func TestLimitOfTheDeviceClassComesFirst(t *testing.T) {
 		}
 		wantActive(t, s, namespace, web)
 		wantActive(t, s, namespace, none)
-		// Without a class there is no limit of it.
+		// Without a device class only the subject's limit holds.
 		limits.PerSubject = 4
 		createSession(t, s, namespace, limited("ann", "", limits))
 		wantActive(t, s, namespace, none)
-		// And a refusal of the class lists the class.
+		// If the class limit refuses, the answer lists the sessions of the class.
 		limits.Policy = session.Reject
 		refused := createLimited(t, s, namespace, limited("ann", "web", limits))
 		if refused.Session != nil || len(refused.Existing) != 1 || refused.Existing[0].Device.Class != "web" {
@@ -197,7 +197,7 @@ func TestLimitOfTheDeviceClassComesFirst(t *testing.T) {
 	})
 }
 
-// Only active sessions count, whatever the index says.
+// Only active sessions count towards the limits, whatever the index holds.
 func TestLimitCountsActiveSessionsAlone(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		limits := session.Limits{PerSubject: 2, PerClass: 2, Policy: session.Reject}
@@ -228,7 +228,7 @@ func TestLimitCountsActiveSessionsAlone(t *testing.T) {
 	})
 }
 
-// However many are created at once, on whatever replica, the subject never has more than it may.
+// Concurrent creations through any replicas never exceed the limit.
 func TestParallelCreatesNeverExceedTheLimit(t *testing.T) {
 	raced(t, func(t *testing.T, a *store.Store, namespace string) {
 		b := another(t, a)
@@ -274,7 +274,7 @@ func TestParallelCreatesNeverExceedTheLimit(t *testing.T) {
 	})
 }
 
-// A limit that is lowered holds from the next login on, for as many sessions as there are.
+// A lowered limit holds from the next login on, however many sessions there are.
 func TestLoweredLimitEndsManySessions(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		count := 300
@@ -294,8 +294,8 @@ func TestLoweredLimitEndsManySessions(t *testing.T) {
 	})
 }
 
-// Redis is not kept busy for as long as it takes: where there are far too many, each login ends a thousand, and the limit
-// is reached in the end.
+// One script reads at most 1000 records of an index. Far above the limit, each login revokes a thousand sessions until the
+// limit is reached.
 func TestFarTooManySessionsEndLoginByLogin(t *testing.T) {
 	raced(t, func(t *testing.T, s *store.Store, namespace string) {
 		createMany(t, s, namespace, sessionOf("ann"), 2100)

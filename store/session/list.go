@@ -35,12 +35,12 @@ func (s *Sessions) ListSubject(ctx context.Context, namespace, subject string, l
 		return nil, "", redis.ErrPageToken
 	}
 	index := indexKey(p, namespace, hash)
-	keys := []string{classesKey(p, namespace, hash)}
+	keys := []string{classesKey(p, namespace, hash), index, subjectKey(p, namespace, hash), classIndex(index, l.Class)}
 	args := []string{
-		index, l.Class, strconv.FormatInt(at.score, 10), at.id, strconv.Itoa(l.Count), strconv.FormatInt(s.redis.Now().UnixMilli(), 10),
+		l.Class, strconv.FormatInt(at.score, 10), at.id, strconv.Itoa(l.Count), strconv.FormatInt(s.redis.Now().UnixMilli(), 10),
 		sessionKey(p, namespace, ""), attributesKey(p, namespace, ""), subjectKey(p, namespace, ""),
 	}
-	answer, err := s.redis.RunRead(ctx, listScript, false, keys, args...)
+	answer, err := s.runRead(ctx, listScript, false, keys, args...)
 	if err != nil {
 		return nil, "", err
 	}

@@ -1,13 +1,21 @@
 -- Reads a page of a subject's sessions in the order of their expiry, then of their ids. It is read-only.
--- KEYS: 1 device classes of the subject
--- ARGV: 1 index of the subject, 2 device class ('': all), 3 expiry in milliseconds and 4 id of the last session of the page
---       before, 5 maximum number of sessions, 6 the caller's estimate of the time in milliseconds, 7 prefix of records, 8 of
---       attributes, 9 of subject keys
+-- KEYS: 1 device classes of the subject, 2 index of the subject, 3 subject, 4 index of the device class
+-- ARGV: 1 device class ('': all), 2 expiry in milliseconds and 3 id of the last session of the page before, 4 maximum number of
+--       sessions, 5 the caller's estimate of the time in milliseconds, 6 prefix of records, 7 of attributes, 8 of subject keys
 -- RETURNS: {1 if there are more; for each session {id, expiry in milliseconds, device class, snapshot as read.lua returns it}}
 
-local classes = KEYS[1]
-local index, class, after, after_id, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
-local now, record_prefix, attributes_prefix, subject_prefix = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]
+local classes, index = KEYS[1], KEYS[2]
+local class, after, after_id, count, now = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local record_prefix, attributes_prefix, subject_prefix = ARGV[6], ARGV[7], ARGV[8]
+
+local listed, indexes = class == '' and classes_of(classes) or {class}, {}
+for i, c in ipairs(listed) do
+  indexes[i] = index_of(index, c)
+end
+local ask = elsewhere(indexes)
+if ask then
+  return ask
+end
 
 local found = {}
 local function look(key, c, from, to, ...)
@@ -22,12 +30,11 @@ end
 
 -- First the sessions with the same expiry as the last one of the page before, then those that expire later. A page begins at
 -- an expiry and not at a rank: a session only ever moves to a later expiry, so the pages may repeat it but leave out none.
-for _, c in ipairs(class == '' and classes_of(classes) or {class}) do
-  local key = index_of(index, c)
+for i, c in ipairs(listed) do
   if after > now then
-    look(key, c, ms(after), ms(after))
+    look(indexes[i], c, ms(after), ms(after))
   end
-  look(key, c, '(' .. ms(math.max(after, now)), '+inf', 'LIMIT', 0, count + 1)
+  look(indexes[i], c, '(' .. ms(math.max(after, now)), '+inf', 'LIMIT', 0, count + 1)
 end
 table.sort(found, function(a, b)
   if a.ends ~= b.ends then
@@ -36,9 +43,23 @@ table.sort(found, function(a, b)
   return a.id < b.id
 end)
 
+local keys, shown = {}, math.min(#found, count)
+for i = 1, shown do
+  local record = record_prefix .. found[i].id
+  found[i].known = known(record)
+  if not found[i].known[1] then
+    keys[#keys + 1] = record
+  elseif found[i].known[4] == '1' then
+    keys[#keys + 1] = attributes_prefix .. found[i].id
+  end
+end
+ask = elsewhere(keys)
+if ask then
+  return ask
+end
 local page = {#found > count and 1 or 0}
-for i = 1, math.min(#found, count) do
+for i = 1, shown do
   local s = found[i]
-  page[i + 1] = {s.id, ms(s.ends), s.class, snapshot(record_prefix .. s.id, attributes_prefix .. s.id, subject_prefix)}
+  page[i + 1] = {s.id, ms(s.ends), s.class, snapshot(record_prefix .. s.id, attributes_prefix .. s.id, subject_prefix, s.known)}
 end
 return page

@@ -86,7 +86,7 @@ func TestListSessionsShowsEachOnce(t *testing.T) {
 		}
 		n := sessionOf("ann")
 		var want []string
-		// Many end in the same millisecond, and some are alone.
+		// Many sessions end in the same millisecond, some alone.
 		for i := range 5 {
 			n.Idle = time.Hour - time.Duration(i)*time.Minute
 			_, sessions := createMany(t, s, namespace, n, count)
@@ -109,7 +109,7 @@ func TestListSessionsShowsEachOnce(t *testing.T) {
 	})
 }
 
-// afterCommand is an observer that does something after each command of a name.
+// afterCommand is an observer that runs a function after each command of a name.
 type afterCommand struct {
 	name string
 	do   func()
@@ -123,9 +123,8 @@ func (a *afterCommand) Command(name string, _ time.Duration, _ error) {
 
 func (*afterCommand) Connection(redis.ConnectionEvent, int, error) {}
 
-// A touched session moves ahead of the walk and may be met again; nothing else is left out for it. Here all end at the same
-// moment to begin with, so that there is but their ids to go by, and after each look at the index the walk has one fewer
-// behind it.
+// A session that is touched while a caller pages through the list moves ahead and may be returned twice; no other session is
+// left out because of it. All sessions end at the same moment at first, so that only their ids order them.
 func TestListSessionsLeavesNoneOutThatIsTouchedMeanwhile(t *testing.T) {
 	raced(t, func(t *testing.T, s *store.Store, namespace string) {
 		const count = 60
@@ -168,7 +167,7 @@ func TestListSessionsLeavesOutWhatHasEnded(t *testing.T) {
 		for i := range 3 {
 			age(t, s, namespace, expired[i], 61*time.Minute)
 			revokeSession(t, s, namespace, byID(revoked[i]))
-			// The index is behind: what is in the record decides.
+			// The score in the index is too late: the record decides.
 			age(t, s, namespace, overdue[i], 61*time.Minute)
 			keys := sessionKeysOf(t, namespace, overdue[i])
 			storetest.Command(t, s, "ZADD", keys.index, "XX", "INCR", fmt.Sprint(time.Hour.Milliseconds()), overdue[i].ID)
@@ -215,7 +214,7 @@ func TestListSessionsTakesNoPageTokenOfAnotherList(t *testing.T) {
 	})
 }
 
-// The index forgets what has ended, at the next login at the latest, and itself when nothing in it can live any more.
+// The index drops expired sessions at the next login, and expires with the last session in it.
 func TestSessionIndexDoesNotGrowForEver(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		members := func(key string) any { return storetest.Command(t, s, "ZCARD", key) }
@@ -242,7 +241,7 @@ func TestSessionIndexDoesNotGrowForEver(t *testing.T) {
 		if ttl := timeToLive(t, s, key); members(key) != int64(1) || ttl <= 0 || ttl > longest+26*time.Hour {
 			t.Errorf("%v members in the index, which lives %v; want 1 and at most %v", members(key), ttl, longest+26*time.Hour)
 		}
-		// A touch or an update of what is not in the index does not put it back, in an index without an end.
+		// A touch or an update does not add a session to an index that no longer has it.
 		storetest.Command(t, s, "DEL", key)
 		age(t, s, namespace, sessions[16], time.Minute)
 		updateSession(t, s, namespace, byID(sessions[16]), session.Changes{Set: map[string]string{"a": "b"}})

@@ -10,15 +10,15 @@ import (
 	"github.com/berthcare/larder/store/session"
 )
 
-// modelTokens are what became of the tokens that a session has had. Grace passes with every step of time, and the token
-// in the place of another has always been seen.
+// modelTokens are the tokens that a session had. The grace passes with every step of time, and each successor has been
+// presented.
 type modelTokens struct {
-	// before is the token that was superseded last, and older those before it, the latest first.
+	// before is the token that was superseded last; older are those before it, the latest first.
 	before modelToken
 	older  []modelToken
 }
 
-// modelToken is a superseded token: it may be good yet, or be a sign of theft, or neither for a while.
+// modelToken is a superseded token: it is usable, or counts as stolen, or neither for a while.
 type modelToken struct {
 	token         string
 	usable, theft bool
@@ -42,7 +42,7 @@ func (m *modelTokens) pass() {
 	}
 }
 
-// token draws one of the tokens of a session, and says what the model knows of it; the current one is usable.
+// token draws one of the tokens of a session, with what the model expects of it; the current token is usable.
 func (m *sessionModel) token(t *rapid.T, s *modelSession) modelToken {
 	tokens := []modelToken{{token: s.token, usable: true}}
 	if s.before.token != "" {
@@ -154,7 +154,7 @@ func (m *sessionModel) promote(t *rapid.T) {
 	}
 }
 
-// The model of tokens agrees with what is written about them.
+// The model of tokens behaves as its comments say.
 func TestModelOfTokens(t *testing.T) {
 	t.Parallel()
 	var m modelTokens

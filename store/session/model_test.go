@@ -17,8 +17,8 @@ import (
 	"github.com/berthcare/larder/store/storetest"
 )
 
-// modelSession is what a session must be. Time passes for it in steps that are long to the test's own, and the timeouts end
-// in between.
+// modelSession is the expected state of a session. Its time passes in steps that are long compared to the test's own time,
+// and timeouts elapse between two steps.
 type modelSession struct {
 	subject    string
 	class      string
@@ -32,7 +32,7 @@ type modelSession struct {
 	revoked                bool
 	absolute               time.Duration
 	modelTokens
-	// promoted is the session that took the place of this one, first the token that it began with.
+	// promoted is the session that this one was promoted to, and first the token that it began with.
 	promoted *modelSession
 	first    string
 	// created and used order the sessions by their creation and their last recorded activity.
@@ -48,11 +48,11 @@ type sessionModel struct {
 	namespace string
 	sessions  []*modelSession
 	clock     int
-	// epochs are what the revocations of each subject have returned, one after the other.
+	// epochs are the results of the revocations of each subject, in order.
 	epochs map[string][]modelEpoch
 }
 
-// modelEpoch is what a revocation of a subject's sessions of a class, empty for all, has raised its epoch to.
+// modelEpoch is the epoch that a revocation has set for a device class; empty means all.
 type modelEpoch struct {
 	class string
 	epoch int64
@@ -84,15 +84,15 @@ func (m *sessionModel) target(t *rapid.T, s *modelSession) session.Target {
 	return byID(s.sess)
 }
 
-// heard waits until both replicas have heard of every write: pushes come in order before the answer to a later question
-// over the same connections, and nobody has this session.
+// heard waits until both replicas have received the pushes of every write so far: pushes and replies arrive in order on each
+// connection.
 func (m *sessionModel) heard() {
 	for _, s := range m.stores {
 		validate(m.t, s, m.namespace, "ls1_"+strings.Repeat("A", 66), cached)
 	}
 }
 
-// later lets time pass that Redis, which counts in milliseconds, tells from the time before.
+// later waits for the next millisecond, the resolution of times in Redis.
 func (m *sessionModel) later() {
 	for until := time.Now().Add(2 * time.Millisecond); time.Now().Before(until); {
 		m.heard()
@@ -137,7 +137,7 @@ func (m *sessionModel) create(t *rapid.T) {
 	})
 }
 
-// makeRoom says which sessions must end for a new one, or which stand in its way.
+// makeRoom returns the sessions that a new session must evict, or those that it must be refused for.
 func (m *sessionModel) makeRoom(n session.Creation) (evicted, existing []string) {
 	if n.Subject == "" {
 		return nil, nil

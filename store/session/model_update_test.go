@@ -13,8 +13,8 @@ import (
 	"github.com/berthcare/larder/store/session"
 )
 
-// tooLate may give a login an epoch that its subject once had, and reports whether it was refused for that, as it must be
-// if its subject or its class has been revoked since.
+// tooLate may give a login an earlier epoch of its subject, and reports whether it was refused: it must be if the subject or
+// the class was revoked since.
 func (m *sessionModel) tooLate(t *rapid.T, n *session.Creation) bool {
 	known := m.epochs[n.Subject]
 	if n.Subject == "" || !rapid.Bool().Draw(t, "with an epoch") {

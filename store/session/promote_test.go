@@ -100,7 +100,7 @@ func TestPromoteAgain(t *testing.T) {
 			t.Errorf("Promote of a subject's session = %+v, want NotAnonymous alone", twice)
 		}
 		wantActive(t, s, namespace, got.Token)
-		// Asking again is no theft of the token that was given first.
+		// The caller has rotated its first token: repeating the promotion is no theft.
 		next, _ := rotate(t, s, namespace, got.Token)
 		seen(t, s, namespace, next, got.Session)
 		rotatedLongAgo(t, s, namespace, got.Session)
@@ -109,14 +109,14 @@ func TestPromoteAgain(t *testing.T) {
 		}
 		wantActive(t, s, namespace, next)
 		got.Token = next
-		// A retry does not bring back what has ended.
+		// A repeated promotion does not create again a session that was revoked.
 		revokeSession(t, s, namespace, byToken(got.Token))
 		if again := promote(t, s, namespace, token, "ann"); !nothing(again) {
 			t.Errorf("Promote again after the session was revoked = %+v, want nothing", again)
 		}
 		wantEvents(t, s, namespace, got.Session, "promoted", "rotated", "revoked revoked")
 
-		// Nor after its time, nor with what is no token.
+		// Nor does it return anything after a minute, or for a token that is not the session's.
 		token, old := createSession(t, s, namespace, sessionOf(""))
 		got = promote(t, s, namespace, token, "ann")
 		storetest.Command(t, s, "HINCRBY", sessionKeysOf(t, namespace, old).record, "to_at", "-60000")
@@ -147,7 +147,7 @@ func TestPromoteByThePreviousToken(t *testing.T) {
 	})
 }
 
-// Where the subject's session is refused the anonymous one is as it was.
+// If the subject's session is refused, the anonymous session is as before.
 func TestRefusedPromotionLeavesTheAnonymousSession(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		n := sessionOf("")
@@ -170,7 +170,7 @@ func TestRefusedPromotionLeavesTheAnonymousSession(t *testing.T) {
 	})
 }
 
-// A server that dies between the steps leaves nothing that may do more than before, and a retry goes on.
+// If a server dies between the steps, no session has more rights than before, and a repeated call continues.
 func TestPromoteWithLostReply(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
@@ -249,7 +249,7 @@ func TestPromoteVersusPromote(t *testing.T) {
 	})
 }
 
-// An attribute whose update was acknowledged is in the subject's session.
+// An attribute whose update was acknowledged is in the promoted session.
 func TestPromoteVersusUpdate(t *testing.T) {
 	raced(t, func(t *testing.T, a *store.Store, namespace string) {
 		b := another(t, a)
@@ -287,8 +287,8 @@ func TestPromoteVersusUpdate(t *testing.T) {
 	})
 }
 
-// A promotion that returned before the revocation began is ended, one that began after it returned is not, and one under
-// way is the one or the other for everybody.
+// A promotion that returned before the revocation began is revoked, one that began after it returned is not, and one in
+// between is the same for everybody.
 func TestPromoteVersusRevokeAllOfTheSubject(t *testing.T) {
 	raced(t, func(t *testing.T, a *store.Store, namespace string) {
 		b := another(t, a)
@@ -316,7 +316,7 @@ func TestPromoteVersusRevokeAllOfTheSubject(t *testing.T) {
 			if active {
 				lived++
 			}
-			// A retry says the same and brings nothing back.
+			// A repeated promotion answers the same and creates nothing.
 			again, err := b.Sessions.Promote(context.Background(), namespace, during, session.Promotion{Subject: subject})
 			if err != nil || (again.Session != nil) != active {
 				t.Errorf("round %d: repeated Promote = %+v, %v; want active %t, no error", round, again, err, active)

@@ -14,7 +14,7 @@ import (
 	"github.com/berthcare/larder/store/storetest"
 )
 
-// raced runs a race between replicas where their timing differs.
+// raced runs a test of concurrency on a standalone server and on a cluster.
 func raced(t *testing.T, test func(t *testing.T, s *store.Store, namespace string)) {
 	t.Parallel()
 	for _, mode := range []redis.Mode{redis.Standalone, redis.Cluster} {
@@ -25,13 +25,13 @@ func raced(t *testing.T, test func(t *testing.T, s *store.Store, namespace strin
 	}
 }
 
-// another returns a second store on the same Redis, as of another replica.
+// another returns a second store on the same Redis, like another replica.
 func another(t *testing.T, s *store.Store) *store.Store {
 	t.Helper()
 	return storetest.Open(t, storetest.Options(t, s.Redis.Mode()))
 }
 
-// atOnce runs functions concurrently, let go together.
+// atOnce runs functions concurrently, all released at the same moment.
 func atOnce(functions ...func()) {
 	var ready, done sync.WaitGroup
 	start := make(chan struct{})
@@ -48,7 +48,7 @@ func atOnce(functions ...func()) {
 	done.Wait()
 }
 
-// pace keeps a loop from taking the processor from those that it races with; false means that ctx is over.
+// pace pauses a loop so that it does not starve what it races with; false means that ctx has ended.
 func pace(ctx context.Context) bool {
 	t := time.NewTimer(50 * time.Microsecond)
 	defer t.Stop()
@@ -167,8 +167,8 @@ func TestConcurrentCreatesKeepTheIndex(t *testing.T) {
 	})
 }
 
-// A login that returned before the revocation began is ended, one that began after it returned is not, and what was
-// under way is the one or the other for everybody and for ever.
+// A session created before the revocation began is revoked, one created after it returned is not, and one in between is the
+// same for everybody and for ever.
 func TestRevokeAllVersusCreate(t *testing.T) {
 	raced(t, func(t *testing.T, a *store.Store, namespace string) {
 		b := another(t, a)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/berthcare/larder/store/redis"
@@ -16,8 +15,10 @@ type Reauthentication struct {
 	AAL int
 	// AMR are the methods of the new authentication. They are added to those of the session.
 	AMR []string
-	// ResetTimeouts restarts the idle and the absolute timeout.
-	ResetTimeouts bool
+	// ResetTimeouts restarts the idle and the absolute timeout, with the lengths that they had, but at most MaxIdle and
+	// MaxAbsolute; 0 means no maximum.
+	ResetTimeouts        bool
+	MaxIdle, MaxAbsolute time.Duration
 	// Grace is the rotation grace. The superseded token is not good during it; presenting it after the grace counts as
 	// theft.
 	Grace time.Duration
@@ -42,9 +43,10 @@ func (s *Sessions) Reauthenticate(ctx context.Context, namespace, token string, 
 	}
 	keys, args := changing(cred.partition, namespace, cred.id)
 	args = append(args, cred.proof(), fresh.proof(), reuseAfter(a.Grace),
-		strconv.Itoa(a.AAL), reset, strconv.Itoa(MaxMethods), classesKey(cred.partition, namespace, ""), strings.Join(s.keyring.IDs(), " "))
+		strconv.Itoa(a.AAL), reset, strconv.Itoa(MaxMethods), classesKey(cred.partition, namespace, ""), s.keyIDs(),
+		graceMillis(a.MaxIdle), graceMillis(a.MaxAbsolute))
 	defer s.redis.Forget(keys[0])
-	m, err := s.redis.Run(ctx, reauthenticateScript, redis.WritesOnce, keys, append(args, a.AMR...)...)
+	m, err := s.run(ctx, reauthenticateScript, redis.WritesOnce, keys, append(args, a.AMR...)...)
 	if err != nil {
 		return "", nil, err
 	}

@@ -33,7 +33,7 @@ func TestReauthenticationRaisesAssuranceAndRotates(t *testing.T) {
 		if diff := cmp.Diff(got, validate(t, s, namespace, next, primary)); diff != "" {
 			t.Errorf("validated (-want +got):\n%s", diff)
 		}
-		// The old token is dead at once, and a sign of theft only when its requests under way have ended.
+		// The old token is inactive at once, and counts as stolen only when requests under way must have ended.
 		wantInactive(t, s, namespace, token)
 		if _, sess := rotate(t, s, namespace, token); sess != nil {
 			t.Errorf("Rotate of the old token = %v, want no session", sess)
@@ -56,7 +56,7 @@ func TestReauthenticationRaisesAssuranceAndRotates(t *testing.T) {
 		if listed := walk(t, s, namespace, "ann", 10, nil); len(listed) != 1 {
 			t.Errorf("%d sessions are listed, want 1", len(listed))
 		}
-		// The timeouts are as long as they were, however often they begin anew.
+		// The timeouts keep their lengths, however often they restart.
 		age(t, s, namespace, sess, 0)
 		_, got = reauthenticate(t, s, namespace, last, session.Reauthentication{AMR: []string{"sc"}, ResetTimeouts: true})
 		if got.AbsoluteExpiresAt.Sub(got.LastActiveAt) != longest {
@@ -97,7 +97,7 @@ func TestReauthenticationLeavesOthersAlone(t *testing.T) {
 	})
 }
 
-// Another replica, which has the session near, hears within one push that the token has been superseded.
+// Another replica, which has the session in its near cache, learns of the new token within one push.
 func TestElevateVersusValidateNearCachedOnAnotherReplica(t *testing.T) {
 	raced(t, func(t *testing.T, a *store.Store, namespace string) {
 		b := another(t, a)
@@ -121,5 +121,75 @@ func TestElevateVersusValidateNearCachedOnAnotherReplica(t *testing.T) {
 		if worst >= bound/2 {
 			t.Errorf("slowest reauthentication = %v, want below %v", worst, bound/2)
 		}
+	})
+}
+
+// A level and its age are those of one authentication: an old one of a high level and a new one of a low level are not a new
+// one of a high level.
+func TestRequirementIsMetByOneAuthentication(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		outcome := func(token string, aal int, age time.Duration) session.Outcome {
+			t.Helper()
+			v := session.Validation{Token: token, MinAAL: aal, MaxAuthAge: age}
+			got, err := s.Sessions.Validate(t.Context(), namespace, v)
+			if err != nil {
+				t.Fatalf("Validate: error %v, want none", err)
+			}
+			v.Near = true
+			for range 3 {
+				if near := validateAll(t, s, namespace, v)[0]; near.Outcome != got.Outcome {
+					t.Errorf("near-cached outcome = %v, want %v", near.Outcome, got.Outcome)
+				}
+			}
+			return got.Outcome
+		}
+		want := func(what, token string, aal int, age time.Duration, want session.Outcome) {
+			t.Helper()
+			if got := outcome(token, aal, age); got != want {
+				t.Errorf("%s: outcome for AAL %d within %v = %v, want %v", what, aal, age, got, want)
+			}
+		}
+		n := sessionOf("ann")
+		n.Assurance = session.Assurance{AAL: 3, AMR: []string{"hwk"}, AuthenticatedAt: s.Redis.Now().Add(-10 * time.Hour)}
+		token, _ := createSession(t, s, namespace, n)
+		want("created", token, 3, 0, session.Active)
+		want("created", token, 3, 5*time.Minute, session.ReauthRequired)
+		want("created", token, 1, 11*time.Hour, session.Active)
+
+		token, _ = reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 1, AMR: []string{"pwd"}})
+		want("after AAL 1", token, 3, 5*time.Minute, session.ReauthRequired)
+		want("after AAL 1", token, 2, 5*time.Minute, session.ReauthRequired)
+		want("after AAL 1", token, 1, 5*time.Minute, session.Active)
+		want("after AAL 1", token, 0, 5*time.Minute, session.Active)
+		want("after AAL 1", token, 3, 11*time.Hour, session.Active)
+		want("after AAL 1", token, 3, 0, session.Active)
+
+		token, _ = reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 2, AMR: []string{"otp"}})
+		want("after AAL 2", token, 2, 5*time.Minute, session.Active)
+		want("after AAL 2", token, 3, 5*time.Minute, session.ReauthRequired)
+
+		token, _ = reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 3, AMR: []string{"hwk"}})
+		want("after AAL 3", token, 3, 5*time.Minute, session.Active)
+		got, err := s.Sessions.Validate(t.Context(), namespace, session.Validation{Token: token, MinAAL: 3})
+		if err != nil || s.Redis.Now().Sub(got.AuthenticatedAt) > time.Minute {
+			t.Errorf("Validate = %+v, %v; want authenticated now", got, err)
+		}
+
+		// An authentication of unknown level raises no level, and a session of unknown level meets no minimum.
+		n.Assurance = session.Assurance{}
+		token, _ = createSession(t, s, namespace, n)
+		token, _ = reauthenticate(t, s, namespace, token, session.Reauthentication{AMR: []string{"pwd"}})
+		want("unknown level", token, 1, 5*time.Minute, session.StepUpRequired)
+		want("unknown level", token, 0, 5*time.Minute, session.Active)
+
+		// A record of an earlier version does not say when its level was reached: at the latest at the creation.
+		n.Assurance = session.Assurance{AAL: 3, AMR: []string{"hwk"}}
+		token, sess := createSession(t, s, namespace, n)
+		age(t, s, namespace, sess, 30*time.Minute)
+		storetest.Eventually(t, "the near cache to follow", func() bool { return validate(t, s, namespace, token, cached).LastActiveAt.Before(sess.LastActiveAt) })
+		want("earlier version", token, 3, 5*time.Minute, session.ReauthRequired)
+		token, _ = reauthenticate(t, s, namespace, token, session.Reauthentication{AAL: 1, AMR: []string{"pwd"}})
+		want("earlier version, later", token, 3, 5*time.Minute, session.ReauthRequired)
+		want("earlier version, later", token, 3, 40*time.Minute, session.Active)
 	})
 }

@@ -15,12 +15,18 @@ import (
 type record struct {
 	session Session
 	secrets secrets
+	// reached holds when the subject last authenticated at each authentication assurance level.
+	reached [maxAAL + 1]time.Time
 	// absolute is the length of the absolute timeout.
 	absolute time.Duration
-	// promotion names another session if this one was promoted or a promotion has begun.
+	// promotion is set if the session was promoted or a promotion has begun.
 	promotion promotion
-	// subjectHash stands for the subject in keys; empty for an anonymous session.
-	subjectHash string
+	// subjectHash stands for the subject in keys; empty for an anonymous session. needsSubject means that the subject's key
+	// exists for as long as the session: if it is gone, Redis has evicted it, and nobody knows whether the session was revoked.
+	subjectHash  string
+	needsSubject bool
+	// lost means that Redis has evicted the attributes.
+	lost bool
 	// epoch is the session's epoch: the session is revoked if it is below the subject's. readEpoch is the subject's epoch
 	// when the record was read.
 	epoch, readEpoch int64
@@ -42,7 +48,7 @@ func (n *numbers) time(text string) time.Time { return time.UnixMilli(n.int64(te
 
 // active reports whether the session is active, by its times, its epoch and its promotion. That its key exists says nothing.
 func (r *record) active(subjectEpoch int64, now time.Time) bool {
-	return now.Before(r.session.ExpiresAt()) && r.epoch >= subjectEpoch && r.promotion.to == ""
+	return now.Before(r.session.ExpiresAt()) && r.epoch >= subjectEpoch && !r.promotion.ends(now) && !r.lost
 }
 
 // parseRecord reads a snapshot, the answer of read.lua and other scripts. It returns nil if there is no record.
@@ -83,7 +89,7 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 	r := &record{
 		session: Session{
 			ID: id, Subject: fields["sub"], Attributes: attributes, Version: n.int64(fields["v"]),
-			Device:            Device{fields["ip"], fields["ua"], fields["label"], fields["cl"]},
+			Device:            Device{fields["ip"], userAgent(fields), fields["label"], fields["cl"]},
 			CreatedAt:         n.time(fields["ct"]),
 			LastActiveAt:      n.time(fields["la"]),
 			Idle:              time.Duration(n.int64(fields["idle"])) * time.Millisecond,
@@ -95,11 +101,13 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 			lineage: []byte(fields["ln"]), generation: uint32(optional("gn")), //nolint:gosec // 32 bits by the script
 			usableUntil: optional("pu"), reuseFrom: optional("pr"), olderReuseFrom: optional("oldr"),
 		},
-		promotion:   promotion{to: fields["to"], salt: []byte(fields["to_salt"])},
-		subjectHash: fields["sh"],
-		epoch:       n.int64(fields["ep"]),
-		readEpoch:   n.int64(epoch),
-		readAt:      n.time(now),
+		promotion: promotion{
+			to: fields["to"], salt: []byte(fields["to_salt"]), done: fields["to_done"] != "", until: optional("to_until"),
+		},
+		subjectHash: fields["sh"], needsSubject: fields["su"] == "1", lost: fields["da"] == "1" && len(attributes) == 0,
+		epoch:     n.int64(fields["ep"]),
+		readEpoch: n.int64(epoch),
+		readAt:    n.time(now),
 	}
 	began := r.session.CreatedAt
 	if fields["ab"] != "" {
@@ -114,6 +122,7 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 		if fields["at"] != "" {
 			r.session.Assurance.AuthenticatedAt = n.time(fields["at"])
 		}
+		r.parseReached(fields, &n)
 	}
 	if now == "0" {
 		r.readAt = s.redis.Now()
@@ -133,4 +142,50 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 		return nil, redis.Fail(redis.ErrCorrupt, nil)
 	}
 	return r, nil
+}
+
+// maxAAL is the highest authentication assurance level.
+const maxAAL = 3
+
+// parseReached reads when the subject last authenticated at each level. The levels are kept from the second authentication on.
+func (r *record) parseReached(fields map[string]string, n *numbers) {
+	for aal := 1; aal <= maxAAL; aal++ {
+		if at := fields["at"+strconv.Itoa(aal)]; at != "" {
+			r.reached[aal] = n.time(at)
+		}
+	}
+	a := r.session.Assurance
+	if r.reached != [maxAAL + 1]time.Time{} || a.AAL < 1 || a.AAL > maxAAL {
+		return
+	}
+	// A later authentication, by a version of Larder that did not keep the levels, may have been of a lower one.
+	r.reached[a.AAL] = a.AuthenticatedAt
+	if r.session.CreatedAt.Before(a.AuthenticatedAt) {
+		r.reached[a.AAL] = r.session.CreatedAt
+	}
+}
+
+// authenticated returns when the subject last authenticated at a level or above; zero means never.
+func (r *record) authenticated(aal int) (last time.Time) {
+	if aal <= 0 {
+		return r.session.Assurance.AuthenticatedAt
+	}
+	for _, at := range r.reached[min(aal, len(r.reached)):] {
+		if at.After(last) {
+			last = at
+		}
+	}
+	return last
+}
+
+// userAgent joins the parts of a user agent: Redis keeps a hash compact only if each of its values has at most 64 bytes.
+func userAgent(fields map[string]string) string {
+	whole := fields["ua"]
+	for i := 1; ; i++ {
+		part, ok := fields["ua"+strconv.Itoa(i)]
+		if !ok {
+			return whole
+		}
+		whole += part
+	}
 }

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -9,15 +10,20 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// Revoke ends a session and reports whether it was active.
+// Revoke ends a session and reports whether it was active. Repeated within two minutes with the same [WithRequest], it reports
+// what the first call did.
 func (s *Sessions) Revoke(ctx context.Context, namespace string, t Target) (revoked bool, err error) {
 	cred, ok := t.resolve()
 	if !ok {
 		return false, nil
 	}
 	keys, args := changing(cred.partition, namespace, cred.id)
+	repeatable := "0"
+	if key, ok := requestKey(ctx, cred.partition, namespace, "session", cred.id); ok {
+		keys, repeatable = append(keys, key), "1"
+	}
 	defer s.redis.Forget(keys[0])
-	m, err := s.redis.Run(ctx, revokeScript, redis.Writes, keys, append(args, cred.proof())...)
+	m, err := s.run(ctx, revokeScript, redis.Writes, keys, append(args, cred.proof(), repeatable)...)
 	if err != nil {
 		return false, err
 	}
@@ -43,22 +49,31 @@ type RevokedSubject struct {
 	Epoch int64
 }
 
-// RevokeSubject ends sessions of a subject. Its cost does not depend on their number.
+// RevokeSubject ends sessions of a subject. Its cost does not depend on their number. Repeated within two minutes with the same
+// [WithRequest], it ends nothing more and returns the first result.
 func (s *Sessions) RevokeSubject(ctx context.Context, namespace, subject string, r SubjectRevocation) (revoked RevokedSubject, err error) {
 	p, hash := subjectHash(namespace, subject)
 	subjectAt := subjectKey(p, namespace, hash)
-	keys := []string{subjectAt, indexKey(p, namespace, hash), eventsKey(p), classesKey(p, namespace, hash), epochKey(p)}
+	keys := []string{
+		subjectAt, indexKey(p, namespace, hash), eventsKey(p), classesKey(p, namespace, hash), epochKey(p), endsKey(p), discardedKey(p),
+		classIndex(indexKey(p, namespace, hash), r.Class),
+	}
 	forget := []string{subjectAt}
 	// A session of another partition is not one of this subject's.
 	if q, ok := parseSessionID(r.Except); ok && q == p {
 		kept := sessionKey(p, namespace, r.Except)
-		keys, forget = append(keys, kept), append(forget, kept)
+		keys, forget = append(keys, kept, attributesKey(p, namespace, r.Except)), append(forget, kept)
 	} else {
 		r.Except = ""
 	}
+	answer := 0 // number of the key
+	if key, ok := requestKey(ctx, p, namespace, "subject", hash, r.Class, r.Except); ok {
+		keys = append(keys, key)
+		answer = len(keys)
+	}
 	defer s.redis.Forget(forget...)
-	m, err := s.redis.Run(ctx, revokeSubjectScript, redis.Writes, keys,
-		namespace, r.Except, subjectKey(p, namespace, ""), subject, redis.Millis(r.Longest+epochMemory), r.Class, discardedKey(p))
+	m, err := s.run(ctx, revokeSubjectScript, redis.Writes, keys,
+		namespace, r.Except, subjectKey(p, namespace, ""), subject, redis.Millis(r.Longest+epochMemory), r.Class, strconv.Itoa(answer))
 	if err != nil {
 		return revoked, err
 	}

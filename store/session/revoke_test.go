@@ -53,7 +53,7 @@ func TestRevokeSubjectEndsEverySession(t *testing.T) {
 		wantActive(t, s, namespace, bystander)
 		wantActive(t, s, namespace, anonymous)
 
-		// It is not a ban: the next login is a session like any other.
+		// A revocation does not lock the subject out: the next login creates an active session.
 		for range 3 {
 			token, _ := createSession(t, s, namespace, sessionOf("ann"))
 			wantActive(t, s, namespace, token)
@@ -89,7 +89,7 @@ func TestRevokeSubjectKeepsTheExceptedSession(t *testing.T) {
 		if v := updateSession(t, s, namespace, byToken(tokens[0]), session.Changes{Set: map[string]string{"a": "b"}}); v != 2 {
 			t.Errorf("the kept session is at version %d, want 2", v)
 		}
-		// One that has ended is not kept, and does not come back.
+		// An excepted session that has ended is not kept and does not become active again.
 		if n := revokeSubject(t, s, namespace, "ann", sessions[1].ID); n != 1 {
 			t.Errorf("ended %d, want 1", n)
 		}
@@ -99,8 +99,7 @@ func TestRevokeSubjectKeepsTheExceptedSession(t *testing.T) {
 	})
 }
 
-// An excepted session that is not the subject's own is neither kept by mistake nor harmed, also where both subjects share
-// a partition.
+// An excepted session of another subject is neither kept nor changed, even if both subjects share a partition.
 func TestRevokeSubjectIgnoresAnExceptedSessionOfOthers(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		ann, _ := subjectPartition(namespace, "ann")
@@ -135,7 +134,7 @@ func TestRevokeSubjectIgnoresAnExceptedSessionOfOthers(t *testing.T) {
 	})
 }
 
-// The index is for lists and counts; what ends a session is its epoch.
+// The index is for lists and counts; the epoch revokes.
 func TestRevokeSubjectNeedsNoIndex(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		var tokens []string
@@ -154,7 +153,7 @@ func TestRevokeSubjectNeedsNoIndex(t *testing.T) {
 			wantInactive(t, s, namespace, token)
 		}
 		wantActive(t, s, namespace, tokens[2])
-		// The kept one is in the index again, and is counted.
+		// The excepted session is in the index again and counts.
 		createSession(t, s, namespace, sessionOf("ann"))
 		if n := revokeSubject(t, s, namespace, "ann", ""); n != 2 {
 			t.Errorf("ended %d, want 2", n)
@@ -166,7 +165,7 @@ func TestRevokeSubjectNeedsNoIndex(t *testing.T) {
 	})
 }
 
-// Those that have ended by time are not counted.
+// Expired sessions do not count.
 func TestRevokeSubjectCountsActiveSessionsAlone(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		_, sessions := createMany(t, s, namespace, sessionOf("ann"), 6)
@@ -201,8 +200,7 @@ func TestRevokeSubjectCostsTheSameForMany(t *testing.T) {
 	}
 }
 
-// A session can have been made under longer timeouts than today's: the epoch outlives it all the same, or it would come
-// back when the epoch is forgotten.
+// Sessions may have been created under longer timeouts than today's: the epoch must outlive them.
 func TestRevokeSubjectRemembersAsLongAsAnySessionLives(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		const month = 30 * 24 * time.Hour
@@ -217,11 +215,17 @@ func TestRevokeSubjectRemembersAsLongAsAnySessionLives(t *testing.T) {
 				t.Errorf("the epoch is kept for %v, want at least the session's %v", ttl, month)
 			}
 		}
-		// Where no session lives so long it is kept for a little longer than any can.
+		// Without such sessions the epoch is kept a little longer than any session can live, and with one as long as its
+		// keys.
 		revokeSubject(t, s, namespace, "bob", "")
-		_, sess = createSession(t, s, namespace, sessionOf("bob"))
-		if ttl := timeToLive(t, s, sessionKeysOf(t, namespace, sess).subject); ttl < longest || ttl > longest+2*time.Hour {
+		p, hash := subjectPartition(namespace, "bob")
+		key = fmt.Sprintf("ld:u:{p%d}:%s:%s", p, namespace, hash)
+		if ttl := timeToLive(t, s, key); ttl < longest || ttl > longest+2*time.Hour {
 			t.Errorf("the epoch is kept for %v, want between %v and %v", ttl, longest, longest+2*time.Hour)
+		}
+		createSession(t, s, namespace, sessionOf("bob"))
+		if ttl, most := timeToLive(t, s, key), (longest+25*time.Hour)*5/4; ttl < longest+25*time.Hour-time.Minute || ttl > most {
+			t.Errorf("the subject's key is kept for %v, want between %v and %v", ttl, longest+25*time.Hour, most)
 		}
 	})
 }

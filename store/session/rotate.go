@@ -32,7 +32,7 @@ func (s *Sessions) Rotate(ctx context.Context, namespace, token string, grace ti
 	_, successor := cred.withSecret(succeed(cred.secret, salt))
 	keys, args := changing(cred.partition, namespace, cred.id)
 	defer s.redis.Forget(keys[0])
-	m, err := s.redis.Run(ctx, rotateScript, redis.Writes, keys, append(args,
+	m, err := s.run(ctx, rotateScript, redis.Writes, keys, append(args,
 		cred.proof(), string(salt), successor.proof(), graceMillis(grace), reuseAfter(grace))...)
 	if err != nil {
 		return "", nil, err

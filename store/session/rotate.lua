@@ -11,7 +11,11 @@ local proof, salt, successor = ARGV[5], ARGV[6], ARGV[7]
 local grace, reuse_after = tonumber(ARGV[8]), tonumber(ARGV[9])
 
 local now = now_ms()
-local s = active(record, subject_prefix, now, proof)
+local s, ask = found(proof)
+if ask then
+  return ask
+end
+s = active(s, attributes, subject_prefix, now)
 local as = s and authorized(s, proof, now)
 if not as then
   return NOTHING

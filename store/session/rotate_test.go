@@ -19,7 +19,7 @@ import (
 	"github.com/berthcare/larder/store/storetest"
 )
 
-// grace is how long rotated tokens stay good in these tests: longer than any of them runs, since age makes it pass.
+// grace is the rotation grace of these tests. It is longer than any of them runs: they age rotations.
 const grace = 5 * time.Minute
 
 func rotate(tb testing.TB, s *store.Store, namespace, token string) (next string, sess *session.Session) {
@@ -172,7 +172,7 @@ func TestPreviousTokenIsGoodWithinGrace(t *testing.T) {
 	})
 }
 
-// A client that never got the answer goes on with what it has.
+// A client that never received the answer continues with the token that it has.
 func TestPreviousTokenIsGoodAfterGraceWhileItsSuccessorIsUnseen(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		token, sess := createSession(t, s, namespace, sessionOf("ann"))
@@ -234,7 +234,7 @@ func TestReuseAfterGraceRevokesAndEmits(t *testing.T) {
 	})
 }
 
-// What was never a token of the session is not taken for a stolen one, nor is an older one that is good yet.
+// A token that was never the session's does not count as stolen, and neither does an older one within its grace.
 func TestStrangeAndRecentTokensEndNothing(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		token, sess := createSession(t, s, namespace, sessionOf("ann"))
@@ -285,7 +285,7 @@ func TestRotateVersusRotateWithOneToken(t *testing.T) {
 	})
 }
 
-// The connection is cut after the script has run; the retry has the same successor as whoever else asks.
+// The connection is cut after the script has run: the repeated call returns the same successor as any other caller's.
 func TestRotateWithLostReply(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
@@ -335,7 +335,7 @@ func TestRotateWithLostReply(t *testing.T) {
 	}
 }
 
-// However a touch and a rotation meet, both are kept: the secret is the new one and the activity is recorded.
+// A touch and a rotation at the same time both take effect.
 func TestTouchVersusRotate(t *testing.T) {
 	raced(t, func(t *testing.T, a *store.Store, namespace string) {
 		b := another(t, a)
@@ -359,7 +359,7 @@ func TestTouchVersusRotate(t *testing.T) {
 			if got == nil || !got.LastActiveAt.After(sess.LastActiveAt.Add(-5*time.Minute)) {
 				t.Fatalf("session = %+v, want activity later than %v", got, sess.LastActiveAt.Add(-5*time.Minute))
 			}
-			// The touch by the old token has not passed for the arrival of the new one.
+			// A touch by the old token does not count as the arrival of the new one.
 			if storetest.Command(t, a, "HGET", sessionKeysOf(t, namespace, sess).record, "seen") == nil {
 				t.Fatal("record without the field seen, want it there")
 			}

@@ -14,16 +14,17 @@ var files embed.FS
 var (
 	createScript         = script("create", "limit")
 	listScript           = redis.NewReadScript("session_list", file("common")+file("list"))
-	promoteScript        = script("promote")
-	promotedScript       = script("promoted")
+	promoteScript        = script("promote", "secrets")
+	leaseScript          = freeing("session_sweep_lease", file("lease"))
+	promotedScript       = freeing("session_promoted", file("common")+file("promoted"))
 	readScript           = redis.NewReadScript("session_read", file("common")+file("read"))
-	reauthenticateScript = script("reauthenticate")
-	revokeScript         = script("revoke")
-	revokeSubjectScript  = script("revoke_subject")
-	rotateScript         = script("rotate")
-	sweepScript          = script("sweep")
-	touchScript          = script("touch")
-	updateScript         = script("update")
+	reauthenticateScript = script("reauthenticate", "secrets")
+	revokeScript         = freeing("session_revoke", file("common")+file("secrets")+file("requests")+file("revoke"))
+	revokeSubjectScript  = freeing("session_revoke_subject", file("common")+file("requests")+file("revoke_subject"))
+	rotateScript         = script("rotate", "secrets")
+	sweepScript          = freeing("session_sweep", file("common")+file("sweep"))
+	touchScript          = freeing("session_touch", file("common")+file("secrets")+file("touch"))
+	updateScript         = script("update", "secrets")
 
 	// eventsScript is sent as text with each call, and so goes without common.lua.
 	eventsScript = redis.NewReadScript("session_events", file("events"))
@@ -40,6 +41,10 @@ func script(name string, functions ...string) *redis.Script {
 		"LARDER_KEY_UNKNOWN":           keyring.ErrKeyUnknown,
 	})
 }
+
+// freeing returns a script that runs even if Redis has no memory left: one that takes rights or keys away, or that keeps a
+// session in use from expiring, and adds little.
+func freeing(name, text string) *redis.Script { return redis.NewFreeingScript(name, text, nil) }
 
 func file(name string) string {
 	b, err := files.ReadFile(name + ".lua")

@@ -1,6 +1,13 @@
 package session
 
-import "github.com/berthcare/larder/store/keyring"
+import (
+	"strings"
+
+	"github.com/berthcare/larder/store/keyring"
+)
+
+// keyIDs returns the ids of the keys that this process can decrypt with, separated by spaces.
+func (s *Sessions) keyIDs() string { return strings.Join(s.keyring.IDs(), " ") }
 
 // sealAttributes returns attributes as they are stored: encrypted if there is a keyring.
 func (s *Sessions) sealAttributes(record string, attributes map[string]string) map[string]string {

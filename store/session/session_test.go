@@ -125,7 +125,7 @@ func TestWrongSecretChangesNothing(t *testing.T) {
 		if v := updateSession(t, s, namespace, byToken(forged), session.Changes{Set: map[string]string{"a": "b"}}); v != 0 {
 			t.Errorf("Update by a forged token = version %d, want 0", v)
 		}
-		// Without the secret one does not even learn the version.
+		// Without the secret the caller does not even learn the version.
 		u := session.Changes{Set: map[string]string{"a": "b"}, ExpectedVersion: 7}
 		if v, err := s.Sessions.Update(t.Context(), namespace, byToken(forged), u); v.Version != 0 || err != nil {
 			t.Errorf("Update by a forged token = version %d, %v; want 0, no error", v.Version, err)
@@ -167,8 +167,9 @@ func TestSessionsFailClosedWithoutRedis(t *testing.T) {
 	s := storetest.Open(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20}})
 	token, sess := createSession(t, s, "n", sessionOf("ann"))
 	wantActive(t, s, "n", token)
+	flushes := s.Stats().Near.Flushes
 	server.Kill()
-	storetest.Eventually(t, "the near cache to notice", func() bool { return s.Stats().Near.Flushes > 0 })
+	storetest.Eventually(t, "the near cache to notice", func() bool { return s.Stats().Near.Flushes > flushes })
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	for _, near := range []bool{cached, primary} {
@@ -182,4 +183,29 @@ func TestSessionsFailClosedWithoutRedis(t *testing.T) {
 	if _, err := s.Sessions.Revoke(ctx, "n", byID(sess)); !redis.Retryable(err) {
 		t.Errorf("Revoke without Redis: error %v, want a retryable one", err)
 	}
+}
+
+// However long a user agent is, it reads back as it was, and Redis keeps the record compact.
+func TestUserAgentOfAnyLength(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		for _, length := range []int{0, 1, 63, 64, 65, 127, 128, 129, 500} {
+			n := sessionOf("ann")
+			n.Device.UserAgent = strings.Repeat("Mozilla/5.0 ", length/12+1)[:length]
+			token, sess := createSession(t, s, namespace, n)
+			if got := validate(t, s, namespace, token, primary); got == nil || got.Device.UserAgent != n.Device.UserAgent {
+				t.Errorf("user agent of %d bytes: Validate = %+v, want it as it was", length, got)
+			}
+			if s.Redis.Mode() != redis.Embedded {
+				if got := storetest.Command(t, s, "OBJECT", "ENCODING", sessionKeysOf(t, namespace, sess).record); got != "listpack" {
+					t.Errorf("user agent of %d bytes: encoding = %v, want listpack", length, got)
+				}
+			}
+			n.Limits = session.Limits{PerSubject: 1, Policy: session.EvictOldest}
+			created := createLimited(t, s, namespace, n)
+			if len(created.Evicted) != 1 || created.Evicted[0].Device.UserAgent != n.Device.UserAgent {
+				t.Errorf("user agent of %d bytes: evicted = %+v, want it as it was", length, created.Evicted)
+			}
+			revokeSubject(t, s, namespace, "ann", "")
+		}
+	})
 }

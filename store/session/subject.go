@@ -17,7 +17,12 @@ const epochMemory = time.Hour
 type subjectEpochs struct {
 	all     int64
 	classes map[string]int64
+	// since is the epoch below which sessions that need the subject's key are revoked; zero if there is no such key.
+	since int64
 }
+
+// noEpoch is the epoch of a subject whose key Redis has evicted. It mirrors NO_EPOCH in common.lua.
+const noEpoch = 1 << 53
 
 func parseSubjectEpochs(fields map[string]string) (e subjectEpochs, err error) {
 	n := numbers{ok: true}
@@ -26,6 +31,8 @@ func parseSubjectEpochs(fields map[string]string) (e subjectEpochs, err error) {
 		switch {
 		case name == "ep":
 			e.all = n.int64(value)
+		case name == "since":
+			e.since = n.int64(value)
 		case ok:
 			if e.classes == nil {
 				e.classes = map[string]int64{}
@@ -42,6 +49,18 @@ func parseSubjectEpochs(fields map[string]string) (e subjectEpochs, err error) {
 // of returns the epoch that counts for a device class; empty means none.
 func (e *subjectEpochs) of(class string) int64 { return max(e.all, e.classes[class]) }
 
+// endedBelow returns the epoch below which a session is revoked.
+func (e *subjectEpochs) endedBelow(r *record) int64 {
+	epoch := e.of(r.session.Device.Class)
+	switch {
+	case !r.needsSubject:
+		return epoch
+	case e.since == 0 && e.all == 0:
+		return noEpoch // as in subject_epoch of common.lua
+	}
+	return max(epoch, e.since)
+}
+
 // highest returns an epoch that any later revocation exceeds, whether of all sessions or of one class.
 func (e *subjectEpochs) highest() int64 {
 	highest := e.all
@@ -55,7 +74,7 @@ func (e *subjectEpochs) size() (size int) {
 	for class := range e.classes {
 		size += len(class) + 48
 	}
-	return size + 16
+	return size + 24
 }
 
 // readSubjectEpochs reads the epochs of a subject; they are zero if its sessions were never revoked together.
@@ -73,9 +92,10 @@ func (s *Sessions) readSubjectEpochs(ctx context.Context, key string, tracked bo
 	return parseSubjectEpochs(fields)
 }
 
-// subjectEpoch returns the epoch of a subject and a device class from the near cache, or reads it into the near cache. An
+// subjectEpoch returns the epoch below which a session is revoked, from the near cache, or reads it into the near cache. An
 // anonymous session has none.
-func (s *Sessions) subjectEpoch(ctx context.Context, p partition, namespace, hash, class string) (int64, error) {
+func (s *Sessions) subjectEpoch(ctx context.Context, p partition, namespace string, r *record) (int64, error) {
+	hash := r.subjectHash
 	if hash == "" {
 		return 0, nil
 	}
@@ -93,7 +113,7 @@ func (s *Sessions) subjectEpoch(ctx context.Context, p partition, namespace, has
 		}
 	}
 	e, _ := v.(*subjectEpochs)
-	return e.of(class), nil
+	return e.endedBelow(r), nil
 }
 
 // SubjectEpoch returns the epoch of a subject from the primary, for [Creation.IfSubjectEpoch].

@@ -83,19 +83,19 @@ func TestRevokeByDeviceClassEndsThatClassAlone(t *testing.T) {
 			t.Errorf("%d are listed, want 7", n)
 		}
 
-		// One of another class is not kept for it, and not harmed.
+		// Excepting a session of another class neither keeps nor changes it.
 		_, web := createSession(t, s, namespace, ofClass("ann", "web"))
 		if n := revokeClass(t, s, namespace, "ann", "mobile", web.ID).Count; n != 1 {
 			t.Errorf("ended %d, want 1", n)
 		}
 		wantInactive(t, s, namespace, tokens["mobile"][2])
-		// A class that nobody has ends none; the next login of a class is a session like any other.
+		// Revoking a class without sessions ends none, and a later login of the class is active.
 		if n := revokeClass(t, s, namespace, "ann", "tv", "").Count; n != 0 {
 			t.Errorf("ended %d, want 0", n)
 		}
 		again, _ := createSession(t, s, namespace, ofClass("ann", "mobile"))
 		wantActive(t, s, namespace, again)
-		// All, of which those of ended classes are not counted again.
+		// Revoking all sessions does not count those of revoked classes again.
 		if n := revokeSubject(t, s, namespace, "ann", web.ID); n != 7 {
 			t.Errorf("ended %d, want 7", n)
 		}
@@ -109,7 +109,7 @@ func TestRevokeByDeviceClassEndsThatClassAlone(t *testing.T) {
 	})
 }
 
-// What ends a session of a class is its epoch, and not the index.
+// The epoch of the class revokes, and not the index.
 func TestRevokeByDeviceClassNeedsNoIndex(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		token, sess := createSession(t, s, namespace, ofClass("ann", "mobile"))
@@ -146,7 +146,7 @@ func TestListSessionsOfADeviceClass(t *testing.T) {
 	})
 }
 
-// Ids whose records are gone are not listed, and leave the index without anybody waiting for it.
+// Ids without a record are not listed, and are removed from the index in the background.
 func TestListSessionsCleansItsIndex(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		for _, class := range []string{"", "mobile"} {
@@ -166,7 +166,7 @@ func TestListSessionsCleansItsIndex(t *testing.T) {
 	})
 }
 
-// A login that began before a revocation is refused after it, and one that began after it is not.
+// A login with an epoch from before a revocation is refused, and one with the current epoch is not.
 func TestCreateRefusesAnEpochFromBeforeARevocation(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		create := func(class string, epoch int64) error {
@@ -217,8 +217,7 @@ func TestCreateRefusesAnEpochFromBeforeARevocation(t *testing.T) {
 	})
 }
 
-// Of a revocation and a login that holds the epoch from before it, either the login is refused or its session is ended:
-// never does one live that was let in by what the revocation was about.
+// A login that holds the epoch from before a revocation is refused, or its session is revoked.
 func TestRevokeAllVersusLoginHoldingAnOldEpoch(t *testing.T) {
 	raced(t, func(t *testing.T, a *store.Store, namespace string) {
 		b := another(t, a)
@@ -265,7 +264,7 @@ func TestRevokeAllVersusLoginHoldingAnOldEpoch(t *testing.T) {
 // If the clock of Redis is set back, a revocation still ends what was created before that, while the clock was ahead.
 func TestRevokeReachesSessionsFromBeforeTheClockWasSetBack(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
-		for _, class := range []string{"", "mobile"} {
+		for i, class := range []string{"", "mobile"} {
 			token, sess := createSession(t, s, namespace, ofClass("ann", "mobile"))
 			keys := sessionKeysOf(t, namespace, sess)
 			p, _ := subjectPartition(namespace, "ann")
@@ -277,7 +276,7 @@ func TestRevokeReachesSessionsFromBeforeTheClockWasSetBack(t *testing.T) {
 				t.Error("the partition's highest epoch expires, want it kept for ever")
 			}
 			// As if it had been created with the clock an hour ahead.
-			ahead := fmt.Sprint(s.Redis.Now().Add(time.Hour).UnixMilli())
+			ahead := fmt.Sprint(s.Redis.Now().Add(time.Hour + time.Duration(i)*time.Minute).UnixMilli())
 			storetest.Command(t, s, "HSET", keys.record, "ep", ahead)
 			storetest.Command(t, s, "SET", epochKey, ahead)
 			wantActive(t, s, namespace, token)
@@ -285,7 +284,7 @@ func TestRevokeReachesSessionsFromBeforeTheClockWasSetBack(t *testing.T) {
 			first := revokeClass(t, s, namespace, "ann", class, "").Epoch
 			wantInactive(t, s, namespace, token)
 			wantInactive(t, s, namespace, second)
-			// And so it goes on, however slow the clock.
+			// The epochs keep rising, however slow the clock.
 			third, _ := createSession(t, s, namespace, ofClass("ann", "mobile"))
 			wantActive(t, s, namespace, third)
 			if next := revokeClass(t, s, namespace, "ann", class, "").Epoch; next <= first {

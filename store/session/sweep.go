@@ -58,43 +58,33 @@ func (s *Sessions) sweep() {
 func (s *Sessions) sweepInTurn(ctx context.Context) (wait time.Duration, err error) {
 	interval := s.options.SweepInterval
 	turn := interval * 9 / 10
-	type lease struct {
-		ours bool
-		left time.Duration
-	}
-	l, err := redis.RoundTrip(ctx, s.redis, "sweep", redis.WritesOnce, func(ctx context.Context, conns *redis.Conns) (lease, error) {
-		answers := conns.Primary.DoMulti(ctx,
-			conns.Primary.B().Set().Key(sweepKey).Value("1").Nx().Px(turn).Build(),
-			conns.Primary.B().Pttl().Key(sweepKey).Build())
-		err := answers[0].Error()
-		if err != nil && !rueidis.IsRedisNil(err) {
-			return lease{}, err
-		}
-		left, failed := answers[1].AsInt64()
-		return lease{err == nil, time.Duration(left) * time.Millisecond}, failed
-	})
+	m, err := s.redis.Run(ctx, leaseScript, redis.WritesOnce, []string{sweepKey}, redis.Millis(turn))
 	if err != nil {
 		return 0, err
 	}
-	began := time.Now()
-	if l.ours {
+	lease, err := m.AsIntSlice()
+	if err != nil || len(lease) != 2 {
+		return 0, redis.ErrInternal
+	}
+	began, left := time.Now(), time.Duration(lease[1])*time.Millisecond
+	if lease[0] == 1 {
 		err = s.sweepAll(ctx)
 	}
 	spread := rand.N(interval/20 + 1) //nolint:gosec // spreads load, guards nothing
-	return l.left - time.Since(began) + spread, err
+	return left - time.Since(began) + spread, err
 }
 
-// sweepAll sweeps all partitions.
+// sweepAll sweeps all partitions. It returns the errors of those that it could not sweep.
 func (s *Sessions) sweepAll(ctx context.Context) error {
 	due, err := s.sweepDue(ctx)
 	late := int64(0)
-	for err == nil && len(due) > 0 {
+	for len(due) > 0 && ctx.Err() == nil {
 		var left []partition
 		for _, p := range due {
-			var more bool
-			var behind int64
-			if more, behind, err = s.sweepPartition(ctx, p); err != nil {
-				break
+			more, behind, failed := s.sweepPartition(ctx, p)
+			if failed != nil {
+				err = errors.Join(err, failed) // the other partitions do not wait for this one
+				continue
 			}
 			late = max(late, behind)
 			if more {
@@ -158,7 +148,7 @@ func (s *Sessions) sweepPartition(ctx context.Context, p partition) (more bool, 
 	if s.redis.Mode() == redis.Embedded { // miniredis is slower
 		most, discarded = most/10, discarded/10
 	}
-	m, err := s.redis.Run(ctx, sweepScript, redis.WritesOnce, []string{endsKey(p), eventsKey(p), discardedKey(p)},
+	m, err := s.run(ctx, sweepScript, redis.WritesOnce, []string{endsKey(p), eventsKey(p), discardedKey(p)},
 		sessionPrefix(p), attributesPrefix(p), subjectPrefix(p), indexPrefix(p), strconv.Itoa(most), strconv.Itoa(discarded))
 	if err != nil {
 		return false, 0, err

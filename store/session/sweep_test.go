@@ -15,13 +15,13 @@ import (
 	"github.com/berthcare/larder/store/storetest"
 )
 
-// endsOf is where the end of a session is noted for the sweeper, and as what.
+// endsOf returns the key and the member that hold a session's expiry for the sweeper.
 func endsOf(namespace string, sess *session.Session) (key, member string) {
 	b, _ := base64.RawURLEncoding.DecodeString(sess.ID)
 	return fmt.Sprintf("ld:x:{p%d}", b[0]), namespace + ":" + sess.ID
 }
 
-// outlive moves a session into the past with all that tells of its end.
+// outlive moves a session and its scores into the past.
 func outlive(tb testing.TB, s *store.Store, namespace string, sess *session.Session, by time.Duration) {
 	tb.Helper()
 	age(tb, s, namespace, sess, by)
@@ -36,7 +36,7 @@ func sweep(tb testing.TB, s *store.Store) {
 	}
 }
 
-// leaves reports whether Redis holds anything of a session.
+// leaves reports whether Redis holds any key or entry of a session.
 func leaves(tb testing.TB, s *store.Store, namespace string, sess *session.Session) bool {
 	tb.Helper()
 	keys := sessionKeysOf(tb, namespace, sess)
@@ -45,7 +45,7 @@ func leaves(tb testing.TB, s *store.Store, namespace string, sess *session.Sessi
 		storetest.Command(tb, s, "ZSCORE", ends, member) != nil || storetest.Command(tb, s, "ZSCORE", keys.index, sess.ID) != nil
 }
 
-// batchOf returns a number of sessions, or a tenth on the embedded store, whose steps are as much shorter.
+// batchOf returns a number of sessions, or a tenth of it on the embedded store, which sweeps fewer per step.
 func batchOf(s *store.Store, count int) int {
 	if s.Redis.Mode() == redis.Embedded {
 		return count / 10
@@ -59,7 +59,7 @@ func withData(subject string) session.Creation {
 	return n
 }
 
-// Each way to end by time has its event, and leaves nothing behind. One that has not ended is left alone.
+// Each timeout has its event, and expired sessions leave nothing behind. Active ones are not changed.
 func TestSweepTellsHowSessionsEnded(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		w := watchEvents(t, s, namespace, session.EventFilter{Types: []string{"expired_idle", "expired_absolute"}}, "", nil)
@@ -101,7 +101,7 @@ func TestSweepTellsHowSessionsEnded(t *testing.T) {
 	})
 }
 
-// With no traffic at all a session's end is told within the interval.
+// Without any traffic the expiry of a session is delivered within the sweep interval.
 func TestSweepWithinItsIntervalWithNoTraffic(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})
@@ -124,7 +124,7 @@ func TestSweepWithinItsIntervalWithNoTraffic(t *testing.T) {
 	w.stop(t)
 }
 
-// However many sweep at once, each session ends once.
+// However many replicas sweep at once, each expiry has one event.
 func TestTwoSweepersAtOnceTellEachEndOnce(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		both := storetest.Replicas(t, s)
@@ -157,7 +157,7 @@ func TestTwoSweepersAtOnceTellEachEndOnce(t *testing.T) {
 	})
 }
 
-// A touch that comes first keeps the session, and one that comes after brings nothing back.
+// A touch before the sweep keeps the session, and one after it does not bring it back.
 func TestSweepVersusTouch(t *testing.T) {
 	raced(t, func(t *testing.T, a *store.Store, namespace string) {
 		b := another(t, a)
@@ -207,7 +207,7 @@ func TestSweepVersusTouch(t *testing.T) {
 	})
 }
 
-// An entry that says that a session is over when it is not, is put right.
+// A score that is too early is corrected from the record.
 func TestSweepHeedsTheRecord(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		token, sess := createSession(t, s, namespace, withData("ann"))
@@ -221,7 +221,7 @@ func TestSweepHeedsTheRecord(t *testing.T) {
 	})
 }
 
-// A session that is revoked as its time ends has one end and one event.
+// A session that is revoked as it expires ends once, with one event.
 func TestSweepVersusRevoke(t *testing.T) {
 	raced(t, func(t *testing.T, a *store.Store, namespace string) {
 		b := another(t, a)
@@ -253,8 +253,8 @@ func TestSweepVersusRevoke(t *testing.T) {
 	})
 }
 
-// What a subject's sessions leave when they are revoked together is removed, without further events, and the spared one is
-// left alone.
+// The keys of sessions that were revoked together are removed without further events, and those of the excepted session are
+// kept.
 func TestSweepRemovesWhatWasRevokedTogether(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		count := batchOf(s, 450) // more than two steps
@@ -286,7 +286,7 @@ func TestSweepRemovesWhatWasRevokedTogether(t *testing.T) {
 	})
 }
 
-// A session that was revoked with others ends without an event of its own, also where the index did not know of it.
+// A session that was revoked with others has no event of its own, even if no index had it.
 func TestSweepTellsNoEndOfRevokedSessions(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		_, sess := createSession(t, s, namespace, withData("ann"))
@@ -307,8 +307,7 @@ func TestSweepTellsNoEndOfRevokedSessions(t *testing.T) {
 	})
 }
 
-// Where no sweeper ran for hours, how a session ended is told all the same; and where Redis has lost the record, that it
-// is gone.
+// If no sweeper ran for hours, the reason of each end is still delivered; if Redis lost the record, the event says so.
 func TestSweepAfterALongAbsence(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		_, sess := createSession(t, s, namespace, withData("ann"))
@@ -332,7 +331,7 @@ func TestSweepAfterALongAbsence(t *testing.T) {
 	})
 }
 
-// An idle sweeper costs one round trip per interval, whoever has its turn, and the events of a partition are bounded.
+// A sweep with nothing to do costs one round trip per interval in all, and bounds the events of a partition.
 func TestSweepCostsOneRoundTripAndBoundsEvents(t *testing.T) {
 	t.Parallel()
 	server, s := storetest.Alone(t)
@@ -357,7 +356,7 @@ func TestSweepCostsOneRoundTripAndBoundsEvents(t *testing.T) {
 	}
 }
 
-// Replicas take turns: within one turn only one works, and when it stops another takes over.
+// Replicas take turns: one sweeps at a time, and another takes over when it stops.
 func TestSweepersTakeTurns(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, redistest.Options{})

@@ -24,7 +24,7 @@ import (
 
 const base64Chars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
-// canonical reports whether s is the one base64 spelling of some bytes, of which the last character holds spare bits.
+// canonical reports whether s is the canonical base64 of some bytes: the spare bits of its last character are zero.
 func canonical(s string, chars int, spare uint) bool {
 	if len(s) != chars {
 		return false
@@ -44,7 +44,7 @@ func isToken(s string) bool {
 
 func isSessionID(s string) bool { return canonical(s, 23, 2) }
 
-// unconnected returns a store for which an operation that gets as far as Redis fails with ErrUnavailable.
+// unconnected returns a store whose round trips fail with ErrUnavailable.
 func unconnected(tb testing.TB) *store.Store {
 	tb.Helper()
 	s, err := store.New(store.Options{Redis: redis.Options{Addrs: []string{"127.0.0.1:1"}, NearCacheBytes: 1 << 20}})
@@ -81,8 +81,8 @@ func TestSessionTokenForm(t *testing.T) {
 	})
 }
 
-// Every mutation is presented where there is a session to find: one of the id names another session, one of the secret
-// has another hash, and one of the unused bits is another spelling of the same bytes.
+// Each mutation is presented while there is a session: one of the id names another session, one of the secret has another
+// hash, and one of the unused bits is not canonical.
 func TestSessionTokenWithOneOtherCharacterIsInactive(t *testing.T) {
 	t.Parallel()
 	s, namespace := storetest.Open(t, storetest.Options(t, redis.Standalone)), storetest.NewNamespace()
@@ -134,7 +134,7 @@ func TestMalformedSessionTokenNeverReachesRedis(t *testing.T) {
 	}
 }
 
-// FuzzSessionToken compares which tokens are taken with the form that is promised.
+// FuzzSessionToken compares the tokens that reach Redis with the documented form.
 func FuzzSessionToken(f *testing.F) {
 	good := "ls1_" + strings.Repeat("A", 66)
 	for _, seed := range []string{
@@ -166,7 +166,7 @@ func FuzzSessionToken(f *testing.F) {
 	})
 }
 
-// FuzzSessionID compares which ids are taken with the form that is promised.
+// FuzzSessionID compares the ids that reach Redis with the documented form.
 func FuzzSessionID(f *testing.F) {
 	good := strings.Repeat("A", 23)
 	for _, seed := range []string{"", good, good[:22] + "B", good[:22] + "E", strings.Repeat("\n", 23), good[:22] + "\n", good + "A"} {
@@ -183,7 +183,7 @@ func FuzzSessionID(f *testing.F) {
 	})
 }
 
-// FuzzSessionPageToken compares which page tokens are taken with what the pages of a subject return.
+// FuzzSessionPageToken compares the page tokens that reach Redis with those that a list returned.
 func FuzzSessionPageToken(f *testing.F) {
 	_, hash := subjectPartition("n", "ann")
 	_, other := subjectPartition("n", "bob")
@@ -211,9 +211,8 @@ func FuzzSessionPageToken(f *testing.F) {
 	})
 }
 
-// What Redis was sent and what it holds, in memory, in its log of slow commands and on disk, has no token and no secret:
-// whoever reads it can present nothing. Arguments of scripts, and so the slow log, show the hash of a secret, the
-// subject, the attributes and the device.
+// Neither the commands sent to Redis nor its memory, slow log and files hold a token or a secret. The slow log shows
+// arguments of scripts: the hash of a secret, the subject, the attributes and the device.
 func TestRedisHoldsNoSessionSecret(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -273,7 +272,7 @@ func TestRedisHoldsNoSessionSecret(t *testing.T) {
 			hashes++
 		}
 	}
-	// The record, the slow log and the append-only file; without them this test would look in the wrong places.
+	// The record, the slow log and the append-only file must hold the hash, or this test looks in the wrong places.
 	if hashes < 3 || !bytes.Contains(seen[sessionKeysOf(t, "n", sess).record], hash[:]) {
 		t.Errorf("the hash of the secret is in %d of %d places, want the record and at least 2 more", hashes, len(seen))
 	}

@@ -166,7 +166,7 @@ func (s *Sessions) recordArrival(c credential, namespace string, interval time.D
 func (s *Sessions) touch(ctx context.Context, c credential, namespace string, interval time.Duration) (int64, error) {
 	keys, args := touching(c, namespace, interval)
 	defer s.redis.Forget(keys[0])
-	m, err := s.redis.Run(ctx, touchScript, redis.Writes, keys, args...)
+	m, err := s.run(ctx, touchScript, redis.Writes, keys, args...)
 	if err != nil {
 		return 0, err
 	}

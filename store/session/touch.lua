@@ -5,12 +5,16 @@
 --       activity)
 -- RETURNS: the last recorded activity in milliseconds, or 0 if the session is not active or the secret is not good
 
-local record, ends = KEYS[1], KEYS[4]
+local record, attributes, ends = KEYS[1], KEYS[2], KEYS[4]
 local namespace, id, subject_prefix, index_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local proof, interval = ARGV[5], tonumber(ARGV[6])
 
 local now = now_ms()
-local s = active(record, subject_prefix, now, proof)
+local s, ask = found(proof)
+if ask then
+  return ask
+end
+s = active(s, attributes, subject_prefix, now)
 local as = s and authorized(s, proof, now)
 if not as then
   return 0

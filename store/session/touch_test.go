@@ -27,10 +27,10 @@ func touch(tb testing.TB, s *store.Store, namespace, token string, near bool, ho
 	return sess
 }
 
-// busy is how late a verdict may be, or how wrong the embedded store's estimate of its own clock, on a busy machine.
+// busy is how late a verdict may be on a busy machine, and how wrong the embedded store's estimate of its own clock.
 const busy = 250 * time.Millisecond
 
-// pollToItsEnd validates a session that should end so long after its creation, until it is inactive.
+// pollToItsEnd validates a session until it is inactive, and checks when that is.
 func pollToItsEnd(tb testing.TB, s *store.Store, how session.Touch, namespace string, n session.Creation, after time.Duration) (token string) {
 	tb.Helper()
 	before := time.Now()
@@ -57,7 +57,7 @@ func pollToItsEnd(tb testing.TB, s *store.Store, how session.Touch, namespace st
 	return token
 }
 
-// Polling does not keep a session alive: validation with NEVER leaves the idle timeout alone.
+// Validation with TouchNever does not keep a session alive.
 func TestSessionPolledWithTouchNeverEndsIdle(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		n := sessionOf("ann")
@@ -66,7 +66,7 @@ func TestSessionPolledWithTouchNeverEndsIdle(t *testing.T) {
 	})
 }
 
-// Activity slides the idle timeout and not the absolute one.
+// Activity restarts the idle timeout and not the absolute one.
 func TestSessionInUseEndsAtItsAbsoluteTimeout(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		n := session.Creation{Subject: "ann", Idle: 900 * time.Millisecond, Absolute: 1500 * time.Millisecond}
@@ -74,7 +74,7 @@ func TestSessionInUseEndsAtItsAbsoluteTimeout(t *testing.T) {
 	})
 }
 
-// The longer timeout never saves a session from the shorter one; a key that is still there says nothing.
+// A session ends at the earlier timeout, even if its key is still there.
 func TestSessionEndsAtTheEarlierTimeoutWhateverItsKey(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		for _, c := range []struct {
@@ -115,8 +115,8 @@ func TestSessionEndsAtTheEarlierTimeoutWhateverItsKey(t *testing.T) {
 	})
 }
 
-// The clock of Redis decides whether a session is active. A replica whose own has been set ends no session before its time
-// and none after it, but for what its near cache holds. The embedded store has one clock.
+// The clock of Redis decides whether a session is active. A replica whose own clock is wrong ends no session early or late,
+// except for what its near cache holds. The embedded store shares the replica's clock.
 func TestSessionEndsByTheClockOfRedis(t *testing.T) {
 	raced(t, func(t *testing.T, s *store.Store, namespace string) {
 		lives, sess := createSession(t, s, namespace, sessionOf("ann"))
@@ -143,7 +143,7 @@ func TestSessionEndsByTheClockOfRedis(t *testing.T) {
 	})
 }
 
-// Redis removes a record and its attributes only after the session has ended, and then does.
+// The keys of a session outlive it by about a day.
 func TestSessionKeysOutliveTheirSession(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		within := func(what, key string, least time.Duration) {
@@ -164,8 +164,8 @@ func TestSessionKeysOutliveTheirSession(t *testing.T) {
 		storetest.Command(t, s, "PEXPIRE", keys.record, "120000")
 		touch(t, s, namespace, token, primary, session.TouchForce)
 		within("touched record", keys.record, time.Hour)
-		storetest.Command(t, s, "DEL", keys.attributes)
-		updateSession(t, s, namespace, byToken(token), session.Changes{Set: map[string]string{"a": "b"}})
+		storetest.Command(t, s, "PEXPIRE", keys.attributes, "120000")
+		updateSession(t, s, namespace, byToken(token), session.Changes{Set: map[string]string{"a": "c"}})
 		within("attributes written later", keys.attributes, longest-30*time.Minute)
 	})
 }
@@ -181,7 +181,7 @@ func TestTouchForceSlidesTheIdleTimeoutAtOnce(t *testing.T) {
 				t.Fatalf("Validate with a touch = %+v, want last active after %v", got, last)
 			}
 			last = got.LastActiveAt
-			// What the answer says is what is stored, and what every later answer says.
+			// The answer, the stored record and every later answer agree.
 			for how, again := range map[string]*session.Session{
 				"cached": validate(t, s, namespace, token, cached), "primary": validate(t, s, namespace, token, primary),
 				"get": getSession(t, s, namespace, sess.ID),
@@ -213,7 +213,7 @@ func TestTouchOfAnEndedSessionWritesNothing(t *testing.T) {
 	})
 }
 
-// beside returns another store, as of another replica.
+// beside returns another store on the same server, like another replica.
 func beside(t *testing.T, server *redistest.Server) *store.Store {
 	t.Helper()
 	return storetest.Open(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20}})
@@ -225,8 +225,8 @@ func backdate(t *testing.T, server *redistest.Server, namespace string, sess *se
 	server.Do(t, "HINCRBY", sessionKeysOf(t, namespace, sess).record, "la", strconv.FormatInt(-by.Milliseconds(), 10))
 }
 
-// However many replicas serve it, a session in use costs one write per touch interval: here a minute, for an idle timeout
-// of an hour.
+// A session in use costs one write per touch interval, however many replicas validate it: here one per minute, for an idle
+// timeout of an hour.
 func TestTouchAutoWritesOncePerIntervalAcrossReplicas(t *testing.T) {
 	t.Parallel()
 	server, a := storetest.Alone(t)
@@ -247,7 +247,7 @@ func TestTouchAutoWritesOncePerIntervalAcrossReplicas(t *testing.T) {
 	})
 	server.ResetCommandCalls(t)
 	crowd()
-	// A second session, touched after the others would have been, shows that they were not.
+	// A second session is touched after the others would have been: they were not.
 	other, later := createSession(t, a, "n", sessionOf("bob"))
 	backdate(t, server, "n", later, 2*time.Minute)
 	before := writes()
@@ -280,7 +280,7 @@ func TestTouchAutoWritesOncePerIntervalAcrossReplicas(t *testing.T) {
 	}
 }
 
-// A replica that has not heard of another's touch asks for one more, and that writes nothing.
+// A replica that has missed another's touch asks for one more, which writes nothing.
 func TestTouchAutoOfAReplicaBehindWritesNothing(t *testing.T) {
 	t.Parallel()
 	server, a := storetest.Alone(t)
@@ -307,7 +307,7 @@ func TestTouchAutoOfAReplicaBehindWritesNothing(t *testing.T) {
 	}
 }
 
-// Once the absolute timeout comes before the idle one, sliding that would change nothing.
+// When the absolute timeout comes first, activity is not recorded.
 func TestTouchAutoPastTheAbsoluteLimitWritesNothing(t *testing.T) {
 	t.Parallel()
 	server, s := storetest.Alone(t)
@@ -322,7 +322,7 @@ func TestTouchAutoPastTheAbsoluteLimitWritesNothing(t *testing.T) {
 			t.Fatal("Validate = inactive, want active")
 		}
 	}
-	// A session that is due, validated after the other, shows that touches have had their turn.
+	// A session that is due is touched after the other one: touches have had their turn.
 	touch(t, s, "n", other, primary, session.TouchAuto)
 	storetest.Eventually(t, "the touch of the other session", func() bool { return server.CommandCalls(t)["hset"] > 0 })
 	s.Close()
@@ -347,7 +347,7 @@ func TestTouchNeverWritesNothing(t *testing.T) {
 	}
 }
 
-// Whoever closes a store need not wait for its last validations.
+// Close does not wait for the touches of the last validations.
 func TestStoreClosesWhileSessionsAreTouched(t *testing.T) {
 	t.Parallel()
 	server, s := storetest.Alone(t)

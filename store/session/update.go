@@ -121,7 +121,9 @@ func (s *Sessions) update(ctx context.Context, namespace string, t Target, u Cha
 		return updated, nil
 	}
 	keys, args := changing(cred.partition, namespace, cred.id)
-	keys = append(keys, sumKey(cred.partition, namespace, cred.id))
+	if len(u.Increment) > 0 {
+		keys = append(keys, sumKey(cred.partition, namespace, cred.id))
+	}
 	args = append(args, cred.proof(), strconv.FormatInt(u.ExpectedVersion, 10), strconv.Itoa(MaxAttributes), strconv.Itoa(MaxAttributeBytes),
 		strconv.Itoa(len(u.Set)), strconv.Itoa(len(u.SetIfAbsent)), strconv.Itoa(len(u.Increment)))
 	for name, value := range s.sealAttributes(keys[0], u.Set) {
@@ -138,7 +140,7 @@ func (s *Sessions) update(ctx context.Context, namespace string, t Target, u Cha
 	}
 	args = append(args, u.Delete...)
 	defer s.redis.Forget(keys[0])
-	m, err := s.redis.Run(ctx, updateScript, redis.WritesOnce, keys, args...)
+	m, err := s.run(ctx, updateScript, redis.WritesOnce, keys, args...)
 	if err != nil {
 		return updated, err
 	}

@@ -1,5 +1,5 @@
 -- Changes attributes of an active session, all or none. Writing the value that an attribute already has is no change.
--- KEYS: 1-4 as in common.lua, 5 a key to compute sums in, which is gone when the script ends
+-- KEYS: 1-4 as in common.lua, to increment also 5 a key to compute sums in, which is gone when the script ends
 -- ARGV: 1-4 as in common.lua, 5 proof of the presented token, 6 expected version (0:
 --       any), 7 maximum number of attributes and 8 maximum bytes of their names and values, 9 number of attributes to set, 10 to
 --       set if absent, 11 to increment, then name and value of each, then names to delete
@@ -15,7 +15,11 @@ local first_sum = first_absent + 2 * tonumber(ARGV[10])
 local first_delete = first_sum + 2 * tonumber(ARGV[11])
 
 local now = now_ms()
-local s = active(record, subject_prefix, now, proof)
+local s, ask = found(proof)
+if ask then
+  return ask
+end
+s = active(s, attributes, subject_prefix, now)
 if not s or not authorized(s, proof, now) then
   return {0, 0, {}, {}}
 end
@@ -103,6 +107,6 @@ if #delete > 0 then
   redis.call('HDEL', attributes, unpack(delete))
 end
 redis.call('PEXPIREAT', attributes, ms(s.absolute + RETAIN))
-redis.call('HSET', record, 'v', ms(s.version + 1))
+redis.call('HSET', record, 'v', ms(s.version + 1), 'da', count > 0 and '1' or '0')
 emit(events, now, 'attributes_changed', namespace, id, s.subject)
 return {1, s.version + 1, sums, applied}

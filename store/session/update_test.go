@@ -57,7 +57,7 @@ func TestUpdateSessionMakesEveryKindOfChangeAtOnce(t *testing.T) {
 	})
 }
 
-// What is already as it should be is no change: the version stays, and nobody is told.
+// An update that changes nothing keeps the version and emits no event.
 func TestUpdateThatChangesNothingIsNone(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		n := sessionOf("ann")
@@ -179,7 +179,7 @@ func TestVersionMismatchTellsTheVersion(t *testing.T) {
 	})
 }
 
-// Increments through two replicas add up, and each is told a sum of its own.
+// Increments through two replicas add up, and each call returns a different sum.
 func TestParallelIncrementsAddUp(t *testing.T) {
 	raced(t, func(t *testing.T, a *store.Store, namespace string) {
 		b := another(t, a)
@@ -298,12 +298,12 @@ func TestUpdateSessionOfAnotherVersionWritesNothing(t *testing.T) {
 		if diff := cmp.Diff(sess, getSession(t, s, namespace, sess.ID)); diff != "" {
 			t.Errorf("a refused update changed the session, want it as before (-before +after):\n%s", diff)
 		}
-		// Of those who expect the same version, one wins.
+		// Of several updates that expect the same version, one succeeds.
 		var wg sync.WaitGroup
 		errs := make([]error, 8)
 		for i := range errs {
 			wg.Go(func() {
-				u := session.Changes{Set: map[string]string{"a": fmt.Sprint(i)}, ExpectedVersion: 1}
+				u := session.Changes{Set: map[string]string{"a": fmt.Sprint("by ", i)}, ExpectedVersion: 1}
 				_, errs[i] = s.Sessions.Update(t.Context(), namespace, byID(sess), u)
 			})
 		}
@@ -313,7 +313,7 @@ func TestUpdateSessionOfAnotherVersionWritesNothing(t *testing.T) {
 			switch {
 			case err == nil:
 				won++
-				if got := getSession(t, s, namespace, sess.ID); got.Attributes["a"] != fmt.Sprint(i) || got.Version != 2 {
+				if got := getSession(t, s, namespace, sess.ID); got.Attributes["a"] != fmt.Sprint("by ", i) || got.Version != 2 {
 					t.Errorf("session after update %d won = %+v, want its attribute and version 2", i, got)
 				}
 			case !errors.Is(err, session.ErrVersionMismatch):

@@ -30,7 +30,7 @@ type Validation struct {
 	TouchInterval time.Duration
 	// MinAAL is the minimum authentication assurance level; zero means any.
 	MinAAL int
-	// MaxAuthAge is the maximum time since the subject authenticated; zero means any.
+	// MaxAuthAge is the maximum time since the subject authenticated at MinAAL or above; zero means any.
 	MaxAuthAge time.Duration
 }
 
@@ -45,7 +45,7 @@ const (
 	Active
 	// StepUpRequired means that the authentication assurance level of the session is too low.
 	StepUpRequired
-	// ReauthRequired means that the subject authenticated too long ago, or that the session is anonymous.
+	// ReauthRequired means that the subject authenticated too long ago at the required level, or that the session is anonymous.
 	ReauthRequired
 )
 
@@ -56,6 +56,9 @@ type Verdict struct {
 	Session *Session
 	// Superseded means that the token was rotated and is still good.
 	Superseded bool
+	// AuthenticatedAt is when the subject last authenticated at [Validation.MinAAL] or above; it is set if the outcome is
+	// Active and the session has a subject.
+	AuthenticatedAt time.Time
 }
 
 // Validate checks a token. A token that counts as stolen ends the session before the answer.
@@ -90,14 +93,14 @@ func (r *record) weigh(cred credential, v Validation, now time.Time) (Verdict, s
 	if as != current && as != previous {
 		return Verdict{}, as
 	}
-	a := &r.session.Assurance
+	authenticated := r.authenticated(v.MinAAL)
 	switch {
-	case a.AAL < v.MinAAL:
+	case r.session.Assurance.AAL < v.MinAAL:
 		return Verdict{Outcome: StepUpRequired}, as
-	case v.MaxAuthAge > 0 && (a.AuthenticatedAt.IsZero() || now.Sub(a.AuthenticatedAt) >= v.MaxAuthAge):
+	case v.MaxAuthAge > 0 && (authenticated.IsZero() || now.Sub(authenticated) >= v.MaxAuthAge):
 		return Verdict{Outcome: ReauthRequired}, as
 	}
-	return Verdict{Outcome: Active, Session: &r.session, Superseded: as == previous}, as
+	return Verdict{Outcome: Active, Session: &r.session, Superseded: as == previous, AuthenticatedAt: authenticated}, as
 }
 
 // settle runs the touch that a verdict calls for: before the answer if the verdict depends on it, in the background

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -27,6 +28,8 @@ type validating struct {
 	read    *record
 	as      standing
 	decided bool
+	// again is set if Redis must be asked once more, for this token alone.
+	again bool
 }
 
 // ValidateAll checks tokens independently of each other and returns the verdicts in the order of vs. Sessions in the near
@@ -82,7 +85,7 @@ func (s *Sessions) decideNear(namespace string, item *validating, result *BatchV
 			item.near = r
 			return false
 		}
-		epoch = v.(*subjectEpochs).of(r.session.Device.Class)
+		epoch = v.(*subjectEpochs).endedBelow(r)
 	}
 	return item.decide(r, epoch, s.redis.Now(), result)
 }
@@ -119,7 +122,8 @@ func (b *validationBatch) read(ctx context.Context, missing, epochs []int) error
 	for _, i := range epochs {
 		b.items[i].ticket = b.redis.Near.Begin(b.subjectKeyOf(i))
 	}
-	return b.redis.RunScripts(ctx, append(missing, epochs...), redis.ScriptBatch{
+	items := slices.Concat(missing, epochs)
+	err := b.redis.RunScripts(ctx, items, redis.ScriptBatch{
 		Script: readScript, Effect: redis.Reads, Tracked: tracked,
 		Command: func(c rueidis.Builder, i int) (rueidis.Completed, bool) {
 			if b.items[i].near == nil {
@@ -128,8 +132,7 @@ func (b *validationBatch) read(ctx context.Context, missing, epochs []int) error
 			return c.Hgetall().Key(b.subjectKeyOf(i)).Build(), true
 		},
 		Call: func(i int) (keys, args []string) {
-			p, id := b.items[i].cred.partition, b.items[i].cred.id
-			return []string{b.items[i].record, attributesKey(p, b.namespace, id)}, []string{subjectKey(p, b.namespace, "")}
+			return reading(b.items[i].cred.partition, b.namespace, b.items[i].cred.id)
 		},
 		Read: func(i int, r rueidis.RedisResult) error {
 			if b.items[i].near != nil {
@@ -139,6 +142,28 @@ func (b *validationBatch) read(ctx context.Context, missing, epochs []int) error
 		},
 		Fail: func(i int, err error) { b.results[i] = BatchVerdict{Err: err} },
 	})
+	for _, i := range items {
+		if item := &b.items[i]; err == nil && item.again {
+			item.again = false
+			b.readAgain(ctx, i)
+		}
+	}
+	return err
+}
+
+// readAgain decides a token whose keys Redis had not found: its slot may be moving.
+func (b *validationBatch) readAgain(ctx context.Context, i int) {
+	item := &b.items[i]
+	r, err := b.Sessions.read(ctx, item.cred.partition, b.namespace, item.cred.id, false)
+	if err != nil {
+		b.results[i] = BatchVerdict{Err: err}
+		return
+	}
+	item.decided = true
+	if r != nil {
+		b.results[i].Verdict, item.as = r.weigh(item.cred, item.Validation, r.readAt)
+		item.read = r
+	}
 }
 
 func (b *validationBatch) subjectKeyOf(i int) string {
@@ -156,7 +181,7 @@ func (b *validationBatch) readEpoch(i int, answer rueidis.RedisResult) error {
 	}
 	item := &b.items[i]
 	b.redis.Near.Put(b.subjectKeyOf(i), item.ticket, &e, e.size(), near.Longest)
-	item.decide(item.near, e.of(item.near.session.Device.Class), b.redis.Now(), &b.results[i])
+	item.decide(item.near, e.endedBelow(item.near), b.redis.Now(), &b.results[i])
 	return nil
 }
 
@@ -166,6 +191,10 @@ func (b *validationBatch) readRecord(i int, answer rueidis.RedisResult, tracked 
 		return err
 	}
 	item := &b.items[i]
+	if _, asked := missing(m); asked {
+		item.again = true
+		return nil
+	}
 	r, err := b.parseRecord(m, sessionKey(item.cred.partition, b.namespace, item.cred.id), item.cred.id)
 	if err != nil {
 		return err
@@ -200,10 +229,15 @@ func (b *validationBatch) settle(ctx context.Context) error {
 		keys[n] = b.items[i].record
 	}
 	defer b.redis.Forget(keys...)
-	return b.redis.RunScripts(ctx, now, redis.ScriptBatch{
+	var again []int
+	err := b.redis.RunScripts(ctx, now, redis.ScriptBatch{
 		Script: touchScript, Effect: redis.Writes,
 		Call: func(i int) (keys, args []string) { return touching(b.items[i].cred, b.namespace, intervals[i]) },
 		Read: func(i int, answer rueidis.RedisResult) error {
+			if m, err := answer.ToMessage(); err == nil && m.IsArray() {
+				again = append(again, i) // it asks for further keys
+				return nil
+			}
 			last, err := answer.AsInt64()
 			if err != nil {
 				return err
@@ -213,4 +247,12 @@ func (b *validationBatch) settle(ctx context.Context) error {
 		},
 		Fail: func(i int, err error) { b.results[i] = BatchVerdict{Err: err} },
 	})
+	for _, i := range again {
+		if last, err := b.touch(ctx, b.items[i].cred, b.namespace, intervals[i]); err != nil {
+			b.results[i] = BatchVerdict{Err: err}
+		} else {
+			b.results[i].Verdict = b.results[i].at(last)
+		}
+	}
+	return err
 }

@@ -22,7 +22,7 @@ func validateAll(tb testing.TB, s *store.Store, namespace string, vs ...session.
 	return verdicts
 }
 
-// Both ways to ask, near and on the primary, give the same verdicts, and a session only with a good one.
+// The near cache and the primary give the same verdicts, and the session only with Active.
 func TestVerdicts(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		anonymous, _ := createSession(t, s, namespace, sessionOf(""))
@@ -73,7 +73,7 @@ func TestVerdicts(t *testing.T) {
 	})
 }
 
-// What a replica remembers of a session's assurance does not make it ask for more: that is confirmed on the primary.
+// A replica whose near cache has an old level asks the primary before it requires a step-up.
 func TestStepUpVerdictConfirmedOnPrimary(t *testing.T) {
 	raced(t, func(t *testing.T, a *store.Store, namespace string) {
 		b := another(t, a)
