@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 
+	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/session"
 )
@@ -25,8 +25,12 @@ const (
 	maxRetrying = time.Second
 )
 
-// revocations begins the names of the methods that revoke sessions.
-const revocations = "/larder.session.v1.SessionService/Revoke"
+// The attempts of these methods are one request, whose repetition is answered as its first attempt.
+var oneRequest = map[string]bool{
+	sessionv1.SessionService_RevokeSession_FullMethodName:         true,
+	sessionv1.SessionService_RevokeSubjectSessions_FullMethodName: true,
+	sessionv1.SessionService_RotateSession_FullMethodName:         true,
+}
 
 // A retrier repeats the handler of an idempotent method after a transient failure of Redis. It is the only layer that
 // retries between this server and Redis.
@@ -45,8 +49,8 @@ func newRetrier(up func() bool, m *Metrics) *retrier {
 }
 
 func (r *retrier) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if strings.HasPrefix(info.FullMethod, revocations) {
-		ctx = session.WithRequest(ctx, "") // the attempts are one revocation
+	if oneRequest[info.FullMethod] {
+		ctx = session.WithRequest(ctx, "")
 	}
 	resp, err := handler(ctx, req)
 	if err == nil {
