@@ -29,8 +29,9 @@ if kept_id ~= '' then
   end
   s = active(s, kept_attributes, subject_prefix, now)
 end
-local ended_below, needed = subject_epoch(subject_key, class)
-local epoch = math.max(highest_epoch(epoch_key, ends, now), ended_below, needed == NO_EPOCH and 0 or needed) + 1
+local known = subject_of(subject_key, class)
+local epoch = math.max(highest_epoch(epoch_key, ends, known, now), known.epoch, tonumber(known.since or '0')) + 1
+local since = known.since and known.since ~= '0' and known.since or ms(epoch)
 local ending, indexes = class == '' and classes_of(classes) or {class}, {}
 for i, c in ipairs(ending) do
   indexes[i] = index_of(index, c)
@@ -65,17 +66,23 @@ end
 if class == '' then
   redis.call('UNLINK', classes)
   redis.call('DEL', subject_key) -- drops the epochs of classes, which are all lower
-  redis.call('HSET', subject_key, 'ep', ms(epoch), 'since', ms(epoch))
+  redis.call('HSET', subject_key, 'ep', ms(epoch), 'since', since)
 else
   redis.call('SREM', classes, class)
   redis.call('HSET', subject_key, 'ep.' .. class, ms(epoch))
-  if needed == NO_EPOCH then
-    redis.call('HSET', subject_key, 'since', ms(epoch)) -- as in create.lua
+  if not known.since then
+    redis.call('HSET', subject_key, 'since', since) -- as in create.lua
+  end
+  if epoch > MICROSECONDS then
+    redis.call('HSET', subject_key, 'us', '1') -- as in create.lua
   end
 end
 redis.call('PEXPIRE', subject_key, ms(keep))
 if s then
   redis.call('HSET', kept, 'ep', ms(epoch))
+  if s.since and class == '' then
+    redis.call('HSET', kept, 'su', since)
+  end
   add_to_index(index, classes, subject_key, s.class, kept_id, expires_at(s), s.absolute, now)
 end
 emit(events, now, 'revoked', namespace, '', subject, {'reason', 'subject', 'class', class, 'except', s and kept_id or ''})
