@@ -36,6 +36,7 @@ type Metrics struct {
 	calls           *grpcprom.ServerMetrics
 	unary, streams  load
 	unknownMethods  prometheus.Counter
+	messagesRefused *prometheus.CounterVec
 	retries         *prometheus.CounterVec
 	budgetExhausted prometheus.Counter
 	panics          prometheus.Counter
@@ -72,6 +73,7 @@ func NewMetrics() *Metrics {
 		calls: grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram(grpcprom.WithHistogramBuckets(seconds))),
 
 		unknownMethods:  counter("larder_unknown_methods_total", "Calls of methods that this server does not implement."),
+		messagesRefused: counters("larder_messages_refused_total", "Messages of callers that were refused before any handler saw them, by reason: MESSAGE_TOO_LARGE, MESSAGE_MALFORMED, or INVALID_FIELD for text that is not UTF-8.", "reason"),
 		retries:         counters("larder_retries_total", "Retries of a handler after a transient failure of Redis, by full method name.", "method"),
 		budgetExhausted: counter("larder_retry_budget_exhausted_total", "Calls that failed without a further retry because the retry budget was spent."),
 		panics:          counter("larder_panics_total", "Panics in handlers, each answered with the reason PANIC."),
@@ -84,7 +86,7 @@ func NewMetrics() *Metrics {
 	}
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		m.calls, m.unknownMethods, m.retries, m.budgetExhausted, m.panics,
+		m.calls, m.unknownMethods, m.messagesRefused, m.retries, m.budgetExhausted, m.panics,
 		m.commandSeconds, m.commandErrors, m.connectionEvents, m.policyReloads,
 		gaugeFunc("larder_policy_loaded_timestamp_seconds", "Unix time at which the policy in force was loaded; 0 without a policy file.", nil,
 			func() float64 { return float64(m.policyLoaded.Load()) }),
@@ -95,6 +97,9 @@ func NewMetrics() *Metrics {
 			return 0
 		}),
 	)
+	for _, reason := range []string{reason(errMessageTooLarge), reason(errMessageMalformed), reason(errInvalidField)} {
+		m.messagesRefused.WithLabelValues(reason)
+	}
 	for kind, l := range map[string]*load{"unary": &m.unary, "stream": &m.streams} {
 		labels := prometheus.Labels{"type": kind}
 		m.registry.MustRegister(
