@@ -62,6 +62,9 @@ func (p *program) prepare() error {
 		return err
 	}
 	p.log = p.config.Log.logger(p.stdout)
+	for _, hint := range p.config.hints {
+		p.log.Warn(hint)
+	}
 	metrics := service.NewMetrics()
 	options.Redis.Logger, options.Redis.Observer = p.log, metrics
 	serving.Logger = p.log
