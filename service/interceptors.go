@@ -22,7 +22,7 @@ type layer struct {
 // interceptors returns the chain of unary calls and that of streams, outermost first.
 func (s *Server) interceptors() (unary []grpc.UnaryServerInterceptor, stream []grpc.StreamServerInterceptor) {
 	calls := s.metrics.calls
-	log := newAccessLog(s.options.Logger, s.options.SlowCall)
+	log := newAccessLog(s.digest, s.options.SlowCall)
 	unaryCap := inFlight{s.options.MaxInFlight, &s.metrics.unary}
 	streamCap := inFlight{s.options.MaxInFlight, &s.metrics.streams}
 	retries := newRetrier(s.health.Redis, s.metrics)

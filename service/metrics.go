@@ -61,6 +61,7 @@ type load struct{ inFlight, shed atomic.Int64 }
 type redisLog struct {
 	logger *slog.Logger
 	slow   time.Duration
+	digest *digest
 }
 
 // NewMetrics returns the metrics of the process, of calls and of Redis commands. [New] adds those of the build, of the
@@ -113,7 +114,7 @@ func NewMetrics() *Metrics {
 // watch adds the metrics of the build and those that the store counts itself, and sets where commands and connections are
 // logged.
 func (m *Metrics) watch(stats func() store.Stats, o Options) {
-	m.log.Store(&redisLog{o.Logger, o.SlowCall})
+	m.log.Store(&redisLog{o.Logger, o.SlowCall, newDigest(o.Logger, digestEvery)})
 	read := func(field func(store.Stats) int64) func() float64 {
 		return func() float64 { return float64(field(stats())) }
 	}
@@ -175,14 +176,15 @@ func (c readsCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// Command records a round trip to Redis and logs it as a warning if it was slow. It implements [redis.Observer].
+// Command records a round trip to Redis and logs it as a warning if it was slow, once a second. It implements [redis.Observer].
 func (m *Metrics) Command(name string, took time.Duration, err error) {
 	observer, name := m.command(name)
 	observer.Observe(took.Seconds())
 	if err != nil {
 		m.commandErrors.WithLabelValues(name, reason(err)).Inc()
 	}
-	if log := m.log.Load(); log != nil && took > log.slow {
+	log := m.log.Load()
+	if log != nil && took > log.slow && log.digest.first(lineKind{level: slog.LevelWarn, message: "slow redis commands", command: name}, took, "") {
 		log.logger.LogAttrs(context.Background(), slog.LevelWarn, "slow redis command",
 			slog.String("command", name), slog.Duration("duration", took))
 	}
@@ -208,6 +210,13 @@ func (m *Metrics) command(name string) (prometheus.Observer, string) {
 	observer = m.commandSeconds.WithLabelValues(name)
 	m.commands[name] = observer
 	return observer, name
+}
+
+// closeLog writes what is left to write about slow commands.
+func (m *Metrics) closeLog() {
+	if log := m.log.Load(); log != nil {
+		log.digest.close()
+	}
 }
 
 // PolicyReloaded counts a reload of the policy file: as rejected if err is not nil, otherwise as applied.

@@ -105,6 +105,7 @@ type Server struct {
 	policies *policy.Policies
 	health   *Health
 	receiver *receiver
+	digest   *digest
 	grpc     *grpc.Server
 
 	warnings func() []redis.Warning // of the store; nil without one
@@ -145,6 +146,7 @@ func newServer(ping func(context.Context) error, m *Metrics, o Options) *Server 
 	o = o.withDefaults()
 	s := &Server{
 		options: o, metrics: m, policies: policy.New(o.Limits), health: newHealth(ping, m, o), stopped: make(chan struct{}),
+		digest: newDigest(o.Logger, digestEvery),
 	}
 	s.forced, s.force = context.WithCancel(context.Background())
 	s.probing, s.stopProbes = context.WithCancel(context.Background())
@@ -251,6 +253,8 @@ func (s *Server) Shutdown(ctx context.Context) {
 	s.endStreams()
 	s.stopCalls()
 	s.stopProbes()
+	s.digest.close()
+	s.metrics.closeLog()
 }
 
 // cancelTimeout is how long Shutdown waits for cancelled handlers to return.
