@@ -71,7 +71,7 @@ func run(t testing.TB, h cachev1.CacheServiceServer, o Options) *running {
 		o.Logger = slog.New(slog.NewJSONHandler(log, nil))
 	}
 	s := newServer(func(context.Context) error { return nil }, NewMetrics(), o)
-	cachev1.RegisterCacheServiceServer(s.grpc, h)
+	cachev1.RegisterCacheServiceServer(s.registrar(), h)
 	s.metrics.calls.InitializeMetrics(s.grpc)
 	r := serve(t, s)
 	r.log = log

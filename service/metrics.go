@@ -36,6 +36,7 @@ type Metrics struct {
 	calls           *grpcprom.ServerMetrics
 	unary, streams  load
 	unknownMethods  prometheus.Counter
+	messagesRefused *prometheus.CounterVec
 	retries         *prometheus.CounterVec
 	budgetExhausted prometheus.Counter
 	panics          prometheus.Counter
@@ -60,6 +61,7 @@ type load struct{ inFlight, shed atomic.Int64 }
 type redisLog struct {
 	logger *slog.Logger
 	slow   time.Duration
+	digest *digest
 }
 
 // NewMetrics returns the metrics of the process, of calls and of Redis commands. [New] adds those of the build, of the
@@ -72,6 +74,7 @@ func NewMetrics() *Metrics {
 		calls: grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram(grpcprom.WithHistogramBuckets(seconds))),
 
 		unknownMethods:  counter("larder_unknown_methods_total", "Calls of methods that this server does not implement."),
+		messagesRefused: counters("larder_messages_refused_total", "Messages of callers that were refused before any handler saw them, by reason: MESSAGE_TOO_LARGE, MESSAGE_MALFORMED, or INVALID_FIELD for text that is not UTF-8.", "reason"),
 		retries:         counters("larder_retries_total", "Retries of a handler after a transient failure of Redis, by full method name.", "method"),
 		budgetExhausted: counter("larder_retry_budget_exhausted_total", "Calls that failed without a further retry because the retry budget was spent."),
 		panics:          counter("larder_panics_total", "Panics in handlers, each answered with the reason PANIC."),
@@ -84,7 +87,7 @@ func NewMetrics() *Metrics {
 	}
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		m.calls, m.unknownMethods, m.retries, m.budgetExhausted, m.panics,
+		m.calls, m.unknownMethods, m.messagesRefused, m.retries, m.budgetExhausted, m.panics,
 		m.commandSeconds, m.commandErrors, m.connectionEvents, m.policyReloads,
 		gaugeFunc("larder_policy_loaded_timestamp_seconds", "Unix time at which the policy in force was loaded; 0 without a policy file.", nil,
 			func() float64 { return float64(m.policyLoaded.Load()) }),
@@ -95,6 +98,9 @@ func NewMetrics() *Metrics {
 			return 0
 		}),
 	)
+	for _, reason := range []string{reason(errMessageTooLarge), reason(errMessageMalformed), reason(errInvalidField)} {
+		m.messagesRefused.WithLabelValues(reason)
+	}
 	for kind, l := range map[string]*load{"unary": &m.unary, "stream": &m.streams} {
 		labels := prometheus.Labels{"type": kind}
 		m.registry.MustRegister(
@@ -108,7 +114,7 @@ func NewMetrics() *Metrics {
 // watch adds the metrics of the build and those that the store counts itself, and sets where commands and connections are
 // logged.
 func (m *Metrics) watch(stats func() store.Stats, o Options) {
-	m.log.Store(&redisLog{o.Logger, o.SlowCall})
+	m.log.Store(&redisLog{o.Logger, o.SlowCall, newDigest(o.Logger, digestEvery)})
 	read := func(field func(store.Stats) int64) func() float64 {
 		return func() float64 { return float64(field(stats())) }
 	}
@@ -170,14 +176,15 @@ func (c readsCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// Command records a round trip to Redis and logs it as a warning if it was slow. It implements [redis.Observer].
+// Command records a round trip to Redis and logs it as a warning if it was slow, once a second. It implements [redis.Observer].
 func (m *Metrics) Command(name string, took time.Duration, err error) {
 	observer, name := m.command(name)
 	observer.Observe(took.Seconds())
 	if err != nil {
 		m.commandErrors.WithLabelValues(name, reason(err)).Inc()
 	}
-	if log := m.log.Load(); log != nil && took > log.slow {
+	log := m.log.Load()
+	if log != nil && took > log.slow && log.digest.first(lineKind{level: slog.LevelWarn, message: "slow redis commands", command: name}, took, "") {
 		log.logger.LogAttrs(context.Background(), slog.LevelWarn, "slow redis command",
 			slog.String("command", name), slog.Duration("duration", took))
 	}
@@ -203,6 +210,13 @@ func (m *Metrics) command(name string) (prometheus.Observer, string) {
 	observer = m.commandSeconds.WithLabelValues(name)
 	m.commands[name] = observer
 	return observer, name
+}
+
+// closeLog writes what is left to write about slow commands.
+func (m *Metrics) closeLog() {
+	if log := m.log.Load(); log != nil {
+		log.digest.close()
+	}
 }
 
 // PolicyReloaded counts a reload of the policy file: as rejected if err is not nil, otherwise as applied.

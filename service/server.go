@@ -104,6 +104,8 @@ type Server struct {
 	metrics  *Metrics
 	policies *policy.Policies
 	health   *Health
+	receiver *receiver
+	digest   *digest
 	grpc     *grpc.Server
 
 	warnings func() []redis.Warning // of the store; nil without one
@@ -131,25 +133,30 @@ func New(st *store.Store, m *Metrics, o Options) *Server {
 // register adds the services of the registry.
 func (s *Server) register(st *store.Store) {
 	for _, service := range services {
-		s.grpc.RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics}))
+		s.registrar().RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics}))
 	}
 	s.metrics.calls.InitializeMetrics(s.grpc) // last, because it needs every method
 }
+
+// registrar returns where services are registered, so that the requests of all are received alike.
+func (s *Server) registrar() registrar { return registrar{s.grpc, s.receiver} }
 
 // newServer returns a server without the services of the registry.
 func newServer(ping func(context.Context) error, m *Metrics, o Options) *Server {
 	o = o.withDefaults()
 	s := &Server{
 		options: o, metrics: m, policies: policy.New(o.Limits), health: newHealth(ping, m, o), stopped: make(chan struct{}),
+		digest: newDigest(o.Logger, digestEvery),
 	}
 	s.forced, s.force = context.WithCancel(context.Background())
 	s.probing, s.stopProbes = context.WithCancel(context.Background())
 	s.streams, s.endStreams = context.WithCancel(context.Background())
 
+	s.receiver = &receiver{most: messageBytes(o.Limits), refuse: func(reason string) { m.messagesRefused.WithLabelValues(reason).Inc() }}
 	s.grpc = grpc.NewServer(s.grpcOptions()...)
-	healthv1.RegisterHealthServer(s.grpc, s.health.grpc)
+	healthv1.RegisterHealthServer(s.registrar(), s.health.grpc)
 	if o.Reflection {
-		reflection.Register(s.grpc)
+		reflection.Register(s.registrar())
 	}
 	return s
 }
@@ -157,7 +164,7 @@ func newServer(ping func(context.Context) error, m *Metrics, o Options) *Server 
 // grpcOptions sets every limit explicitly, because most of grpc-go's defaults are unlimited.
 func (s *Server) grpcOptions() []grpc.ServerOption {
 	unary, stream := s.interceptors()
-	message := messageBytes(s.options.Limits)
+	message := s.receiver.most
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(unary...),
 		grpc.ChainStreamInterceptor(stream...),
@@ -246,6 +253,8 @@ func (s *Server) Shutdown(ctx context.Context) {
 	s.endStreams()
 	s.stopCalls()
 	s.stopProbes()
+	s.digest.close()
+	s.metrics.closeLog()
 }
 
 // cancelTimeout is how long Shutdown waits for cancelled handlers to return.

@@ -29,7 +29,8 @@ type Config struct {
 	Log      logSettings     `embed:"" group:"Logs and diagnostics"`
 
 	given  map[string]bool // variables of the settings on the command line or in the environment
-	faults []error         // values that could not be parsed
+	faults []error         // variables that could not be parsed or are no settings
+	hints  []string        // variables that are likely misspelt, which the log mentions
 }
 
 type redisSettings struct {
@@ -62,7 +63,7 @@ type cacheSettings struct {
 	MaxValueBytes  setting.Bytes `env:"LARDER_MAX_VALUE_BYTES" default:"1MiB" help:"Maximum size of a value, at most 512MiB."`
 	CompressAbove  setting.Bytes `env:"LARDER_COMPRESS_ABOVE" default:"16KiB" help:"Size above which values are compressed in Redis; 0 disables compression."`
 	DefaultTTL     time.Duration `env:"LARDER_DEFAULT_TTL" default:"1h" help:"TTL of an entry that is written without a TTL; at most LARDER_MAX_TTL."`
-	MaxTTL         time.Duration `env:"LARDER_MAX_TTL" default:"720h" help:"Maximum TTL of an entry, stale_ttl included."`
+	MaxTTL         time.Duration `env:"LARDER_MAX_TTL" default:"720h" help:"Maximum TTL of an entry, stale_ttl included; at most 1752000h (200 years)."`
 	PlainNamespace string        `env:"LARDER_PLAIN_NAMESPACE" placeholder:"NAMESPACE" help:"Namespace whose keys are the Redis keys themselves, to serve data that other Redis clients write; empty means none."`
 }
 

@@ -29,15 +29,10 @@ import (
 // environ is an environment for one test.
 type environ map[string]string
 
-func (e environ) lookup(name string) (string, bool) {
-	value, ok := e[name]
-	return value, ok
-}
-
 // settings parses a command line of serve.
 func settings(t *testing.T, env environ, args ...string) *Config {
 	t.Helper()
-	chosen, err := parse(append([]string{"serve"}, args...), env.lookup, io.Discard)
+	chosen, err := parse(append([]string{"serve"}, args...), environment(env), io.Discard)
 	if err != nil {
 		t.Fatalf("parse serve %q: %v", args, err)
 	}
