@@ -209,6 +209,7 @@ func TestDocsTellWhatEachCallCosts(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{})
 	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second, NearCacheTTL: time.Hour}}, policy.Limits{})
 	a.redis, a.addr = server, server.Addr
+	a.stopProbes() // which read and run scripts as calls do
 	c := &costs{api: a, t: t}
 	c.signIn()
 	watch := must[interface {

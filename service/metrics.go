@@ -152,6 +152,26 @@ func (m *Metrics) watch(stats func() store.Stats, o Options) {
 	)
 }
 
+// watchHealth adds what the probes tell.
+func (m *Metrics) watchHealth(h *Health) {
+	is := func(holds func() bool) func() float64 {
+		return func() float64 {
+			if holds() {
+				return 1
+			}
+			return 0
+		}
+	}
+	for _, kind := range redis.ProblemKinds {
+		m.registry.MustRegister(gaugeFunc("larder_redis_degraded", "1 while some calls fail, or would with the next fault, for a reason: shards, nodes, reads, scripts or writes; otherwise 0.",
+			prometheus.Labels{"problem": kind}, is(func() bool { return h.Problems()[kind] != "" })))
+	}
+	for _, name := range readyNames()[1:] { // the first is ready under another name
+		m.registry.MustRegister(gaugeFunc("larder_serving", "1 while a name of the health service is SERVING, otherwise 0.",
+			prometheus.Labels{"name": name}, is(func() bool { return h.Serving(name) })))
+	}
+}
+
 // watchReads adds the counts of reads. They are collected when Prometheus scrapes, so that a read updates one counter only.
 func (m *Metrics) watchReads(r *reads) { m.registry.MustRegister(readsCollector{r}) }
 

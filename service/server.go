@@ -27,13 +27,15 @@ import (
 )
 
 // services is the registry: one line adds a service. Its name in the health service, its metrics, its entry in the
-// reflection service and the tests that go through every method follow from the line.
+// reflection service and the tests that go through every method follow from the line. A service is SERVING while Redis can do
+// what its calls need: a service whose reads are of use by themselves needs to read, one all of whose calls write needs to write.
 var services = []struct {
-	desc *grpc.ServiceDesc
-	make func(backend) any
+	desc  *grpc.ServiceDesc
+	needs redis.Ability
+	make  func(backend) any
 }{
-	{&cachev1.CacheService_ServiceDesc, func(b backend) any { return NewCache(b.store, b.policies, b.metrics) }},
-	{&sessionv1.SessionService_ServiceDesc, func(b backend) any { return NewSession(b.store, b.policies) }},
+	{&cachev1.CacheService_ServiceDesc, redis.ToRead, func(b backend) any { return NewCache(b.store, b.policies, b.metrics) }},
+	{&sessionv1.SessionService_ServiceDesc, redis.ToReadByScript, func(b backend) any { return NewSession(b.store, b.policies) }},
 }
 
 // A backend is what the handlers of a service are made from.
@@ -77,9 +79,6 @@ type Options struct {
 	StopTimeout time.Duration
 	// ProbeInterval is the time between two probes of Redis; 500 ms by default.
 	ProbeInterval time.Duration
-	// ProbeTimeout is the timeout of a probe; 300 ms by default, so that NOT_SERVING, which takes three failed probes, is
-	// reported within two seconds.
-	ProbeTimeout time.Duration
 	// Reflection registers gRPC's reflection service, from which clients such as grpcurl learn the API; off by default.
 	Reflection bool
 }
@@ -94,7 +93,6 @@ func (o Options) withDefaults() Options {
 	o.MaxConcurrentStreams = cmp.Or(o.MaxConcurrentStreams, 1000)
 	o.StopTimeout = cmp.Or(o.StopTimeout, 20*time.Second)
 	o.ProbeInterval = cmp.Or(o.ProbeInterval, 500*time.Millisecond)
-	o.ProbeTimeout = cmp.Or(o.ProbeTimeout, 300*time.Millisecond)
 	return o
 }
 
@@ -123,7 +121,7 @@ type Server struct {
 
 // New returns a server for a store, which need not be connected yet. Each server needs a [Metrics] of its own.
 func New(st *store.Store, m *Metrics, o Options) *Server {
-	s := newServer(st.Redis.Ping, m, o)
+	s := newServer(st.Redis.Check, st.Redis.Patience, m, o)
 	s.warnings = st.Redis.Warnings
 	m.watch(st.Stats, s.options)
 	s.register(st)
@@ -142,12 +140,13 @@ func (s *Server) register(st *store.Store) {
 func (s *Server) registrar() registrar { return registrar{s.grpc, s.receiver} }
 
 // newServer returns a server without the services of the registry.
-func newServer(ping func(context.Context) error, m *Metrics, o Options) *Server {
+func newServer(check func(context.Context) redis.Condition, patience func() time.Duration, m *Metrics, o Options) *Server {
 	o = o.withDefaults()
 	s := &Server{
-		options: o, metrics: m, policies: policy.New(o.Limits), health: newHealth(ping, m, o), stopped: make(chan struct{}),
+		options: o, metrics: m, policies: policy.New(o.Limits), health: newHealth(check, patience, m, o), stopped: make(chan struct{}),
 		digest: newDigest(o.Logger, digestEvery),
 	}
+	m.watchHealth(s.health)
 	s.forced, s.force = context.WithCancel(context.Background())
 	s.probing, s.stopProbes = context.WithCancel(context.Background())
 	s.streams, s.endStreams = context.WithCancel(context.Background())

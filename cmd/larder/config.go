@@ -50,7 +50,7 @@ type redisSettings struct {
 	SentinelUsername     string           `env:"REDIS_SENTINEL_USERNAME" help:"User for the Sentinels themselves."`
 	SentinelPassword     setting.Secret   `env:"REDIS_SENTINEL_PASSWORD" hidden:"" help:"Password for the Sentinels themselves."`
 	SentinelPasswordFile string           `env:"REDIS_SENTINEL_PASSWORD_FILE" help:"File that contains the Sentinel password; not together with REDIS_SENTINEL_PASSWORD."`
-	Timeout              time.Duration    `env:"LARDER_REDIS_TIMEOUT" default:"2s" help:"Maximum wait for one reply from Redis."`
+	Timeout              time.Duration    `env:"LARDER_REDIS_TIMEOUT" default:"2s" help:"Maximum wait for one reply from Redis, for a connection to it, and for the answer to a health probe."`
 	Strict               bool             `env:"LARDER_REDIS_STRICT" default:"false" negatable:"" help:"Refuse to start with a Redis that may lose or evict acknowledged writes: a maxmemory-policy other than noeviction, no append-only file, or no replica in a Cluster or with Sentinel. Default: off, which logs a warning instead."`
 }
 
