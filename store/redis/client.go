@@ -40,9 +40,11 @@ type Client struct {
 	embedded  *embedded.Server
 	version   atomic.Pointer[string]
 	warnings  atomic.Pointer[[]Warning]
-	roles     sync.Map // address of a cluster's node -> whether it was a primary when it last answered
-	nodeIDs   sync.Map // address of a cluster's node -> its id when it last answered
-	pulses    sync.Map // address of a node -> *pulse
+	roles     sync.Map               // address of a cluster's node -> whether it was a primary when it last answered
+	nodeIDs   sync.Map               // address of a cluster's node -> its id when it last answered
+	pulses    sync.Map               // address of a node -> *pulse
+	owners    atomic.Pointer[owners] // of a cluster's slots when it was last asked; nil before
+	ownersSum string                 // of the survey that owners are from; keepConfirming uses it alone
 	elsewhere elsewhere
 	blind     sync.Once // warns that the topology of a cluster is not told
 	stop      context.CancelFunc

@@ -22,14 +22,14 @@ func TestEvictionsAtRandom(t *testing.T) {
 		var history []string
 		did := func(format string, args ...any) { history = append(history, fmt.Sprintf(format, args...)) }
 		p, _ := subjectPartition(namespace, "ann")
-		any := func() (string, *session.Session) {
+		one := func() (string, *session.Session) {
 			for token, sess := range active {
 				return token, sess
 			}
 			return "", nil
 		}
 		for range 40 {
-			token, sess := any()
+			token, sess := one()
 			switch op := r.IntN(12); {
 			case op < 3 || sess == nil:
 				n := ofClass("ann", []string{"", "mobile"}[r.IntN(2)])
