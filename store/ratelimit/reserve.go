@@ -113,7 +113,7 @@ func (l *Limiter) settle(ctx context.Context, namespace, id, outcome string, use
 	}
 	defer l.denials.forget(keys...)
 	about := aboutKeys(keys)
-	reply, err := l.redis.Run(ctx, settleScript, redis.Writes, append(keys[:len(keys):len(keys)], r.key(namespace)),
+	reply, err := l.redis.Run(ctx, l.scripts.settle, redis.Writes, append(keys[:len(keys):len(keys)], r.key(namespace)),
 		outcome, strconv.FormatInt(min(used, maxCost), 10), about, redis.Millis(requestMemory))
 	if err != nil {
 		return Settlement{}, err
