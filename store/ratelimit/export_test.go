@@ -34,12 +34,6 @@ func UsageKey(namespace string, c Charge) string { return usageKey(namespace, &c
 // CalendarEdges is what the script is told of the windows of a calendar.
 func CalendarEdges(period time.Duration, now time.Time) string { return calendar(period, now) }
 
-// ParseReservation reports whether a text is the id of a reservation.
-func ParseReservation(id string) bool {
-	_, ok := parseReservation(id)
-	return ok
-}
-
 // Kept is how many limits the local denials hold, and how many bytes.
 func (l *Limiter) Kept() (entries, bytes int) {
 	for i := range l.denials.shards {

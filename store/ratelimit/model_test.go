@@ -269,7 +269,7 @@ func (s *sliding) seen(r ratelimit.Rule, now int64) usage {
 	period := r.Period.Microseconds()
 	n := &sliding{start: now / period * period, period: period, now: now}
 	switch {
-	case s.period == 0:
+	case s.period == 0, s.count == 0 && s.previous == 0:
 	case s.period != period:
 		old := s.shifted(now)
 		n.count = old.used()

@@ -387,9 +387,9 @@ const (
 	SettleOutcome_SETTLE_OUTCOME_COMMITTED SettleOutcome = 1
 	// SETTLE_OUTCOME_CANCELLED means that the reservation was cancelled, by this call or by an earlier one.
 	SettleOutcome_SETTLE_OUTCOME_CANCELLED SettleOutcome = 2
-	// SETTLE_OUTCOME_NOT_FOUND means that there is no such reservation: it has expired, and its estimate stays charged, or it
+	// SETTLE_OUTCOME_NOT_RESERVED means that there is no such reservation: it has expired, and its estimate stays charged, or it
 	// never was.
-	SettleOutcome_SETTLE_OUTCOME_NOT_FOUND SettleOutcome = 3
+	SettleOutcome_SETTLE_OUTCOME_NOT_RESERVED SettleOutcome = 3
 )
 
 // Enum value maps for SettleOutcome.
@@ -398,13 +398,13 @@ var (
 		0: "SETTLE_OUTCOME_UNSPECIFIED",
 		1: "SETTLE_OUTCOME_COMMITTED",
 		2: "SETTLE_OUTCOME_CANCELLED",
-		3: "SETTLE_OUTCOME_NOT_FOUND",
+		3: "SETTLE_OUTCOME_NOT_RESERVED",
 	}
 	SettleOutcome_value = map[string]int32{
-		"SETTLE_OUTCOME_UNSPECIFIED": 0,
-		"SETTLE_OUTCOME_COMMITTED":   1,
-		"SETTLE_OUTCOME_CANCELLED":   2,
-		"SETTLE_OUTCOME_NOT_FOUND":   3,
+		"SETTLE_OUTCOME_UNSPECIFIED":  0,
+		"SETTLE_OUTCOME_COMMITTED":    1,
+		"SETTLE_OUTCOME_CANCELLED":    2,
+		"SETTLE_OUTCOME_NOT_RESERVED": 3,
 	}
 )
 
@@ -1853,9 +1853,9 @@ func (x *CommitRequest) GetCost() int64 {
 // CommitResponse says what became of the reservation.
 type CommitResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// outcome is COMMITTED, CANCELLED if it had been cancelled before, or NOT_FOUND.
+	// outcome is COMMITTED, CANCELLED if it had been cancelled before, or NOT_RESERVED.
 	Outcome SettleOutcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=larder.ratelimit.v1.SettleOutcome" json:"outcome,omitempty"`
-	// limits say what is left of each limit, in the order of the ReserveRequest; empty if outcome is NOT_FOUND. They have name,
+	// limits say what is left of each limit, in the order of the ReserveRequest; empty if outcome is NOT_RESERVED. They have name,
 	// charged, burst, remaining, used, available_after, reset_after and partition.
 	Limits        []*LimitStatus `protobuf:"bytes,2,rep,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1964,7 +1964,7 @@ func (x *CancelRequest) GetReservationId() string {
 // CancelResponse says what became of the reservation.
 type CancelResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// outcome is CANCELLED, COMMITTED if it had been committed before, or NOT_FOUND.
+	// outcome is CANCELLED, COMMITTED if it had been committed before, or NOT_RESERVED.
 	Outcome SettleOutcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=larder.ratelimit.v1.SettleOutcome" json:"outcome,omitempty"`
 	// limits say what is left of each limit, as in CommitResponse.
 	Limits        []*LimitStatus `protobuf:"bytes,2,rep,name=limits,proto3" json:"limits,omitempty"`
@@ -2299,12 +2299,12 @@ const file_larder_ratelimit_v1_ratelimit_proto_rawDesc = "" +
 	"\x19DENIAL_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cDENIAL_REASON_LIMIT_EXCEEDED\x10\x01\x12'\n" +
 	"#DENIAL_REASON_COST_EXCEEDS_CAPACITY\x10\x02\x12#\n" +
-	"\x1fDENIAL_REASON_REDIS_UNAVAILABLE\x10\x03*\x89\x01\n" +
+	"\x1fDENIAL_REASON_REDIS_UNAVAILABLE\x10\x03*\x8c\x01\n" +
 	"\rSettleOutcome\x12\x1e\n" +
 	"\x1aSETTLE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18SETTLE_OUTCOME_COMMITTED\x10\x01\x12\x1c\n" +
-	"\x18SETTLE_OUTCOME_CANCELLED\x10\x02\x12\x1c\n" +
-	"\x18SETTLE_OUTCOME_NOT_FOUND\x10\x032\xe1\x05\n" +
+	"\x18SETTLE_OUTCOME_CANCELLED\x10\x02\x12\x1f\n" +
+	"\x1bSETTLE_OUTCOME_NOT_RESERVED\x10\x032\xe1\x05\n" +
 	"\x10RateLimitService\x12Y\n" +
 	"\aConsume\x12#.larder.ratelimit.v1.ConsumeRequest\x1a$.larder.ratelimit.v1.ConsumeResponse\"\x03\x90\x02\x00\x12h\n" +
 	"\fBatchConsume\x12(.larder.ratelimit.v1.BatchConsumeRequest\x1a).larder.ratelimit.v1.BatchConsumeResponse\"\x03\x90\x02\x00\x12P\n" +
