@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
@@ -36,6 +37,7 @@ var services = []struct {
 }{
 	{&cachev1.CacheService_ServiceDesc, redis.ToRead, func(b backend) any { return NewCache(b.store, b.policies, b.metrics) }},
 	{&sessionv1.SessionService_ServiceDesc, redis.ToReadByScript, func(b backend) any { return NewSession(b.store, b.policies) }},
+	{&ratelimitv1.RateLimitService_ServiceDesc, redis.ToWrite, func(b backend) any { return NewRateLimit(b.store, b.policies, b.metrics) }},
 }
 
 // A backend is what the handlers of a service are made from.

@@ -23,6 +23,7 @@ type Config struct {
 	Cache    cacheSettings   `embed:"" group:"Cache"`
 	Sessions sessionSettings `embed:"" prefix:"session-" group:"Sessions"`
 	Limits   limitSettings   `embed:"" prefix:"sessions-" group:"Sessions"`
+	Rates    rateSettings    `embed:"" group:"Rate limits"`
 	Secrecy  secrecySettings `embed:"" group:"Encryption"`
 	Policy   policySettings  `embed:"" prefix:"policy-" group:"Policy"`
 	Serving  servingSettings `embed:"" group:"Serving"`
@@ -81,6 +82,10 @@ type limitSettings struct {
 	PerClass   int `env:"LARDER_SESSIONS_PER_CLASS" default:"0" help:"Maximum concurrent sessions per subject and device class; 0 means unlimited."`
 }
 
+type rateSettings struct {
+	Replicas int `env:"LARDER_REPLICAS" default:"1" help:"Number of replicas of Larder that are expected to run, by which the rate limits with on_failure: local are divided while Redis does not decide; at least 1."`
+}
+
 type secrecySettings struct {
 	KeyringFile string `env:"LARDER_KEYRING_FILE" help:"File with the keys that encrypt session attributes, and values in namespaces marked encrypt. Each line has a key id and 32 bytes in base64; the first key encrypts."`
 }
@@ -118,6 +123,7 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 	stored.Cache.MaxTTL = c.Cache.MaxTTL
 	stored.Sessions.SweepInterval = c.Sessions.SweepInterval
 	stored.Cache.CompressAbove = int(c.Cache.CompressAbove)
+	stored.RateLimits.Replicas = c.Rates.Replicas
 	keyring, keyringErr := readKeyring(c.Secrecy.KeyringFile)
 	if keyringErr != nil {
 		err = errors.Join(err, fmt.Errorf("LARDER_KEYRING_FILE: %w", keyringErr))
@@ -173,6 +179,7 @@ func (c *Config) broken() []error {
 		{c.Limits.PerClass >= 0, "LARDER_SESSIONS_PER_CLASS: must not be below zero"},
 		{isLimitPolicy(c.Sessions.LimitPolicy), "LARDER_SESSION_LIMIT_POLICY: must be evict_least_recently_used, evict_oldest or reject"},
 		{c.Sessions.SweepInterval >= time.Second && c.Sessions.SweepInterval <= 10*time.Minute, "LARDER_SESSION_SWEEP_INTERVAL: must be between 1s and 10m"},
+		{c.Rates.Replicas >= 1, "LARDER_REPLICAS: must be at least 1"},
 		{setting.IsAddr(c.Serving.GRPCAddr), "LARDER_GRPC_ADDR: must be host:port or :port"},
 		{setting.IsAddr(c.Serving.AdminAddr), "LARDER_ADMIN_ADDR: must be host:port or :port"},
 		{c.Serving.MaxDeadline > 0, "LARDER_MAX_DEADLINE: must be above zero"},
