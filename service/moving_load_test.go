@@ -284,8 +284,8 @@ func (c *movingCaller) reads(t *testing.T) bool {
 	return true
 }
 
-// partitionOf returns the partition of a session token or id.
-func partitionOf(t *testing.T, token string) byte {
+// tokenPartition returns the partition of a session token or id.
+func tokenPartition(t *testing.T, token string) byte {
 	t.Helper()
 	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(token, "ls1_"))
 	if err != nil {

@@ -247,7 +247,7 @@ func (c *movingCaller) promote(t *testing.T, a *api) {
 		c.made(t, "CreateSession", err, slices.Collect(c.stillSlots)...)
 		return
 	}
-	from := c.slots.partitions[partitionOf(t, created.SessionToken)]
+	from := c.slots.partitions[tokenPartition(t, created.SessionToken)]
 	c.made(t, "CreateSession", nil, from)
 	resp, err := c.either().session.PromoteSession(ctx, &sessionv1.PromoteSessionRequest{Namespace: ns, SessionToken: created.SessionToken, Subject: c.subject})
 	if !c.made(t, "PromoteSession", err, from, c.subjectSlot) {

@@ -2,6 +2,7 @@ package service
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -74,6 +75,13 @@ const maxFieldErrors = 20
 func (f *fields) add(field, format string, args ...any) {
 	if len(f.wrong) < maxFieldErrors {
 		f.wrong = append(f.wrong, &FieldError{f.prefix + field, fmt.Sprintf(format, args...)})
+	}
+}
+
+// once records an invalid field unless it is recorded already, as another entry of the same map.
+func (f *fields) once(field, description string) {
+	if !slices.ContainsFunc(f.wrong, func(e *FieldError) bool { return e.Field == f.prefix+field }) {
+		f.add(field, "%s", description)
 	}
 }
 

@@ -231,7 +231,8 @@ func (c *broadcastConn) check(ctx context.Context, client *Client) (renewed bool
 		}
 		c.client = rc
 	}
-	if err := c.client.Do(ctx, c.client.B().Ping().Build()).Error(); err != nil {
+	// A Redis that cannot save its data refuses a PING (MISCONF), and pushes all the same.
+	if err := c.client.Do(ctx, c.client.B().Ping().Build()).Error(); err != nil && !isMisconf(err) {
 		return false, classify(ctx, err, Reads)
 	}
 	// Only this goroutine makes connections, so that the answer came over the last one.

@@ -35,7 +35,7 @@ func (c *Client) notice(conns *Conns, err error, eff Effect, start time.Time) {
 // answered in time, by when the write has been done, or the connection is closed and the write is not sent.
 func (c *Client) checkDelivery(conns *Conns) {
 	begin := time.Now()
-	ctx, cancel := context.WithTimeout(c.lifetime, max(c.options.CommandTimeout, writeTimeout))
+	ctx, cancel := context.WithTimeout(c.lifetime, max(c.options.CommandTimeout, c.options.writeTimeout()))
 	defer cancel()
 	var asked sync.WaitGroup
 	for addr, node := range conns.Primary.Nodes() {
