@@ -1,5 +1,5 @@
 // Package store keeps Larder's data in Redis. Each feature is a package below it, which this package connects to one Redis:
-// [cache.Cache] and [session.Sessions], over the [redis.Client] that they share. It knows nothing of gRPC.
+// [cache.Cache], [session.Sessions] and [token.Tokens], over the [redis.Client] that they share. It knows nothing of gRPC.
 package store
 
 import (
@@ -10,6 +10,7 @@ import (
 	"github.com/berthcare/larder/store/near"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/session"
+	"github.com/berthcare/larder/store/token"
 )
 
 // Options configures a [Store].
@@ -19,8 +20,8 @@ type Options struct {
 	// Cache and Sessions configure the features.
 	Cache    cache.Options
 	Sessions session.Options
-	// Keyring encrypts attributes of sessions, and values of entries where a [cache.Write] asks for it; nil means that
-	// neither is encrypted.
+	// Keyring encrypts attributes of sessions, payloads of tokens, and values of entries where a [cache.Write] asks for it, and
+	// keys the digests of codes; nil means that nothing is encrypted.
 	Keyring *keyring.Keyring
 }
 
@@ -32,6 +33,8 @@ type Store struct {
 	Cache *cache.Cache
 	// Sessions keeps sessions.
 	Sessions *session.Sessions
+	// Tokens keeps one-time tokens.
+	Tokens *token.Tokens
 
 	keyring *keyring.Keyring
 }
@@ -46,6 +49,7 @@ func New(o Options) (*Store, error) {
 		Redis: client, keyring: o.Keyring,
 		Cache:    cache.New(client, o.Keyring, o.Cache),
 		Sessions: session.New(client, o.Keyring, o.Sessions),
+		Tokens:   token.New(client, o.Keyring),
 	}, nil
 }
 
