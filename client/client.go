@@ -16,6 +16,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 // balancing is the service config of a Client: round robin over all backends that report to be ready. It has no
@@ -35,8 +36,8 @@ type Options struct {
 	// "xds:///larder", works too. A URL such as "http://larder:50051" is refused. Without a port gRPC uses 443. Empty means
 	// "127.0.0.1:50051".
 	Target string
-	// Namespace is the namespace of all keys, sessions and subjects; [Cache.In] and [Sessions.In] choose another one.
-	// Empty means "default".
+	// Namespace is the namespace of all keys, sessions, tokens and subjects; [Cache.In], [Sessions.In] and [Tokens.In] choose
+	// another one. Empty means "default".
 	Namespace string
 	// TLS encrypts the connections. Nil means plaintext.
 	TLS *tls.Config
@@ -77,6 +78,8 @@ type Client struct {
 	Cache *Cache
 	// Sessions calls larder.session.v1.SessionService.
 	Sessions *Sessions
+	// Tokens calls larder.token.v1.TokenService.
+	Tokens *Tokens
 
 	conn *grpc.ClientConn
 }
@@ -95,6 +98,7 @@ func New(o Options) (*Client, error) {
 	return &Client{
 		Cache:    &Cache{rpc: cachev1.NewCacheServiceClient(conn), namespace: o.Namespace},
 		Sessions: &Sessions{rpc: sessionv1.NewSessionServiceClient(conn), namespace: o.Namespace},
+		Tokens:   &Tokens{rpc: tokenv1.NewTokenServiceClient(conn), namespace: o.Namespace},
 		conn:     conn,
 	}, nil
 }

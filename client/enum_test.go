@@ -14,6 +14,7 @@ import (
 	"github.com/berthcare/larder/client"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 // names returns the names of the values of enums, by prefix and without it, sorted and each once, except the unspecified
@@ -83,12 +84,21 @@ func TestEveryEnumValueHasAConstant(t *testing.T) {
 			map[string]protoreflect.Enum{"TOUCH_": sessionv1.Touch(0)},
 			constants(client.TouchAuto, client.TouchNever, client.TouchForce),
 		},
+		"TokenKind": {
+			map[string]protoreflect.Enum{"TOKEN_KIND_": tokenv1.TokenKind(0)},
+			constants(client.TokenLink, client.TokenCode, client.TokenRecovery),
+		},
+		"TokenAlphabet": {
+			map[string]protoreflect.Enum{"CODE_ALPHABET_": tokenv1.CodeAlphabet(0)},
+			constants(client.TokenDigits, client.TokenCrockford),
+		},
 		"SessionEventType": {
 			map[string]protoreflect.Enum{"SESSION_EVENT_TYPE_": sessionv1.SessionEventType(0)},
 			constants(
 				client.SessionCreated, client.SessionRotated, client.SessionAttributesChanged, client.SessionPromoted,
 				client.SessionReauthenticated, client.SessionRevoked, client.SessionExpiredIdle, client.SessionExpiredAbsolute,
-				client.SessionTokenReuse,
+				client.SessionTokenReuse, client.TokenIssued, client.TokenConsumed, client.TokenFailed, client.TokenLocked,
+				client.TokenRevoked, client.TokenSubjectReset,
 			),
 		},
 	} {
@@ -111,6 +121,8 @@ func TestUnknownConstantsAreRefused(t *testing.T) {
 		"ttl_policy":     second(c.Cache.Increment(ctx, "k", 1, client.IncrementOptions{TTLPolicy: "NEVER"})),
 		"touch":          second(c.Sessions.Validate(ctx, "t", client.ValidateOptions{Touch: "MAYBE"})),
 		"items[1].touch": second(c.Sessions.BatchValidate(ctx, []client.ValidateItem{{Token: "t"}, {Options: client.ValidateOptions{Touch: "MAYBE"}}})),
+		"kind":           second(c.Tokens.Issue(ctx, "s", "p", "SMOKE", client.IssueOptions{})),
+		"alphabet":       second(c.Tokens.Issue(ctx, "s", "p", client.TokenCode, client.IssueOptions{Alphabet: "RUNES"})),
 		"types[1]":       end(c.Sessions.WatchEvents(ctx, client.WatchEventsOptions{Types: []client.SessionEventType{client.SessionCreated, "ENDED"}})),
 	} {
 		field = strings.TrimSpace(field)

@@ -56,6 +56,9 @@ const (
 	Failed Outcome = "FAILED"
 )
 
+// TokenOpen means that a token can be consumed. [InspectedToken] and [TokenError] list the other outcomes of tokens.
+const TokenOpen Outcome = "OPEN"
+
 // A Source says where the server read an entry. A source that only a later server knows is [Unrecognized].
 type Source string
 

@@ -50,6 +50,15 @@ var requests = map[string]string{
 	"GetSubject":            `subject: "canary-ann"`,
 	"ListSubjectSessions":   `subject: "canary-ann"`,
 	"WatchSessionEvents":    `subject: "canary-ann"`,
+	"IssueToken":            `subject: "canary-ann" purpose: "canary-p" kind: TOKEN_KIND_RECOVERY payload: "canary-v"`,
+	"ConsumeToken":          `subject: "canary-ann" purpose: "canary-p" code: "canary-c" source: "canary-source" request_id: "canary-r"`,
+	"ExchangeToken":         `token: "` + linkNobodyHas + `" purpose: "canary-p" binding: "canary-b"`,
+	"InspectToken":          `token: "` + linkNobodyHas + `" purpose: "canary-p"`,
+	"RevokeToken":           `subject: "canary-bob" purpose: "canary-p"`,
+	"InspectSubject":        `subject: "canary-ann" purpose: "canary-p"`,
+	"ResetSubject":          `subject: "canary-ann" purpose: "canary-p"`,
+	"ClaimOnce":             `scope: "canary-s" id: "canary-id" ttl {seconds: 60}`,
+	"ClaimCounter":          `scope: "canary-s" id: "canary-id" value: 1 request_id: "canary-r"`,
 }
 
 // eachMethod calls every method at once, each with the time that a careful caller gives, and hands over how it ended.

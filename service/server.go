@@ -21,6 +21,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
@@ -34,6 +35,7 @@ var services = []struct {
 }{
 	{&cachev1.CacheService_ServiceDesc, func(b backend) any { return NewCache(b.store, b.policies, b.metrics) }},
 	{&sessionv1.SessionService_ServiceDesc, func(b backend) any { return NewSession(b.store, b.policies) }},
+	{&tokenv1.TokenService_ServiceDesc, func(b backend) any { return NewToken(b.store, b.policies, b.metrics, b.log) }},
 }
 
 // A backend is what the handlers of a service are made from.
@@ -41,6 +43,7 @@ type backend struct {
 	store    *store.Store
 	policies *policy.Policies
 	metrics  *Metrics
+	log      *slog.Logger
 }
 
 // Descriptors returns the descriptors of all services of Larder's API, in the order of the registry.
@@ -131,7 +134,7 @@ func New(st *store.Store, m *Metrics, o Options) *Server {
 // register adds the services of the registry.
 func (s *Server) register(st *store.Store) {
 	for _, service := range services {
-		s.grpc.RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics}))
+		s.grpc.RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics, s.options.Logger}))
 	}
 	s.metrics.calls.InitializeMetrics(s.grpc) // last, because it needs every method
 }

@@ -131,7 +131,8 @@ func numbered(n int, format string) (s string) {
 func edges() (bad, good [][3]string) {
 	cacheBad, cacheGood := cacheEdges()
 	sessionBad, sessionGood := sessionEdges()
-	return append(cacheBad, sessionBad...), append(cacheGood, sessionGood...)
+	tokenBad, tokenGood := tokenEdges()
+	return slices.Concat(cacheBad, sessionBad, tokenBad), slices.Concat(cacheGood, sessionGood, tokenGood)
 }
 
 // parse reads a request from prototext, in which $TOKEN and $ID are those of a session and $LEASE is a lease that has ended.

@@ -52,6 +52,9 @@ func (p *Policy) Check(l Limits) error {
 		inherited := written.over(p.Sessions.Defaults)
 		c.sessions(written, inherited.Preset, l.sessionRules(inherited))
 	})
+	checkSection(c, "tokens.", &p.Tokens, func(written Token) {
+		c.tokens(written, tokenRules(written.over(p.Tokens.Defaults)))
+	})
 	if c.first == nil {
 		return nil // and not a nil *FieldError
 	}

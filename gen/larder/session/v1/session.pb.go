@@ -3171,7 +3171,8 @@ type SessionEvent struct {
 	Subject string `protobuf:"bytes,6,opt,name=subject,proto3" json:"subject,omitempty"`
 	// reason says why a session was REVOKED: REVOKED by RevokeSession, SUBJECT together with the subject's other
 	// sessions, LIMIT to make room for a newer one, PROMOTED in favor of the subject's session, TOKEN_REUSE after an old
-	// token was presented, or LOST because Redis has lost its record. Empty for all other types.
+	// token was presented, or LOST because Redis has lost its record. DECOY for a TOKEN_ISSUED that is a decoy. Empty
+	// otherwise.
 	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
 	// except_session_id is the session that was kept when all others of the subject were revoked; empty means none.
 	ExceptSessionId string `protobuf:"bytes,8,opt,name=except_session_id,json=exceptSessionId,proto3" json:"except_session_id,omitempty"`
