@@ -72,7 +72,7 @@ local function save_failures(key, failures, window_end, streak)
 end
 
 -- list_token adds a token to a state, which then lives at least as long as the record of the token.
-local function list_token(state_key, id, kind, now, expires)
-  redis.call('HSET', state_key, 't:' .. id, ms(now) .. ' ' .. ms(expires) .. ' ' .. kind)
-  keep_until(state_key, expires + RETAIN_TOKEN, now)
+local function list_token(state_key, id, kind, issued, expires)
+  redis.call('HSET', state_key, 't:' .. id, ms(issued) .. ' ' .. ms(expires) .. ' ' .. kind)
+  keep_until(state_key, expires + RETAIN_TOKEN, issued)
 end

@@ -2,7 +2,6 @@ package token_test
 
 import (
 	"bytes"
-	"strings"
 	"testing"
 	"time"
 
@@ -159,4 +158,7 @@ func recordOf(namespace, subject, id string) string {
 	return "ld:o:" + p.Tag() + ":" + namespace + ":" + id
 }
 
-func shout(s string) string { return strings.ToUpper(s) }
+// other returns a well-formed id of the same partition that no token has.
+func other(id string) string {
+	return id[:5] + map[bool]string{true: "B", false: "A"}[id[5] == 'A'] + id[6:]
+}

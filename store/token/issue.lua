@@ -57,11 +57,12 @@ if #dropped > 0 then
 end
 
 local expires = now + ttl
+local issued = math.max(now, s.last_issue + 1) -- so that the order of tokens is known
 redis.call('DEL', token_key) -- an earlier set of recovery codes
 redis.call('HSET', token_key, 'k', kind, 'sub', subject, 'pu', purpose, 'ct', ms(now), 'exp', ms(expires), 'att', '0', unpack(ARGV, first_field))
 redis.call('PEXPIREAT', token_key, ms(expires + RETAIN_TOKEN))
-redis.call('HSET', state_key, 'la', ms(now), 'rq', request, 'ri', id)
-list_token(state_key, id, kind, now, expires)
+redis.call('HSET', state_key, 'la', ms(issued), 'rq', request, 'ri', id)
+list_token(state_key, id, kind, issued, expires)
 keep_until(state_key, now + FORGET_ISSUES, now)
 emit(events, now, 'token_issued', namespace, '', subject, {'token', id, 'purpose', purpose, 'reason', reason})
 return {'issued', math.max(next_issue - now, 0), ms(expires)}
