@@ -180,7 +180,7 @@ func TestInspectCountsNothing(t *testing.T) {
 				t.Errorf("Inspect = %+v, want %+v", r, want)
 			}
 		}
-		inspect(token.Presented{Link: link.Link}, token.Incorrect)                                // without the binding
+		inspect(token.Presented{Link: link.Link}, token.Incorrect)                                  // without the binding
 		inspect(token.Presented{Link: link.Link, Binding: "cookie", Purpose: "x"}, token.Incorrect) // for another purpose
 		inspect(present(link, wrong, func(p *token.Presented) { p.Binding = "cookie" }), token.Incorrect)
 		inspect(token.Presented{ID: link.ID}, token.Accepted)

@@ -125,11 +125,15 @@ func newKeyring(t testing.TB, active string, ids ...string) *keyring.Keyring {
 	return k
 }
 
+func sessionOf(subject string) session.Creation {
+	return session.Creation{Subject: subject, Idle: time.Hour, Absolute: time.Hour}
+}
+
 func createSession(t testing.TB, s *store.Store, namespace, subject, class string) session.Created {
 	t.Helper()
-	c, err := s.Sessions.Create(t.Context(), namespace, session.Creation{
-		Subject: subject, Idle: time.Hour, Absolute: time.Hour, Device: session.Device{Class: class},
-	})
+	n := sessionOf(subject)
+	n.Device.Class = class
+	c, err := s.Sessions.Create(t.Context(), namespace, n)
 	if err != nil || c.Session == nil {
 		t.Fatalf("Create = %+v, %v, want a session: %s", c, err, cause(err))
 	}
@@ -156,6 +160,11 @@ func stateOf(namespace, subject string) string {
 func recordOf(namespace, subject, id string) string {
 	p, _ := session.SubjectHash(namespace, subject)
 	return "ld:o:" + p.Tag() + ":" + namespace + ":" + id
+}
+
+func eventsOf(namespace, subject string) string {
+	p, _ := session.SubjectHash(namespace, subject)
+	return "ld:e:" + p.Tag()
 }
 
 // other returns a well-formed id of the same partition that no token has.

@@ -35,8 +35,14 @@ if kind ~= 'recovery' then -- nobody is sent a message with recovery codes
     end
     local issues = now < s.last_issue + FORGET_ISSUES and s.issues or 0
     next_issue = now + math.min(cooldown * 2 ^ math.min(issues, 40), max_cooldown)
-    redis.call('HSET', state_key, 'n', ms(issues + 1), 'ca', ms(next_issue))
+    s.issues = issues + 1
   end
+end
+local issued = math.max(now, s.last_issue + 1) -- so that the order of tokens is known
+-- The first write is one that Redis refuses if it has no memory left; after one that frees memory it would allow all others.
+redis.call('HSET', state_key, 'la', ms(issued))
+if kind ~= 'recovery' then
+  redis.call('HSET', state_key, 'rq', request, 'ri', id, 'n', ms(s.issues), 'ca', ms(next_issue))
 end
 
 -- The oldest open tokens make room.
@@ -57,11 +63,9 @@ if #dropped > 0 then
 end
 
 local expires = now + ttl
-local issued = math.max(now, s.last_issue + 1) -- so that the order of tokens is known
 redis.call('DEL', token_key) -- an earlier set of recovery codes
 redis.call('HSET', token_key, 'k', kind, 'sub', subject, 'pu', purpose, 'ct', ms(now), 'exp', ms(expires), 'att', '0', unpack(ARGV, first_field))
 redis.call('PEXPIREAT', token_key, ms(expires + RETAIN_TOKEN))
-redis.call('HSET', state_key, 'la', ms(issued), 'rq', request, 'ri', id)
 list_token(state_key, id, kind, issued, expires)
 keep_until(state_key, now + FORGET_ISSUES, now)
 emit(events, now, 'token_issued', namespace, '', subject, {'token', id, 'purpose', purpose, 'reason', reason})
