@@ -128,7 +128,9 @@ local function grant()
     'att', '0', 'max', ARGV[25], 'h', ARGV[23], 'kid', '', 'bd', ARGV[24], 'on', t.on_success and '1' or '0',
     'pl', t.payload, 'pk', t.payload_key, 'pi', t.payload_id)
   redis.call('PEXPIREAT', grant_key, ms(expires + RETAIN_TOKEN))
-  list_token(state_key, grant_id, 'link', now, expires)
+  local issued = math.max(now, s.last_issue + 1)
+  redis.call('HSET', state_key, 'la', ms(issued))
+  list_token(state_key, grant_id, 'link', issued, expires)
   return ms(expires)
 end
 
@@ -160,7 +162,7 @@ if now >= t.expires or not s.open[id] then
   return reply(now >= t.expires and 'expired' or 'revoked')
 end
 
-local gone = {'f', 'fu', 'st', 'n', 'ca', 'la', 'rq', 'ri'}
+local gone = {'f', 'fu', 'st', 'n', 'ca', 'rq', 'ri'}
 if t.kind == 'recovery' then
   answer_of.left = t.left - 1
   redis.call('HSET', token_key, 'c:' .. recovery_digest, ms(now) .. ' ' .. request .. ' ' .. grant_id, 'left', ms(t.left - 1))
