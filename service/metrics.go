@@ -21,7 +21,7 @@ import (
 )
 
 // maxCommands is the maximum number of command names that become labels; the store uses a fixed set of fewer.
-const maxCommands = 64
+const maxCommands = 96
 
 // seconds are the buckets of both histograms, from a near-cache hit to a call that runs into its deadline.
 var seconds = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
@@ -46,6 +46,9 @@ type Metrics struct {
 	commandErrors    *prometheus.CounterVec
 	connectionEvents *prometheus.CounterVec
 	up               atomic.Bool
+
+	tokenOutcomes *prometheus.CounterVec
+	unkeyedCodes  atomic.Bool
 
 	policyReloads *prometheus.CounterVec
 	policyLoaded  atomic.Int64 // Unix time
@@ -80,6 +83,8 @@ func NewMetrics() *Metrics {
 		budgetExhausted: counter("larder_retry_budget_exhausted_total", "Calls that failed without a further retry because the retry budget was spent."),
 		panics:          counter("larder_panics_total", "Panics in handlers, each answered with the reason PANIC."),
 
+		tokenOutcomes: counters("larder_token_outcomes_total", "Outcomes of IssueToken, ConsumeToken, ExchangeToken, ClaimOnce and ClaimCounter, by method and outcome.", "method", "outcome"),
+
 		policyReloads: counters("larder_policy_reloads_total", "Reloads of a changed policy file, by result: applied or rejected.", "result"),
 
 		commandErrors:    counters("larder_redis_command_errors_total", "Failed round trips to Redis, by command and by the error reason that callers receive.", "command", "kind"),
@@ -89,7 +94,13 @@ func NewMetrics() *Metrics {
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		m.calls, m.unknownMethods, m.messagesRefused, m.retries, m.budgetExhausted, m.panics,
-		m.commandSeconds, m.commandErrors, m.connectionEvents, m.policyReloads,
+		m.commandSeconds, m.commandErrors, m.connectionEvents, m.tokenOutcomes, m.policyReloads,
+		gaugeFunc("larder_token_codes_unkeyed", "1 once this replica has issued a CODE without a keyring, which whoever reads Redis can find by trying all codes; otherwise 0.", nil, func() float64 {
+			if m.unkeyedCodes.Load() {
+				return 1
+			}
+			return 0
+		}),
 		gaugeFunc("larder_policy_loaded_timestamp_seconds", "Unix time at which the policy in force was loaded; 0 without a policy file.", nil,
 			func() float64 { return float64(m.policyLoaded.Load()) }),
 		gaugeFunc("larder_redis_up", "1 while Redis answers the health probes, otherwise 0.", nil, func() float64 {

@@ -22,6 +22,7 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
@@ -38,6 +39,7 @@ var services = []struct {
 	{&cachev1.CacheService_ServiceDesc, redis.ToRead, func(b backend) any { return NewCache(b.store, b.policies, b.metrics) }},
 	{&sessionv1.SessionService_ServiceDesc, redis.ToReadByScript, func(b backend) any { return NewSession(b.store, b.policies) }},
 	{&ratelimitv1.RateLimitService_ServiceDesc, redis.ToWrite, func(b backend) any { return NewRateLimit(b.store, b.policies, b.metrics) }},
+	{&tokenv1.TokenService_ServiceDesc, redis.ToWrite, func(b backend) any { return NewToken(b.store, b.policies, b.metrics, b.log) }},
 }
 
 // A backend is what the handlers of a service are made from.
@@ -45,6 +47,7 @@ type backend struct {
 	store    *store.Store
 	policies *policy.Policies
 	metrics  *Metrics
+	log      *slog.Logger
 }
 
 // Descriptors returns the descriptors of all services of Larder's API, in the order of the registry.
@@ -133,7 +136,7 @@ func New(st *store.Store, m *Metrics, o Options) *Server {
 // register adds the services of the registry.
 func (s *Server) register(st *store.Store) {
 	for _, service := range services {
-		s.registrar().RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics}))
+		s.registrar().RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics, s.options.Logger}))
 	}
 	s.metrics.calls.InitializeMetrics(s.grpc) // last, because it needs every method
 }
