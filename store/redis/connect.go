@@ -60,29 +60,30 @@ func (c *Client) open(ctx context.Context) (*Conns, string, error) {
 			return nil, "", connectError(err)
 		}
 	}
+	// No context of a step ends before the last step: a dial that one step has begun and not waited for is that of the next.
+	opening, opened := context.WithCancel(ctx)
+	defer opened()
+	within := func(limit time.Duration, step func(context.Context) error) error {
+		timed, cancel := context.WithTimeout(opening, limit)
+		context.AfterFunc(opening, cancel)
+		return step(timed)
+	}
 	var version string
 	for _, step := range []func(context.Context) error{
 		func(ctx context.Context) (err error) { version, err = c.inspect(ctx, primary); return err },
 		func(ctx context.Context) error { return c.ping(ctx, conns) },
 		func(ctx context.Context) error { return c.appraise(ctx, conns) },
 	} {
-		if err := within(ctx, c.options.CommandTimeout, step); err != nil {
+		if err := within(c.options.CommandTimeout, step); err != nil {
 			conns.close()
 			return nil, "", err
 		}
 	}
 	if c.options.Mode != Embedded {
 		// The near cache must know its sources before it holds anything. Where that fails it will be dropped once.
-		_ = within(ctx, c.options.sentinelTimeout(), func(ctx context.Context) error { return c.confirm(ctx, conns) })
+		_ = within(c.options.sentinelTimeout(), func(ctx context.Context) error { return c.confirm(ctx, conns) })
 	}
 	return conns, version, nil
-}
-
-// within calls a function with a context that ends after a time.
-func within(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	return f(ctx)
 }
 
 // tracker says what Redis pushes over a rueidis client's connections, and which function is told.
