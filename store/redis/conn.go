@@ -55,7 +55,10 @@ func (c *watchedConn) Read(b []byte) (int, error) {
 		return n, err
 	}
 	c.settled()
+	first := len(c.greeting) == 0 && n > 0
 	switch known, primary := c.greeted(b[:n]); {
+	case first && b[0] == tlsAlert:
+		n, err = 0, errTLSPort
 	case known && primary:
 		c.heard.Store(true)
 		c.greeting = nil
@@ -69,6 +72,9 @@ func (c *watchedConn) Read(b []byte) (int, error) {
 	}
 	return n, err
 }
+
+// tlsAlert begins the record with which a TLS server refuses what is no TLS.
+const tlsAlert = 0x15
 
 // mostGreeting is more than the answer to a greeting takes.
 const mostGreeting = 4 << 10

@@ -19,16 +19,25 @@ func (c *Client) inspect(ctx context.Context, primary rueidis.Client) (version s
 	if c.options.Mode == Embedded {
 		return "embedded", nil
 	}
+	var info map[string]string
 	text, err := primary.Do(ctx, primary.B().Info().Section("server").Build()).ToString()
+	if isDenied(err) {
+		// The greeting tells the same, and appraise warns that INFO is denied.
+		if info, err = greeting(ctx, primary); err == nil {
+			info["redis_mode"], info["redis_version"] = info["mode"], info["version"]
+		}
+	} else {
+		info = infoFields(text)
+	}
 	if err != nil {
 		return "", connectError(err)
 	}
-	info := infoFields(text)
 	want := "standalone" // the primary that sentinels monitor reports this mode, too
 	if c.options.Mode == Cluster {
 		want = "cluster"
 	}
-	if got := info["redis_mode"]; got != want {
+	// Valkey calls the mode server_mode, and redis_mode only if it is told to.
+	if got := cmp.Or(info["redis_mode"], info["server_mode"]); got != want {
 		return "", wrongMode(fmt.Sprintf("redis runs as %s, the configuration says %s", got, c.options.Mode))
 	}
 	major, _, _ := strings.Cut(info["redis_version"], ".")
