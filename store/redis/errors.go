@@ -114,12 +114,20 @@ var refusals = []struct {
 	{"Script attempted to access a non local key", ErrUnavailable},
 	{"Script attempted to execute a command while the cluster is down", ErrUnavailable},
 	{"Script attempted to execute a write command while the cluster is down", ErrUnavailable},
+	// The same in Redis 8 and Valkey.
+	{"Attempted to access a non local key", ErrUnavailable},
+	{"Script attempted to access a slot not served", ErrUnavailable},
+	{"Can not execute a command", ErrUnavailable},
+	{"Can not execute a write command", ErrUnavailable},
+	{"Can not execute the command on a stale replica", ErrUnavailable},
+	{"Unable to execute command", ErrUnavailable},
 	{"OOM", ErrOverloaded},
 	{"WRONGTYPE", ErrWrongType},
 	{"NOAUTH", ErrRefused},
 	{"WRONGPASS", ErrRefused},
 	{"NOPERM", ErrRefused},
-	{"The user executing the script", ErrRefused},
+	{"The user executing the script", ErrRefused}, // Redis 7.0
+	{"ACL failure in script", ErrRefused},         // Redis 7.2 and Valkey
 	{"LARDER_NOT_COUNTER", ErrNotCounter},
 	{"LARDER_OVERFLOW", ErrOverflow},
 }

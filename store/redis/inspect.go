@@ -25,6 +25,9 @@ func (c *Client) inspect(ctx context.Context, primary rueidis.Client) (version s
 		// The greeting tells the same, and appraise warns that INFO is denied.
 		if info, err = greeting(ctx, primary); err == nil {
 			info["redis_mode"], info["redis_version"] = info["mode"], info["version"]
+			if info["server"] == "valkey" {
+				info["valkey_version"] = info["version"]
+			}
 		}
 	} else {
 		info = infoFields(text)
@@ -42,7 +45,7 @@ func (c *Client) inspect(ctx context.Context, primary rueidis.Client) (version s
 	}
 	major, _, _ := strings.Cut(info["redis_version"], ".")
 	if n, err := strconv.Atoi(major); err != nil || n < 7 {
-		return "", wrongMode(fmt.Sprintf("redis is version %q, the oldest supported is 7.0", info["redis_version"]))
+		return "", wrongMode(fmt.Sprintf("redis is version %q, the oldest supported is 7.0; the oldest Valkey is 7.2", info["redis_version"]))
 	}
 	if v := info["valkey_version"]; v != "" {
 		return "valkey " + v, nil
