@@ -166,26 +166,7 @@ func (p *program) connect(ctx context.Context) error {
 		p.hint()
 		return nil
 	}
-	cause := strings.Join(strings.Fields(redis.Cause(err)), " ")
-	switch {
-	case errors.Is(err, redis.ErrWrongMode) && strings.Contains(cause, "has no database"):
-		return fmt.Errorf("REDIS_DB: %s has no database %d; databases in redis.conf sets the number of databases", p.redis(), p.options.Redis.DB)
-	case errors.Is(err, redis.ErrWrongMode):
-		why := strings.TrimPrefix(cause, redis.ErrWrongMode.Error()+": ")
-		return fmt.Errorf("%s cannot be used: %s; check REDIS_URL, REDIS_CLUSTER_NODES and REDIS_SENTINEL_NODES", p.redis(), why)
-	case errors.Is(err, redis.ErrUnsafe):
-		return fmt.Errorf("LARDER_REDIS_STRICT: %s: %s", p.redis(), cause)
-	case !errors.Is(err, redis.ErrRefused) && p.options.Redis.TLS != nil:
-		return fmt.Errorf("%s could not be reached over TLS within %v: %s; check REDIS_TLS and that Redis serves TLS on this port", p.redis(), p.config.Serving.StartupTimeout, cause)
-	case !errors.Is(err, redis.ErrRefused):
-		return fmt.Errorf("%s could not be reached within %v: %s", p.redis(), p.config.Serving.StartupTimeout, cause)
-	case strings.Contains(cause, "NOPERM"):
-		return fmt.Errorf("redis refused a command to this user: check its ACL (%s)", cause)
-	case p.options.Redis.Mode == redis.Sentinel:
-		return fmt.Errorf("redis refused the credentials: check REDIS_USERNAME and REDIS_PASSWORD, REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD (%s)", cause)
-	default:
-		return fmt.Errorf("redis refused the credentials: check REDIS_USERNAME and REDIS_PASSWORD (%s)", cause)
-	}
+	return p.unusable(err)
 }
 
 // redis names the Redis of the settings, without credentials.

@@ -47,8 +47,8 @@ type Client struct {
 	blind     sync.Once // warns that the topology of a cluster is not told
 	// unprotected tells that CLIENT NO-EVICT is refused.
 	unprotected sync.Once
-	stop      context.CancelFunc
-	lifetime  context.Context //nolint:containedctx // of the client itself, for work that no request waits for
+	stop        context.CancelFunc
+	lifetime    context.Context //nolint:containedctx // of the client itself, for work that no request waits for
 }
 
 // Conns are the connections to Redis. Redis tracks what is read over Tracked and pushes it back when it is written. Writes,

@@ -3,7 +3,6 @@ package redis
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -37,7 +36,7 @@ type watchedConn struct {
 // be delivered later, when the calls that wrote it have failed and others have written anew. Closing would by default leave
 // that to the kernel, which goes on for minutes.
 func reset(conn net.Conn) net.Conn {
-	if secure, ok := conn.(*tls.Conn); ok {
+	if secure, ok := conn.(*securedConn); ok {
 		conn = secure.NetConn()
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
@@ -67,7 +66,16 @@ func (c *watchedConn) Read(b []byte) (int, error) {
 		n, err = 0, errReplica
 	}
 	if err != nil && !c.heard.Load() {
-		err = fmt.Errorf("%w: %w", errDial, err)
+		err = fmt.Errorf("%w: %w", errDial, explain(c.Conn, err))
+		c.fail(err)
+	}
+	return n, err
+}
+
+func (c *watchedConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if err != nil && !c.heard.Load() { // no more than the greeting was sent
+		err = fmt.Errorf("%w: %w", errDial, explain(c.Conn, err))
 		c.fail(err)
 	}
 	return n, err

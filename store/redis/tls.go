@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 )
 
 // Errors of connections that are encrypted at one end only.
@@ -26,7 +27,14 @@ func (n *network) secure(ctx context.Context, conn net.Conn, base *tls.Config, h
 	if n.options.TLSCommonName {
 		acceptCommonName(config)
 	}
-	secured := tls.Client(conn, config)
+	secured := new(securedConn)
+	if len(config.Certificates) == 0 && config.GetClientCertificate == nil {
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			secured.asked.Store(true)
+			return new(tls.Certificate), nil
+		}
+	}
+	secured.Conn = tls.Client(conn, config)
 	err := secured.HandshakeContext(ctx)
 	if err == nil {
 		return secured, nil
@@ -40,6 +48,21 @@ func (n *network) secure(ctx context.Context, conn net.Conn, base *tls.Config, h
 		return nil, errNoAnswerIn
 	}
 	return nil, err
+}
+
+// A securedConn remembers whether the server has asked for a certificate that there is none of. A server that needs one ends
+// the connection after the handshake, and its reason is often lost.
+type securedConn struct {
+	*tls.Conn
+	asked atomic.Bool
+}
+
+// explain adds to the error of a connection that was not greeted what is likely its cause.
+func explain(conn net.Conn, err error) error {
+	if secured, ok := conn.(*securedConn); ok && secured.asked.Load() {
+		return fmt.Errorf("it asks for a client certificate and none is set: %w", err)
+	}
+	return err
 }
 
 // acceptCommonName lets a certificate that has no subject alternative name (SAN) be one of the host that its common name says.
