@@ -84,7 +84,7 @@ type limitSettings struct {
 }
 
 type secrecySettings struct {
-	KeyringFile string `env:"LARDER_KEYRING_FILE" help:"File with the keys that encrypt session attributes, and values in namespaces marked encrypt. Each line has a key id and 32 bytes in base64; the first key encrypts."`
+	KeyringFile string `env:"LARDER_KEYRING_FILE" help:"File with the keys that encrypt session attributes, and values in namespaces marked encrypt. Each line has a key id and 32 bytes in base64; the first key encrypts. Reloaded when it changes."`
 }
 
 type policySettings struct {

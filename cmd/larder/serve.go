@@ -50,7 +50,8 @@ type program struct {
 	options store.Options
 	store   *store.Store
 	server  *service.Server
-	policy  *policyFile // nil without one
+	policy  *policyFile  // nil without one
+	keyring *keyringFile // nil without one
 	grpc    net.Listener
 	admin   net.Listener
 }
@@ -73,6 +74,9 @@ func (p *program) prepare() error {
 		return err
 	}
 	p.server = service.New(p.store, metrics, serving)
+	if path := p.config.Secrecy.KeyringFile; path != "" {
+		p.keyring = &keyringFile{path: path, keyring: options.Keyring, metrics: metrics, log: p.log}
+	}
 	if path := p.config.Policy.File; path != "" {
 		p.policy = &policyFile{path: path, server: p.server, metrics: metrics, log: p.log}
 		if _, err := p.policy.load(); err != nil {
@@ -121,12 +125,15 @@ func (p *program) serve(ctx context.Context) error {
 		ended <- p.server.Serve(p.grpc)
 	}()
 	go func() { ended <- admin.Serve(p.admin) }()
+	watching, stop := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer stop()
 	if p.policy != nil {
-		watching, stop := context.WithCancel(ctx)
-		var watch sync.WaitGroup
 		watch.Go(func() { p.policy.watch(watching) })
-		defer watch.Wait()
-		defer stop()
+	}
+	if p.keyring != nil {
+		watch.Go(func() { p.keyring.watch(watching) })
 	}
 	p.log.Info("listening", "version", release(), "grpc", p.grpc.Addr().String(), "admin", p.admin.Addr().String())
 
