@@ -50,8 +50,9 @@ type Metrics struct {
 	tokenOutcomes *prometheus.CounterVec
 	unkeyedCodes  atomic.Bool
 
-	policyReloads *prometheus.CounterVec
-	policyLoaded  atomic.Int64 // Unix time
+	policyReloads  *prometheus.CounterVec
+	keyringReloads *prometheus.CounterVec
+	policyLoaded   atomic.Int64 // Unix time
 
 	mu       sync.RWMutex
 	commands map[string]prometheus.Observer
@@ -87,6 +88,8 @@ func NewMetrics() *Metrics {
 
 		policyReloads: counters("larder_policy_reloads_total", "Reloads of a changed policy file, by result: applied or rejected.", "result"),
 
+		keyringReloads: counters("larder_keyring_reloads_total", "Reloads of a changed keyring file, by result: applied or rejected.", "result"),
+
 		commandErrors:    counters("larder_redis_command_errors_total", "Failed round trips to Redis, by command and by the error reason that callers receive.", "command", "kind"),
 		connectionEvents: counters("larder_redis_connection_events_total", "Changes of the connections to Redis, by event: dialed, dial_failed, closed, lost or restored.", "event"),
 		commandSeconds:   histograms("larder_redis_command_duration_seconds", "Duration of round trips to Redis in seconds, by command.", "command"),
@@ -94,7 +97,7 @@ func NewMetrics() *Metrics {
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		m.calls, m.unknownMethods, m.messagesRefused, m.retries, m.budgetExhausted, m.panics,
-		m.commandSeconds, m.commandErrors, m.connectionEvents, m.tokenOutcomes, m.policyReloads,
+		m.commandSeconds, m.commandErrors, m.connectionEvents, m.tokenOutcomes, m.policyReloads, m.keyringReloads,
 		gaugeFunc("larder_token_codes_unkeyed", "1 once this replica has issued a CODE without a keyring, which whoever reads Redis can find by trying all codes; otherwise 0.", nil, func() float64 {
 			if m.unkeyedCodes.Load() {
 				return 1
@@ -130,10 +133,7 @@ func (m *Metrics) watch(stats func() store.Stats, o Options) {
 	read := func(field func(store.Stats) int64) func() float64 {
 		return func() float64 { return float64(field(stats())) }
 	}
-	for key := range stats().KeyUses {
-		m.registry.MustRegister(counterFunc("larder_keyring_opened_total", "Values and attributes decrypted with a key of the keyring. An old key can be removed once its counter stands still on every replica for the longest lifetime of data.",
-			prometheus.Labels{"key": key}, read(func(s store.Stats) int64 { return s.KeyUses[key] })))
-	}
+	m.registry.MustRegister(keyringCollector{stats})
 	for _, setting := range redis.WarningSettings {
 		m.registry.MustRegister(gaugeFunc("larder_redis_unsafe_setting", "1 while Redis has this setting in a way that may lose or evict acknowledged writes, otherwise 0.",
 			prometheus.Labels{"setting": setting}, read(func(s store.Stats) int64 {
@@ -199,6 +199,23 @@ func (m *Metrics) watchDecisions(p *policy.Policies) *decisions {
 		"namespace", "rule", "outcome")}
 	m.registry.MustRegister(d.total)
 	return d
+}
+
+// A keyringCollector collects how often each key was used, of those that the keyring has at the time.
+type keyringCollector struct{ stats func() store.Stats }
+
+var keyringDesc = prometheus.NewDesc("larder_keyring_opened_total",
+	"Values and attributes decrypted with a key of the keyring. An old key can be removed once its counter stands still on every replica for the longest lifetime of data.",
+	[]string{"key"}, nil)
+
+// Describe implements [prometheus.Collector].
+func (keyringCollector) Describe(ch chan<- *prometheus.Desc) { ch <- keyringDesc }
+
+// Collect implements [prometheus.Collector].
+func (c keyringCollector) Collect(ch chan<- prometheus.Metric) {
+	for key, n := range c.stats().KeyUses {
+		ch <- prometheus.MustNewConstMetric(keyringDesc, prometheus.CounterValue, float64(n), key)
+	}
 }
 
 // watchReads adds the counts of reads. They are collected when Prometheus scrapes, so that a read updates one counter only.
@@ -269,12 +286,18 @@ func (m *Metrics) closeLog() {
 }
 
 // PolicyReloaded counts a reload of the policy file: as rejected if err is not nil, otherwise as applied.
-func (m *Metrics) PolicyReloaded(err error) {
-	result := "applied"
+func (m *Metrics) PolicyReloaded(err error) { m.policyReloads.WithLabelValues(resultOf(err)).Inc() }
+
+// KeyringReloaded counts a reload of the keyring file: as rejected if err is not nil, otherwise as applied.
+func (m *Metrics) KeyringReloaded(err error) {
+	m.keyringReloads.WithLabelValues(resultOf(err)).Inc()
+}
+
+func resultOf(err error) string {
 	if err != nil {
-		result = "rejected"
+		return "rejected"
 	}
-	m.policyReloads.WithLabelValues(result).Inc()
+	return "applied"
 }
 
 // Connection counts a change of the connections to Redis, and logs connections that were opened or closed. It does not log
