@@ -30,6 +30,17 @@ func readyNames() []string {
 	return names
 }
 
+// edgeNames returns the names of the services that answer without Redis too, by a failure policy. They are SERVING until the
+// server shuts down.
+func edgeNames(o *Options) (names []string) {
+	for _, edge := range edgeServices {
+		if edge.asked(o) {
+			names = append(names, edge.desc.ServiceName)
+		}
+	}
+	return names
+}
+
 // Health keeps whether this server can serve, for grpc.health.v1 and for the admin port's /health. It probes Redis itself,
 // with its own deadline; the outcome of calls would not tell, because calls answered from memory succeed without Redis.
 type Health struct {
@@ -39,6 +50,7 @@ type Health struct {
 	timeout  time.Duration
 	logger   *slog.Logger
 	metrics  *Metrics
+	edges    []string
 
 	mu       sync.Mutex
 	up       bool
@@ -49,7 +61,7 @@ type Health struct {
 func newHealth(ping func(context.Context) error, m *Metrics, o Options) *Health {
 	h := &Health{
 		grpc: health.NewServer(), ping: ping, interval: o.ProbeInterval, timeout: o.ProbeTimeout,
-		logger: o.Logger, metrics: m,
+		logger: o.Logger, metrics: m, edges: edgeNames(&o),
 	}
 	// Every name gets a status at once: grpc-go answers NOT_FOUND for a name without one, which the kubelet counts as a
 	// failure, and begins with "" as SERVING.
@@ -165,6 +177,13 @@ func (h *Health) publish() {
 		status = healthv1.HealthCheckResponse_SERVING
 	}
 	for _, name := range readyNames() {
+		h.grpc.SetServingStatus(name, status)
+	}
+	status = healthv1.HealthCheckResponse_SERVING
+	if h.draining {
+		status = healthv1.HealthCheckResponse_NOT_SERVING
+	}
+	for _, name := range h.edges {
 		h.grpc.SetServingStatus(name, status)
 	}
 }

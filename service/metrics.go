@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/edge/rls"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 )
@@ -47,6 +48,7 @@ type Metrics struct {
 
 	policyReloads *prometheus.CounterVec
 	policyLoaded  atomic.Int64 // Unix time
+	envoyReloads  *prometheus.CounterVec
 
 	mu       sync.RWMutex
 	commands map[string]prometheus.Observer
@@ -77,6 +79,7 @@ func NewMetrics() *Metrics {
 		panics:          counter("larder_panics_total", "Panics in handlers, each answered with the reason PANIC."),
 
 		policyReloads: counters("larder_policy_reloads_total", "Reloads of a changed policy file, by result: applied or rejected.", "result"),
+		envoyReloads:  counters("larder_envoy_ratelimit_config_reloads_total", "Reloads of changed configuration files of Envoy's rate limits, by result: applied or rejected.", "result"),
 
 		commandErrors:    counters("larder_redis_command_errors_total", "Failed round trips to Redis, by command and by the error reason that callers receive.", "command", "kind"),
 		connectionEvents: counters("larder_redis_connection_events_total", "Changes of the connections to Redis, by event: dialed, dial_failed, closed, lost or restored.", "event"),
@@ -170,6 +173,43 @@ func (c readsCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
+// watchEnvoyRateLimits adds the metrics of Envoy's rate limits.
+func (m *Metrics) watchEnvoyRateLimits(e *envoyRateLimit) {
+	m.registry.MustRegister(
+		envoyHitsCollector{&e.stats}, m.envoyReloads,
+		counterFunc("larder_envoy_ratelimit_unknown_domain_total", "Requests of Envoy's rate limit protocol in a domain that no file has.", nil,
+			func() float64 { return float64(e.stats.UnknownDomains()) }),
+		counterFunc("larder_envoy_ratelimit_global_shadow_total", "Requests of Envoy's rate limit protocol that passed only because LARDER_ENVOY_RATELIMIT_SHADOW_MODE is on.", nil,
+			func() float64 { return float64(e.stats.GlobalShadow()) }),
+		gaugeFunc("larder_envoy_ratelimit_config_loaded_timestamp_seconds", "Unix time at which the rate limit configuration in force was loaded.", nil,
+			func() float64 { return float64(e.loaded.Load()) }),
+	)
+}
+
+// An envoyHitsCollector collects the hits on the rules of Envoy's rate limits. Its labels are parts of the configuration and
+// never of requests.
+type envoyHitsCollector struct{ stats *rls.Stats }
+
+var envoyHitsDesc = prometheus.NewDesc("larder_envoy_ratelimit_hits_total",
+	"Hits on a rule of Envoy's rate limits, by the path of the rule and by outcome. A hit may have several outcomes; total has all hits.",
+	[]string{"domain", "rule", "outcome"}, nil)
+
+// Describe implements [prometheus.Collector].
+func (envoyHitsCollector) Describe(ch chan<- *prometheus.Desc) { ch <- envoyHitsDesc }
+
+// Collect implements [prometheus.Collector].
+func (c envoyHitsCollector) Collect(ch chan<- prometheus.Metric) {
+	c.stats.Each(func(domain, rule string, o rls.Outcome, hits uint64) {
+		ch <- prometheus.MustNewConstMetric(envoyHitsDesc, prometheus.CounterValue, float64(hits), valid(domain), valid(rule), o.String())
+	})
+}
+
+// EnvoyRateLimitsReloaded counts a reload of the configuration of Envoy's rate limits: as rejected if err is not nil,
+// otherwise as applied.
+func (m *Metrics) EnvoyRateLimitsReloaded(err error) {
+	m.envoyReloads.WithLabelValues(reloaded(err)).Inc()
+}
+
 // Command records a round trip to Redis and logs it as a warning if it was slow. It implements [redis.Observer].
 func (m *Metrics) Command(name string, took time.Duration, err error) {
 	observer, name := m.command(name)
@@ -207,11 +247,14 @@ func (m *Metrics) command(name string) (prometheus.Observer, string) {
 
 // PolicyReloaded counts a reload of the policy file: as rejected if err is not nil, otherwise as applied.
 func (m *Metrics) PolicyReloaded(err error) {
-	result := "applied"
+	m.policyReloads.WithLabelValues(reloaded(err)).Inc()
+}
+
+func reloaded(err error) string {
 	if err != nil {
-		result = "rejected"
+		return "rejected"
 	}
-	m.policyReloads.WithLabelValues(result).Inc()
+	return "applied"
 }
 
 // Connection counts a change of the connections to Redis, and logs connections that were opened or closed. It does not log

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -34,6 +35,19 @@ var services = []struct {
 }{
 	{&cachev1.CacheService_ServiceDesc, func(b backend) any { return NewCache(b.store, b.policies, b.metrics) }},
 	{&sessionv1.SessionService_ServiceDesc, func(b backend) any { return NewSession(b.store, b.policies) }},
+}
+
+// edgeServices are services of other protocols, which are served where the options ask for them. Everything follows from a line as
+// in the registry, except that they are no part of Larder's API.
+var edgeServices = []struct {
+	desc  *grpc.ServiceDesc
+	asked func(*Options) bool
+	make  func(*Server, *store.Store) any
+}{
+	{
+		&envoy.RateLimitService_ServiceDesc, func(o *Options) bool { return o.EnvoyRateLimits != nil },
+		func(s *Server, st *store.Store) any { return s.envoy.use(st.RateLimits, st.Redis.Now) },
+	},
 }
 
 // A backend is what the handlers of a service are made from.
@@ -70,6 +84,9 @@ type Options struct {
 	// MaxConcurrentStreams is the maximum number of calls in flight on one connection; its client queues further ones;
 	// 1000 by default.
 	MaxConcurrentStreams uint32
+	// EnvoyRateLimits serves envoy.service.ratelimit.v3.RateLimitService; nil does not. It has no rules until
+	// [Server.SetEnvoyRateLimits] is called.
+	EnvoyRateLimits *EnvoyRateLimits
 	// DrainDelay is how long Shutdown keeps serving after it has reported NOT_SERVING, so that load balancers notice; 0 by
 	// default.
 	DrainDelay time.Duration
@@ -106,6 +123,7 @@ type Server struct {
 	health   *Health
 	grpc     *grpc.Server
 
+	envoy    *envoyRateLimit        // nil unless it is served
 	warnings func() []redis.Warning // of the store; nil without one
 
 	// probing and streams are the contexts of the probes and of all streams; Shutdown cancels them.
@@ -128,10 +146,15 @@ func New(st *store.Store, m *Metrics, o Options) *Server {
 	return s
 }
 
-// register adds the services of the registry.
+// register adds the services of the registry, and of the others those that the options ask for.
 func (s *Server) register(st *store.Store) {
 	for _, service := range services {
 		s.grpc.RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics}))
+	}
+	for _, edge := range edgeServices {
+		if edge.asked(&s.options) {
+			s.grpc.RegisterService(edge.desc, edge.make(s, st))
+		}
 	}
 	s.metrics.calls.InitializeMetrics(s.grpc) // last, because it needs every method
 }
@@ -141,6 +164,10 @@ func newServer(ping func(context.Context) error, m *Metrics, o Options) *Server 
 	o = o.withDefaults()
 	s := &Server{
 		options: o, metrics: m, policies: policy.New(o.Limits), health: newHealth(ping, m, o), stopped: make(chan struct{}),
+	}
+	if o.EnvoyRateLimits != nil {
+		s.envoy = newEnvoyRateLimit(*o.EnvoyRateLimits)
+		m.watchEnvoyRateLimits(s.envoy)
 	}
 	s.forced, s.force = context.WithCancel(context.Background())
 	s.probing, s.stopProbes = context.WithCancel(context.Background())

@@ -1,4 +1,4 @@
-package ratelimit
+package rls
 
 import (
 	"math"
@@ -6,7 +6,7 @@ import (
 	"time"
 
 	common "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
-	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -30,8 +30,8 @@ descriptors:
 `
 
 const (
-	ok   = rls.RateLimitResponse_OK
-	over = rls.RateLimitResponse_OVER_LIMIT
+	ok   = envoy.RateLimitResponse_OK
+	over = envoy.RateLimitResponse_OVER_LIMIT
 )
 
 // A counter is a model of the engine for rules of one window: all or nothing.
@@ -77,7 +77,7 @@ func serve(t testing.TB, text string, o Options) *server {
 // noon is a time 30 s after the beginning of a minute, an hour and a day.
 var noon = time.Date(2026, 11, 25, 0, 0, 30, 400e6, time.UTC)
 
-func (s *server) ask(t testing.TB, r *rls.RateLimitRequest) *rls.RateLimitResponse {
+func (s *server) ask(t testing.TB, r *envoy.RateLimitRequest) *envoy.RateLimitResponse {
 	t.Helper()
 	p, err := s.config.Plan(r, &s.options)
 	if err != nil {
@@ -91,8 +91,8 @@ func (s *server) ask(t testing.TB, r *rls.RateLimitRequest) *rls.RateLimitRespon
 }
 
 // codes are the overall code of an answer and those of its statuses.
-func codes(a *rls.RateLimitResponse) []rls.RateLimitResponse_Code {
-	all := []rls.RateLimitResponse_Code{a.GetOverallCode()}
+func codes(a *envoy.RateLimitResponse) []envoy.RateLimitResponse_Code {
+	all := []envoy.RateLimitResponse_Code{a.GetOverallCode()}
 	for _, s := range a.GetStatuses() {
 		all = append(all, s.GetCode())
 	}
@@ -102,16 +102,16 @@ func codes(a *rls.RateLimitResponse) []rls.RateLimitResponse_Code {
 func TestAnswerOfOneDescriptor(t *testing.T) {
 	t.Parallel()
 	s := serve(t, answering, Options{})
-	limit := &rls.RateLimitResponse_RateLimit{Name: "ten-a-minute", RequestsPerUnit: 10, Unit: rls.RateLimitResponse_RateLimit_MINUTE}
+	limit := &envoy.RateLimitResponse_RateLimit{Name: "ten-a-minute", RequestsPerUnit: 10, Unit: envoy.RateLimitResponse_RateLimit_MINUTE}
 	for i := range 10 {
-		want := &rls.RateLimitResponse{OverallCode: ok, Statuses: []*rls.RateLimitResponse_DescriptorStatus{
+		want := &envoy.RateLimitResponse{OverallCode: ok, Statuses: []*envoy.RateLimitResponse_DescriptorStatus{
 			{Code: ok, CurrentLimit: limit, LimitRemaining: uint32(9 - i), DurationUntilReset: &durationpb.Duration{Seconds: 30}},
 		}}
 		if got := s.ask(t, request("d", descriptor("ten=a"))); !proto.Equal(got, want) {
 			t.Fatalf("answer %d = %v, want %v", i+1, got, want)
 		}
 	}
-	want := &rls.RateLimitResponse{OverallCode: over, Statuses: []*rls.RateLimitResponse_DescriptorStatus{
+	want := &envoy.RateLimitResponse{OverallCode: over, Statuses: []*envoy.RateLimitResponse_DescriptorStatus{
 		{Code: over, CurrentLimit: limit, DurationUntilReset: &durationpb.Duration{Seconds: 30}},
 	}}
 	if got := s.ask(t, request("d", descriptor("ten=a"))); !proto.Equal(got, want) {
@@ -126,7 +126,7 @@ func TestAnswerOfOneDescriptor(t *testing.T) {
 func TestRequestsWithoutRulesPass(t *testing.T) {
 	t.Parallel()
 	s := serve(t, answering, Options{})
-	want := &rls.RateLimitResponse{OverallCode: ok, Statuses: []*rls.RateLimitResponse_DescriptorStatus{{Code: ok}, {Code: ok}}}
+	want := &envoy.RateLimitResponse{OverallCode: ok, Statuses: []*envoy.RateLimitResponse_DescriptorStatus{{Code: ok}, {Code: ok}}}
 	for _, domain := range []string{"d", "elsewhere"} {
 		r := request(domain, descriptor("unknown=a"), descriptor("ten=a", "more=b"))
 		if got := s.ask(t, r); !proto.Equal(got, want) {
@@ -142,7 +142,7 @@ func TestRequestsWithoutRulesPass(t *testing.T) {
 func TestInvalidRequests(t *testing.T) {
 	t.Parallel()
 	c := load(t, answering)
-	for want, r := range map[string]*rls.RateLimitRequest{
+	for want, r := range map[string]*envoy.RateLimitRequest{
 		"domain: must not be empty":                         request("", descriptor("ten=a")),
 		"descriptors: must have 1 to 64 items":              request("d"),
 		"descriptors[1].limit.unit: must be a defined unit": request("d", descriptor("ten=a"), &common.RateLimitDescriptor{Limit: &common.RateLimitDescriptor_RateLimitOverride{RequestsPerUnit: 1}}),
@@ -159,7 +159,7 @@ func TestInvalidRequests(t *testing.T) {
 func TestUnlimitedRules(t *testing.T) {
 	t.Parallel()
 	s := serve(t, answering, Options{})
-	want := &rls.RateLimitResponse{OverallCode: ok, Statuses: []*rls.RateLimitResponse_DescriptorStatus{{Code: ok, LimitRemaining: math.MaxUint32}}}
+	want := &envoy.RateLimitResponse{OverallCode: ok, Statuses: []*envoy.RateLimitResponse_DescriptorStatus{{Code: ok, LimitRemaining: math.MaxUint32}}}
 	if got := s.ask(t, request("d", descriptor("free=a"))); !proto.Equal(got, want) || len(s.counter.used) > 0 {
 		t.Errorf("answer = %v, %d counters, want %v and none", got, len(s.counter.used), want)
 	}
@@ -171,7 +171,7 @@ func TestReplacedRulesAreNotCounted(t *testing.T) {
 		s := serve(t, answering, Options{})
 		for range 6 {
 			got := s.ask(t, request("d", descriptor("named=a"), descriptor(by)))
-			if got.GetOverallCode() != ok || !proto.Equal(got.GetStatuses()[0], &rls.RateLimitResponse_DescriptorStatus{Code: ok}) {
+			if got.GetOverallCode() != ok || !proto.Equal(got.GetStatuses()[0], &envoy.RateLimitResponse_DescriptorStatus{Code: ok}) {
 				t.Fatalf("answer with %s = %v, want OK and no limit for the replaced rule", by, got)
 			}
 		}
@@ -190,7 +190,7 @@ func TestShadowMode(t *testing.T) {
 	}
 	s = serve(t, answering, Options{Shadow: true})
 	got = s.ask(t, request("d", descriptor("none=a")))
-	if diff := cmp.Diff([]rls.RateLimitResponse_Code{ok, over}, codes(got)); diff != "" || s.stats.GlobalShadow() != 1 {
+	if diff := cmp.Diff([]envoy.RateLimitResponse_Code{ok, over}, codes(got)); diff != "" || s.stats.GlobalShadow() != 1 {
 		t.Errorf("codes in global shadow mode (-want +got):\n%s\n%d requests counted, want 1", diff, s.stats.GlobalShadow())
 	}
 }
@@ -201,16 +201,16 @@ func TestQuotaMode(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		options Options
-		request *rls.RateLimitRequest
-		want    []rls.RateLimitResponse_Code
+		request *envoy.RateLimitRequest
+		want    []envoy.RateLimitResponse_Code
 	}{
-		{"one of two", Options{}, request("d", hits(descriptor("quota=a"), 6), descriptor("quota=b")), []rls.RateLimitResponse_Code{ok, over, ok}},
-		{"both", Options{}, request("d", hits(descriptor("quota=a"), 6), hits(descriptor("quota=b"), 6)), []rls.RateLimitResponse_Code{over, over, over}},
-		{"the only one", Options{}, request("d", hits(descriptor("quota=a"), 6), descriptor("ten=a")), []rls.RateLimitResponse_Code{over, over, ok}},
-		{"another rule", Options{}, request("d", descriptor("quota=a"), descriptor("none=a")), []rls.RateLimitResponse_Code{over, ok, over}},
-		{"global", Options{Quota: true}, request("d", descriptor("none=a"), descriptor("five=a")), []rls.RateLimitResponse_Code{ok, over, ok}},
-		{"global, all", Options{Quota: true}, request("d", descriptor("none=a"), hits(descriptor("five=a"), 6)), []rls.RateLimitResponse_Code{over, over, over}},
-		{"global, without a rule", Options{Quota: true}, request("d", descriptor("none=a"), descriptor("unknown=a")), []rls.RateLimitResponse_Code{ok, over, ok}},
+		{"one of two", Options{}, request("d", hits(descriptor("quota=a"), 6), descriptor("quota=b")), []envoy.RateLimitResponse_Code{ok, over, ok}},
+		{"both", Options{}, request("d", hits(descriptor("quota=a"), 6), hits(descriptor("quota=b"), 6)), []envoy.RateLimitResponse_Code{over, over, over}},
+		{"the only one", Options{}, request("d", hits(descriptor("quota=a"), 6), descriptor("ten=a")), []envoy.RateLimitResponse_Code{over, over, ok}},
+		{"another rule", Options{}, request("d", descriptor("quota=a"), descriptor("none=a")), []envoy.RateLimitResponse_Code{over, ok, over}},
+		{"global", Options{Quota: true}, request("d", descriptor("none=a"), descriptor("five=a")), []envoy.RateLimitResponse_Code{ok, over, ok}},
+		{"global, all", Options{Quota: true}, request("d", descriptor("none=a"), hits(descriptor("five=a"), 6)), []envoy.RateLimitResponse_Code{over, over, over}},
+		{"global, without a rule", Options{Quota: true}, request("d", descriptor("none=a"), descriptor("unknown=a")), []envoy.RateLimitResponse_Code{ok, over, ok}},
 	} {
 		if diff := cmp.Diff(tt.want, codes(serve(t, answering, tt.options).ask(t, tt.request))); diff != "" {
 			t.Errorf("%s: codes (-want +got):\n%s", tt.name, diff)
@@ -221,7 +221,7 @@ func TestQuotaMode(t *testing.T) {
 func TestHits(t *testing.T) {
 	t.Parallel()
 	s := serve(t, answering, Options{})
-	left := func(r *rls.RateLimitRequest) uint32 {
+	left := func(r *envoy.RateLimitRequest) uint32 {
 		t.Helper()
 		return s.ask(t, r).GetStatuses()[0].GetLimitRemaining()
 	}
@@ -275,9 +275,9 @@ func TestLimitOfTheRequest(t *testing.T) {
 	s := serve(t, answering, Options{})
 	d := descriptor("shadow=a")
 	d.Limit = &common.RateLimitDescriptor_RateLimitOverride{RequestsPerUnit: 2, Unit: typev3.RateLimitUnit_DAY}
-	for i, want := range []rls.RateLimitResponse_Code{ok, ok, over} { // never in shadow mode
+	for i, want := range []envoy.RateLimitResponse_Code{ok, ok, over} { // never in shadow mode
 		got := s.ask(t, request("d", d))
-		limit := &rls.RateLimitResponse_RateLimit{RequestsPerUnit: 2, Unit: rls.RateLimitResponse_RateLimit_DAY}
+		limit := &envoy.RateLimitResponse_RateLimit{RequestsPerUnit: 2, Unit: envoy.RateLimitResponse_RateLimit_DAY}
 		if got.GetOverallCode() != want || !proto.Equal(got.GetStatuses()[0].GetCurrentLimit(), limit) {
 			t.Errorf("answer %d = %v, want %v of 2 a day", i+1, got, want)
 		}
@@ -292,7 +292,7 @@ func TestHeaders(t *testing.T) {
 	names := HeaderNames{"RateLimit-Limit", "RateLimit-Remaining", "x-reset"}
 	for _, tt := range []struct {
 		name string
-		r    *rls.RateLimitRequest
+		r    *envoy.RateLimitRequest
 		want []string // limit, remaining, reset
 	}{
 		{"the least remaining", request("d", descriptor("ten=a"), descriptor("five=a")), []string{"5", "4", "3570"}},
@@ -358,7 +358,7 @@ func TestAnswerWithoutRedis(t *testing.T) {
 		t.Fatalf("Plan = %v, want nil", err)
 	}
 	got, _ := p.Answer([]Result{{Degraded: true}, {Degraded: true, Over: true}}, noon, &s.stats)
-	if diff := cmp.Diff([]rls.RateLimitResponse_Code{over, ok, over}, codes(got)); diff != "" {
+	if diff := cmp.Diff([]envoy.RateLimitResponse_Code{over, ok, over}, codes(got)); diff != "" {
 		t.Errorf("codes of fail open and fail closed (-want +got):\n%s", diff)
 	}
 	if status := got.GetStatuses()[0]; status.GetLimitRemaining() != 4 || status.GetDurationUntilReset().GetSeconds() != 3570 {

@@ -1,4 +1,4 @@
-package ratelimit
+package rls
 
 import (
 	"fmt"
@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	common "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
-	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	"pgregory.net/rapid"
 )
@@ -31,8 +31,8 @@ func hits(d *common.RateLimitDescriptor, n uint64) *common.RateLimitDescriptor {
 	return d
 }
 
-func request(domain string, descriptors ...*common.RateLimitDescriptor) *rls.RateLimitRequest {
-	return &rls.RateLimitRequest{Domain: domain, Descriptors: descriptors}
+func request(domain string, descriptors ...*common.RateLimitDescriptor) *envoy.RateLimitRequest {
+	return &envoy.RateLimitRequest{Domain: domain, Descriptors: descriptors}
 }
 
 // matching has a rule for each line of what the protocol's documents say of matching. The limits tell the rules apart.

@@ -1,10 +1,10 @@
-package ratelimit
+package rls
 
 import (
 	"fmt"
 	"slices"
 
-	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 )
 
 const (
@@ -74,7 +74,7 @@ type Plan struct {
 	// UnknownDomain is set if no rule is of the request's domain.
 	UnknownDomain bool
 
-	request *rls.RateLimitRequest
+	request *envoy.RateLimitRequest
 	options *Options
 	lines   []line
 }
@@ -89,7 +89,7 @@ type line struct {
 }
 
 // Plan finds out what must be counted for a request. Its errors are of type [*InvalidError].
-func (c *Config) Plan(request *rls.RateLimitRequest, o *Options) (*Plan, error) {
+func (c *Config) Plan(request *envoy.RateLimitRequest, o *Options) (*Plan, error) {
 	descriptors := request.GetDescriptors()
 	switch {
 	case request.GetDomain() == "":

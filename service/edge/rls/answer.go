@@ -1,4 +1,4 @@
-package ratelimit
+package rls
 
 import (
 	"fmt"
@@ -8,7 +8,7 @@ import (
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	common "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
-	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 )
@@ -30,14 +30,14 @@ type Result struct {
 
 // Answer builds the answer to a request from the results of the charges, in their order, and counts it. Denied reports
 // whether it denies the request.
-func (p *Plan) Answer(results []Result, now time.Time, s *Stats) (answer *rls.RateLimitResponse, denied bool) {
-	answer = &rls.RateLimitResponse{Statuses: make([]*rls.RateLimitResponse_DescriptorStatus, len(p.lines))}
+func (p *Plan) Answer(results []Result, now time.Time, s *Stats) (answer *envoy.RateLimitResponse, denied bool) {
+	answer = &envoy.RateLimitResponse{Statuses: make([]*envoy.RateLimitResponse_DescriptorStatus, len(p.lines))}
 	failed, quotas, quotasFailed := 0, 0, 0
 	var passed []int
 	// tightest is the status that the headers are about: that with the least remaining, or the last one over its limit.
-	var tightest *rls.RateLimitResponse_DescriptorStatus
+	var tightest *envoy.RateLimitResponse_DescriptorStatus
 	for i, l := range p.lines {
-		status := &rls.RateLimitResponse_DescriptorStatus{Code: rls.RateLimitResponse_OK}
+		status := &envoy.RateLimitResponse_DescriptorStatus{Code: envoy.RateLimitResponse_OK}
 		answer.Statuses[i] = status
 		switch l.fate {
 		case unlimited:
@@ -55,7 +55,7 @@ func (p *Plan) Answer(results []Result, now time.Time, s *Stats) (answer *rls.Ra
 			}
 		case noRule:
 		}
-		over := status.GetCode() == rls.RateLimitResponse_OVER_LIMIT
+		over := status.GetCode() == envoy.RateLimitResponse_OVER_LIMIT
 		if !over {
 			passed = append(passed, i)
 		}
@@ -73,9 +73,9 @@ func (p *Plan) Answer(results []Result, now time.Time, s *Stats) (answer *rls.Ra
 		denied = false
 		s.globalShadow.Add(1)
 	}
-	answer.OverallCode = rls.RateLimitResponse_OK
+	answer.OverallCode = envoy.RateLimitResponse_OK
 	if denied {
-		answer.OverallCode = rls.RateLimitResponse_OVER_LIMIT
+		answer.OverallCode = envoy.RateLimitResponse_OVER_LIMIT
 	}
 	if p.options.Headers && tightest != nil {
 		answer.ResponseHeadersToAdd = p.options.HeaderNames.of(tightest)
@@ -87,9 +87,9 @@ func (p *Plan) Answer(results []Result, now time.Time, s *Stats) (answer *rls.Ra
 }
 
 // status fills in the status of a descriptor that is counted.
-func (p *Plan) status(status *rls.RateLimitResponse_DescriptorStatus, l line, r Result, now time.Time) {
+func (p *Plan) status(status *envoy.RateLimitResponse_DescriptorStatus, l line, r Result, now time.Time) {
 	rule := l.rule
-	status.CurrentLimit = &rls.RateLimitResponse_RateLimit{Name: rule.Name, RequestsPerUnit: rule.RequestsPerUnit, Unit: rule.Unit}
+	status.CurrentLimit = &envoy.RateLimitResponse_RateLimit{Name: rule.Name, RequestsPerUnit: rule.RequestsPerUnit, Unit: rule.Unit}
 	if r.Reset <= 0 && rule.Algorithm == FixedWindow {
 		r.Reset = rule.Period - time.Duration(now.UnixNano()%int64(rule.Period))
 	}
@@ -102,7 +102,7 @@ func (p *Plan) status(status *rls.RateLimitResponse_DescriptorStatus, l line, r 
 	}
 	switch {
 	case r.Over && !rule.Shadow:
-		status.Code = rls.RateLimitResponse_OVER_LIMIT
+		status.Code = envoy.RateLimitResponse_OVER_LIMIT
 	case r.Over: // in shadow_mode: OK, and nothing remains
 	default:
 		status.LimitRemaining = uint32(min(rule.Capacity()-min(r.Used, rule.Capacity()), math.MaxUint32)) //nolint:gosec // it fits
@@ -172,7 +172,7 @@ type HeaderNames struct {
 	Limit, Remaining, Reset string
 }
 
-func (n HeaderNames) of(status *rls.RateLimitResponse_DescriptorStatus) (headers []*core.HeaderValue) {
+func (n HeaderNames) of(status *envoy.RateLimitResponse_DescriptorStatus) (headers []*core.HeaderValue) {
 	for _, h := range []struct {
 		name  string
 		value int64

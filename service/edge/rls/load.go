@@ -1,11 +1,11 @@
-package ratelimit
+package rls
 
 import (
 	"fmt"
 	"slices"
 	"strings"
 
-	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/goccy/go-yaml/ast"
 	"google.golang.org/protobuf/types/known/structpb"
 )
@@ -180,7 +180,7 @@ func (l *loader) limit(f field) *Rule {
 		Algorithm: FixedWindow,
 	}
 	name := l.text(fields["unit"])
-	unit := Unit(rls.RateLimitResponse_RateLimit_Unit_value[strings.ToUpper(name)])
+	unit := Unit(envoy.RateLimitResponse_RateLimit_Unit_value[strings.ToUpper(name)])
 	r.Period = lengths[unit]
 	switch at := fields["unit"]; {
 	case r.Unlimited && r.Period > 0:

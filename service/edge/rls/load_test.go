@@ -1,4 +1,4 @@
-package ratelimit
+package rls
 
 import (
 	"errors"
@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
@@ -343,7 +343,7 @@ rules:
 		t.Errorf("rule (-want +got):\n%s", diff)
 	}
 	c = loadFiles(t, LoadOptions{}, rules, File{"larder.yml", []byte("rules: {d.a: {period: 1h, algorithm: sliding_window}}\n")})
-	if r := c.Rules()[0]; r.Unit != rls.RateLimitResponse_RateLimit_HOUR || r.Algorithm != SlidingWindow {
+	if r := c.Rules()[0]; r.Unit != envoy.RateLimitResponse_RateLimit_HOUR || r.Algorithm != SlidingWindow {
 		t.Errorf("a period of an hour has the unit %v and the algorithm %v, want HOUR, sliding_window", r.Unit, r.Algorithm)
 	}
 	wantDump := "d.a: unit=UNKNOWN requests_per_unit=10, shadow_mode: false, algorithm: gcra, period: 1m30s, burst: 1, failure_policy: local\n"

@@ -1,11 +1,11 @@
-// Package ratelimit decides what Envoy's rate limit protocol, envoy.service.ratelimit.v3, asks for: it reads the
+// Package rls decides what Envoy's rate limit protocol, envoy.service.ratelimit.v3, asks for: it reads the
 // configuration files of envoyproxy/ratelimit, finds the rule of each descriptor, and builds the answer from what the
 // counters say. It holds no counters and does no I/O besides reading the files.
 //
 // Names are those of the protocol. A request has descriptors, each a list of entries, which are pairs of a key and a value.
 // A rule is a limit in a file, at a path such as "messaging.message_type_marketing.to_number". What is said of other
 // implementations is the behaviour of envoyproxy/ratelimit of July 2026.
-package ratelimit
+package rls
 
 import (
 	"cmp"
@@ -14,22 +14,22 @@ import (
 	"strings"
 	"time"
 
-	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // A Unit is the unit of a limit as the protocol numbers it.
-type Unit = rls.RateLimitResponse_RateLimit_Unit
+type Unit = envoy.RateLimitResponse_RateLimit_Unit
 
 // lengths are the lengths of the units. A month has 30 days and a year 365, as for other implementations.
 var lengths = map[Unit]time.Duration{
-	rls.RateLimitResponse_RateLimit_SECOND: time.Second,
-	rls.RateLimitResponse_RateLimit_MINUTE: time.Minute,
-	rls.RateLimitResponse_RateLimit_HOUR:   time.Hour,
-	rls.RateLimitResponse_RateLimit_DAY:    24 * time.Hour,
-	rls.RateLimitResponse_RateLimit_WEEK:   7 * 24 * time.Hour,
-	rls.RateLimitResponse_RateLimit_MONTH:  30 * 24 * time.Hour,
-	rls.RateLimitResponse_RateLimit_YEAR:   365 * 24 * time.Hour,
+	envoy.RateLimitResponse_RateLimit_SECOND: time.Second,
+	envoy.RateLimitResponse_RateLimit_MINUTE: time.Minute,
+	envoy.RateLimitResponse_RateLimit_HOUR:   time.Hour,
+	envoy.RateLimitResponse_RateLimit_DAY:    24 * time.Hour,
+	envoy.RateLimitResponse_RateLimit_WEEK:   7 * 24 * time.Hour,
+	envoy.RateLimitResponse_RateLimit_MONTH:  30 * 24 * time.Hour,
+	envoy.RateLimitResponse_RateLimit_YEAR:   365 * 24 * time.Hour,
 }
 
 // An Algorithm is how a rule counts. The zero value is FixedWindow.

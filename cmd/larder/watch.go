@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	// settleTime is the time without changes after which a file is read. Its writer may write it in parts.
+	settleTime = 100 * time.Millisecond
+	// watchInterval is the interval at which files are read without a change, for file systems that report none.
+	watchInterval = time.Minute
+)
+
+// watchFolders calls reload after changes in the folders of some files, and at an interval, until ctx ends. It watches the
+// folders: a watch of a file itself would not see another file that is renamed to its place, or the link that Kubernetes
+// replaces to change a mounted ConfigMap. What names the files in the log.
+func watchFolders(ctx context.Context, what string, folders []string, log *slog.Logger, reload func()) {
+	var events chan fsnotify.Event
+	var failures chan error
+	watcher, err := fsnotify.NewWatcher()
+	if err == nil {
+		defer func() { _ = watcher.Close() }()
+		events, failures = watcher.Events, watcher.Errors
+		for _, folder := range folders {
+			if err == nil {
+				err = watcher.Add(folder)
+			}
+		}
+	}
+	if err != nil {
+		log.Warn("the "+what+" cannot be watched and is read at an interval only", "interval", watchInterval.String(), "error", err.Error())
+	}
+	settled := time.NewTimer(0) // the files may have changed before the watch began
+	defer settled.Stop()
+	interval := time.NewTicker(watchInterval)
+	defer interval.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-events:
+			settled.Reset(settleTime)
+		case err := <-failures: // for example, the queue of the kernel has overflowed and events are lost
+			log.Warn("watching the "+what+" failed", "error", err.Error())
+			settled.Reset(settleTime)
+		case <-interval.C:
+			reload()
+		case <-settled.C:
+			reload()
+		}
+	}
+}
