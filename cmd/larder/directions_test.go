@@ -83,7 +83,7 @@ var rooms = []room{
 		why: "it moves entries through the API, as any other client could",
 	},
 	{
-		path: "cmd/larder/bench", may: []string{"gen", "cmd/larder/setting"}, outside: []string{grpcModule, prometheus},
+		path: "cmd/larder/bench", may: []string{"gen", "cmd/larder/setting"}, outside: []string{grpcModule, prometheus, envoyModule},
 		why: "it compares servers over the wire, as a caller of either",
 	},
 	{
