@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
 
@@ -35,7 +36,7 @@ type Options struct {
 	// "xds:///larder", works too. A URL such as "http://larder:50051" is refused. Without a port gRPC uses 443. Empty means
 	// "127.0.0.1:50051".
 	Target string
-	// Namespace is the namespace of all keys, sessions and subjects; [Cache.In] and [Sessions.In] choose another one.
+	// Namespace is the namespace of all keys, sessions and subjects; [Cache.In], [Sessions.In] and [RateLimits.In] choose another one.
 	// Empty means "default".
 	Namespace string
 	// TLS encrypts the connections. Nil means plaintext.
@@ -77,6 +78,8 @@ type Client struct {
 	Cache *Cache
 	// Sessions calls larder.session.v1.SessionService.
 	Sessions *Sessions
+	// RateLimits calls larder.ratelimit.v1.RateLimitService.
+	RateLimits *RateLimits
 
 	conn *grpc.ClientConn
 }
@@ -93,9 +96,10 @@ func New(o Options) (*Client, error) {
 		return nil, fmt.Errorf("larder: %w", err)
 	}
 	return &Client{
-		Cache:    &Cache{rpc: cachev1.NewCacheServiceClient(conn), namespace: o.Namespace},
-		Sessions: &Sessions{rpc: sessionv1.NewSessionServiceClient(conn), namespace: o.Namespace},
-		conn:     conn,
+		Cache:      &Cache{rpc: cachev1.NewCacheServiceClient(conn), namespace: o.Namespace},
+		Sessions:   &Sessions{rpc: sessionv1.NewSessionServiceClient(conn), namespace: o.Namespace},
+		RateLimits: &RateLimits{rpc: ratelimitv1.NewRateLimitServiceClient(conn), namespace: o.Namespace},
+		conn:       conn,
 	}, nil
 }
 

@@ -24,7 +24,9 @@ type costs struct {
 	t       testing.TB
 	session *sessionv1.CreateSessionResponse
 	lease   string
-	fresh   int
+	// reservation is the id of the last one.
+	reservation string
+	fresh       int
 }
 
 // costCases are calls, each with what it finds. $NEW is a name that was not used before, $HELD a lease of "k".
@@ -81,11 +83,23 @@ var costCases = []struct {
 	{"RevokeSession", "", (*costs).signIn, `session_token: "$TOKEN"`},
 	{"RevokeSubjectSessions", "", (*costs).signIn, `subject: "$NEW"`},
 	{"ListSubjectSessions", "1 session", (*costs).signIn, `subject: "$NEW"`},
+	{"Consume", "", (*costs).name, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}`},
+	{"Consume", "3 limits", (*costs).name, `subject: "$NEW" limits {inline {name: "a" capacity: 9 period {seconds: 60}}} limits {inline {name: "b" capacity: 9 period {seconds: 60} algorithm: ALGORITHM_SLIDING_WINDOW}} limits {inline {name: "c" capacity: 9 period {seconds: 60} algorithm: ALGORITHM_FIXED_WINDOW}}`},
+	{"Consume", "denied", (*costs).exhausted, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}} cost: 9`},
+	{"Consume", "denied again within 1 s", (*costs).denied, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}} cost: 9`},
+	{"Consume", "request_id", (*costs).name, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}} request_id: "r"`},
+	{"BatchConsume", "2 calls", (*costs).name, `items {subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}} items {subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}}`},
+	{"Peek", "", (*costs).exhausted, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}`},
+	{"Refund", "", (*costs).exhausted, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}`},
+	{"Reserve", "", (*costs).name, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}`},
+	{"Commit", "", (*costs).reserved, `reservation_id: "$RESERVED" cost: 3`},
+	{"Cancel", "", (*costs).reserved, `reservation_id: "$RESERVED"`},
+	{"Reset", "1 name", (*costs).exhausted, `subject: "$NEW" names: "a"`},
 }
 
 func (c *costs) do(rpc, request string) {
 	c.t.Helper()
-	request = strings.NewReplacer("$NEW", c.new(), "$HELD", c.lease).Replace(request)
+	request = strings.NewReplacer("$NEW", c.new(), "$HELD", c.lease, "$RESERVED", c.reservation).Replace(request)
 	m, req := parse(c.t, rpc, request, c.session)
 	if _, err := c.call(c.t.Context(), c.t, m, req); err != nil {
 		c.t.Fatalf("%s %s = %v, want nil", rpc, request, err)

@@ -16,6 +16,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/service/edge/rls"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 )
@@ -139,6 +140,14 @@ func (m *Metrics) watch(stats func() store.Stats, o Options) {
 		counterFunc("larder_sessions_removed_total", "Revoked sessions whose remaining records this replica has removed.", nil, read(func(s store.Stats) int64 { return s.Sessions.Removed })),
 		gaugeFunc("larder_session_sweep_lag_seconds", "Delay in seconds between the end of the oldest session found by the last sweep of this replica and the sweep.", nil,
 			func() float64 { return stats().Sessions.SweepLate.Seconds() }),
+		counterFunc("larder_ratelimit_local_denials_total", "Calls denied without asking Redis, because a rate limit had denied them less than a second before.", nil, read(func(s store.Stats) int64 { return s.RateLimits.LocalDenials })),
+		counterFunc("larder_ratelimit_not_returned_total", "Charges of denied calls that could not be given back in a Redis Cluster because Redis did not answer.", nil, read(func(s store.Stats) int64 { return s.RateLimits.NotReturned })),
+		counterFunc("larder_ratelimit_failures_total", "Decisions of rate limits that Redis did not make in time, by failure policy: fail_open, fail_closed or local.",
+			prometheus.Labels{"policy": "fail_open"}, read(func(s store.Stats) int64 { return s.RateLimits.FailedOpen })),
+		counterFunc("larder_ratelimit_failures_total", "Decisions of rate limits that Redis did not make in time, by failure policy: fail_open, fail_closed or local.",
+			prometheus.Labels{"policy": "fail_closed"}, read(func(s store.Stats) int64 { return s.RateLimits.FailedClosed })),
+		counterFunc("larder_ratelimit_failures_total", "Decisions of rate limits that Redis did not make in time, by failure policy: fail_open, fail_closed or local.",
+			prometheus.Labels{"policy": "local"}, read(func(s store.Stats) int64 { return s.RateLimits.FailedLocal })),
 		gaugeFunc("larder_near_cache_entries", "Entries in the near cache.", nil, read(func(s store.Stats) int64 { return s.Near.Entries })),
 		gaugeFunc("larder_near_cache_bytes", "Memory used by the near cache in bytes.", nil, read(func(s store.Stats) int64 { return s.Near.Bytes })),
 		counterFunc("larder_near_cache_hits_total", "Reads answered from the near cache.", nil, read(func(s store.Stats) int64 { return s.Near.Hits })),
@@ -147,6 +156,15 @@ func (m *Metrics) watch(stats func() store.Stats, o Options) {
 		counterFunc("larder_near_cache_invalidations_total", "Entries dropped from the near cache because they changed in Redis.", nil, read(func(s store.Stats) int64 { return s.Near.Invalidations })),
 		counterFunc("larder_near_cache_flushes_total", "Number of times the near cache was emptied, for example because a connection was lost.", nil, read(func(s store.Stats) int64 { return s.Near.Flushes })),
 	)
+}
+
+// watchDecisions adds the counts of what rate limits have decided.
+func (m *Metrics) watchDecisions(p *policy.Policies) *decisions {
+	d := &decisions{policies: p, rules: make(map[ruleLabel]*ruleCounters), total: counters("larder_ratelimit_decisions_total",
+		"Decisions of rate limits, by rule of the policy and outcome: allowed, denied, shadow_denied (denied by a rule in shadow) or degraded (by the rule's failure policy). Rules in requests are counted as _inline, namespaces without a policy as _other.",
+		"namespace", "rule", "outcome")}
+	m.registry.MustRegister(d.total)
+	return d
 }
 
 // watchReads adds the counts of reads. They are collected when Prometheus scrapes, so that a read updates one counter only.

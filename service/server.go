@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
@@ -35,6 +36,7 @@ var services = []struct {
 }{
 	{&cachev1.CacheService_ServiceDesc, func(b backend) any { return NewCache(b.store, b.policies, b.metrics) }},
 	{&sessionv1.SessionService_ServiceDesc, func(b backend) any { return NewSession(b.store, b.policies) }},
+	{&ratelimitv1.RateLimitService_ServiceDesc, func(b backend) any { return NewRateLimit(b.store, b.policies, b.metrics) }},
 }
 
 // edgeServices are services of other protocols, which are served where the options ask for them. Everything follows from a line as

@@ -24,6 +24,7 @@ type Config struct {
 	Cache    cacheSettings   `embed:"" group:"Cache"`
 	Sessions sessionSettings `embed:"" prefix:"session-" group:"Sessions"`
 	Limits   limitSettings   `embed:"" prefix:"sessions-" group:"Sessions"`
+	Rates    rateSettings    `embed:"" group:"Rate limits"`
 	Secrecy  secrecySettings `embed:"" group:"Encryption"`
 	Policy   policySettings  `embed:"" prefix:"policy-" group:"Policy"`
 	Envoy    envoySettings   `embed:"" prefix:"envoy-ratelimit-" group:"Envoy's rate limits"`
@@ -80,6 +81,10 @@ type sessionSettings struct {
 type limitSettings struct {
 	PerSubject int `env:"LARDER_SESSIONS_PER_SUBJECT" default:"0" help:"Maximum concurrent sessions per subject; 0 means unlimited."`
 	PerClass   int `env:"LARDER_SESSIONS_PER_CLASS" default:"0" help:"Maximum concurrent sessions per subject and device class; 0 means unlimited."`
+}
+
+type rateSettings struct {
+	Replicas int `env:"LARDER_REPLICAS" default:"1" help:"Number of replicas of Larder that are expected to run, by which the rate limits with on_failure: local are divided while Redis does not decide; at least 1."`
 }
 
 type secrecySettings struct {
@@ -157,6 +162,7 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 	stored.Cache.MaxTTL = c.Cache.MaxTTL
 	stored.Sessions.SweepInterval = c.Sessions.SweepInterval
 	stored.Cache.CompressAbove = int(c.Cache.CompressAbove)
+	stored.RateLimits.Replicas = c.Rates.Replicas
 	keyring, keyringErr := readKeyring(c.Secrecy.KeyringFile)
 	if keyringErr != nil {
 		err = errors.Join(err, fmt.Errorf("LARDER_KEYRING_FILE: %w", keyringErr))
@@ -213,6 +219,7 @@ func (c *Config) broken() []error {
 		{c.Limits.PerClass >= 0, "LARDER_SESSIONS_PER_CLASS: must not be below zero"},
 		{isLimitPolicy(c.Sessions.LimitPolicy), "LARDER_SESSION_LIMIT_POLICY: must be evict_least_recently_used, evict_oldest or reject"},
 		{c.Sessions.SweepInterval >= time.Second && c.Sessions.SweepInterval <= 10*time.Minute, "LARDER_SESSION_SWEEP_INTERVAL: must be between 1s and 10m"},
+		{c.Rates.Replicas >= 1, "LARDER_REPLICAS: must be at least 1"},
 		{isFailurePolicy(c.Envoy.FailurePolicy), "LARDER_ENVOY_RATELIMIT_FAILURE_POLICY: must be fail_open, fail_closed, local or error"},
 		{c.Envoy.RedisTimeout >= time.Millisecond && c.Envoy.RedisTimeout <= 50*time.Millisecond, "LARDER_ENVOY_RATELIMIT_REDIS_TIMEOUT: must be between 1ms and 50ms"},
 		{c.Envoy.NearLimitRatio > 0 && c.Envoy.NearLimitRatio <= 1, "LARDER_ENVOY_RATELIMIT_NEAR_LIMIT_RATIO: must be above 0 and at most 1"},

@@ -87,7 +87,7 @@ var rooms = []room{
 		why: "it compares servers over the wire, as a caller of either",
 	},
 	{
-		path: "cmd/larder", may: []string{"cmd/larder/bench", "cmd/larder/warm", "service", "service/policy", "service/edge/rls", "store", "store/redis", "store/keyring", "store/session", "cmd/larder/setting"},
+		path: "cmd/larder", may: []string{"cmd/larder/bench", "cmd/larder/warm", "service", "service/policy", "service/edge/rls", "store", "store/redis", "store/keyring", "store/session", "store/ratelimit", "cmd/larder/setting"},
 		outside: []string{grpcModule, kongModule}, why: "it wires everything, and reads the settings",
 	},
 }

@@ -43,11 +43,13 @@ func (p *Policies) Named(namespace string) bool {
 }
 
 func (p *Policies) ruleset(policy *Policy) *Ruleset {
-	entries, sessions := &policy.Cache, &policy.Sessions
+	entries, sessions, limits := &policy.Cache, &policy.Sessions, &policy.RateLimits
 	rules := func(ns string) *Rules {
 		return &Rules{
 			Cache:    p.limits.cacheRules(entries.Namespaces[ns].over(entries.Defaults)),
 			Sessions: p.limits.sessionRules(sessions.Namespaces[ns].over(sessions.Defaults)),
+
+			RateLimits: rateLimitRules(limits.Namespaces[ns], limits.Defaults),
 		}
 	}
 	s := &Ruleset{defaults: rules(""), namespaces: make(map[string]*Rules)} // no namespace has the name ""
@@ -55,6 +57,9 @@ func (p *Policies) ruleset(policy *Policy) *Ruleset {
 		s.namespaces[ns] = rules(ns)
 	}
 	for ns := range sessions.Namespaces {
+		s.namespaces[ns] = rules(ns)
+	}
+	for ns := range limits.Namespaces {
 		s.namespaces[ns] = rules(ns)
 	}
 	return s

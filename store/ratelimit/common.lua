@@ -216,7 +216,8 @@ algorithms.s = {
       if period ~= l.period then
         -- The usage under the rule of before, as if it were of now.
         if time >= begun + period then
-          count, previous, begun = 0, count, begun + period
+          previous = count -- one by one, because the embedded store would assign 0 first
+          count, begun = 0, begun + period
         end
         if time < begun + period then
           local old = {count = count, previous = previous, start = begun, period = period, at = math.max(time, begun)}

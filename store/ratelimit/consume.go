@@ -210,12 +210,12 @@ func (l *Limiter) run(parent context.Context, calls []*call) {
 	if len(parts) == 1 {
 		c := calls[0]
 		keys, args := l.script(c, c.groups[0])
-		reply, err := l.redis.Run(ctx, consumeScript, eff, keys, args...)
+		reply, err := l.redis.Run(ctx, l.scripts.consume, eff, keys, args...)
 		c.answers[0] = answered(reply, err)
 		return
 	}
 	err := l.redis.RunScripts(ctx, redis.Items(len(parts)), redis.ScriptBatch{
-		Script: consumeScript, Effect: eff,
+		Script: l.scripts.consume, Effect: eff,
 		Call: func(i int) (keys, args []string) {
 			c := calls[parts[i].call]
 			return l.script(c, c.groups[parts[i].group])

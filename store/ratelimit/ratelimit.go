@@ -2,7 +2,6 @@
 package ratelimit
 
 import (
-	_ "embed"
 	"sync/atomic"
 	"time"
 
@@ -27,7 +26,11 @@ type Limiter struct {
 	denials  *denials // nil if denials are not kept
 	buckets  buckets
 	counters counters
+	scripts  scripts
 }
+
+// scripts are those of a limiter; tests give them another time.
+type scripts struct{ consume, settle *redis.Script }
 
 type counters struct{ local, open, closed, bucket, notReturned atomic.Int64 }
 
@@ -36,7 +39,7 @@ func New(c *redis.Client, o Options) *Limiter {
 	if o.Replicas <= 0 {
 		o.Replicas = 1
 	}
-	l := &Limiter{redis: c, options: o}
+	l := &Limiter{redis: c, options: o, scripts: scripts{consumeScript, settleScript}}
 	if !o.NoLocalDenials {
 		l.denials = newDenials()
 	}

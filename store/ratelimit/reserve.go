@@ -21,8 +21,8 @@ var settleText string
 // settleScript also runs when Redis has no memory left: it charges, or makes room.
 var settleScript = redis.NewFreeingScript("ratelimit_settle", commonText+settleText, nil)
 
-// ErrReservation means that a text is not the id of a reservation.
-var ErrReservation = errors.New("the reservation id is not one that was returned here")
+// errReservation means that a text is not the id of a reservation, which callers of this package check.
+var errReservation = errors.New("not the id of a reservation")
 
 // Reserve charges a cost as Consume does and returns the id of a reservation, under which the cost can be corrected or given back
 // until ttl has passed. After that, as after a crash of the caller, what was reserved stays charged and comes back by the passing
@@ -80,14 +80,18 @@ const (
 type Settlement struct {
 	// Outcome says what became of the reservation. The rest is empty if it is [NotReserved].
 	Outcome SettleOutcome
-	// Names are those of the limits, and Results what is used of them after the call; the RetryAfter and Outcome of a result are
-	// not set.
+	// Subject is that of the reservation.
+	Subject string
+	// Names are those of the limits, Full what may be used of each at once, and Results what is used after the call; the
+	// RetryAfter and Outcome of a result are not set.
 	Names   []string
+	Full    []int64
 	Results []Result
 }
 
 // Commit ends a reservation and charges what was used in the end: the difference to what was reserved is charged, also beyond the
-// limit, or given back, as far as it still counts. A repetition within a minute gets the same answer.
+// limit, or given back, as far as it still counts. A negative number means what was reserved. A repetition within a minute gets the
+// same answer.
 func (l *Limiter) Commit(ctx context.Context, namespace, id string, used int64) (Settlement, error) {
 	return l.settle(ctx, namespace, id, "committed", used)
 }
@@ -103,7 +107,7 @@ const numbersOfSettled = 6
 func (l *Limiter) settle(ctx context.Context, namespace, id, outcome string, used int64) (Settlement, error) {
 	r, ok := parseReservation(id)
 	if !ok {
-		return Settlement{}, redis.Fail(ErrReservation, nil)
+		return Settlement{}, redis.Fail(redis.ErrInternal, errReservation)
 	}
 	keys := make([]string, 0, len(r.limits)+1)
 	names := make([]string, 0, len(r.limits))
@@ -113,8 +117,8 @@ func (l *Limiter) settle(ctx context.Context, namespace, id, outcome string, use
 	}
 	defer l.denials.forget(keys...)
 	about := aboutKeys(keys)
-	reply, err := l.redis.Run(ctx, settleScript, redis.Writes, append(keys[:len(keys):len(keys)], r.key(namespace)),
-		outcome, strconv.FormatInt(min(used, maxCost), 10), about, redis.Millis(requestMemory))
+	reply, err := l.redis.Run(ctx, l.scripts.settle, redis.Writes, append(keys[:len(keys):len(keys)], r.key(namespace)),
+		outcome, strconv.FormatInt(max(min(used, maxCost), -1), 10), about, redis.Millis(requestMemory))
 	if err != nil {
 		return Settlement{}, err
 	}
@@ -124,8 +128,9 @@ func (l *Limiter) settle(ctx context.Context, namespace, id, outcome string, use
 	}
 	s := Settlement{Outcome: SettleOutcome(n[0])}
 	if len(n) > 1 {
-		s.Names = names
+		s.Subject, s.Names = r.subject, names
 		for n = n[1:]; len(n) > 0; n = n[numbersOfSettled:] {
+			s.Full = append(s.Full, n[1])
 			s.Results = append(s.Results, Result{
 				Charged: n[0], Used: n[2], Remaining: max(n[1]-n[2], 0), AvailableAfter: micros(n[3]), ResetAfter: micros(n[4]),
 			})
@@ -157,6 +162,12 @@ func (r *reservation) String() string {
 		b = append(b, limit...)
 	}
 	return reservationPrefix + base64.RawURLEncoding.EncodeToString(b)
+}
+
+// ValidReservation reports whether a text is the id of a reservation.
+func ValidReservation(id string) bool {
+	_, ok := parseReservation(id)
+	return ok
 }
 
 // parseReservation reads an id, and accepts only what String writes.

@@ -1,6 +1,6 @@
 -- Ends a reservation: charges what was used in the end instead of what was reserved, or gives that back.
 -- KEYS: the usage of each limit, as when it was reserved; then the reservation
--- ARGV: 1 'committed' or 'cancelled', 2 what was used, 0 if cancelled, 3 the name of the request that reserved, as in
+-- ARGV: 1 'committed' or 'cancelled', 2 what was used, 0 if cancelled, -1 for what was reserved, 3 the name of the request that reserved, as in
 --       consume.lua, 4 how long the answer is kept for repetitions, in milliseconds
 -- RETURNS: numbers: 0 there is no such reservation (it has expired, or never was), 1 ended now or by an earlier attempt, 2 ended
 --       before in the other way; then for each limit what it was charged, full, and what tell appends
@@ -38,7 +38,7 @@ for i = 1, count do
   end
   charged = tonumber(charged)
   -- A limit that only seemed to be enforced and denied was not charged.
-  if verdict == '1' and used ~= charged then
+  if verdict == '1' and used >= 0 and used ~= charged then
     if used > charged then
       l.is.add(l, used - charged)
     else

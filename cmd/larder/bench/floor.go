@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
 
@@ -27,6 +28,7 @@ var floorServices = []struct {
 }{
 	{&cachev1.CacheService_ServiceDesc, func() any { return new(floorCache) }},
 	{&sessionv1.SessionService_ServiceDesc, func() any { return new(floorSession) }},
+	{&ratelimitv1.RateLimitService_ServiceDesc, func() any { return new(floorRateLimit) }},
 }
 
 // FloorServices returns the descriptors of the services that the floor serves.
@@ -52,7 +54,7 @@ func (FloorCommand) Run(ctx context.Context, stdout io.Writer) error {
 	for _, service := range floorServices {
 		server.RegisterService(service.desc, service.make())
 	}
-	envoy.RegisterRateLimitServiceServer(server, floorRateLimit{})
+	envoy.RegisterRateLimitServiceServer(server, floorEnvoy{})
 	defer context.AfterFunc(ctx, server.Stop)()
 	slog.New(slog.NewJSONHandler(stdout, nil)).Info("listening", "grpc", listener.Addr().String())
 	return server.Serve(listener)

@@ -3,65 +3,72 @@ package bench
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
+	"time"
 
-	common "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
-	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 )
 
-// envoyDomain is the domain of the rate limit requests.
-const envoyDomain = "larder-bench"
+// hotSubjects is the number of subjects that are denied: few, as those who go on when they are denied.
+const hotSubjects = 100
 
-// envoyRules is a limit for each user that no run reaches.
-const envoyRules = "domain: " + envoyDomain + "\ndescriptors:\n  - {key: user_id, rate_limit: {name: per-user, unit: minute, requests_per_unit: 4294967295}}\n"
-
-// envoyEnv writes the rules into a folder of their own, and returns the environment with which Larder serves them and a
-// function that removes the folder. A request that Redis does not decide fails, and is no quick success.
-func envoyEnv() (env []string, remove func(), err error) {
-	dir, err := os.MkdirTemp("", "larder-bench-")
-	if err != nil {
-		return nil, nil, err
-	}
-	remove = func() { _ = os.RemoveAll(dir) }
-	path := filepath.Join(dir, "rules.yaml")
-	if err := os.WriteFile(path, []byte(envoyRules), 0o600); err != nil {
-		remove()
-		return nil, nil, err
-	}
-	return []string{"LARDER_ENVOY_RATELIMIT_CONFIG=" + path, "LARDER_ENVOY_RATELIMIT_FAILURE_POLICY=error"}, remove, nil
+// consume charges a limit that allows it: each call is one script in Redis.
+func consume(ctx context.Context, c *caller) (int, error) {
+	return c.consume(ctx, c.keys[c.choose()], "allowed", 1_000_000_000, ratelimitv1.ConsumeOutcome_CONSUME_OUTCOME_ALLOWED)
 }
 
-// shouldRateLimit asks about one descriptor, as Envoy does for each request.
-func shouldRateLimit(ctx context.Context, c *caller) (int, error) {
-	r, err := c.envoy.ShouldRateLimit(ctx, &envoy.RateLimitRequest{Domain: envoyDomain, Descriptors: []*common.RateLimitDescriptor{
-		{Entries: []*common.RateLimitDescriptor_Entry{{Key: "user_id", Value: c.namespace + c.keys[c.choose()]}}},
-	}})
+// consumeDenied charges a limit that denies it, which Larder remembers for up to a second.
+func consumeDenied(ctx context.Context, c *caller) (int, error) {
+	return c.consume(ctx, c.keys[c.choose()%hotSubjects], "denied", 0, ratelimitv1.ConsumeOutcome_CONSUME_OUTCOME_DENIED)
+}
+
+func (c *caller) consume(ctx context.Context, subject, name string, capacity int64, want ratelimitv1.ConsumeOutcome) (int, error) {
+	r, err := c.ratelimit.Consume(ctx, &ratelimitv1.ConsumeRequest{
+		Namespace: c.namespace, Subject: subject,
+		Limits: []*ratelimitv1.Limit{{Kind: &ratelimitv1.Limit_Inline{Inline: &ratelimitv1.Rule{
+			// Expiry removes what a run leaves.
+			Name: name, Algorithm: ratelimitv1.Algorithm_ALGORITHM_GCRA, Capacity: capacity, Period: durationpb.New(time.Minute),
+			OnFailure: ratelimitv1.FailurePolicy_FAILURE_POLICY_FAIL_CLOSED,
+		}}}},
+	})
 	if err != nil {
 		return 0, err
 	}
-	if r.GetOverallCode() != envoy.RateLimitResponse_OK || r.GetStatuses()[0].GetCurrentLimit() == nil {
-		return 0, fmt.Errorf("ShouldRateLimit returned %v, want OK and a limit", r)
+	if r.GetOutcome() != want || r.GetDegraded() {
+		return 0, fmt.Errorf("Consume returned %v, degraded %v, want %v by Redis", r.GetOutcome(), r.GetDegraded(), want)
 	}
 	return 1, nil
 }
 
-// A floorRateLimit answers rate limit requests as Larder answers those of the workload.
+// A floorRateLimit implements the rpcs of larder.ratelimit.v1.RateLimitService that the workloads call.
 type floorRateLimit struct {
-	envoy.UnimplementedRateLimitServiceServer
+	ratelimitv1.UnimplementedRateLimitServiceServer
 }
 
-var floorAllowed = &envoy.RateLimitResponse{
-	OverallCode: envoy.RateLimitResponse_OK,
-	Statuses: []*envoy.RateLimitResponse_DescriptorStatus{{
-		Code:           envoy.RateLimitResponse_OK,
-		CurrentLimit:   &envoy.RateLimitResponse_RateLimit{Name: "per-user", RequestsPerUnit: 4294967295, Unit: envoy.RateLimitResponse_RateLimit_MINUTE},
-		LimitRemaining: 4294967294, DurationUntilReset: &durationpb.Duration{Seconds: 30},
-	}},
-}
-
-// ShouldRateLimit allows every request.
-func (floorRateLimit) ShouldRateLimit(context.Context, *envoy.RateLimitRequest) (*envoy.RateLimitResponse, error) {
+// Consume returns an answer as long as those of Larder, which depends on the capacity alone.
+func (floorRateLimit) Consume(_ context.Context, r *ratelimitv1.ConsumeRequest) (*ratelimitv1.ConsumeResponse, error) {
+	rule := r.GetLimits()[0].GetInline()
+	if rule.GetCapacity() == 0 {
+		return floorDenied, nil
+	}
 	return floorAllowed, nil
 }
+
+var (
+	floorAllowed = &ratelimitv1.ConsumeResponse{
+		Outcome: ratelimitv1.ConsumeOutcome_CONSUME_OUTCOME_ALLOWED, Granted: 1,
+		Limits: []*ratelimitv1.LimitStatus{{
+			Outcome: ratelimitv1.LimitOutcome_LIMIT_OUTCOME_ALLOWED, Name: "allowed", Limit: 1_000_000_000, Burst: 1_000_000_000, Remaining: 999_999_999,
+			Used: 1, Charged: 1, Window: durationpb.New(time.Minute), AvailableAfter: durationpb.New(time.Microsecond),
+			ResetAfter: durationpb.New(time.Microsecond), Partition: make([]byte, 8),
+		}},
+	}
+	floorDenied = &ratelimitv1.ConsumeResponse{
+		Outcome: ratelimitv1.ConsumeOutcome_CONSUME_OUTCOME_DENIED, DenialReason: ratelimitv1.DenialReason_DENIAL_REASON_COST_EXCEEDS_CAPACITY,
+		Limits: []*ratelimitv1.LimitStatus{{
+			Outcome: ratelimitv1.LimitOutcome_LIMIT_OUTCOME_COST_EXCEEDS_CAPACITY, Name: "denied", Window: durationpb.New(time.Minute),
+			AvailableAfter: new(durationpb.Duration), ResetAfter: new(durationpb.Duration), Partition: make([]byte, 8),
+		}},
+	}
+)
