@@ -49,14 +49,25 @@ func (r *rateLimitFiles) load() (changed bool, err error) {
 
 // watch reloads the files whenever one of them changes, until ctx ends.
 func (r *rateLimitFiles) watch(ctx context.Context) {
-	folders := make([]string, len(r.paths))
-	for i, path := range r.paths {
-		folders[i] = path
-		if info, err := os.Stat(path); err != nil || !info.IsDir() {
-			folders[i] = filepath.Dir(path)
+	watchFolders(ctx, "rate limit files", r.folders, r.log, r.reload)
+}
+
+// folders returns the folders in which a change may change the configuration: those of the files, and those that have a link
+// on the way to them, because other implementations are told of new files by a link that is replaced.
+func (r *rateLimitFiles) folders() (folders []string) {
+	for _, path := range r.paths {
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			folders = append(folders, path)
+		} else {
+			folders = append(folders, filepath.Dir(path))
+		}
+		for above := path; above != filepath.Dir(above); above = filepath.Dir(above) {
+			if info, err := os.Lstat(above); err == nil && info.Mode()&os.ModeSymlink != 0 {
+				folders = append(folders, filepath.Dir(above))
+			}
 		}
 	}
-	watchFolders(ctx, "rate limit files", folders, r.log, r.reload)
+	return folders
 }
 
 // reload loads the files, and logs and counts the result if anything has changed.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -152,6 +153,40 @@ func TestEnvoyRateLimitFilesAreReloaded(t *testing.T) {
 	for limitOf("d", "a") != 0 {
 		runtime.Gosched()
 	}
+}
+
+// envoyproxy/ratelimit is told of new files by a link that is replaced, and so is Larder.
+func TestEnvoyRateLimitsFollowALink(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	for i, folder := range []string{"one", "two"} {
+		if err := os.MkdirAll(filepath.Join(root, folder, "config"), 0o700); err != nil {
+			t.Fatalf("MkdirAll: %v", err)
+		}
+		writeRules(t, filepath.Join(root, folder, "config"), map[string]string{"a.yaml": strings.ReplaceAll(perYear, ": 2", fmt.Sprint(": ", 2+i))})
+	}
+	current := filepath.Join(root, "current")
+	point := func(to string) {
+		t.Helper()
+		if err := os.Symlink(to, current+".new"); err != nil {
+			t.Fatalf("Symlink: %v", err)
+		}
+		if err := os.Rename(current+".new", current); err != nil {
+			t.Fatalf("Rename: %v", err)
+		}
+	}
+	point("one")
+	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_ENVOY_RATELIMIT_CONFIG": filepath.Join(current, "config")})
+	p.log.Await(t, "connected to redis")
+	point("two")
+	p.log.AwaitLines(t, "the rate limits have changed", 1)
+	if _, page := p.get(t, "/rlconfig"); !strings.Contains(page, "requests_per_unit=3,") {
+		t.Errorf("/rlconfig = %q, want the rules of the other folder", page)
+	}
+	writeRules(t, filepath.Join(root, "two", "config"), map[string]string{"a.yaml": strings.ReplaceAll(perYear, ": 2", ": 4")})
+	p.log.AwaitLines(t, "the rate limits have changed", 2)
+	point("one")
+	p.log.AwaitLines(t, "the rate limits have changed", 3)
 }
 
 // Without a configuration the service is not there.

@@ -84,7 +84,7 @@ func (p *policyFile) apply(text []byte) error {
 
 // watch reloads the file whenever it changes, until ctx ends.
 func (p *policyFile) watch(ctx context.Context) {
-	watchFolders(ctx, "policy file", []string{filepath.Dir(p.path)}, p.log, p.reload)
+	watchFolders(ctx, "policy file", func() []string { return []string{filepath.Dir(p.path)} }, p.log, p.reload)
 }
 
 // reload loads the file, and logs and counts the result if anything has changed.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -17,22 +18,31 @@ const (
 
 // watchFolders calls reload after changes in the folders of some files, and at an interval, until ctx ends. It watches the
 // folders: a watch of a file itself would not see another file that is renamed to its place, or the link that Kubernetes
-// replaces to change a mounted ConfigMap. What names the files in the log.
-func watchFolders(ctx context.Context, what string, folders []string, log *slog.Logger, reload func()) {
+// replaces to change a mounted ConfigMap. What names the files in the log. Folders are asked for again after each reload,
+// because a link may lead to others by then.
+func watchFolders(ctx context.Context, what string, folders func() []string, log *slog.Logger, reload func()) {
 	var events chan fsnotify.Event
 	var failures chan error
 	watcher, err := fsnotify.NewWatcher()
+	watch := func() (err error) {
+		for _, folder := range folders() {
+			err = errors.Join(err, watcher.Add(folder))
+		}
+		return err
+	}
 	if err == nil {
 		defer func() { _ = watcher.Close() }()
 		events, failures = watcher.Events, watcher.Errors
-		for _, folder := range folders {
-			if err == nil {
-				err = watcher.Add(folder)
-			}
-		}
+		err = watch()
 	}
 	if err != nil {
 		log.Warn("the "+what+" cannot be watched and is read at an interval only", "interval", watchInterval.String(), "error", err.Error())
+	}
+	again := func() {
+		reload()
+		if watcher != nil {
+			_ = watch() // what cannot be watched is read at the interval
+		}
 	}
 	settled := time.NewTimer(0) // the files may have changed before the watch began
 	defer settled.Stop()
@@ -48,9 +58,9 @@ func watchFolders(ctx context.Context, what string, folders []string, log *slog.
 			log.Warn("watching the "+what+" failed", "error", err.Error())
 			settled.Reset(settleTime)
 		case <-interval.C:
-			reload()
+			again()
 		case <-settled.C:
-			reload()
+			again()
 		}
 	}
 }

@@ -411,3 +411,40 @@ func TestStats(t *testing.T) {
 		t.Errorf("stats after a change (-want +got):\n%s", diff)
 	}
 }
+
+// Every request that can be sent is refused or answered, with a status for each descriptor.
+func FuzzPlan(f *testing.F) {
+	for _, r := range []*envoy.RateLimitRequest{
+		request("d", descriptor("ten=a"), hits(descriptor("quota=a"), 3)), request("", descriptor()), request("d", descriptor("replaces=a"), descriptor("named=b")),
+	} {
+		text, err := proto.Marshal(r)
+		if err != nil {
+			f.Fatalf("Marshal: %v", err)
+		}
+		f.Add(text, uint8(0))
+	}
+	f.Fuzz(func(t *testing.T, text []byte, options uint8) {
+		r := new(envoy.RateLimitRequest)
+		if proto.Unmarshal(text, r) != nil {
+			return
+		}
+		s := serve(t, answering, Options{
+			Shadow: options&1 != 0, Quota: options&2 != 0, ChargeAll: options&4 != 0, Headers: options&8 != 0, DynamicMetadata: options&16 != 0,
+		})
+		for range 3 {
+			p, err := s.config.Plan(r, &s.options)
+			if err != nil {
+				return
+			}
+			for _, c := range p.Charges {
+				if c.Rule.Period <= 0 || c.Hits > maxHits {
+					t.Fatalf("charge = %+v, want a period, and hits up to %d", c, uint64(maxHits))
+				}
+			}
+			answer, denied := p.Answer(s.counter.consume(p, s.options.ChargeAll), noon, &s.stats)
+			if len(answer.GetStatuses()) != len(r.GetDescriptors()) || denied != (answer.GetOverallCode() == over) {
+				t.Fatalf("answer to %v = %v, want a status for each descriptor", r, answer)
+			}
+		}
+	})
+}
