@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -19,6 +20,8 @@ import (
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/grpc/codes"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/berthcare/larder/service/edge/rls"
@@ -194,6 +197,31 @@ func TestEnvoyRateLimitsRefuseInvalidRequests(t *testing.T) {
 		wantAnswer(t, err, answer{Code: codes.InvalidArgument, Reason: "INVALID_FIELD"})
 		if fields := violations(t, err); len(fields) != 1 || fields[0] != field {
 			t.Errorf("fields = %q, want %s", fields, field)
+		}
+	}
+}
+
+// Text that is not UTF-8 is limited like any other, and what is no request at all is the caller's mistake.
+func TestEnvoyRateLimitsReadWhatEnvoySends(t *testing.T) {
+	t.Parallel()
+	l := serveEnvoy(t, redis.Options{Mode: redis.Embedded}, EnvoyRateLimits{})
+	send := func(wire []byte) (*envoy.RateLimitResponse, error) {
+		raw, answer := new(emptypb.Empty), new(envoy.RateLimitResponse)
+		raw.ProtoReflect().SetUnknown(wire)
+		return answer, l.conn.Invoke(t.Context(), envoy.RateLimitService_ShouldRateLimit_FullMethodName, raw, answer)
+	}
+	wire := must[[]byte](t)(proto.Marshal(&envoy.RateLimitRequest{Domain: "d", Descriptors: []*common.RateLimitDescriptor{limit("five", "key-XY")}}))
+	for i, want := range []string{"OK: OK 4", "OK: OK 3"} {
+		answer, err := send(bytes.ReplaceAll(wire, []byte("XY"), []byte{0xff, byte(0xf0 + i)}))
+		if err != nil {
+			t.Fatalf("ShouldRateLimit with a value that is not UTF-8 = %v, want an answer", err)
+		}
+		expect(t, "answer", inWords(answer), want)
+	}
+	for _, wire := range [][]byte{[]byte("\x0a\x03\xff"), []byte("\x12\x02\x0a\x05"), []byte("\x12\x04\x0a\x02\x0a\x7f")} {
+		_, err := send(wire)
+		if code := codeOf(err); code != codes.InvalidArgument && code != codes.Internal { // grpc-go reads the outermost fields
+			t.Errorf("ShouldRateLimit with %q = %v, want INVALID_ARGUMENT", wire, err)
 		}
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -47,7 +46,7 @@ var edgeServices = []struct {
 	make  func(*Server, *store.Store) any
 }{
 	{
-		&envoy.RateLimitService_ServiceDesc, func(o *Options) bool { return o.EnvoyRateLimits != nil },
+		envoyRateLimitDesc, func(o *Options) bool { return o.EnvoyRateLimits != nil },
 		func(s *Server, st *store.Store) any { return s.envoy.use(st.RateLimits, st.Redis.Now) },
 	},
 }

@@ -310,3 +310,16 @@ func TestEnvoyWithoutRedis(t *testing.T) {
 		t.Errorf("request of a rule that fails closed = %d, want 429", code)
 	}
 }
+
+// A header value that is not UTF-8 must not get around a limit.
+func TestEnvoyLimitsValuesThatAreNotUTF8(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	g := start(t, []string{"REDIS_URL=" + server.URL(), "LARDER_LOG_LEVEL=debug"}, patient...)
+	for i := range 7 {
+		code, _ := g.get(t, "/", "x-api-key", "ann\xff\xfe")
+		if want := map[bool]int{true: http.StatusOK, false: http.StatusTooManyRequests}[i < 5]; code != want {
+			t.Errorf("request %d = %d, want %d", i+1, code, want)
+		}
+	}
+}

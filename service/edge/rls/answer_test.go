@@ -424,8 +424,12 @@ func FuzzPlan(f *testing.F) {
 		f.Add(text, uint8(0))
 	}
 	f.Fuzz(func(t *testing.T, text []byte, options uint8) {
-		r := new(envoy.RateLimitRequest)
-		if proto.Unmarshal(text, r) != nil {
+		r, strict := new(envoy.RateLimitRequest), new(envoy.RateLimitRequest)
+		unread := Unmarshal(text, r)
+		if err := proto.Unmarshal(text, strict); err == nil && (unread != nil || !proto.Equal(r, strict)) {
+			t.Fatalf("Unmarshal = %v, %v, want %v", r, unread, strict)
+		}
+		if unread != nil {
 			return
 		}
 		s := serve(t, answering, Options{
