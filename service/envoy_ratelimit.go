@@ -57,6 +57,8 @@ var envoyRateLimitDesc = func() *grpc.ServiceDesc {
 
 // shouldRateLimitHandler reads a request and passes it to the interceptors and the handler. What is not a request becomes an
 // error there, so that it is counted and logged like any other.
+//
+//nolint:revive // the order of the arguments is that of [grpc.MethodDesc]
 func shouldRateLimitHandler(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
 	wire := new(emptypb.Empty) // keeps the bytes, as fields that it does not know
 	if err := decode(wire); err != nil {
