@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/edge/rls"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
@@ -53,6 +54,7 @@ type Metrics struct {
 	policyReloads  *prometheus.CounterVec
 	keyringReloads *prometheus.CounterVec
 	policyLoaded   atomic.Int64 // Unix time
+	envoyReloads   *prometheus.CounterVec
 
 	mu       sync.RWMutex
 	commands map[string]prometheus.Observer
@@ -87,6 +89,7 @@ func NewMetrics() *Metrics {
 		tokenOutcomes: counters("larder_token_outcomes_total", "Outcomes of IssueToken, ConsumeToken, ExchangeToken, ClaimOnce and ClaimCounter, by method and outcome.", "method", "outcome"),
 
 		policyReloads: counters("larder_policy_reloads_total", "Reloads of a changed policy file, by result: applied or rejected.", "result"),
+		envoyReloads:  counters("larder_envoy_ratelimit_config_reloads_total", "Reloads of changed configuration files of Envoy's rate limits, by result: applied or rejected.", "result"),
 
 		keyringReloads: counters("larder_keyring_reloads_total", "Reloads of a changed keyring file, by result: applied or rejected.", "result"),
 
@@ -240,6 +243,43 @@ func (c readsCollector) Collect(ch chan<- prometheus.Metric) {
 				strings.ToLower(strings.TrimPrefix(source.String(), "SOURCE_")))
 		})
 	}
+}
+
+// watchEnvoyRateLimits adds the metrics of Envoy's rate limits.
+func (m *Metrics) watchEnvoyRateLimits(e *envoyRateLimit) {
+	m.registry.MustRegister(
+		envoyHitsCollector{&e.stats}, m.envoyReloads,
+		counterFunc("larder_envoy_ratelimit_unknown_domain_total", "Requests of Envoy's rate limit protocol in a domain that no file has.", nil,
+			func() float64 { return float64(e.stats.UnknownDomains()) }),
+		counterFunc("larder_envoy_ratelimit_global_shadow_total", "Requests of Envoy's rate limit protocol that passed only because LARDER_ENVOY_RATELIMIT_SHADOW_MODE is on.", nil,
+			func() float64 { return float64(e.stats.GlobalShadow()) }),
+		gaugeFunc("larder_envoy_ratelimit_config_loaded_timestamp_seconds", "Unix time at which the rate limit configuration in force was loaded.", nil,
+			func() float64 { return float64(e.loaded.Load()) }),
+	)
+}
+
+// An envoyHitsCollector collects the hits on the rules of Envoy's rate limits. Its labels are parts of the configuration and
+// never of requests.
+type envoyHitsCollector struct{ stats *rls.Stats }
+
+var envoyHitsDesc = prometheus.NewDesc("larder_envoy_ratelimit_hits_total",
+	"Hits on a rule of Envoy's rate limits, by the path of the rule and by outcome. A hit may have several outcomes; total has all hits.",
+	[]string{"domain", "rule", "outcome"}, nil)
+
+// Describe implements [prometheus.Collector].
+func (envoyHitsCollector) Describe(ch chan<- *prometheus.Desc) { ch <- envoyHitsDesc }
+
+// Collect implements [prometheus.Collector].
+func (c envoyHitsCollector) Collect(ch chan<- prometheus.Metric) {
+	c.stats.Each(func(domain, rule string, o rls.Outcome, hits uint64) {
+		ch <- prometheus.MustNewConstMetric(envoyHitsDesc, prometheus.CounterValue, float64(hits), valid(domain), valid(rule), o.String())
+	})
+}
+
+// EnvoyRateLimitsReloaded counts a reload of the configuration of Envoy's rate limits: as rejected if err is not nil,
+// otherwise as applied.
+func (m *Metrics) EnvoyRateLimitsReloaded(err error) {
+	m.envoyReloads.WithLabelValues(resultOf(err)).Inc()
 }
 
 // Command records a round trip to Redis and logs it as a warning if it was slow, once a second. It implements [redis.Observer].
