@@ -14,6 +14,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/session"
 )
@@ -31,6 +32,7 @@ var oneRequest = map[string]bool{
 	sessionv1.SessionService_RevokeSession_FullMethodName:         true,
 	sessionv1.SessionService_RevokeSubjectSessions_FullMethodName: true,
 	sessionv1.SessionService_RotateSession_FullMethodName:         true,
+	tokenv1.TokenService_RevokeToken_FullMethodName:               true,
 }
 
 // These methods are not idempotent, and write with one command. If Redis refuses that because a slot moves, nothing was written,

@@ -22,6 +22,7 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
@@ -38,6 +39,20 @@ var services = []struct {
 	{&cachev1.CacheService_ServiceDesc, redis.ToRead, func(b backend) any { return NewCache(b.store, b.policies, b.metrics) }},
 	{&sessionv1.SessionService_ServiceDesc, redis.ToReadByScript, func(b backend) any { return NewSession(b.store, b.policies) }},
 	{&ratelimitv1.RateLimitService_ServiceDesc, redis.ToWrite, func(b backend) any { return NewRateLimit(b.store, b.policies, b.metrics) }},
+	{&tokenv1.TokenService_ServiceDesc, redis.ToWrite, func(b backend) any { return NewToken(b.store, b.policies, b.metrics, b.log) }},
+}
+
+// edgeServices are services of other protocols, which are served where the options ask for them. Everything follows from a line as
+// in the registry, except that they are no part of Larder's API.
+var edgeServices = []struct {
+	desc  *grpc.ServiceDesc
+	asked func(*Options) bool
+	make  func(*Server, *store.Store) any
+}{
+	{
+		envoyRateLimitDesc, func(o *Options) bool { return o.EnvoyRateLimits != nil },
+		func(s *Server, st *store.Store) any { return s.envoy.use(st.RateLimits, st.Redis.Now) },
+	},
 }
 
 // A backend is what the handlers of a service are made from.
@@ -45,6 +60,7 @@ type backend struct {
 	store    *store.Store
 	policies *policy.Policies
 	metrics  *Metrics
+	log      *slog.Logger
 }
 
 // Descriptors returns the descriptors of all services of Larder's API, in the order of the registry.
@@ -74,6 +90,9 @@ type Options struct {
 	// MaxConcurrentStreams is the maximum number of calls in flight on one connection; its client queues further ones;
 	// 1000 by default.
 	MaxConcurrentStreams uint32
+	// EnvoyRateLimits serves envoy.service.ratelimit.v3.RateLimitService; nil does not. It has no rules until
+	// [Server.SetEnvoyRateLimits] is called.
+	EnvoyRateLimits *EnvoyRateLimits
 	// DrainDelay is how long Shutdown keeps serving after it has reported NOT_SERVING, so that load balancers notice; 0 by
 	// default.
 	DrainDelay time.Duration
@@ -108,6 +127,7 @@ type Server struct {
 	digest   *digest
 	grpc     *grpc.Server
 
+	envoy    *envoyRateLimit        // nil unless it is served
 	warnings func() []redis.Warning // of the store; nil without one
 
 	// probing and streams are the contexts of the probes and of all streams; Shutdown cancels them.
@@ -130,10 +150,15 @@ func New(st *store.Store, m *Metrics, o Options) *Server {
 	return s
 }
 
-// register adds the services of the registry.
+// register adds the services of the registry, and of the others those that the options ask for.
 func (s *Server) register(st *store.Store) {
 	for _, service := range services {
-		s.registrar().RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics}))
+		s.registrar().RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics, s.options.Logger}))
+	}
+	for _, edge := range edgeServices {
+		if edge.asked(&s.options) {
+			s.registrar().RegisterService(edge.desc, edge.make(s, st))
+		}
 	}
 	s.metrics.calls.InitializeMetrics(s.grpc) // last, because it needs every method
 }
@@ -149,6 +174,10 @@ func newServer(check func(context.Context) redis.Condition, patience func() time
 		digest: newDigest(o.Logger, digestEvery),
 	}
 	m.watchHealth(s.health)
+	if o.EnvoyRateLimits != nil {
+		s.envoy = newEnvoyRateLimit(*o.EnvoyRateLimits)
+		m.watchEnvoyRateLimits(s.envoy)
+	}
 	s.forced, s.force = context.WithCancel(context.Background())
 	s.probing, s.stopProbes = context.WithCancel(context.Background())
 	s.streams, s.endStreams = context.WithCancel(context.Background())

@@ -132,7 +132,8 @@ func edges() (bad, good [][3]string) {
 	cacheBad, cacheGood := cacheEdges()
 	sessionBad, sessionGood := sessionEdges()
 	limitBad, limitGood := rateLimitEdges()
-	return slices.Concat(cacheBad, sessionBad, limitBad), slices.Concat(cacheGood, sessionGood, limitGood)
+	tokenBad, tokenGood := tokenEdges()
+	return slices.Concat(cacheBad, sessionBad, limitBad, tokenBad), slices.Concat(cacheGood, sessionGood, limitGood, tokenGood)
 }
 
 // parse reads a request from prototext, in which $TOKEN and $ID are those of a session, and $LEASE and $RESERVATION a lease

@@ -123,12 +123,20 @@ var refusals = []struct {
 	{"Script attempted to access a non local key", ErrUnavailable, true},
 	{"Script attempted to execute a command while the cluster is down", ErrUnavailable, false},
 	{"Script attempted to execute a write command while the cluster is down", ErrUnavailable, false},
+	// The same in Redis 8 and Valkey.
+	{"Attempted to access a non local key", ErrUnavailable, true},
+	{"Script attempted to access a slot not served", ErrUnavailable, false},
+	{"Can not execute a command", ErrUnavailable, false},
+	{"Can not execute a write command", ErrUnavailable, false},
+	{"Can not execute the command on a stale replica", ErrUnavailable, false},
+	{"Unable to execute command", ErrUnavailable, false},
 	{"OOM", ErrOverloaded, false},
 	{"WRONGTYPE", ErrWrongType, false},
 	{"NOAUTH", ErrRefused, false},
 	{"WRONGPASS", ErrRefused, false},
 	{"NOPERM", ErrRefused, false},
-	{"The user executing the script", ErrRefused, false},
+	{"The user executing the script", ErrRefused, false}, // Redis 7.0
+	{"ACL failure in script", ErrRefused, false},         // Redis 7.2 and Valkey
 	{"LARDER_NOT_COUNTER", ErrNotCounter, false},
 	{"LARDER_OVERFLOW", ErrOverflow, false},
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -53,6 +54,7 @@ func (FloorCommand) Run(ctx context.Context, stdout io.Writer) error {
 	for _, service := range floorServices {
 		server.RegisterService(service.desc, service.make())
 	}
+	envoy.RegisterRateLimitServiceServer(server, floorEnvoy{})
 	defer context.AfterFunc(ctx, server.Stop)()
 	slog.New(slog.NewJSONHandler(stdout, nil)).Info("listening", "grpc", listener.Addr().String())
 	return server.Serve(listener)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
@@ -50,6 +51,7 @@ type caller struct {
 	session sessionv1.SessionServiceClient
 
 	ratelimit ratelimitv1.RateLimitServiceClient
+	envoy     envoy.RateLimitServiceClient
 
 	random *rand.Rand
 	choose func() int    // returns the index of a key, or of a token
@@ -68,8 +70,8 @@ func (l *load) caller(s *server, number int) *caller {
 	random := rand.New(rand.NewPCG(uint64(number), 1)) //nolint:gosec // the choice of keys is no secret
 	return &caller{
 		load: l, cache: cachev1.NewCacheServiceClient(conn), session: sessionv1.NewSessionServiceClient(conn),
-		ratelimit: ratelimitv1.NewRateLimitServiceClient(conn),
-		random:    random, choose: chooser(random, l.command.Distribution, len(l.keys)), tokens: s.tokens,
+		ratelimit: ratelimitv1.NewRateLimitServiceClient(conn), envoy: envoy.NewRateLimitServiceClient(conn),
+		random: random, choose: chooser(random, l.command.Distribution, len(l.keys)), tokens: s.tokens,
 		latencies: newHistogram(), failures: make(map[string]int64),
 	}
 }
