@@ -33,7 +33,9 @@ func TestRedisHoldsNoTokenSecret(t *testing.T) {
 		"slowlog-log-slower-than", "0", "slowlog-max-len", "100000", "appendonly", "yes", "appendfsync", "always",
 	}})
 	s := storetest.Open(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20}, Keyring: newKeyring(t, "a")})
-	long := func(i *token.Issue) { i.Alphabet, i.Length, i.MaxOpen, i.Binding = token.Crockford, 16, 5, "the-binding-cookie" }
+	long := func(i *token.Issue) {
+		i.Alphabet, i.Length, i.MaxOpen, i.Binding = token.Crockford, 16, 5, "the-binding-cookie"
+	}
 	bound := func(p *token.Presented) { p.Binding = "the-binding-cookie" }
 	var secrets []string
 	link, code := issue(t, s, "n", a(token.Link, "ann", long)), issue(t, s, "n", a(token.Code, "ann", long))
