@@ -190,7 +190,7 @@ func TestShellBlocks(t *testing.T) {
 	}
 }
 
-// The Go programs of the documents compile and run.
+// The Go programs of the documents compile and run, and print what the comment at their end says.
 func TestGoBlocks(t *testing.T) {
 	t.Parallel()
 	server := lardertest.Start(t, []string{"REDIS_URL=embedded://"}, "serve")
@@ -209,6 +209,11 @@ func TestGoBlocks(t *testing.T) {
 			out, err := run.CombinedOutput()
 			if err != nil || strings.Contains(string(out), "larder: ") {
 				t.Errorf("%s: go run: %v, want no error of it or of larder; it printed\n%s", d.path, err, out)
+			}
+			if _, want, ok := strings.Cut(b.text, "\n// Output:\n"); ok {
+				if diff := cmp.Diff(strings.ReplaceAll(want, "// ", ""), string(out)); diff != "" {
+					t.Errorf("%s: the program prints (-want, from its end, +got)\n%s", d.path, diff)
+				}
 			}
 		}
 	}
