@@ -26,6 +26,9 @@ var varying = []struct {
 }{
 	{regexp.MustCompile(`ls1_[A-Za-z0-9_-]{66}`), "TOKEN"},
 	{regexp.MustCompile(`"sessionId": "[A-Za-z0-9_-]{23}"`), `"sessionId": "ID"`},
+	{regexp.MustCompile(`"tokenId": "[A-Za-z0-9_-]{23}"`), `"tokenId": "ID"`},
+	{regexp.MustCompile(`"code": "\d{6}"`), `"code": "CODE"`},
+	{regexp.MustCompile(`"([0-9A-Z]{5}-){4}[0-9A-Z]{6}"`), `"RECOVERY"`},
 	{regexp.MustCompile(`"subjectEpoch": "\d+"`), `"subjectEpoch": "EPOCH"`},
 	{regexp.MustCompile(`"leaseToken": "[A-Za-z0-9_-]+"`), `"leaseToken": "LEASE"`},
 	{regexp.MustCompile(`"resumeToken": "[A-Za-z0-9_-]+"`), `"resumeToken": "RESUME"`},
