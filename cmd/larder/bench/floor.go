@@ -17,6 +17,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 // floorServices are the services of the floor, in the order of the server's registry.
@@ -26,6 +27,7 @@ var floorServices = []struct {
 }{
 	{&cachev1.CacheService_ServiceDesc, func() any { return new(floorCache) }},
 	{&sessionv1.SessionService_ServiceDesc, func() any { return new(floorSession) }},
+	{&tokenv1.TokenService_ServiceDesc, func() any { return new(floorToken) }},
 }
 
 // FloorServices returns the descriptors of the services that the floor serves.

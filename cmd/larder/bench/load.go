@@ -13,6 +13,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 // failurePause is how long a caller waits after a failed call, so that a server that fails at once does not make it spin.
@@ -47,6 +48,7 @@ type caller struct {
 
 	cache   cachev1.CacheServiceClient
 	session sessionv1.SessionServiceClient
+	token   tokenv1.TokenServiceClient
 	random  *rand.Rand
 	choose  func() int    // returns the index of a key, or of a token
 	tokens  []string      // of the sessions that the server holds
@@ -64,6 +66,7 @@ func (l *load) caller(s *server, number int) *caller {
 	random := rand.New(rand.NewPCG(uint64(number), 1)) //nolint:gosec // the choice of keys is no secret
 	return &caller{
 		load: l, cache: cachev1.NewCacheServiceClient(conn), session: sessionv1.NewSessionServiceClient(conn),
+		token:  tokenv1.NewTokenServiceClient(conn),
 		random: random, choose: chooser(random, l.command.Distribution, len(l.keys)), tokens: s.tokens,
 		latencies: newHistogram(), failures: make(map[string]int64),
 	}
