@@ -22,9 +22,7 @@ import (
 // Every option reaches the server, and each call that changes something has a request id of its own.
 func TestTokenRequests(t *testing.T) {
 	t.Parallel()
-	b := serve(t, func(_ context.Context, req any) (any, error) {
-		return nil, larderError(codes.Unavailable, "REDIS_UNAVAILABLE")
-	})
+	b := serve(t, fail(larderError(codes.Unavailable, "REDIS_UNAVAILABLE")))
 	c := connect(t, client.Options{Target: b.addr, Namespace: "shop", MaxAttempts: 1})
 	ctx := t.Context()
 	ids := map[string]bool{}
@@ -217,12 +215,16 @@ func TestTokenOutcomes(t *testing.T) {
 	if got, err := c.Tokens.InspectSubject(t.Context(), "ann", "p"); err != nil || cmp.Diff(wantBudget, got) != "" {
 		t.Errorf("InspectSubject = %+v, %v, want %+v", got, err, wantBudget)
 	}
-	for field, err := range map[string]error{
-		"token_id": second(c.Tokens.RevokeID(t.Context(), "")), "source": second(c.Tokens.InspectSource(t.Context(), "")), "source ": c.Tokens.ResetSource(t.Context(), ""),
+	for _, refused := range []struct {
+		field string
+		err   error
+	}{
+		{"token_id", second(c.Tokens.RevokeID(t.Context(), ""))}, {"source", second(c.Tokens.InspectSource(t.Context(), ""))},
+		{"source", c.Tokens.ResetSource(t.Context(), "")},
 	} {
 		var e *client.Error
-		if !errors.As(err, &e) || !errors.Is(err, client.ErrInvalid) || e.Field != strings.TrimSpace(field) {
-			t.Errorf("error = %v, want ErrInvalid of %s", err, field)
+		if !errors.As(refused.err, &e) || !errors.Is(refused.err, client.ErrInvalid) || e.Field != refused.field {
+			t.Errorf("error = %v, want ErrInvalid of %s", refused.err, refused.field)
 		}
 	}
 }
@@ -233,8 +235,10 @@ func TestTokensAreNotPrinted(t *testing.T) {
 	const secret = "s3cret"
 	for _, v := range []any{
 		client.ByLink(secret), client.ByCode("id", secret), client.ByRecoveryCode("ann", secret),
-		client.IssuedToken{ID: "id", Link: secret, Code: secret, RecoveryCodes: []string{secret}}, &client.IssuedToken{Link: secret},
-		client.GrantedToken{ID: "id", Link: secret}, &client.GrantedToken{Link: secret},
+		client.IssuedToken{ID: "id", Link: secret, Code: secret, RecoveryCodes: []string{secret}},
+		&client.IssuedToken{Link: secret},
+		client.GrantedToken{ID: "id", Link: secret},
+		&client.GrantedToken{Link: secret},
 	} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
 			if text := fmt.Sprintf(verb, v); strings.Contains(text, secret) {

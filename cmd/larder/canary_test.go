@@ -115,7 +115,8 @@ func TestSecretsAndDataTurnUpNowhere(t *testing.T) {
 			}
 			presented := &tokenv1.ConsumeTokenRequest{Purpose: strings.ToLower(canary), Binding: canary, Source: canary, RequestId: canary, Code: canary}
 			for _, target := range []*tokenv1.ConsumeTokenRequest{
-				{Target: &tokenv1.ConsumeTokenRequest_Token{Token: token.GetToken()}}, {Target: &tokenv1.ConsumeTokenRequest_TokenId{TokenId: token.GetTokenId()}},
+				{Target: &tokenv1.ConsumeTokenRequest_Token{Token: token.GetToken()}},
+				{Target: &tokenv1.ConsumeTokenRequest_TokenId{TokenId: token.GetTokenId()}},
 				{Target: &tokenv1.ConsumeTokenRequest_Subject{Subject: canary}},
 			} {
 				presented.Target = target.Target

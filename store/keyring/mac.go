@@ -26,8 +26,9 @@ func (k *Keyring) Sign(record string, data []byte) MAC {
 // MACs returns the MACs of data under every key and that without a key, for a comparison with what [Keyring.Sign] has returned
 // under any of them.
 func (k *Keyring) MACs(record string, data []byte) []MAC {
-	all := []MAC{unkeyed(record, data)}
-	for _, id := range k.IDs() {
+	ids := k.IDs()
+	all := append(make([]MAC, 0, 1+len(ids)), unkeyed(record, data))
+	for _, id := range ids {
 		all = append(all, MAC{id, k.keys[id].mac(record, data)})
 	}
 	return all
