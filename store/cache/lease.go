@@ -169,7 +169,7 @@ func (c *Cache) leaseHeld(ctx context.Context, leaseKey string, ask bool) (time.
 	if !ok && ask {
 		var err error
 		v, _, err = c.redis.Near.Load(ctx, leaseKey, func() (any, int, time.Duration, error) {
-			left, err := redis.RoundTrip(ctx, c.redis, "pttl", redis.Reads, func(ctx context.Context, conns *redis.Conns) (int64, error) {
+			left, err := redis.RoundTripTo(ctx, c.redis, leaseKey, "pttl", redis.Reads, func(ctx context.Context, conns *redis.Conns) (int64, error) {
 				return conns.Tracked.Do(ctx, conns.Tracked.B().Pttl().Key(leaseKey).Build()).AsInt64()
 			})
 			return time.Now().Add(time.Duration(left) * time.Millisecond), 24, near.Longest, err

@@ -34,7 +34,9 @@ type Client struct {
 	sentinels *sentinels // nil unless the mode is Sentinel
 	fence     fence
 	clock     *clock
-	slots     chan struct{} // one element for each round trip in flight
+	common    share    // of round trips whose shard is not known, and of all to one server
+	shares    sync.Map // id of a node of a cluster -> its share
+	owners    atomic.Pointer[owners]
 	waiting   waiters
 	onWrite   onWrite
 	embedded  *embedded.Server
@@ -64,7 +66,7 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{options: o, slots: make(chan struct{}, o.MaxInFlight)}
+	c := &Client{options: o, common: make(share, o.MaxInFlight)}
 	c.lifetime, c.stop = context.WithCancel(context.Background())
 	c.network = newNetwork(&c.options)
 	unseen := c.options
@@ -104,7 +106,14 @@ func (c *Client) CommandTimeout() time.Duration { return c.options.CommandTimeou
 func (c *Client) Lifetime() context.Context { return c.lifetime }
 
 // InFlight returns the number of round trips in flight.
-func (c *Client) InFlight() int64 { return int64(len(c.slots)) }
+func (c *Client) InFlight() int64 {
+	n := len(c.common)
+	c.shares.Range(func(_, s any) bool {
+		n += len(s.(share))
+		return true
+	})
+	return int64(n)
+}
 
 // Stop ends Lifetime and with it the client's own work. Round trips still succeed until Close.
 func (c *Client) Stop() { c.stop() }

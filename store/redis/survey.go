@@ -220,7 +220,9 @@ func (c *Client) confirmCluster(ctx context.Context, conns *Conns) error {
 		}
 	}
 	s := combine(views)
-	c.refuseReplaced(s, sources)
+	if c.refuseReplaced(s, sources); len(s.slots) > 0 {
+		c.divide(s)
+	}
 	if len(s.slots) == 0 {
 		return cmp.Or(failed, errors.New("no node knows an owner of slots"))
 	}

@@ -84,7 +84,7 @@ func (s *Sessions) unlistLater(index string, ids []string) {
 		defer done()
 		ctx, cancel := context.WithTimeout(s.redis.Lifetime(), s.redis.CommandTimeout())
 		defer cancel()
-		_, _ = redis.RoundTrip(ctx, s.redis, "zrem", redis.Writes, func(ctx context.Context, conns *redis.Conns) (int64, error) {
+		_, _ = redis.RoundTripTo(ctx, s.redis, index, "zrem", redis.Writes, func(ctx context.Context, conns *redis.Conns) (int64, error) {
 			return conns.Primary.Do(ctx, conns.Primary.B().Zrem().Key(index).Member(ids...).Build()).AsInt64()
 		})
 	}()
