@@ -35,6 +35,7 @@ type Metrics struct {
 
 	calls           *grpcprom.ServerMetrics
 	unary, streams  load
+	waits           atomic.Pointer[waits]
 	unknownMethods  prometheus.Counter
 	retries         *prometheus.CounterVec
 	budgetExhausted prometheus.Counter
@@ -95,6 +96,12 @@ func NewMetrics() *Metrics {
 			return 0
 		}),
 	)
+	m.registry.MustRegister(gaugeFunc("larder_rpc_waiting", "Unary calls that wait for another call, such as for a load under a lease; they are not in flight.", nil, func() float64 {
+		if w := m.waits.Load(); w != nil {
+			return float64(w.waiting())
+		}
+		return 0
+	}))
 	for kind, l := range map[string]*load{"unary": &m.unary, "stream": &m.streams} {
 		labels := prometheus.Labels{"type": kind}
 		m.registry.MustRegister(

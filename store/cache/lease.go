@@ -119,6 +119,10 @@ func (c *Cache) GetOrLease(ctx context.Context, namespace, key string, o LeaseOp
 			changed, done = c.redis.Wait(redisKey, leaseKey)
 			continue
 		}
+		end, ok := redis.BeginWait(ctx)
+		if !ok {
+			return l, nil // too many wait already, and the caller is told when to ask again
+		}
 		wait := time.NewTimer(min(left, held+time.Millisecond))
 		select {
 		case <-changed:
@@ -127,6 +131,7 @@ func (c *Cache) GetOrLease(ctx context.Context, namespace, key string, o LeaseOp
 		case <-ctx.Done():
 		}
 		wait.Stop()
+		end()
 		if err := ctx.Err(); err != nil {
 			return l, err
 		}
