@@ -16,14 +16,13 @@ type BatchFound struct {
 	Err error
 }
 
-// batchPortion is the maximum number of entries read at a time, which bounds the values in memory at once.
-const batchPortion = 128
-
-// BatchGetEach reads entries as [Cache.BatchGet] does, at most 128 at a time, and calls use with the results of each portion
-// and the index of its first key. It stops once use returns false.
+// BatchGetEach reads entries as [Cache.BatchGet] does, about 1 MiB and at most 128 at a time, and calls use with the results of
+// each portion and the index of its first key. It stops once use returns false: what it has read in vain by then is little more
+// than a portion.
 func (c *Cache) BatchGetEach(ctx context.Context, namespace string, keys []string, useNear bool, use func(first int, found []BatchFound) (more bool)) error {
-	for first := 0; first < len(keys); first += batchPortion {
-		found, err := c.BatchGet(ctx, namespace, keys[first:min(first+batchPortion, len(keys))], useNear)
+	for first, next := 0, 0; first < len(keys); first = next {
+		next = min(first+c.sizes.portion(namespace), len(keys))
+		found, err := c.BatchGet(ctx, namespace, keys[first:next], useNear)
 		if err != nil || !use(first, found) {
 			return err
 		}
@@ -56,7 +55,7 @@ func (c *Cache) BatchGet(ctx context.Context, namespace string, keys []string, u
 		}
 		missing = append(missing, i)
 	}
-	if err := c.batchRead(ctx, redisKeys, missing, useNear, results); err != nil {
+	if err := c.batchRead(ctx, namespace, redisKeys, missing, useNear, results); err != nil {
 		return nil, err
 	}
 	if useNear {
@@ -94,10 +93,11 @@ func (c *Cache) BatchGet(ctx context.Context, namespace string, keys []string, u
 }
 
 // batchRead reads the missing entries, given by their indexes, into results.
-func (c *Cache) batchRead(ctx context.Context, redisKeys []string, missing []int, useNear bool, results []BatchFound) error {
+func (c *Cache) batchRead(ctx context.Context, namespace string, redisKeys []string, missing []int, useNear bool, results []BatchFound) error {
 	var plain []int
+	values, bytes := 0, 0 // read
 	err := c.redis.RunBatch(ctx, missing, redis.Batch{
-		Name: "get", Effect: redis.Reads, Tracked: useNear,
+		Name: "get", Effect: redis.Reads, Tracked: useNear, Bulk: true,
 		Command: func(b rueidis.Builder, i int) rueidis.Completed { return b.Get().Key(redisKeys[i]).Build() },
 		Read: func(i int, r rueidis.RedisResult) error {
 			raw, err := r.AsBytes()
@@ -107,6 +107,7 @@ func (c *Cache) batchRead(ctx context.Context, redisKeys []string, missing []int
 			if err != nil {
 				return err
 			}
+			values, bytes = values+1, bytes+len(raw)
 			e, isPlain, err := c.parseEntry(redisKeys[i], raw)
 			if isPlain {
 				plain = append(plain, i)
@@ -119,6 +120,7 @@ func (c *Cache) batchRead(ctx context.Context, redisKeys []string, missing []int
 	if err != nil {
 		return err
 	}
+	c.sizes.learn(namespace, values, bytes)
 	return c.redis.RunBatch(ctx, plain, redis.Batch{
 		Name: "pttl", Effect: redis.Reads, Tracked: useNear,
 		Command: func(b rueidis.Builder, i int) rueidis.Completed { return b.Pttl().Key(redisKeys[i]).Build() },

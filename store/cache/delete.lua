@@ -14,7 +14,7 @@ if etag == '' and value_type ~= 'string' and value_type ~= 'none' then
   redis.call('UNLINK', key, lease)
   return {1, '', ''}
 end
-local found, as_of = valid_etag(key, gone_until, checked_etag, checked_validity, etag ~= '')
+local found, as_of = valid_etag(key, gone_until, checked_etag, checked_validity, etag == '' and NEVER or ALWAYS)
 if not found then
   return validity_unknown(key)
 end

@@ -34,7 +34,7 @@ end
 -- A counter has 20 digits at most, its sign included. What is longer is none, and is not read.
 local MOST_DIGITS = 20
 
-local found = valid_etag(key, gone_until, checked_etag, checked_validity)
+local found = valid_etag(key, gone_until, checked_etag, checked_validity, NEVER)
 if not found then
   return validity_unknown(key)
 end

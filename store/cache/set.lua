@@ -9,7 +9,8 @@ local key, lease = KEYS[1], KEYS[2]
 local gone_until, checked_etag, checked_validity = ARGV[1], ARGV[2], ARGV[3]
 local bytes, px, condition, etag = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
-local found, as_of = valid_etag(key, gone_until, checked_etag, checked_validity, condition == 'match' or condition == 'none_match')
+local hash = (condition == 'match' or condition == 'none_match') and ALWAYS or IF_SHORT
+local found, as_of = valid_etag(key, gone_until, checked_etag, checked_validity, hash)
 if not found then
   return validity_unknown(key)
 end

@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,8 @@ type Batch struct {
 	Effect Effect
 	// Tracked sends the commands over the tracked connections, so that the answers may be kept in the near cache.
 	Tracked bool
+	// Bulk sends the commands over the connections for large answers.
+	Bulk bool
 	// Command returns the command of an item.
 	Command func(b rueidis.Builder, i int) rueidis.Completed
 	// Read takes the answer of an item. Its error, or that of the answer, makes the item fail.
@@ -42,10 +45,11 @@ func (c *Client) RunBatch(ctx context.Context, items []int, b Batch) error {
 		return err
 	}
 	answers := c.send(ctx, b, commands)
-	for _, a := range answers {
-		if err = a.err; err == nil {
-			break
-		}
+	if !slices.ContainsFunc(answers, func(a shardAnswer) bool { return a.err == nil }) {
+		err = answers[0].err
+	}
+	if slices.ContainsFunc(answers, func(a shardAnswer) bool { return a.sent }) {
+		c.observe(ctx, b.Name, begin, err)
 	}
 	if err != nil {
 		return err
@@ -83,7 +87,10 @@ func (c *Client) RunBatch(ctx context.Context, items []int, b Batch) error {
 
 // client returns the connections that the batch goes over.
 func (b *Batch) client(conns *Conns) rueidis.Client {
-	if b.Tracked {
+	switch {
+	case b.Bulk:
+		return conns.Bulk
+	case b.Tracked:
 		return conns.Tracked
 	}
 	return conns.Primary
@@ -103,6 +110,7 @@ func (c *Client) build(conns *Conns, items []int, b Batch) (commands []rueidis.C
 type shardAnswer struct {
 	commands []int
 	results  []rueidis.RedisResult
+	sent     bool
 	err      error
 }
 
@@ -122,7 +130,7 @@ func (c *Client) send(ctx context.Context, b Batch, commands []rueidis.Completed
 		}
 		run := func() {
 			in := c.shareOf(own[0].Slot())
-			a.results, a.err = roundTrip(ctx, c, in, b.Name, b.Effect, func(ctx context.Context, conns *Conns) ([]rueidis.RedisResult, error) {
+			a.results, a.sent, a.err = roundTrip(ctx, c, in, b.Effect, func(ctx context.Context, conns *Conns) ([]rueidis.RedisResult, error) {
 				return b.client(conns).DoMulti(ctx, own...), nil
 			})
 		}

@@ -58,6 +58,9 @@ type Conns struct {
 	Primary rueidis.Client
 	// Tracked is for reads that fill the near cache. It is Primary if there is no near cache.
 	Tracked rueidis.Client
+	// Bulk is for reads whose answers may be large, which would hold up those of others on the same connection. It is tracked if
+	// there is a near cache.
+	Bulk rueidis.Client
 }
 
 // New returns a client that is not connected yet. Its errors are mistakes in the options.
@@ -129,6 +132,14 @@ func (c *Client) Close() {
 	}
 }
 
+// bulkNodes returns the connections of Bulk by address, none if they are those of Primary.
+func (c *Conns) bulkNodes() map[string]rueidis.Client {
+	if c.Bulk == c.Primary {
+		return nil
+	}
+	return c.Bulk.Nodes()
+}
+
 // trackedNodes returns the tracked connections by address, none if they are those of Primary.
 func (c *Conns) trackedNodes() map[string]rueidis.Client {
 	if c.Tracked == c.Primary {
@@ -141,5 +152,8 @@ func (c *Conns) close() {
 	c.Primary.Close()
 	if c.Tracked != c.Primary {
 		c.Tracked.Close()
+	}
+	if c.Bulk != nil && c.Bulk != c.Primary {
+		c.Bulk.Close()
 	}
 }

@@ -15,25 +15,35 @@ import (
 // of its commands; the answer nil of Redis is no error, and a panic is [ErrInternal]. Name labels metrics and must be one of a
 // small fixed set.
 func RoundTrip[T any](ctx context.Context, c *Client, name string, eff Effect, run func(context.Context, *Conns) (T, error)) (T, error) {
-	return roundTrip(ctx, c, c.common, name, eff, run)
+	return observed(ctx, c, c.common, name, eff, run)
 }
 
 // RoundTripTo is [RoundTrip] for commands to the shard of a key. While another shard hangs, they are not refused because of it.
 func RoundTripTo[T any](ctx context.Context, c *Client, key, name string, eff Effect, run func(context.Context, *Conns) (T, error)) (T, error) {
-	return roundTrip(ctx, c, c.shareOfKey(key), name, eff, run)
+	return observed(ctx, c, c.shareOfKey(key), name, eff, run)
 }
 
-// roundTrip makes a round trip within a share of those in flight.
-func roundTrip[T any](ctx context.Context, c *Client, in share, name string, eff Effect, run func(context.Context, *Conns) (T, error)) (answer T, err error) {
+// observed makes a round trip and reports it.
+func observed[T any](ctx context.Context, c *Client, in share, name string, eff Effect, run func(context.Context, *Conns) (T, error)) (T, error) {
+	start := time.Now()
+	answer, sent, err := roundTrip(ctx, c, in, eff, run)
+	if sent {
+		c.observe(ctx, name, start, err)
+	}
+	return answer, err
+}
+
+// roundTrip makes a round trip within a share of those in flight, and reports whether it got so far.
+func roundTrip[T any](ctx context.Context, c *Client, in share, eff Effect, run func(context.Context, *Conns) (T, error)) (answer T, sent bool, err error) {
 	conns := c.conns.Load()
 	if conns == nil {
-		return answer, Fail(ErrUnavailable, errors.New("not connected yet"))
+		return answer, false, Fail(ErrUnavailable, errors.New("not connected yet"))
 	}
 	if err := ctx.Err(); err != nil {
-		return answer, err
+		return answer, false, err
 	}
 	if err := in.enter(ctx); err != nil {
-		return answer, err
+		return answer, false, err
 	}
 	start := time.Now()
 	if c.dialer.busy.Load() == 0 {
@@ -45,9 +55,7 @@ func roundTrip[T any](ctx context.Context, c *Client, in share, name string, eff
 		err = nil
 	}
 	c.notice(conns, err, eff, start)
-	err = classify(ctx, err, eff)
-	c.observe(ctx, name, start, err)
-	return answer, err
+	return answer, true, classify(ctx, err, eff)
 }
 
 // attached runs a round trip in the caller's goroutine and frees its place.

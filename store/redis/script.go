@@ -84,6 +84,13 @@ func (c *Client) RunRead(ctx context.Context, s *Script, tracked bool, keys []st
 	})
 }
 
+// RunBulk is RunRead over the connections for large answers, for one that is not kept.
+func (c *Client) RunBulk(ctx context.Context, s *Script, keys []string, args ...string) (rueidis.RedisMessage, error) {
+	return RoundTripTo(ctx, c, firstOf(keys), s.name, Reads, func(ctx context.Context, conns *Conns) (rueidis.RedisMessage, error) {
+		return s.lua.Exec(ctx, conns.Bulk, keys, args).ToMessage()
+	})
+}
+
 // firstOf returns the first key, whose slot is that of all; empty for none.
 func firstOf(keys []string) string {
 	if len(keys) == 0 {
