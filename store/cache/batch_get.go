@@ -1,7 +1,9 @@
 package cache
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"github.com/redis/rueidis"
 
@@ -66,7 +68,7 @@ func (c *Cache) BatchGet(ctx context.Context, namespace string, keys []string, u
 			}
 		}
 	}
-	known, err := c.batchInvalidations(ctx, namespace, results, useNear)
+	known, unknown, err := c.batchInvalidations(ctx, namespace, results, useNear)
 	if err != nil {
 		return nil, err
 	}
@@ -79,9 +81,14 @@ func (c *Cache) BatchGet(ctx context.Context, namespace string, keys []string, u
 		}
 		v := valid
 		if !e.AsOf.IsZero() {
-			latest := cleared
+			latest, failed := cleared, unknown[clearKey(namespace)]
 			for _, t := range e.Tags {
-				latest = latest.or(known[tagKey(namespace, t)])
+				key := tagKey(namespace, t)
+				latest, failed = latest.or(known[key]), cmp.Or(failed, unknown[key])
+			}
+			if failed != nil { // the others do not depend on it
+				results[i] = BatchFound{Err: failed}
+				continue
 			}
 			v = compare(e, latest)
 		}
@@ -135,9 +142,10 @@ func (c *Cache) batchRead(ctx context.Context, namespace string, redisKeys []str
 	})
 }
 
-// batchInvalidations returns the invalidations that the validity of the entries depends on, by Redis key.
-func (c *Cache) batchInvalidations(ctx context.Context, namespace string, results []BatchFound, useNear bool) (map[string]invalidation, error) {
-	known := make(map[string]invalidation)
+// batchInvalidations returns the invalidations that the validity of the entries depends on, by Redis key, and why some of them
+// could not be read. Err means that there is no entry whose validity is known.
+func (c *Cache) batchInvalidations(ctx context.Context, namespace string, results []BatchFound, useNear bool) (known map[string]invalidation, unknown map[string]error, err error) {
+	known, unknown = make(map[string]invalidation), make(map[string]error)
 	var missing []string
 	look := func(key string) {
 		if _, ok := known[key]; ok {
@@ -167,11 +175,29 @@ func (c *Cache) batchInvalidations(ctx context.Context, namespace string, result
 		}
 	}
 	if len(missing) == 0 {
-		return known, nil
+		return known, unknown, nil
 	}
-	found, err := c.readInvalidations(ctx, missing, useNear)
+	found, errs, err := c.readEachInvalidation(ctx, missing, useNear)
 	for i, key := range missing {
-		known[key] = found[i]
+		if known[key] = found[i]; err != nil {
+			unknown[key] = err
+		} else if errs[i] != nil {
+			unknown[key] = errs[i]
+		}
 	}
-	return known, err
+	if ctxErr := ctx.Err(); ctxErr != nil && err != nil {
+		return nil, nil, ctxErr
+	}
+	if err != nil && !dependsOnOthers(namespace, results, unknown) {
+		return nil, nil, err
+	}
+	return known, unknown, nil
+}
+
+// dependsOnOthers reports whether the validity of an entry is known although some invalidations are not.
+func dependsOnOthers(namespace string, results []BatchFound, unknown map[string]error) bool {
+	return slices.ContainsFunc(results, func(r BatchFound) bool {
+		return r.Entry != nil && (r.AsOf.IsZero() || unknown[clearKey(namespace)] == nil &&
+			!slices.ContainsFunc(r.Tags, func(t string) bool { return unknown[tagKey(namespace, t)] != nil }))
+	})
 }

@@ -3,6 +3,7 @@ package redis_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -85,4 +86,33 @@ func entryKeys(keys []string) []string {
 		redisKeys[i] = storetest.EntryKey("n", key)
 	}
 	return redisKeys
+}
+
+// TestOneTagsShardHangs: entries whose validity does not depend on it are read.
+func TestOneTagsShardHangs(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, redistest.ClusterOptions{Args: []string{"cluster-require-full-coverage", "no"}})
+	o := clusterOptions(cluster)
+	o.CommandTimeout = 500 * time.Millisecond
+	s := storetest.Open(t, store.Options{Redis: o})
+	owner := func(redisKey string) *redistest.Server { return cluster.Owner(t, cluster.Slot(t, redisKey)) }
+	hung, tag := 0, ""
+	for i := 0; tag == ""; i++ { // with the invalidation of the namespace on another node
+		name := fmt.Sprint("tag-", i)
+		if o := owner("ld:t:{n:" + name + "}"); o != owner("ld:n:{n}") {
+			hung, tag = slices.Index(cluster.Nodes, o), name
+		}
+	}
+	keys := keysOn(t, cluster, owner("ld:n:{n}"), 2)
+	storetest.Set(t, s, "n", keys[0], cache.Write{Value: []byte("1")})
+	storetest.Set(t, s, "n", keys[1], cache.Write{Value: []byte("1"), Fresh: time.Hour, Tags: []string{tag}})
+	cluster.Nodes[hung].Pause(t)
+	found, err := s.Cache.BatchGet(t.Context(), "n", keys, false)
+	cluster.Nodes[hung].Resume(t)
+	if err != nil {
+		t.Fatalf("BatchGet = %v (%s), want no error", err, redis.Cause(err))
+	}
+	if found[0].Err != nil || found[0].Entry == nil || !errors.Is(found[1].Err, redis.ErrUnavailable) {
+		t.Errorf("BatchGet: errors %v and %v, want none and %v of the entry with the tag", found[0].Err, found[1].Err, redis.ErrUnavailable)
+	}
 }
