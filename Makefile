@@ -88,6 +88,15 @@ test-envoy: redis envoy ## Run the tests with a real Envoy
 test-short: redis $(GRPCURL) ## Run the tests on one redis-server, without the race detector (less than 2 minutes)
 	go test -short -p 1 -timeout 10m ./...
 
+# The servers come from newer suites of Debian and are not installed: it needs apt-get, dpkg-deb and a mirror of Debian.
+.PHONY: test-compat
+test-compat: ## Run the tests of the store on Redis 8, Valkey 8 and Valkey 9, of newer suites of Debian (about 15 minutes; Debian or Ubuntu only)
+	.ci/install-compat
+	@for server in redis-8 valkey-8 valkey-9; do \
+	  echo "on $$(.tmp/compat/$$server/redis-server --version)"; \
+	  PATH="$(CURDIR)/.tmp/compat/$$server:$$PATH" go test -count=1 -p 1 -timeout 20m ./store/...; \
+	done
+
 .PHONY: redis
 redis: ## Install redis-server if it is not there
 	.ci/install-redis

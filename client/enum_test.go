@@ -15,6 +15,7 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 // names returns the names of the values of enums, by prefix and without it, sorted and each once, except the unspecified
@@ -94,12 +95,21 @@ func TestEveryEnumValueHasAConstant(t *testing.T) {
 			map[string]protoreflect.Enum{"TOUCH_": sessionv1.Touch(0)},
 			constants(client.TouchAuto, client.TouchNever, client.TouchForce),
 		},
+		"TokenKind": {
+			map[string]protoreflect.Enum{"TOKEN_KIND_": tokenv1.TokenKind(0)},
+			constants(client.TokenLink, client.TokenCode, client.TokenRecovery),
+		},
+		"TokenAlphabet": {
+			map[string]protoreflect.Enum{"CODE_ALPHABET_": tokenv1.CodeAlphabet(0)},
+			constants(client.TokenDigits, client.TokenCrockford),
+		},
 		"SessionEventType": {
 			map[string]protoreflect.Enum{"SESSION_EVENT_TYPE_": sessionv1.SessionEventType(0)},
 			constants(
 				client.SessionCreated, client.SessionRotated, client.SessionAttributesChanged, client.SessionPromoted,
 				client.SessionReauthenticated, client.SessionRevoked, client.SessionExpiredIdle, client.SessionExpiredAbsolute,
-				client.SessionTokenReuse,
+				client.SessionTokenReuse, client.TokenIssued, client.TokenConsumed, client.TokenFailed, client.TokenLocked,
+				client.TokenRevoked, client.TokenSubjectReset,
 			),
 		},
 	} {
@@ -126,6 +136,8 @@ func TestUnknownConstantsAreRefused(t *testing.T) {
 		"alignment":      second(c.RateLimits.Peek(ctx, "s", []client.RateLimit{{Inline: &client.RateLimitRule{Alignment: "MOON"}}}, nil)),
 		"on_failure":     second(c.RateLimits.Refund(ctx, "s", []client.RateLimit{{Inline: &client.RateLimitRule{OnFailure: "PANIC"}}}, client.RefundOptions{})),
 		"limits":         second(c.RateLimits.BatchConsume(ctx, []client.ConsumeItem{{Limits: []client.RateLimit{{Rule: "a", Inline: &client.RateLimitRule{}}}}})),
+		"kind":           second(c.Tokens.Issue(ctx, "s", "p", "SMOKE", client.IssueOptions{})),
+		"alphabet":       second(c.Tokens.Issue(ctx, "s", "p", client.TokenCode, client.IssueOptions{Alphabet: "RUNES"})),
 		"types[1]":       end(c.Sessions.WatchEvents(ctx, client.WatchEventsOptions{Types: []client.SessionEventType{client.SessionCreated, "ENDED"}})),
 	} {
 		field = strings.TrimSpace(field)

@@ -76,6 +76,9 @@ const (
 	NotReserved Outcome = "NOT_RESERVED"
 )
 
+// TokenOpen means that a token can be consumed. [InspectedToken] and [TokenError] list the other outcomes of tokens.
+const TokenOpen Outcome = "OPEN"
+
 // A Source says where the server read an entry. A source that only a later server knows is [Unrecognized].
 type Source string
 

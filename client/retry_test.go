@@ -80,6 +80,27 @@ var safe = map[string]call{
 		return second(c.Sessions.RevokeSubject(ctx, "ann", client.RevokeSubjectOptions{}))
 	},
 	"GetSubject": func(ctx context.Context, c *client.Client) error { return second(c.Sessions.SubjectEpoch(ctx, "ann")) },
+	"IssueToken": func(ctx context.Context, c *client.Client) error {
+		return second(c.Tokens.Issue(ctx, "ann", "reset", client.TokenLink, client.IssueOptions{}))
+	},
+	"ConsumeToken": func(ctx context.Context, c *client.Client) error {
+		return second(c.Tokens.Consume(ctx, "reset", client.ByLink("l"), client.ConsumeTokenOptions{}))
+	},
+	"InspectToken": func(ctx context.Context, c *client.Client) error {
+		return second(c.Tokens.Inspect(ctx, client.ByLink("l"), client.InspectOptions{}))
+	},
+	"ExchangeToken": func(ctx context.Context, c *client.Client) error {
+		return second(c.Tokens.Exchange(ctx, "reset", client.ByCode("t", "123456"), client.ExchangeOptions{}))
+	},
+	"RevokeToken":    func(ctx context.Context, c *client.Client) error { return second(c.Tokens.Revoke(ctx, "ann", "reset")) },
+	"InspectSubject": func(ctx context.Context, c *client.Client) error { return second(c.Tokens.InspectSource(ctx, "ip")) },
+	"ResetSubject":   func(ctx context.Context, c *client.Client) error { return c.Tokens.ResetSource(ctx, "ip") },
+	"ClaimOnce": func(ctx context.Context, c *client.Client) error {
+		return c.Tokens.ClaimOnce(ctx, "iss", "jti", time.Minute)
+	},
+	"ClaimCounter": func(ctx context.Context, c *client.Client) error {
+		return second(c.Tokens.ClaimCounter(ctx, "totp", "ann", 1, 0))
+	},
 	"ListSubjectSessions": func(ctx context.Context, c *client.Client) error {
 		return end(c.Sessions.ListSubject(ctx, "ann", client.ListSubjectOptions{}))
 	},

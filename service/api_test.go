@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/cache"
@@ -28,6 +29,7 @@ import (
 type api struct {
 	*running
 	session sessionv1.SessionServiceClient
+	tokens  tokenv1.TokenServiceClient
 	redis   *redistest.Server // nil over the embedded store
 	addr    string            // where the store looks for Redis
 }
@@ -73,7 +75,7 @@ func serveStore(t testing.TB, so store.Options, l policy.Limits) *api {
 		t.Fatalf("Connect = %v, want nil", err)
 	}
 	r := serve(t, New(st, m, Options{Limits: l, Logger: slog.New(slog.DiscardHandler)}))
-	return &api{running: r, session: sessionv1.NewSessionServiceClient(r.conn)}
+	return &api{running: r, session: sessionv1.NewSessionServiceClient(r.conn), tokens: tokenv1.NewTokenServiceClient(r.conn)}
 }
 
 // do sends commands to Redis as another client of it would.

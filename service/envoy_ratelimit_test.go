@@ -104,10 +104,10 @@ func (l *limited) ask(t testing.TB, descriptors ...*common.RateLimitDescriptor) 
 	if err != nil {
 		t.Fatalf("ShouldRateLimit = %v, want an answer", err)
 	}
-	return inWords(answer)
+	return verdict(answer)
 }
 
-func inWords(answer *envoy.RateLimitResponse) string {
+func verdict(answer *envoy.RateLimitResponse) string {
 	words := strings.TrimSuffix(answer.GetOverallCode().String(), "_LIMIT") + ":"
 	for _, s := range answer.GetStatuses() {
 		words += fmt.Sprintf(" %s %d", strings.TrimSuffix(s.GetCode().String(), "_LIMIT"), s.GetLimitRemaining())
@@ -216,11 +216,11 @@ func TestEnvoyRateLimitsReadWhatEnvoySends(t *testing.T) {
 		if err != nil {
 			t.Fatalf("ShouldRateLimit with a value that is not UTF-8 = %v, want an answer", err)
 		}
-		expect(t, "answer", inWords(answer), want)
+		expect(t, "answer", verdict(answer), want)
 	}
 	for _, wire := range [][]byte{[]byte("\x0a\x03\xff"), []byte("\x12\x02\x0a\x05"), []byte("\x12\x04\x0a\x02\x0a\x7f")} {
 		_, err := send(wire)
-		if code := codeOf(err); code != codes.InvalidArgument && code != codes.Internal { // grpc-go reads the outermost fields
+		if codeOf(err) != codes.InvalidArgument {
 			t.Errorf("ShouldRateLimit with %q = %v, want INVALID_ARGUMENT", wire, err)
 		}
 	}
@@ -237,7 +237,6 @@ func TestEnvoyRateLimitsWithoutRedis(t *testing.T) {
 			server := redistest.Start(t, redistest.Options{})
 			proxy := redistest.StartProxy(t, server.Addr)
 			l := serveEnvoy(t, redis.Options{Addrs: []string{proxy.Addr}, CommandTimeout: time.Second}, EnvoyRateLimits{Failure: policy})
-			expect(t, "answer with Redis", l.ask(t, limit("ten", "a")), "OK: OK 9")
 			proxy.Blackhole(true)
 
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -254,7 +253,7 @@ func TestEnvoyRateLimitsWithoutRedis(t *testing.T) {
 			if err != nil {
 				t.Fatalf("ShouldRateLimit = %v, want an answer", err)
 			}
-			expect(t, "answer without Redis", inWords(got), want)
+			expect(t, "answer without Redis", verdict(got), want)
 			if took > 2*time.Second { // 50 ms on a machine with nothing else to do
 				t.Errorf("answer after %v, want it soon after 50ms", took)
 			}

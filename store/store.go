@@ -1,5 +1,6 @@
 // Package store keeps Larder's data in Redis. Each feature is a package below it, which this package connects to one Redis:
-// [cache.Cache], [session.Sessions] and [ratelimit.Limiter], over the [redis.Client] that they share. It knows nothing of gRPC.
+// [cache.Cache], [session.Sessions], [ratelimit.Limiter] and [token.Tokens], over the [redis.Client] that they share. It knows
+// nothing of gRPC.
 package store
 
 import (
@@ -11,6 +12,7 @@ import (
 	"github.com/berthcare/larder/store/ratelimit"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/session"
+	"github.com/berthcare/larder/store/token"
 )
 
 // Options configures a [Store].
@@ -21,8 +23,8 @@ type Options struct {
 	Cache      cache.Options
 	Sessions   session.Options
 	RateLimits ratelimit.Options
-	// Keyring encrypts attributes of sessions, and values of entries where a [cache.Write] asks for it; nil means that
-	// neither is encrypted.
+	// Keyring encrypts attributes of sessions, payloads of tokens, and values of entries where a [cache.Write] asks for it, and
+	// keys the digests of codes; nil means that nothing is encrypted.
 	Keyring *keyring.Keyring
 }
 
@@ -36,6 +38,8 @@ type Store struct {
 	Sessions *session.Sessions
 	// RateLimits keeps rate limits.
 	RateLimits *ratelimit.Limiter
+	// Tokens keeps one-time tokens.
+	Tokens *token.Tokens
 
 	keyring *keyring.Keyring
 }
@@ -51,6 +55,7 @@ func New(o Options) (*Store, error) {
 		Cache:      cache.New(client, o.Keyring, o.Cache),
 		Sessions:   session.New(client, o.Keyring, o.Sessions),
 		RateLimits: ratelimit.New(client, o.RateLimits),
+		Tokens:     token.New(client, o.Keyring),
 	}, nil
 }
 

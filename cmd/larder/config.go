@@ -32,27 +32,30 @@ type Config struct {
 	Log      logSettings     `embed:"" group:"Logs and diagnostics"`
 
 	given  map[string]bool // variables of the settings on the command line or in the environment
-	faults []error         // values that could not be parsed
+	faults []error         // variables that could not be parsed or are no settings
+	hints  []string        // variables that are likely misspelt, which the log mentions
 }
 
 type redisSettings struct {
-	URL                  setting.RedisURL `env:"REDIS_URL" default:"redis://localhost:6379" help:"Redis server: redis:// or rediss://[username:password@]host[:port][/database]; embedded:// is a store inside this process, whose data is lost when it exits."`
+	URL                  setting.RedisURL `env:"REDIS_URL" default:"redis://localhost:6379" help:"Redis or Valkey server: redis://, rediss:// (TLS), valkey:// or valkeys:// (TLS), then [username:password@]host[:port][/database]; or unix:///path/of/socket. ?db=NUMBER gives the database, too. embedded:// is a store inside this process, whose data is lost when it exits."`
 	Username             string           `env:"REDIS_USERNAME" help:"Redis user; overrides the user in REDIS_URL."`
 	Password             setting.Secret   `env:"REDIS_PASSWORD" hidden:"" help:"Redis password; overrides the password in REDIS_URL."`
-	PasswordFile         string           `env:"REDIS_PASSWORD_FILE" help:"File that contains the Redis password; not together with REDIS_PASSWORD. It overrides the password in REDIS_URL."`
+	PasswordFile         string           `env:"REDIS_PASSWORD_FILE" help:"File that contains the Redis password, read for every new connection; not together with REDIS_PASSWORD. It overrides the password in REDIS_URL."`
 	DB                   int              `env:"REDIS_DB" default:"0" help:"Redis database number; overrides the number in REDIS_URL. A Redis Cluster has database 0 only."`
-	TLS                  bool             `env:"REDIS_TLS" default:"false" negatable:"" help:"Connect to Redis over TLS; default: false, unless REDIS_URL is rediss://."`
+	TLS                  bool             `env:"REDIS_TLS" default:"false" negatable:"" help:"Connect to Redis over TLS; default: false, unless REDIS_URL is rediss:// or valkeys://. The TLS files below are read for every new connection."`
 	TLSCAFile            string           `name:"tls-ca-file" env:"REDIS_TLS_CA_FILE" help:"PEM file with the authorities trusted to sign the Redis certificate; empty means the authorities of the system."`
 	TLSCertFile          string           `env:"REDIS_TLS_CERT_FILE" help:"PEM file with the client certificate presented to Redis."`
 	TLSKeyFile           string           `env:"REDIS_TLS_KEY_FILE" help:"PEM file with the private key of the client certificate."`
 	TLSServerName        string           `env:"REDIS_TLS_SERVER_NAME" help:"Host name expected in the Redis certificate; empty means the host that is dialled."`
+	TLSAllowCN           bool             `name:"tls-allow-cn" env:"REDIS_TLS_ALLOW_CN" default:"false" negatable:"" help:"Accept a Redis certificate that has no subject alternative name if its common name is the expected host; default: false."`
 	ClusterNodes         []string         `env:"REDIS_CLUSTER_NODES" placeholder:"HOST:PORT" help:"Addresses of some Redis Cluster nodes, not together with REDIS_URL; the other nodes are discovered."`
 	SentinelNodes        []string         `env:"REDIS_SENTINEL_NODES" placeholder:"HOST:PORT" help:"Addresses of some Sentinels, not together with REDIS_URL; the other Sentinels are discovered."`
 	SentinelMaster       string           `env:"REDIS_SENTINEL_MASTER" help:"Name of the primary in the Sentinel configuration; required with REDIS_SENTINEL_NODES."`
 	SentinelUsername     string           `env:"REDIS_SENTINEL_USERNAME" help:"User for the Sentinels themselves."`
 	SentinelPassword     setting.Secret   `env:"REDIS_SENTINEL_PASSWORD" hidden:"" help:"Password for the Sentinels themselves."`
-	SentinelPasswordFile string           `env:"REDIS_SENTINEL_PASSWORD_FILE" help:"File that contains the Sentinel password; not together with REDIS_SENTINEL_PASSWORD."`
-	Timeout              time.Duration    `env:"LARDER_REDIS_TIMEOUT" default:"2s" help:"Maximum wait for one reply from Redis."`
+	SentinelPasswordFile string           `env:"REDIS_SENTINEL_PASSWORD_FILE" help:"File that contains the Sentinel password, read for every new connection; not together with REDIS_SENTINEL_PASSWORD."`
+	AddressMap           []string         `env:"REDIS_ADDRESS_MAP" placeholder:"TOLD=DIALLED" help:"Where to connect to instead of addresses that Sentinels or cluster nodes tell, as behind NAT, separated by commas: 10.0.0.5:6379=redis.example:7001, or 10.0.0.5=redis.example for every port of a host."`
+	Timeout              time.Duration    `env:"LARDER_REDIS_TIMEOUT" default:"2s" help:"Maximum wait for one reply from Redis, for a connection to it, and for the answer to a health probe."`
 	Strict               bool             `env:"LARDER_REDIS_STRICT" default:"false" negatable:"" help:"Refuse to start with a Redis that may lose or evict acknowledged writes: a maxmemory-policy other than noeviction, no append-only file, or no replica in a Cluster or with Sentinel. Default: off, which logs a warning instead."`
 }
 
@@ -65,7 +68,7 @@ type cacheSettings struct {
 	MaxValueBytes  setting.Bytes `env:"LARDER_MAX_VALUE_BYTES" default:"1MiB" help:"Maximum size of a value, at most 512MiB."`
 	CompressAbove  setting.Bytes `env:"LARDER_COMPRESS_ABOVE" default:"16KiB" help:"Size above which values are compressed in Redis; 0 disables compression."`
 	DefaultTTL     time.Duration `env:"LARDER_DEFAULT_TTL" default:"1h" help:"TTL of an entry that is written without a TTL; at most LARDER_MAX_TTL."`
-	MaxTTL         time.Duration `env:"LARDER_MAX_TTL" default:"720h" help:"Maximum TTL of an entry, stale_ttl included."`
+	MaxTTL         time.Duration `env:"LARDER_MAX_TTL" default:"720h" help:"Maximum TTL of an entry, stale_ttl included; at most 1752000h (200 years)."`
 	PlainNamespace string        `env:"LARDER_PLAIN_NAMESPACE" placeholder:"NAMESPACE" help:"Namespace whose keys are the Redis keys themselves, to serve data that other Redis clients write; empty means none."`
 }
 
@@ -88,7 +91,7 @@ type rateSettings struct {
 }
 
 type secrecySettings struct {
-	KeyringFile string `env:"LARDER_KEYRING_FILE" help:"File with the keys that encrypt session attributes, and values in namespaces marked encrypt. Each line has a key id and 32 bytes in base64; the first key encrypts."`
+	KeyringFile string `env:"LARDER_KEYRING_FILE" help:"File with the keys that encrypt session attributes, and values in namespaces marked encrypt. Each line has a key id and 32 bytes in base64; the first key encrypts. Reloaded when it changes."`
 }
 
 type policySettings struct {

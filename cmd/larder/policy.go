@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 
 	"github.com/berthcare/larder/service"
 	"github.com/berthcare/larder/service/policy"
@@ -83,9 +82,7 @@ func (p *policyFile) apply(text []byte) error {
 }
 
 // watch reloads the file whenever it changes, until ctx ends.
-func (p *policyFile) watch(ctx context.Context) {
-	watchFolders(ctx, "policy file", func() []string { return []string{filepath.Dir(p.path)} }, p.log, p.reload)
-}
+func (p *policyFile) watch(ctx context.Context) { watchFile(ctx, p.path, "policy", p.log, p.reload) }
 
 // reload loads the file, and logs and counts the result if anything has changed.
 func (p *policyFile) reload() {

@@ -57,6 +57,7 @@ func parsePolicy(text []byte) (p *policy.Policy, lines map[string]int, err error
 		"cache":       section(&r, &p.Cache),
 		"sessions":    section(&r, &p.Sessions),
 		"rate_limits": rateLimits(&r, &p.RateLimits),
+		"tokens":      section(&r, &p.Tokens),
 	})
 	return p, r.lines, err
 }

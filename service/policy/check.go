@@ -57,6 +57,9 @@ func (p *Policy) Check(l Limits) error {
 		c.rateLimits(written, inherited)
 		inherited = p.RateLimits.Defaults // which are checked first
 	})
+	checkSection(c, "tokens.", &p.Tokens, func(written Token) {
+		c.tokens(written, tokenRules(written.over(p.Tokens.Defaults)))
+	})
 	if c.first == nil {
 		return nil // and not a nil *FieldError
 	}

@@ -26,6 +26,7 @@ type Client struct {
 	options Options
 	conns   atomic.Pointer[Conns]
 	network *network
+	files   *files
 	dialer  *dialer
 	guests  *network // of connections that are for a question or two
 	// guestSessions spares most of these the work of a full TLS handshake.
@@ -40,12 +41,17 @@ type Client struct {
 	embedded  *embedded.Server
 	version   atomic.Pointer[string]
 	warnings  atomic.Pointer[[]Warning]
-	roles     sync.Map // address of a cluster's node -> whether it was a primary when it last answered
-	nodeIDs   sync.Map // address of a cluster's node -> its id when it last answered
+	roles     sync.Map               // address of a cluster's node -> whether it was a primary when it last answered
+	nodeIDs   sync.Map               // address of a cluster's node -> its id when it last answered
+	pulses    sync.Map               // address of a node -> *pulse
+	owners    atomic.Pointer[owners] // of a cluster's slots when it was last asked; nil before
+	ownersSum string                 // of the survey that owners are from; keepConfirming uses it alone
 	elsewhere elsewhere
 	blind     sync.Once // warns that the topology of a cluster is not told
-	stop      context.CancelFunc
-	lifetime  context.Context //nolint:containedctx // of the client itself, for work that no request waits for
+	// unprotected tells that CLIENT NO-EVICT is refused.
+	unprotected sync.Once
+	stop        context.CancelFunc
+	lifetime    context.Context //nolint:containedctx // of the client itself, for work that no request waits for
 }
 
 // Conns are the connections to Redis. Redis tracks what is read over Tracked and pushes it back when it is written. Writes,
@@ -65,14 +71,20 @@ func New(o Options) (*Client, error) {
 	}
 	c := &Client{options: o, slots: make(chan struct{}, o.MaxInFlight)}
 	c.lifetime, c.stop = context.WithCancel(context.Background())
-	c.network = newNetwork(&c.options)
+	c.files = newFiles(&c.options)
+	c.network = newNetwork(&c.options, c.files)
 	unseen := c.options
 	unseen.Observer, unseen.Logger = noObserver{}, slog.New(slog.DiscardHandler)
-	c.guests, c.guestSessions = newNetwork(&unseen), tls.NewLRUClientSessionCache(8)
+	c.guests, c.guestSessions = newNetwork(&unseen, c.files), tls.NewLRUClientSessionCache(8)
 	if o.Mode == Sentinel {
 		c.sentinels = newSentinels(c)
 	}
 	c.dialer = c.newDialer()
+	c.dialer.greeted = func(addr string) {
+		if conns := c.conns.Load(); conns != nil {
+			go c.protect(conns, addr)
+		}
+	}
 	c.clock = newClock(o.Now)
 	if o.Mode == Embedded {
 		if c.embedded, err = embedded.Start(); err != nil {
@@ -117,6 +129,14 @@ func (c *Client) Close() {
 	if c.embedded != nil {
 		c.embedded.Close()
 	}
+}
+
+// trackedNodes returns the tracked connections by address, none if they are those of Primary.
+func (c *Conns) trackedNodes() map[string]rueidis.Client {
+	if c.Tracked == c.Primary {
+		return nil
+	}
+	return c.Tracked.Nodes()
 }
 
 func (c *Conns) close() {
