@@ -104,10 +104,10 @@ func (l *limited) ask(t testing.TB, descriptors ...*common.RateLimitDescriptor) 
 	if err != nil {
 		t.Fatalf("ShouldRateLimit = %v, want an answer", err)
 	}
-	return verdict(answer)
+	return answerInWords(answer)
 }
 
-func verdict(answer *envoy.RateLimitResponse) string {
+func answerInWords(answer *envoy.RateLimitResponse) string {
 	words := strings.TrimSuffix(answer.GetOverallCode().String(), "_LIMIT") + ":"
 	for _, s := range answer.GetStatuses() {
 		words += fmt.Sprintf(" %s %d", strings.TrimSuffix(s.GetCode().String(), "_LIMIT"), s.GetLimitRemaining())
@@ -216,7 +216,7 @@ func TestEnvoyRateLimitsReadWhatEnvoySends(t *testing.T) {
 		if err != nil {
 			t.Fatalf("ShouldRateLimit with a value that is not UTF-8 = %v, want an answer", err)
 		}
-		expect(t, "answer", verdict(answer), want)
+		expect(t, "answer", answerInWords(answer), want)
 	}
 	for _, wire := range [][]byte{[]byte("\x0a\x03\xff"), []byte("\x12\x02\x0a\x05"), []byte("\x12\x04\x0a\x02\x0a\x7f")} {
 		_, err := send(wire)
@@ -253,7 +253,7 @@ func TestEnvoyRateLimitsWithoutRedis(t *testing.T) {
 			if err != nil {
 				t.Fatalf("ShouldRateLimit = %v, want an answer", err)
 			}
-			expect(t, "answer without Redis", verdict(got), want)
+			expect(t, "answer without Redis", answerInWords(got), want)
 			if took > 2*time.Second { // 50 ms on a machine with nothing else to do
 				t.Errorf("answer after %v, want it soon after 50ms", took)
 			}

@@ -85,7 +85,8 @@ func (b *belief) see(now bool, after int) (changed bool) {
 // newHealth returns a Health whose probes are calls of check, each of which has failed after the time that timeout returns.
 func newHealth(check func(context.Context) redis.Condition, timeout func() time.Duration, m *Metrics, o Options) *Health {
 	h := &Health{
-		grpc: health.NewServer(), check: check, interval: o.ProbeInterval, timeout: timeout, logger: o.Logger, metrics: m, edges: edgeNames(&o),
+		grpc: health.NewServer(), check: check, interval: o.ProbeInterval, timeout: timeout, logger: o.Logger, metrics: m,
+		edges:     edgeNames(&o),
 		abilities: make(map[redis.Ability]*belief), problems: make(map[string]*belief),
 	}
 	for _, a := range []redis.Ability{redis.ToRead, redis.ToReadByScript, redis.ToWrite} {

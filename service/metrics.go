@@ -37,6 +37,7 @@ type Metrics struct {
 
 	calls           *grpcprom.ServerMetrics
 	unary, streams  load
+	waits           atomic.Pointer[waits]
 	unknownMethods  prometheus.Counter
 	messagesRefused *prometheus.CounterVec
 	retries         *prometheus.CounterVec
@@ -119,6 +120,12 @@ func NewMetrics() *Metrics {
 	for _, reason := range []string{reason(errMessageTooLarge), reason(errMessageMalformed), reason(errInvalidField)} {
 		m.messagesRefused.WithLabelValues(reason)
 	}
+	m.registry.MustRegister(gaugeFunc("larder_rpc_waiting", "Unary calls that wait for another call, such as for a load under a lease; they are not in flight.", nil, func() float64 {
+		if w := m.waits.Load(); w != nil {
+			return float64(w.waiting())
+		}
+		return 0
+	}))
 	for kind, l := range map[string]*load{"unary": &m.unary, "stream": &m.streams} {
 		labels := prometheus.Labels{"type": kind}
 		m.registry.MustRegister(

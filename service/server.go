@@ -174,11 +174,11 @@ func newServer(check func(context.Context) redis.Condition, patience func() time
 		options: o, metrics: m, policies: policy.New(o.Limits), health: newHealth(check, patience, m, o), stopped: make(chan struct{}),
 		digest: newDigest(o.Logger, digestEvery),
 	}
+	m.watchHealth(s.health)
 	if o.EnvoyRateLimits != nil {
 		s.envoy = newEnvoyRateLimit(*o.EnvoyRateLimits)
 		m.watchEnvoyRateLimits(s.envoy)
 	}
-	m.watchHealth(s.health)
 	s.forced, s.force = context.WithCancel(context.Background())
 	s.probing, s.stopProbes = context.WithCancel(context.Background())
 	s.streams, s.endStreams = context.WithCancel(context.Background())

@@ -11,13 +11,13 @@ import (
 )
 
 const (
-	// settleTime is the time without changes after which a watched file is read. Its writer may write it in parts.
+	// settleTime is the time without changes after which a file is read. Its writer may write it in parts.
 	settleTime = 100 * time.Millisecond
 	// rereadInterval is the interval at which a watched file is read without a change, for file systems that report none.
 	rereadInterval = time.Minute
 )
 
-// watchFile calls reload whenever a file may have changed, until ctx ends. What names the file in the log.
+// watchFile calls reload after changes of a file, and at an interval, until ctx ends. What names the file in the log.
 func watchFile(ctx context.Context, path, what string, log *slog.Logger, reload func()) {
 	watchFolders(ctx, what+" file", func() []string { return []string{filepath.Dir(path)} }, log, reload)
 }

@@ -126,7 +126,7 @@ func (b *Broadcast) check(ctx context.Context) error {
 			failed = r.err
 		}
 	}
-	if b.moves.lost(b.client.owners.Load()) || changed {
+	if b.moves.lost(b.client.slotOwners.Load()) || changed {
 		b.reset()
 	}
 	return failed

@@ -56,7 +56,7 @@ func (c *Client) confirmPrimary(ctx context.Context, conns *Conns) error {
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		ids, err := identifyBoth(ctx, conns)
+		ids, err := identifyAll(ctx, conns)
 		answers <- answer{ids, err}
 	}()
 	led, sure, err := c.look(ctx)

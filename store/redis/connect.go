@@ -51,13 +51,20 @@ func (c *Client) open(ctx context.Context) (*Conns, string, error) {
 	if err != nil {
 		return nil, "", connectError(err)
 	}
-	conns := &Conns{Primary: primary, Tracked: primary}
+	conns := &Conns{Primary: primary, Tracked: primary, Bulk: primary}
+	var tracking *tracker
 	if c.Near != nil {
-		if conns.Tracked, err = c.newClient(&tracker{
-			// Not OPTIN: Redis tracks whatever is read over these connections, and no command has to ask for it.
-			options: []string{"OPTOUT"}, told: c.invalidated,
-		}); err != nil {
+		// Not OPTIN: Redis tracks whatever is read over these connections, and no command has to ask for it.
+		tracking = &tracker{options: []string{"OPTOUT"}, told: c.invalidated}
+		if conns.Tracked, err = c.newClient(tracking); err != nil {
 			primary.Close()
+			return nil, "", connectError(err)
+		}
+	}
+	if c.options.Mode != Embedded {
+		if conns.Bulk, err = c.newClient(tracking); err != nil {
+			conns.Bulk = primary
+			conns.close()
 			return nil, "", connectError(err)
 		}
 	}
@@ -73,6 +80,7 @@ func (c *Client) open(ctx context.Context) (*Conns, string, error) {
 	for _, step := range []func(context.Context) error{
 		func(ctx context.Context) (err error) { version, err = c.inspect(ctx, primary); return err },
 		func(ctx context.Context) error { return c.ping(ctx, conns) },
+		func(ctx context.Context) error { return c.askReads(ctx, conns) },
 		func(ctx context.Context) error { return c.appraise(ctx, conns) },
 	} {
 		if err := within(c.options.CommandTimeout, step); err != nil {

@@ -19,6 +19,7 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 // floorServices are the services of the floor, in the order of the server's registry.
@@ -29,6 +30,7 @@ var floorServices = []struct {
 	{&cachev1.CacheService_ServiceDesc, func() any { return new(floorCache) }},
 	{&sessionv1.SessionService_ServiceDesc, func() any { return new(floorSession) }},
 	{&ratelimitv1.RateLimitService_ServiceDesc, func() any { return new(floorRateLimit) }},
+	{&tokenv1.TokenService_ServiceDesc, func() any { return new(floorToken) }},
 }
 
 // FloorServices returns the descriptors of the services that the floor serves.

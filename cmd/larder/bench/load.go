@@ -15,6 +15,7 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 // failurePause is how long a caller waits after a failed call, so that a server that fails at once does not make it spin.
@@ -52,6 +53,7 @@ type caller struct {
 
 	ratelimit ratelimitv1.RateLimitServiceClient
 	envoy     envoy.RateLimitServiceClient
+	token     tokenv1.TokenServiceClient
 
 	random *rand.Rand
 	choose func() int    // returns the index of a key, or of a token
@@ -71,6 +73,7 @@ func (l *load) caller(s *server, number int) *caller {
 	return &caller{
 		load: l, cache: cachev1.NewCacheServiceClient(conn), session: sessionv1.NewSessionServiceClient(conn),
 		ratelimit: ratelimitv1.NewRateLimitServiceClient(conn), envoy: envoy.NewRateLimitServiceClient(conn),
+		token:  tokenv1.NewTokenServiceClient(conn),
 		random: random, choose: chooser(random, l.command.Distribution, len(l.keys)), tokens: s.tokens,
 		latencies: newHistogram(), failures: make(map[string]int64),
 	}

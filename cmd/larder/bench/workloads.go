@@ -46,6 +46,7 @@ var workloads = []workload{
 	{name: "consume", about: "Consume of one limit, charged in Redis", goal: 0.60, call: consume},
 	{name: "consume-denied", about: "Consume by 100 subjects that are denied, which Larder remembers for up to 1s", goal: 0.90, call: consumeDenied, warm: consumeDenied},
 	{name: "should-rate-limit", about: "ShouldRateLimit of Envoy's protocol with one descriptor, within its limit", goal: 0.64, call: shouldRateLimit, ownRules: true},
+	{name: "token", about: "IssueToken of a link and ConsumeToken of it, as one call", call: token},
 }
 
 // legs returns the number of turns in a round.
