@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -50,7 +51,7 @@ var edgeServices = []struct {
 	make  func(*Server, *store.Store) any
 }{
 	{
-		envoyRateLimitDesc, func(o *Options) bool { return o.EnvoyRateLimits != nil },
+		&envoy.RateLimitService_ServiceDesc, func(o *Options) bool { return o.EnvoyRateLimits != nil },
 		func(s *Server, st *store.Store) any { return s.envoy.use(st.RateLimits, st.Redis.Now) },
 	},
 }
