@@ -1,5 +1,5 @@
 // Package store keeps Larder's data in Redis. Each feature is a package below it, which this package connects to one Redis:
-// [cache.Cache] and [session.Sessions], over the [redis.Client] that they share. It knows nothing of gRPC.
+// [cache.Cache], [session.Sessions] and [lock.Locks], over the [redis.Client] that they share. It knows nothing of gRPC.
 package store
 
 import (
@@ -7,6 +7,7 @@ import (
 
 	"github.com/berthcare/larder/store/cache"
 	"github.com/berthcare/larder/store/keyring"
+	"github.com/berthcare/larder/store/lock"
 	"github.com/berthcare/larder/store/near"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/session"
@@ -16,9 +17,10 @@ import (
 type Options struct {
 	// Redis says how to reach Redis and what to keep in memory.
 	Redis redis.Options
-	// Cache and Sessions configure the features.
+	// Cache, Sessions and Locks configure the features.
 	Cache    cache.Options
 	Sessions session.Options
+	Locks    lock.Options
 	// Keyring encrypts attributes of sessions, and values of entries where a [cache.Write] asks for it; nil means that
 	// neither is encrypted.
 	Keyring *keyring.Keyring
@@ -32,6 +34,8 @@ type Store struct {
 	Cache *cache.Cache
 	// Sessions keeps sessions.
 	Sessions *session.Sessions
+	// Locks keeps locks.
+	Locks *lock.Locks
 
 	keyring *keyring.Keyring
 }
@@ -42,10 +46,15 @@ func New(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	locks := lock.New(client, o.Locks)
+	if o.Cache.HoldsLock == nil { // a fence may be older than what entries know of it
+		o.Cache.HoldsLock = locks.Holds
+	}
 	return &Store{
 		Redis: client, keyring: o.Keyring,
 		Cache:    cache.New(client, o.Keyring, o.Cache),
 		Sessions: session.New(client, o.Keyring, o.Sessions),
+		Locks:    locks,
 	}, nil
 }
 
@@ -61,12 +70,15 @@ type Stats struct {
 	KeyUses map[string]int64
 	// Sessions are those of the sessions.
 	Sessions session.Stats
+	// Locks are those of the locks.
+	Locks lock.Stats
 }
 
 // Stats returns the current counters.
 func (s *Store) Stats() Stats {
 	return Stats{
 		Near: s.Redis.Near.Stats(), InFlight: s.Redis.InFlight(), Warnings: s.Redis.Warnings(), KeyUses: s.keyring.Uses(), Sessions: s.Sessions.Stats(),
+		Locks: s.Locks.Stats(),
 	}
 }
 

@@ -48,7 +48,11 @@ var rooms = []room{
 		why: "a feature that knew another one could not be understood or changed without it",
 	},
 	{
-		path: "store", may: []string{"store/redis", "store/near", "store/keyring", "store/cache", "store/session"},
+		path: "store/lock", may: []string{"store/redis"}, outside: []string{rueidis},
+		why: "a feature that knew another one could not be understood or changed without it",
+	},
+	{
+		path: "store", may: []string{"store/redis", "store/near", "store/keyring", "store/cache", "store/session", "store/lock"},
 		why: "it connects the features to one Redis, and does nothing by itself",
 	},
 	{path: "store/redistest", why: "it starts servers, for whichever package tests with them"},
@@ -57,11 +61,11 @@ var rooms = []room{
 		why: "tests of every package below store open stores alike",
 	},
 	{
-		path: "service/policy", may: []string{"store/session"},
+		path: "service/policy", may: []string{"store/session", "store/lock"},
 		why: "limits and policies are plain values, which a check of the file needs without a server",
 	},
 	{
-		path: "service", may: []string{"gen", "store", "store/redis", "store/keyring", "store/cache", "store/session", "service/policy"},
+		path: "service", may: []string{"gen", "store", "store/redis", "store/keyring", "store/cache", "store/session", "store/lock", "service/policy"},
 		outside: []string{grpcModule, codesPkg, prometheus}, why: "it serves the store over the API, whatever a client or a command does",
 	},
 	{
