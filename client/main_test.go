@@ -23,6 +23,7 @@ import (
 
 	"github.com/berthcare/larder/client"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
 
@@ -32,6 +33,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type backend struct {
 	cachev1.UnimplementedCacheServiceServer
 	sessionv1.UnimplementedSessionServiceServer
+	lockv1.UnimplementedLockServiceServer
 
 	addr   string
 	health *health.Server
@@ -39,6 +41,8 @@ type backend struct {
 	walk   func(grpc.ServerStreamingServer[cachev1.DeleteMatchingResponse]) error // DeleteMatching; nil means that it fails as answer does
 	watch  func(grpc.ServerStreamingServer[cachev1.WatchResponse]) error          // Watch; nil means the same
 	events func(*sessionv1.WatchSessionEventsRequest, grpc.ServerStreamingServer[sessionv1.WatchSessionEventsResponse]) error
+
+	hold func(*lockv1.HoldLockRequest, grpc.ServerStreamingServer[lockv1.HoldLockResponse]) error
 
 	mu       sync.Mutex
 	requests []proto.Message
@@ -69,6 +73,21 @@ func (b *backend) WatchSessionEvents(req *sessionv1.WatchSessionEventsRequest, s
 		return err
 	}
 	return b.events(req, stream)
+}
+
+func (b *backend) HoldLock(req *lockv1.HoldLockRequest, stream grpc.ServerStreamingServer[lockv1.HoldLockResponse]) error {
+	b.record(req)
+	if b.hold == nil {
+		_, err := b.answer(stream.Context(), req)
+		return err
+	}
+	return b.hold(req, stream)
+}
+
+func (b *backend) WatchLock(req *lockv1.WatchLockRequest, stream grpc.ServerStreamingServer[lockv1.WatchLockResponse]) error {
+	b.record(req)
+	_, err := b.answer(stream.Context(), req)
+	return err
 }
 
 func (b *backend) record(req proto.Message) {
@@ -111,6 +130,7 @@ func (b *backend) start(t *testing.T, creds credentials.TransportCredentials) *b
 	}))
 	cachev1.RegisterCacheServiceServer(server, b)
 	sessionv1.RegisterSessionServiceServer(server, b)
+	lockv1.RegisterLockServiceServer(server, b)
 	healthpb.RegisterHealthServer(server, b.health)
 	done := make(chan struct{})
 	go func() {

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
 
@@ -22,7 +23,7 @@ var serviceConfig string
 
 // methods returns the full names of the methods whose idempotency_level allows retries, or of the others.
 func methods(safe bool) (names []string) {
-	for _, file := range []protoreflect.FileDescriptor{cachev1.File_larder_cache_v1_cache_proto, sessionv1.File_larder_session_v1_session_proto} {
+	for _, file := range []protoreflect.FileDescriptor{cachev1.File_larder_cache_v1_cache_proto, sessionv1.File_larder_session_v1_session_proto, lockv1.File_larder_lock_v1_lock_proto} {
 		for i := range file.Services().Len() {
 			service := file.Services().Get(i)
 			for j := range service.Methods().Len() {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
@@ -28,8 +30,10 @@ import (
 type api struct {
 	*running
 	session sessionv1.SessionServiceClient
+	lock    lockv1.LockServiceClient
 	redis   *redistest.Server // nil over the embedded store
 	addr    string            // where the store looks for Redis
+	held    string            // the lock token of a lock that is held, if there is one
 }
 
 // newAPI serves a Redis of its own, with a near cache. Commands have the time that a busy machine may need.
@@ -73,7 +77,7 @@ func serveStore(t testing.TB, so store.Options, l policy.Limits) *api {
 		t.Fatalf("Connect = %v, want nil", err)
 	}
 	r := serve(t, New(st, m, Options{Limits: l, Logger: slog.New(slog.DiscardHandler)}))
-	return &api{running: r, session: sessionv1.NewSessionServiceClient(r.conn)}
+	return &api{running: r, session: sessionv1.NewSessionServiceClient(r.conn), lock: lockv1.NewLockServiceClient(r.conn)}
 }
 
 // do sends commands to Redis as another client of it would.
@@ -143,7 +147,7 @@ func (a *api) call(ctx context.Context, t testing.TB, m protoreflect.MethodDescr
 			return resp, err
 		}
 		resp = next
-		if m.Name() == "Watch" || m.Name() == "WatchSessionEvents" {
+		if slices.Contains([]protoreflect.Name{"Watch", "WatchSessionEvents", "HoldLock", "WatchLock"}, m.Name()) {
 			return resp, nil
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
+	"github.com/berthcare/larder/store/lock"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/session"
 )
@@ -47,6 +49,9 @@ func newRetrier(up func() bool, m *Metrics) *retrier {
 func (r *retrier) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	if strings.HasPrefix(info.FullMethod, revocations) {
 		ctx = session.WithRequest(ctx, "") // the attempts are one revocation
+	}
+	if info.FullMethod == lockv1.LockService_AcquireLock_FullMethodName {
+		ctx = lock.WithRequest(ctx) // the attempts acquire one lock
 	}
 	resp, err := handler(ctx, req)
 	if err == nil {

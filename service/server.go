@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
@@ -34,6 +35,7 @@ var services = []struct {
 }{
 	{&cachev1.CacheService_ServiceDesc, func(b backend) any { return NewCache(b.store, b.policies, b.metrics) }},
 	{&sessionv1.SessionService_ServiceDesc, func(b backend) any { return NewSession(b.store, b.policies) }},
+	{&lockv1.LockService_ServiceDesc, func(b backend) any { return NewLock(b.store, b.policies, b.logger) }},
 }
 
 // A backend is what the handlers of a service are made from.
@@ -41,6 +43,7 @@ type backend struct {
 	store    *store.Store
 	policies *policy.Policies
 	metrics  *Metrics
+	logger   *slog.Logger
 }
 
 // Descriptors returns the descriptors of all services of Larder's API, in the order of the registry.
@@ -131,7 +134,7 @@ func New(st *store.Store, m *Metrics, o Options) *Server {
 // register adds the services of the registry.
 func (s *Server) register(st *store.Store) {
 	for _, service := range services {
-		s.grpc.RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics}))
+		s.grpc.RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics, s.options.Logger}))
 	}
 	s.metrics.calls.InitializeMetrics(s.grpc) // last, because it needs every method
 }

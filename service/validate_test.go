@@ -131,7 +131,8 @@ func numbered(n int, format string) (s string) {
 func edges() (bad, good [][3]string) {
 	cacheBad, cacheGood := cacheEdges()
 	sessionBad, sessionGood := sessionEdges()
-	return append(cacheBad, sessionBad...), append(cacheGood, sessionGood...)
+	lockBad, lockGood := lockEdges()
+	return slices.Concat(cacheBad, sessionBad, lockBad), slices.Concat(cacheGood, sessionGood, lockGood)
 }
 
 // parse reads a request from prototext, in which $TOKEN and $ID are those of a session and $LEASE is a lease that has ended.

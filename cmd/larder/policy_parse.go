@@ -55,6 +55,7 @@ func parsePolicy(text []byte) (p *policy.Policy, lines map[string]int, err error
 	err = r.mapping("", file.Docs[0].Body, map[string]readFunc{
 		"cache":    section(&r, &p.Cache),
 		"sessions": section(&r, &p.Sessions),
+		"locks":    section(&r, &p.Locks),
 	})
 	return p, r.lines, err
 }

@@ -52,6 +52,9 @@ func (p *Policy) Check(l Limits) error {
 		inherited := written.over(p.Sessions.Defaults)
 		c.sessions(written, inherited.Preset, l.sessionRules(inherited))
 	})
+	checkSection(c, "locks.", &p.Locks, func(written Lock) {
+		c.locks(written, lockRules(written.over(p.Locks.Defaults)))
+	})
 	if c.first == nil {
 		return nil // and not a nil *FieldError
 	}

@@ -43,11 +43,12 @@ func (p *Policies) Named(namespace string) bool {
 }
 
 func (p *Policies) ruleset(policy *Policy) *Ruleset {
-	entries, sessions := &policy.Cache, &policy.Sessions
+	entries, sessions, locks := &policy.Cache, &policy.Sessions, &policy.Locks
 	rules := func(ns string) *Rules {
 		return &Rules{
 			Cache:    p.limits.cacheRules(entries.Namespaces[ns].over(entries.Defaults)),
 			Sessions: p.limits.sessionRules(sessions.Namespaces[ns].over(sessions.Defaults)),
+			Locks:    lockRules(locks.Namespaces[ns].over(locks.Defaults)),
 		}
 	}
 	s := &Ruleset{defaults: rules(""), namespaces: make(map[string]*Rules)} // no namespace has the name ""
@@ -55,6 +56,9 @@ func (p *Policies) ruleset(policy *Policy) *Ruleset {
 		s.namespaces[ns] = rules(ns)
 	}
 	for ns := range sessions.Namespaces {
+		s.namespaces[ns] = rules(ns)
+	}
+	for ns := range locks.Namespaces {
 		s.namespaces[ns] = rules(ns)
 	}
 	return s

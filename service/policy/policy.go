@@ -20,9 +20,11 @@ type Policy struct {
 	Cache Section[Cache]
 	// Sessions applies to SessionService.
 	Sessions Section[Session]
+	// Locks applies to LockService.
+	Locks Section[Lock]
 }
 
-// Section is the part of a [Policy] for one service; P is [Cache] or [Session].
+// Section is the part of a [Policy] for one service; P is [Cache], [Session] or [Lock].
 type Section[P any] struct {
 	// Defaults applies in every namespace, for each field that the namespace's own entry leaves out.
 	Defaults P

@@ -13,6 +13,8 @@ type Rules struct {
 	Cache CacheRules
 	// Sessions applies to SessionService.
 	Sessions SessionRules
+	// Locks applies to LockService.
+	Locks LockRules
 }
 
 // CacheRules apply to the entries and counters of one namespace; the fields are those of [Cache].
