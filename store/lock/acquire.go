@@ -38,6 +38,8 @@ type Grant struct {
 	// Ends is the time of this process until which the holder surely has the lock. It is counted from before the request to
 	// Redis.
 	Ends time.Time
+	// Expiry is the time of Redis at which the lock ends.
+	Expiry time.Time
 
 	id  string
 	ttl time.Duration
@@ -106,7 +108,7 @@ func (l *Locks) try(ctx context.Context, a *attempt, ticket bool) (*Grant, *Busy
 	in := read(m)
 	switch in.number() {
 	case 1:
-		left, text := in.micros(), in.text()
+		left, text, expiry := in.micros(), in.text(), in.time()
 		r, ok := parseRecord(text)
 		if in.err != nil || !ok {
 			return nil, nil, redis.ErrInternal
@@ -115,7 +117,7 @@ func (l *Locks) try(ctx context.Context, a *attempt, ticket bool) (*Grant, *Busy
 		l.counts.acquired.Add(1)
 		return &Grant{
 			Token: tokenOf(a.id, secretOf(k, a.request, r.salt)), Fence: r.fence, At: r.at, Ends: begin.Add(left - margin(left)),
-			id: a.id, ttl: r.ttl,
+			Expiry: expiry, id: a.id, ttl: r.ttl,
 		}, nil, nil
 	case 0:
 		b := &Busy{RetryAfter: in.micros()}

@@ -5,7 +5,7 @@
 -- ARGV: 1 holder id, also the name of the ticket, 2 16 bytes of salt, 3 16 bytes of the hash of the secret, 4 ttl in
 --       milliseconds, 5 permits, 6 '1' to take a ticket, else '0', 7 how long a ticket is kept in milliseconds, 8 maximum number
 --       of tickets, 9 owner, 10 metadata, 11 how long the highest fencing token is kept after its own time, in milliseconds
--- RETURNS: {1 the caller has the lock; us until it ends; its record},
+-- RETURNS: {1 the caller has the lock; us until it ends; its record; when it ends (us)},
 --          {0 others have it or come first; us until the first of them ends; the record of that holder, '' for none; number of
 --           holders; order of the caller's ticket, 0 for none},
 --          {-1 there are too many tickets}
@@ -23,7 +23,7 @@ local ends = ends_at(holders, id, now)
 if ends then
   local record = redis.call('HGET', records, id)
   if record then
-    return {1, digits(ends - now), record}
+    return {1, digits(ends - now), record, digits(ends)}
   end
 end
 
@@ -89,4 +89,4 @@ local record = salt .. secret .. digits(token) .. ' ' .. digits(now) .. ' ' .. d
 redis.call('ZADD', holders, digits(now + ttl * 1000), id)
 redis.call('HSET', records, id, record)
 keep(holders, records)
-return {1, digits(ttl * 1000), record}
+return {1, digits(ttl * 1000), record, digits(now + ttl * 1000)}

@@ -35,12 +35,12 @@ func (l *Locks) renew(ctx context.Context, k lockKey, c credential, ttl time.Dur
 		}
 		return nil, ErrNotHeld
 	}
-	left, text := in.micros(), in.text()
+	left, text, expiry := in.micros(), in.text(), in.time()
 	r, ok := parseRecord(text)
 	if in.err != nil || !ok {
 		return nil, redis.ErrInternal
 	}
-	return &Grant{Fence: r.fence, At: r.at, Ends: begin.Add(left - margin(left)), id: c.id, ttl: r.ttl}, nil
+	return &Grant{Fence: r.fence, At: r.at, Ends: begin.Add(left - margin(left)), Expiry: expiry, id: c.id, ttl: r.ttl}, nil
 }
 
 // Released says what a release did.

@@ -1,7 +1,7 @@
 -- Prolongs a lock; never shortens it.
 -- KEYS: 1 the holders, 2 their records
 -- ARGV: 1 holder id, 2 hash of the secret, 3 ttl in milliseconds (0: that of the record)
--- RETURNS: {1; us until it ends; its record}, or {0} if the caller does not have the lock
+-- RETURNS: {1; us until it ends; its record; when it ends (us)}, or {0} if the caller does not have the lock
 
 local holders, records = KEYS[1], KEYS[2]
 local id, secret, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -21,4 +21,4 @@ if now + ttl * 1000 > ends then
   redis.call('ZADD', holders, digits(ends), id)
   keep(holders, records)
 end
-return {1, digits(ends - now), record}
+return {1, digits(ends - now), record, digits(ends)}
