@@ -24,7 +24,9 @@ import (
 	"github.com/berthcare/larder/client"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
+	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 // TestMain fails the package when a goroutine outlives its tests. The one that starts redis-server lives on by design.
@@ -36,6 +38,8 @@ func TestMain(m *testing.M) {
 type backend struct {
 	cachev1.UnimplementedCacheServiceServer
 	sessionv1.UnimplementedSessionServiceServer
+	ratelimitv1.UnimplementedRateLimitServiceServer
+	tokenv1.UnimplementedTokenServiceServer
 	lockv1.UnimplementedLockServiceServer
 
 	addr   string
@@ -133,6 +137,8 @@ func (b *backend) start(t *testing.T, creds credentials.TransportCredentials) *b
 	}))
 	cachev1.RegisterCacheServiceServer(server, b)
 	sessionv1.RegisterSessionServiceServer(server, b)
+	ratelimitv1.RegisterRateLimitServiceServer(server, b)
+	tokenv1.RegisterTokenServiceServer(server, b)
 	lockv1.RegisterLockServiceServer(server, b)
 	healthpb.RegisterHealthServer(server, b.health)
 	done := make(chan struct{})

@@ -30,9 +30,11 @@ func (s *Server) AdminHandler(profiles bool) http.Handler {
 
 // healthPage is the body of /health.
 type healthPage struct {
-	Status    string            `json:"status"`    // "ok" or "degraded"
+	Status    string            `json:"status"`    // "ok", or "degraded" if some calls would fail or all
 	Timestamp string            `json:"timestamp"` // RFC 3339, UTC, in milliseconds
 	Services  map[string]string `json:"services"`  // "redis": "connected" or "disconnected"
+	// Problems are what makes some calls fail, by kind.
+	Problems map[string]string `json:"problems,omitempty"`
 	// Warnings are the settings with which Redis may lose or evict acknowledged writes, by name, and what is wrong with each.
 	Warnings map[string]string `json:"warnings,omitempty"`
 }
@@ -45,6 +47,9 @@ func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	}, http.StatusOK
 	if !s.health.Redis() {
 		page.Services["redis"] = "disconnected"
+	}
+	if page.Problems = s.health.Problems(); len(page.Problems) > 0 {
+		page.Status = "degraded" // and ready: callers must not lose what works
 	}
 	if !s.health.Ready() {
 		page.Status, code = "degraded", http.StatusServiceUnavailable

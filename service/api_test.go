@@ -18,6 +18,7 @@ import (
 
 	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/cache"
@@ -30,6 +31,7 @@ import (
 type api struct {
 	*running
 	session sessionv1.SessionServiceClient
+	tokens  tokenv1.TokenServiceClient
 	lock    lockv1.LockServiceClient
 	redis   *redistest.Server // nil over the embedded store
 	addr    string            // where the store looks for Redis
@@ -77,7 +79,7 @@ func serveStore(t testing.TB, so store.Options, l policy.Limits) *api {
 		t.Fatalf("Connect = %v, want nil", err)
 	}
 	r := serve(t, New(st, m, Options{Limits: l, Logger: slog.New(slog.DiscardHandler)}))
-	return &api{running: r, session: sessionv1.NewSessionServiceClient(r.conn), lock: lockv1.NewLockServiceClient(r.conn)}
+	return &api{running: r, session: sessionv1.NewSessionServiceClient(r.conn), tokens: tokenv1.NewTokenServiceClient(r.conn), lock: lockv1.NewLockServiceClient(r.conn)}
 }
 
 // do sends commands to Redis as another client of it would.

@@ -39,7 +39,7 @@ func (l *Lock) AcquireLock(ctx context.Context, r *lockv1.AcquireLockRequest) (*
 	ns := f.namespace(r.GetNamespace())
 	name := f.lockName(r.GetName())
 	req := f.lockRequest(r)
-	req.ID = f.requestID(r.GetRequestId())
+	req.ID = f.lockRequestID(r.GetRequestId())
 	if r.GetWaitTimeout() != nil {
 		req.Wait = f.exactDuration("wait_timeout", r.GetWaitTimeout(), 0, maxWait)
 	}
@@ -93,7 +93,7 @@ func (l *Lock) ReleaseLock(ctx context.Context, r *lockv1.ReleaseLockRequest) (*
 	f := l.fields()
 	ns := f.namespace(r.GetNamespace())
 	name := f.lockName(r.GetName())
-	id := f.requestID(r.GetRequestId())
+	id := f.lockRequestID(r.GetRequestId())
 	switch {
 	case id == "":
 		f.lockToken(r.GetLockToken())

@@ -15,12 +15,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 )
 
 // maxCommands is the maximum number of command names that become labels; the store uses a fixed set of fewer.
-const maxCommands = 64
+const maxCommands = 96
 
 // seconds are the buckets of both histograms, from a near-cache hit to a call that runs into its deadline.
 var seconds = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
@@ -36,6 +37,7 @@ type Metrics struct {
 	calls           *grpcprom.ServerMetrics
 	unary, streams  load
 	unknownMethods  prometheus.Counter
+	messagesRefused *prometheus.CounterVec
 	retries         *prometheus.CounterVec
 	budgetExhausted prometheus.Counter
 	panics          prometheus.Counter
@@ -44,6 +46,9 @@ type Metrics struct {
 	commandErrors    *prometheus.CounterVec
 	connectionEvents *prometheus.CounterVec
 	up               atomic.Bool
+
+	tokenOutcomes *prometheus.CounterVec
+	unkeyedCodes  atomic.Bool
 
 	policyReloads *prometheus.CounterVec
 	policyLoaded  atomic.Int64 // Unix time
@@ -60,6 +65,7 @@ type load struct{ inFlight, shed atomic.Int64 }
 type redisLog struct {
 	logger *slog.Logger
 	slow   time.Duration
+	digest *digest
 }
 
 // NewMetrics returns the metrics of the process, of calls and of Redis commands. [New] adds those of the build, of the
@@ -72,9 +78,12 @@ func NewMetrics() *Metrics {
 		calls: grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram(grpcprom.WithHistogramBuckets(seconds))),
 
 		unknownMethods:  counter("larder_unknown_methods_total", "Calls of methods that this server does not implement."),
+		messagesRefused: counters("larder_messages_refused_total", "Messages of callers that were refused before any handler saw them, by reason: MESSAGE_TOO_LARGE, MESSAGE_MALFORMED, or INVALID_FIELD for text that is not UTF-8.", "reason"),
 		retries:         counters("larder_retries_total", "Retries of a handler after a transient failure of Redis, by full method name.", "method"),
 		budgetExhausted: counter("larder_retry_budget_exhausted_total", "Calls that failed without a further retry because the retry budget was spent."),
 		panics:          counter("larder_panics_total", "Panics in handlers, each answered with the reason PANIC."),
+
+		tokenOutcomes: counters("larder_token_outcomes_total", "Outcomes of IssueToken, ConsumeToken, ExchangeToken, ClaimOnce and ClaimCounter, by method and outcome.", "method", "outcome"),
 
 		policyReloads: counters("larder_policy_reloads_total", "Reloads of a changed policy file, by result: applied or rejected.", "result"),
 
@@ -84,8 +93,14 @@ func NewMetrics() *Metrics {
 	}
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		m.calls, m.unknownMethods, m.retries, m.budgetExhausted, m.panics,
-		m.commandSeconds, m.commandErrors, m.connectionEvents, m.policyReloads,
+		m.calls, m.unknownMethods, m.messagesRefused, m.retries, m.budgetExhausted, m.panics,
+		m.commandSeconds, m.commandErrors, m.connectionEvents, m.tokenOutcomes, m.policyReloads,
+		gaugeFunc("larder_token_codes_unkeyed", "1 once this replica has issued a CODE without a keyring, which whoever reads Redis can find by trying all codes; otherwise 0.", nil, func() float64 {
+			if m.unkeyedCodes.Load() {
+				return 1
+			}
+			return 0
+		}),
 		gaugeFunc("larder_policy_loaded_timestamp_seconds", "Unix time at which the policy in force was loaded; 0 without a policy file.", nil,
 			func() float64 { return float64(m.policyLoaded.Load()) }),
 		gaugeFunc("larder_redis_up", "1 while Redis answers the health probes, otherwise 0.", nil, func() float64 {
@@ -95,6 +110,9 @@ func NewMetrics() *Metrics {
 			return 0
 		}),
 	)
+	for _, reason := range []string{reason(errMessageTooLarge), reason(errMessageMalformed), reason(errInvalidField)} {
+		m.messagesRefused.WithLabelValues(reason)
+	}
 	for kind, l := range map[string]*load{"unary": &m.unary, "stream": &m.streams} {
 		labels := prometheus.Labels{"type": kind}
 		m.registry.MustRegister(
@@ -108,7 +126,7 @@ func NewMetrics() *Metrics {
 // watch adds the metrics of the build and those that the store counts itself, and sets where commands and connections are
 // logged.
 func (m *Metrics) watch(stats func() store.Stats, o Options) {
-	m.log.Store(&redisLog{o.Logger, o.SlowCall})
+	m.log.Store(&redisLog{o.Logger, o.SlowCall, newDigest(o.Logger, digestEvery)})
 	read := func(field func(store.Stats) int64) func() float64 {
 		return func() float64 { return float64(field(stats())) }
 	}
@@ -136,6 +154,14 @@ func (m *Metrics) watch(stats func() store.Stats, o Options) {
 		counterFunc("larder_sessions_removed_total", "Revoked sessions whose remaining records this replica has removed.", nil, read(func(s store.Stats) int64 { return s.Sessions.Removed })),
 		gaugeFunc("larder_session_sweep_lag_seconds", "Delay in seconds between the end of the oldest session found by the last sweep of this replica and the sweep.", nil,
 			func() float64 { return stats().Sessions.SweepLate.Seconds() }),
+		counterFunc("larder_ratelimit_local_denials_total", "Calls denied without asking Redis, because a rate limit had denied them less than a second before.", nil, read(func(s store.Stats) int64 { return s.RateLimits.LocalDenials })),
+		counterFunc("larder_ratelimit_not_returned_total", "Charges of denied calls that could not be given back in a Redis Cluster because Redis did not answer.", nil, read(func(s store.Stats) int64 { return s.RateLimits.NotReturned })),
+		counterFunc("larder_ratelimit_failures_total", "Decisions of rate limits that Redis did not make in time, by failure policy: fail_open, fail_closed or local.",
+			prometheus.Labels{"policy": "fail_open"}, read(func(s store.Stats) int64 { return s.RateLimits.FailedOpen })),
+		counterFunc("larder_ratelimit_failures_total", "Decisions of rate limits that Redis did not make in time, by failure policy: fail_open, fail_closed or local.",
+			prometheus.Labels{"policy": "fail_closed"}, read(func(s store.Stats) int64 { return s.RateLimits.FailedClosed })),
+		counterFunc("larder_ratelimit_failures_total", "Decisions of rate limits that Redis did not make in time, by failure policy: fail_open, fail_closed or local.",
+			prometheus.Labels{"policy": "local"}, read(func(s store.Stats) int64 { return s.RateLimits.FailedLocal })),
 		gaugeFunc("larder_lock_waiters", "Callers of this replica that wait for a lock.", nil, read(func(s store.Stats) int64 { return s.Locks.Waiters })),
 		gaugeFunc("larder_lock_holding", "Locks that this replica holds for callers of HoldLock.", nil, read(func(s store.Stats) int64 { return s.Locks.Holding })),
 		counterFunc("larder_lock_acquires_total", "Requests for locks that this replica has answered, by outcome: acquired or held.",
@@ -157,6 +183,35 @@ func (m *Metrics) watch(stats func() store.Stats, o Options) {
 		counterFunc("larder_near_cache_invalidations_total", "Entries dropped from the near cache because they changed in Redis.", nil, read(func(s store.Stats) int64 { return s.Near.Invalidations })),
 		counterFunc("larder_near_cache_flushes_total", "Number of times the near cache was emptied, for example because a connection was lost.", nil, read(func(s store.Stats) int64 { return s.Near.Flushes })),
 	)
+}
+
+// watchHealth adds what the probes tell.
+func (m *Metrics) watchHealth(h *Health) {
+	is := func(holds func() bool) func() float64 {
+		return func() float64 {
+			if holds() {
+				return 1
+			}
+			return 0
+		}
+	}
+	for _, kind := range redis.ProblemKinds {
+		m.registry.MustRegister(gaugeFunc("larder_redis_degraded", "1 while some calls fail, or would with the next fault, for a reason: shards, nodes, reads, scripts or writes; otherwise 0.",
+			prometheus.Labels{"problem": kind}, is(func() bool { return h.Problems()[kind] != "" })))
+	}
+	for _, name := range readyNames()[1:] { // the first is ready under another name
+		m.registry.MustRegister(gaugeFunc("larder_serving", "1 while a name of the health service is SERVING, otherwise 0.",
+			prometheus.Labels{"name": name}, is(func() bool { return h.Serving(name) })))
+	}
+}
+
+// watchDecisions adds the counts of what rate limits have decided.
+func (m *Metrics) watchDecisions(p *policy.Policies) *decisions {
+	d := &decisions{policies: p, rules: make(map[ruleLabel]*ruleCounters), total: counters("larder_ratelimit_decisions_total",
+		"Decisions of rate limits, by rule of the policy and outcome: allowed, denied, shadow_denied (denied by a rule in shadow) or degraded (by the rule's failure policy). Rules in requests are counted as _inline, namespaces without a policy as _other.",
+		"namespace", "rule", "outcome")}
+	m.registry.MustRegister(d.total)
+	return d
 }
 
 // watchReads adds the counts of reads. They are collected when Prometheus scrapes, so that a read updates one counter only.
@@ -183,14 +238,15 @@ func (c readsCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// Command records a round trip to Redis and logs it as a warning if it was slow. It implements [redis.Observer].
+// Command records a round trip to Redis and logs it as a warning if it was slow, once a second. It implements [redis.Observer].
 func (m *Metrics) Command(name string, took time.Duration, err error) {
 	observer, name := m.command(name)
 	observer.Observe(took.Seconds())
 	if err != nil {
 		m.commandErrors.WithLabelValues(name, reason(err)).Inc()
 	}
-	if log := m.log.Load(); log != nil && took > log.slow {
+	log := m.log.Load()
+	if log != nil && took > log.slow && log.digest.first(lineKind{level: slog.LevelWarn, message: "slow redis commands", command: name}, took, "") {
 		log.logger.LogAttrs(context.Background(), slog.LevelWarn, "slow redis command",
 			slog.String("command", name), slog.Duration("duration", took))
 	}
@@ -216,6 +272,13 @@ func (m *Metrics) command(name string) (prometheus.Observer, string) {
 	observer = m.commandSeconds.WithLabelValues(name)
 	m.commands[name] = observer
 	return observer, name
+}
+
+// closeLog writes what is left to write about slow commands.
+func (m *Metrics) closeLog() {
+	if log := m.log.Load(); log != nil {
+		log.digest.close()
+	}
 }
 
 // PolicyReloaded counts a reload of the policy file: as rejected if err is not nil, otherwise as applied.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -27,8 +28,12 @@ const (
 	maxRetrying = time.Second
 )
 
-// revocations begins the names of the methods that revoke sessions.
-const revocations = "/larder.session.v1.SessionService/Revoke"
+// revocations begin the names of the methods that revoke sessions and tokens.
+var revocations = []string{"/larder.session.v1.SessionService/Revoke", "/larder.token.v1.TokenService/Revoke"}
+
+func isRevocation(method string) bool {
+	return slices.ContainsFunc(revocations, func(begin string) bool { return strings.HasPrefix(method, begin) })
+}
 
 // A retrier repeats the handler of an idempotent method after a transient failure of Redis. It is the only layer that
 // retries between this server and Redis.
@@ -47,7 +52,7 @@ func newRetrier(up func() bool, m *Metrics) *retrier {
 }
 
 func (r *retrier) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if strings.HasPrefix(info.FullMethod, revocations) {
+	if isRevocation(info.FullMethod) {
 		ctx = session.WithRequest(ctx, "") // the attempts are one revocation
 	}
 	if info.FullMethod == lockv1.LockService_AcquireLock_FullMethodName {

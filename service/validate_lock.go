@@ -22,10 +22,10 @@ func (f *fields) lockToken(token string) string {
 	return token
 }
 
-// requestID checks a request id, which may be empty.
-func (f *fields) requestID(id string) string {
+// lockRequestID checks the request id of a lock, which may be empty and is a secret otherwise.
+func (f *fields) lockRequestID(id string) string {
 	if id != "" {
-		f.text("request_id", id, minRequestIDBytes, maxRequestIDBytes)
+		f.text("request_id", id, minLockRequestIDBytes, maxRequestIDBytes)
 	}
 	return id
 }

@@ -1,5 +1,6 @@
 // Package store keeps Larder's data in Redis. Each feature is a package below it, which this package connects to one Redis:
-// [cache.Cache], [session.Sessions] and [lock.Locks], over the [redis.Client] that they share. It knows nothing of gRPC.
+// [cache.Cache], [session.Sessions], [ratelimit.Limiter], [token.Tokens] and [lock.Locks], over the [redis.Client] that they
+// share. It knows nothing of gRPC.
 package store
 
 import (
@@ -9,20 +10,23 @@ import (
 	"github.com/berthcare/larder/store/keyring"
 	"github.com/berthcare/larder/store/lock"
 	"github.com/berthcare/larder/store/near"
+	"github.com/berthcare/larder/store/ratelimit"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/session"
+	"github.com/berthcare/larder/store/token"
 )
 
 // Options configures a [Store].
 type Options struct {
 	// Redis says how to reach Redis and what to keep in memory.
 	Redis redis.Options
-	// Cache, Sessions and Locks configure the features.
-	Cache    cache.Options
-	Sessions session.Options
-	Locks    lock.Options
-	// Keyring encrypts attributes of sessions, and values of entries where a [cache.Write] asks for it; nil means that
-	// neither is encrypted.
+	// Cache, Sessions, RateLimits and Locks configure the features.
+	Cache      cache.Options
+	Sessions   session.Options
+	RateLimits ratelimit.Options
+	Locks      lock.Options
+	// Keyring encrypts attributes of sessions, payloads of tokens, and values of entries where a [cache.Write] asks for it, and
+	// keys the digests of codes; nil means that nothing is encrypted.
 	Keyring *keyring.Keyring
 }
 
@@ -34,6 +38,10 @@ type Store struct {
 	Cache *cache.Cache
 	// Sessions keeps sessions.
 	Sessions *session.Sessions
+	// RateLimits keeps rate limits.
+	RateLimits *ratelimit.Limiter
+	// Tokens keeps one-time tokens.
+	Tokens *token.Tokens
 	// Locks keeps locks.
 	Locks *lock.Locks
 
@@ -52,9 +60,11 @@ func New(o Options) (*Store, error) {
 	}
 	return &Store{
 		Redis: client, keyring: o.Keyring,
-		Cache:    cache.New(client, o.Keyring, o.Cache),
-		Sessions: session.New(client, o.Keyring, o.Sessions),
-		Locks:    locks,
+		Cache:      cache.New(client, o.Keyring, o.Cache),
+		Sessions:   session.New(client, o.Keyring, o.Sessions),
+		RateLimits: ratelimit.New(client, o.RateLimits),
+		Tokens:     token.New(client, o.Keyring),
+		Locks:      locks,
 	}, nil
 }
 
@@ -70,6 +80,8 @@ type Stats struct {
 	KeyUses map[string]int64
 	// Sessions are those of the sessions.
 	Sessions session.Stats
+	// RateLimits are those of the rate limits.
+	RateLimits ratelimit.Stats
 	// Locks are those of the locks.
 	Locks lock.Stats
 }
@@ -78,7 +90,8 @@ type Stats struct {
 func (s *Store) Stats() Stats {
 	return Stats{
 		Near: s.Redis.Near.Stats(), InFlight: s.Redis.InFlight(), Warnings: s.Redis.Warnings(), KeyUses: s.keyring.Uses(), Sessions: s.Sessions.Stats(),
-		Locks: s.Locks.Stats(),
+		RateLimits: s.RateLimits.Stats(),
+		Locks:      s.Locks.Stats(),
 	}
 }
 

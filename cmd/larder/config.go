@@ -23,13 +23,15 @@ type Config struct {
 	Cache    cacheSettings   `embed:"" group:"Cache"`
 	Sessions sessionSettings `embed:"" prefix:"session-" group:"Sessions"`
 	Limits   limitSettings   `embed:"" prefix:"sessions-" group:"Sessions"`
+	Rates    rateSettings    `embed:"" group:"Rate limits"`
 	Secrecy  secrecySettings `embed:"" group:"Encryption"`
 	Policy   policySettings  `embed:"" prefix:"policy-" group:"Policy"`
 	Serving  servingSettings `embed:"" group:"Serving"`
 	Log      logSettings     `embed:"" group:"Logs and diagnostics"`
 
 	given  map[string]bool // variables of the settings on the command line or in the environment
-	faults []error         // values that could not be parsed
+	faults []error         // variables that could not be parsed or are no settings
+	hints  []string        // variables that are likely misspelt, which the log mentions
 }
 
 type redisSettings struct {
@@ -49,7 +51,7 @@ type redisSettings struct {
 	SentinelUsername     string           `env:"REDIS_SENTINEL_USERNAME" help:"User for the Sentinels themselves."`
 	SentinelPassword     setting.Secret   `env:"REDIS_SENTINEL_PASSWORD" hidden:"" help:"Password for the Sentinels themselves."`
 	SentinelPasswordFile string           `env:"REDIS_SENTINEL_PASSWORD_FILE" help:"File that contains the Sentinel password; not together with REDIS_SENTINEL_PASSWORD."`
-	Timeout              time.Duration    `env:"LARDER_REDIS_TIMEOUT" default:"2s" help:"Maximum wait for one reply from Redis."`
+	Timeout              time.Duration    `env:"LARDER_REDIS_TIMEOUT" default:"2s" help:"Maximum wait for one reply from Redis, for a connection to it, and for the answer to a health probe."`
 	Strict               bool             `env:"LARDER_REDIS_STRICT" default:"false" negatable:"" help:"Refuse to start with a Redis that may lose or evict acknowledged writes: a maxmemory-policy other than noeviction, no append-only file, or no replica in a Cluster or with Sentinel. Default: off, which logs a warning instead."`
 }
 
@@ -62,7 +64,7 @@ type cacheSettings struct {
 	MaxValueBytes  setting.Bytes `env:"LARDER_MAX_VALUE_BYTES" default:"1MiB" help:"Maximum size of a value, at most 512MiB."`
 	CompressAbove  setting.Bytes `env:"LARDER_COMPRESS_ABOVE" default:"16KiB" help:"Size above which values are compressed in Redis; 0 disables compression."`
 	DefaultTTL     time.Duration `env:"LARDER_DEFAULT_TTL" default:"1h" help:"TTL of an entry that is written without a TTL; at most LARDER_MAX_TTL."`
-	MaxTTL         time.Duration `env:"LARDER_MAX_TTL" default:"720h" help:"Maximum TTL of an entry, stale_ttl included."`
+	MaxTTL         time.Duration `env:"LARDER_MAX_TTL" default:"720h" help:"Maximum TTL of an entry, stale_ttl included; at most 1752000h (200 years)."`
 	PlainNamespace string        `env:"LARDER_PLAIN_NAMESPACE" placeholder:"NAMESPACE" help:"Namespace whose keys are the Redis keys themselves, to serve data that other Redis clients write; empty means none."`
 }
 
@@ -78,6 +80,10 @@ type sessionSettings struct {
 type limitSettings struct {
 	PerSubject int `env:"LARDER_SESSIONS_PER_SUBJECT" default:"0" help:"Maximum concurrent sessions per subject; 0 means unlimited."`
 	PerClass   int `env:"LARDER_SESSIONS_PER_CLASS" default:"0" help:"Maximum concurrent sessions per subject and device class; 0 means unlimited."`
+}
+
+type rateSettings struct {
+	Replicas int `env:"LARDER_REPLICAS" default:"1" help:"Number of replicas of Larder that are expected to run, by which the rate limits with on_failure: local are divided while Redis does not decide; at least 1."`
 }
 
 type secrecySettings struct {
@@ -117,6 +123,7 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 	stored.Cache.MaxTTL = c.Cache.MaxTTL
 	stored.Sessions.SweepInterval = c.Sessions.SweepInterval
 	stored.Cache.CompressAbove = int(c.Cache.CompressAbove)
+	stored.RateLimits.Replicas = c.Rates.Replicas
 	keyring, keyringErr := readKeyring(c.Secrecy.KeyringFile)
 	if keyringErr != nil {
 		err = errors.Join(err, fmt.Errorf("LARDER_KEYRING_FILE: %w", keyringErr))
@@ -172,6 +179,7 @@ func (c *Config) broken() []error {
 		{c.Limits.PerClass >= 0, "LARDER_SESSIONS_PER_CLASS: must not be below zero"},
 		{isLimitPolicy(c.Sessions.LimitPolicy), "LARDER_SESSION_LIMIT_POLICY: must be evict_least_recently_used, evict_oldest or reject"},
 		{c.Sessions.SweepInterval >= time.Second && c.Sessions.SweepInterval <= 10*time.Minute, "LARDER_SESSION_SWEEP_INTERVAL: must be between 1s and 10m"},
+		{c.Rates.Replicas >= 1, "LARDER_REPLICAS: must be at least 1"},
 		{setting.IsAddr(c.Serving.GRPCAddr), "LARDER_GRPC_ADDR: must be host:port or :port"},
 		{setting.IsAddr(c.Serving.AdminAddr), "LARDER_ADMIN_ADDR: must be host:port or :port"},
 		{c.Serving.MaxDeadline > 0, "LARDER_MAX_DEADLINE: must be above zero"},

@@ -48,11 +48,19 @@ var rooms = []room{
 		why: "a feature that knew another one could not be understood or changed without it",
 	},
 	{
+		path: "store/ratelimit", may: []string{"store/redis"}, outside: []string{rueidis},
+		why: "a feature that knew another one could not be understood or changed without it",
+	},
+	{
+		path: "store/token", may: []string{"store/redis", "store/keyring", "store/session"}, outside: []string{rueidis},
+		why: "its scripts end the sessions of a token's subject, and it knows no other feature",
+	},
+	{
 		path: "store/lock", may: []string{"store/redis"}, outside: []string{rueidis},
 		why: "a feature that knew another one could not be understood or changed without it",
 	},
 	{
-		path: "store", may: []string{"store/redis", "store/near", "store/keyring", "store/cache", "store/session", "store/lock"},
+		path: "store", may: []string{"store/redis", "store/near", "store/keyring", "store/cache", "store/session", "store/ratelimit", "store/token", "store/lock"},
 		why: "it connects the features to one Redis, and does nothing by itself",
 	},
 	{path: "store/redistest", why: "it starts servers, for whichever package tests with them"},
@@ -61,11 +69,11 @@ var rooms = []room{
 		why: "tests of every package below store open stores alike",
 	},
 	{
-		path: "service/policy", may: []string{"store/session", "store/lock"},
+		path: "service/policy", may: []string{"store/session", "store/ratelimit", "store/token", "store/lock"},
 		why: "limits and policies are plain values, which a check of the file needs without a server",
 	},
 	{
-		path: "service", may: []string{"gen", "store", "store/redis", "store/keyring", "store/cache", "store/session", "store/lock", "service/policy"},
+		path: "service", may: []string{"gen", "store", "store/redis", "store/keyring", "store/cache", "store/session", "store/ratelimit", "store/token", "store/lock", "service/policy"},
 		outside: []string{grpcModule, codesPkg, prometheus}, why: "it serves the store over the API, whatever a client or a command does",
 	},
 	{
@@ -83,7 +91,7 @@ var rooms = []room{
 		why: "it compares servers over the wire, as a caller of either",
 	},
 	{
-		path: "cmd/larder", may: []string{"cmd/larder/bench", "cmd/larder/warm", "service", "service/policy", "store", "store/redis", "store/keyring", "store/session", "cmd/larder/setting"},
+		path: "cmd/larder", may: []string{"cmd/larder/bench", "cmd/larder/warm", "service", "service/policy", "store", "store/redis", "store/keyring", "store/session", "store/ratelimit", "cmd/larder/setting"},
 		outside: []string{grpcModule, kongModule}, why: "it wires everything, and reads the settings",
 	},
 }

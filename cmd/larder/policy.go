@@ -104,7 +104,7 @@ func (p *policyFile) watch(ctx context.Context) {
 		err = watcher.Add(filepath.Dir(p.path))
 	}
 	if err != nil {
-		p.log.Warn("the policy file cannot be watched and is read at an interval only", "interval", policyInterval.String(), "error", err.Error())
+		p.log.Warn("the policy file cannot be watched and is read at an interval only", "interval", policyInterval, "error", err.Error())
 	}
 	settled := time.NewTimer(0) // the file may have changed before the watch began
 	defer settled.Stop()

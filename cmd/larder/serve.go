@@ -62,6 +62,9 @@ func (p *program) prepare() error {
 		return err
 	}
 	p.log = p.config.Log.logger(p.stdout)
+	for _, hint := range p.config.hints {
+		p.log.Warn(hint)
+	}
 	metrics := service.NewMetrics()
 	options.Redis.Logger, options.Redis.Observer = p.log, metrics
 	serving.Logger = p.log
@@ -142,7 +145,7 @@ func (p *program) serve(ctx context.Context) error {
 	}
 	if ctx.Err() != nil {
 		err = nil
-		p.log.Info("stopping", "drain_delay", p.config.Serving.DrainDelay.String(), "stop_timeout", p.config.Serving.StopTimeout.String())
+		p.log.Info("stopping", "drain_delay", p.config.Serving.DrainDelay, "stop_timeout", p.config.Serving.StopTimeout)
 	}
 	p.server.Shutdown(drain)
 	_ = admin.Close() // after the server, so that /health and /metrics can be read until it has stopped
@@ -155,11 +158,11 @@ func (p *program) serve(ctx context.Context) error {
 func (p *program) connect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, p.config.Serving.StartupTimeout)
 	defer cancel()
-	p.log.Info("connecting to redis", "redis", p.redis(), "timeout", p.config.Serving.StartupTimeout.String())
+	p.log.Info("connecting to redis", "redis", p.redis(), "timeout", p.config.Serving.StartupTimeout)
 	start := time.Now()
 	err := p.store.Redis.Connect(ctx)
 	if err == nil {
-		p.log.Info("connected to redis", "mode", p.store.Redis.Mode(), "version", p.store.Redis.Version(), "took", time.Since(start).String())
+		p.log.Info("connected to redis", "mode", p.store.Redis.Mode(), "version", p.store.Redis.Version(), "took", time.Since(start))
 		p.hint()
 		return nil
 	}
@@ -199,5 +202,14 @@ func (l logSettings) logger(stdout io.Writer) *slog.Logger {
 	if l.LogFormat == "text" {
 		return slog.New(slog.NewTextHandler(stdout, options))
 	}
+	options.ReplaceAttr = inMilliseconds
 	return slog.New(slog.NewJSONHandler(stdout, options))
+}
+
+// inMilliseconds writes durations as numbers of one unit, which their names tell: slog writes nanoseconds.
+func inMilliseconds(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() != slog.KindDuration {
+		return a
+	}
+	return slog.Float64(a.Key+"_ms", float64(a.Value.Duration().Microseconds())/1000)
 }

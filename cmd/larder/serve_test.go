@@ -316,3 +316,34 @@ func TestATerminalIsKnown(t *testing.T) {
 		t.Errorf("isTerminal = %v for a file and %v for another writer, want false for both", isTerminal(file), isTerminal(io.Discard))
 	}
 }
+
+// Every duration in the JSON log is a number of milliseconds, under a name that says so.
+func TestDurationsInTheLogHaveOneUnit(t *testing.T) {
+	t.Parallel()
+	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_SLOW_CALL": "1ns"})
+	p.awaitHealth(t, "ready", healthv1.HealthCheckResponse_SERVING)
+	conn := p.dial(t)
+	for range 3 {
+		if _, err := cachev1.NewCacheServiceClient(conn).Get(t.Context(), &cachev1.GetRequest{Key: "k"}); err != nil {
+			t.Fatalf("Get: %v", err)
+		}
+	}
+	p.stop()
+	if code, stderr := p.exit(t); code != 0 {
+		t.Fatalf("exit code %d, %q; want 0", code, stderr)
+	}
+	for message, names := range map[string][]string{
+		"connecting to redis": {"timeout_ms"}, "connected to redis": {"took_ms"}, "stopping": {"drain_delay_ms", "stop_timeout_ms"},
+		"slow call": {"duration_ms", "redis_time_ms"}, "slow redis command": {"duration_ms"}, "slow calls": {"longest_ms", "within_ms"},
+	} {
+		record := p.log.Await(t, message)
+		for _, name := range names {
+			if ms, ok := record[name].(float64); !ok || ms < 0 || ms > 1e6 {
+				t.Errorf("%s = %v, want %s to be a number of milliseconds", message, record, name)
+			}
+		}
+	}
+	if other := regexp.MustCompile(`"[a-z_]+":"[0-9.]+(ns|µs|ms|s|m|h)"`).FindString(p.log.String()); other != "" {
+		t.Errorf("the log has %s, want its durations to be numbers", other)
+	}
+}

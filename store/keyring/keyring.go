@@ -135,6 +135,14 @@ func (k *Keyring) Open(record, field string, stored []byte) ([]byte, error) {
 	return plain, nil
 }
 
+// Active returns the id of the key that encrypts; empty for a nil Keyring.
+func (k *Keyring) Active() string {
+	if k == nil {
+		return ""
+	}
+	return k.active
+}
+
 // IDs returns the ids of the keys, sorted.
 func (k *Keyring) IDs() []string {
 	if k == nil {

@@ -40,8 +40,11 @@ type Client struct {
 	embedded  *embedded.Server
 	version   atomic.Pointer[string]
 	warnings  atomic.Pointer[[]Warning]
-	roles     sync.Map // address of a cluster's node -> whether it was a primary when it last answered
-	nodeIDs   sync.Map // address of a cluster's node -> its id when it last answered
+	roles     sync.Map               // address of a cluster's node -> whether it was a primary when it last answered
+	nodeIDs   sync.Map               // address of a cluster's node -> its id when it last answered
+	pulses    sync.Map               // address of a node -> *pulse
+	owners    atomic.Pointer[owners] // of a cluster's slots when it was last asked; nil before
+	ownersSum string                 // of the survey that owners are from; keepConfirming uses it alone
 	elsewhere elsewhere
 	blind     sync.Once // warns that the topology of a cluster is not told
 	stop      context.CancelFunc
@@ -117,6 +120,14 @@ func (c *Client) Close() {
 	if c.embedded != nil {
 		c.embedded.Close()
 	}
+}
+
+// trackedNodes returns the tracked connections by address, none if they are those of Primary.
+func (c *Conns) trackedNodes() map[string]rueidis.Client {
+	if c.Tracked == c.Primary {
+		return nil
+	}
+	return c.Tracked.Nodes()
 }
 
 func (c *Conns) close() {

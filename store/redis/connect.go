@@ -16,8 +16,12 @@ import (
 // returns at once on errors that no retry mends: [ErrRefused] for wrong credentials or missing rights, [ErrWrongMode] for a
 // Redis of another kind or older than 7.0, [ErrUnsafe] for one that Strict refuses. After it has succeeded, lost connections are renewed without it.
 func (c *Client) Connect(ctx context.Context) error {
+	var said error // why it failed, the last time that this was known
 	for failures := 1; ; failures++ {
 		conns, version, err := c.open(ctx)
+		if err != nil && (said == nil || !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled)) {
+			said = err
+		}
 		if err == nil {
 			c.version.Store(&version)
 			if !c.conns.CompareAndSwap(nil, conns) {
@@ -32,9 +36,9 @@ func (c *Client) Connect(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return err
+			return said
 		case <-c.lifetime.Done():
-			return err
+			return said
 		case <-time.After(backoff(failures)):
 		}
 	}
@@ -56,26 +60,29 @@ func (c *Client) open(ctx context.Context) (*Conns, string, error) {
 			return nil, "", connectError(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.options.CommandTimeout)
-	defer cancel()
-	version, err := c.inspect(ctx, primary)
-	if err == nil {
-		err = c.ping(ctx, conns)
-	}
-	if err == nil {
-		err = c.appraise(ctx, conns)
-	}
-	if err != nil {
-		conns.close()
-		return nil, "", err
+	var version string
+	for _, step := range []func(context.Context) error{
+		func(ctx context.Context) (err error) { version, err = c.inspect(ctx, primary); return err },
+		func(ctx context.Context) error { return c.ping(ctx, conns) },
+		func(ctx context.Context) error { return c.appraise(ctx, conns) },
+	} {
+		if err := within(ctx, c.options.CommandTimeout, step); err != nil {
+			conns.close()
+			return nil, "", err
+		}
 	}
 	if c.options.Mode != Embedded {
 		// The near cache must know its sources before it holds anything. Where that fails it will be dropped once.
-		ctx, cancel := context.WithTimeout(ctx, sentinelTimeout)
-		defer cancel()
-		_ = c.confirm(ctx, conns)
+		_ = within(ctx, c.options.sentinelTimeout(), func(ctx context.Context) error { return c.confirm(ctx, conns) })
 	}
 	return conns, version, nil
+}
+
+// within calls a function with a context that ends after a time.
+func within(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return f(ctx)
 }
 
 // tracker says what Redis pushes over a rueidis client's connections, and which function is told.
@@ -108,8 +115,8 @@ func (c *Client) clientOption() rueidis.ClientOption {
 		ClientName:       "larder",
 		SelectDB:         o.DB,
 		TLSConfig:        o.TLS,
-		Dialer:           net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive, Control: control},
-		ConnWriteTimeout: writeTimeout,
+		Dialer:           net.Dialer{Timeout: o.dialTimeout(), KeepAlive: keepAlive, Control: o.control},
+		ConnWriteTimeout: o.writeTimeout(),
 		// One layer retries each hop; for this hop it is the service's interceptor.
 		DisableRetry: true,
 		// Without it the deadline of one caller would close the connection that all callers share.

@@ -19,11 +19,10 @@ func (c *Client) inspect(ctx context.Context, primary rueidis.Client) (version s
 	if c.options.Mode == Embedded {
 		return "embedded", nil
 	}
-	text, err := primary.Do(ctx, primary.B().Info().Section("server").Build()).ToString()
+	info, err := c.serverInfo(ctx, primary)
 	if err != nil {
 		return "", connectError(err)
 	}
-	info := infoFields(text)
 	want := "standalone" // the primary that sentinels monitor reports this mode, too
 	if c.options.Mode == Cluster {
 		want = "cluster"
@@ -39,6 +38,31 @@ func (c *Client) inspect(ctx context.Context, primary rueidis.Client) (version s
 		return "valkey " + v, nil
 	}
 	return info["redis_version"], nil
+}
+
+// serverInfo returns what the server says of itself, or the first node that answers.
+func (c *Client) serverInfo(ctx context.Context, primary rueidis.Client) (map[string]string, error) {
+	type answer struct {
+		text string
+		err  error
+	}
+	nodes := primary.Nodes()
+	answers := make(chan answer, len(nodes))
+	for _, node := range nodes {
+		go func() {
+			text, err := node.Do(ctx, node.B().Info().Section("server").Build()).ToString()
+			answers <- answer{text, err}
+		}()
+	}
+	err := rueidis.ErrNoAddr
+	for range nodes {
+		a := <-answers
+		if a.err == nil {
+			return infoFields(a.text), nil
+		}
+		err = a.err
+	}
+	return nil, err
 }
 
 // WarningSettings are the values of [Warning].Setting.

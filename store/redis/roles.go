@@ -37,7 +37,8 @@ func (c *Client) ping(ctx context.Context, conns *Conns) error {
 	err := together(
 		func() error { return c.askTime(ctx, addrOf(conns.Primary), conns.Primary) },
 		func() (err error) { id, err = identify(ctx, conns.Primary); return err },
-		func() error { return c.askTracked(ctx, conns.Tracked, conns.Primary) },
+		func() error { return c.askRead(ctx, conns.Primary) },
+		func() error { return c.askTracked(ctx, conns.trackedNodes()[addrOf(conns.Primary)]) },
 	)
 	if err != nil {
 		return classify(ctx, err, Reads)
@@ -56,12 +57,12 @@ func together(fs ...func() error) error {
 	return errors.Join(errs...)
 }
 
-// askTracked asks for a sign of life over the tracked connection, if it is another one than the primary's.
-func (c *Client) askTracked(ctx context.Context, tracked, primary rueidis.Client) error {
-	if tracked == nil || tracked == primary {
+// askTracked reads over the tracked connection of a server, nil for none.
+func (c *Client) askTracked(ctx context.Context, tracked rueidis.Client) error {
+	if tracked == nil {
 		return nil
 	}
-	return tracked.Do(ctx, tracked.B().Ping().Build()).Error()
+	return c.askRead(ctx, tracked)
 }
 
 // identity is what a server says of itself.
@@ -154,6 +155,12 @@ func isDenied(err error) bool {
 	return errors.As(err, &re) && begins(re.Error(), "NOPERM")
 }
 
+// isMisconf reports whether an error means that Redis cannot save its data.
+func isMisconf(err error) bool {
+	var re *rueidis.RedisError
+	return errors.As(err, &re) && begins(re.Error(), "MISCONF")
+}
+
 // infoFields returns the fields of an answer to INFO.
 func infoFields(text string) map[string]string {
 	fields := make(map[string]string)
@@ -168,10 +175,7 @@ func infoFields(text string) map[string]string {
 // pingNodes asks the nodes of a cluster concurrently whether they are primaries, and primaries over both connections. A node
 // that does not answer is an error only if it was a primary when it last answered.
 func (c *Client) pingNodes(ctx context.Context, conns *Conns) error {
-	nodes, tracked := conns.Primary.Nodes(), map[string]rueidis.Client(nil)
-	if conns.Tracked != conns.Primary {
-		tracked = conns.Tracked.Nodes()
-	}
+	nodes, tracked := conns.Primary.Nodes(), conns.trackedNodes()
 	errs := make(chan error, len(nodes))
 	for addr, node := range nodes {
 		go func() { errs <- c.pingNode(ctx, addr, node, tracked[addr]) }()
@@ -205,7 +209,8 @@ func (c *Client) pingNode(ctx context.Context, addr string, node, tracked rueidi
 	}
 	return together(
 		func() error { return c.askTime(ctx, addr, node) },
-		func() error { return c.askTracked(ctx, tracked, node) },
+		func() error { return c.askRead(ctx, node) },
+		func() error { return c.askTracked(ctx, tracked) },
 	)
 }
 

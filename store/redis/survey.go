@@ -229,6 +229,10 @@ func (c *Client) confirmCluster(ctx context.Context, conns *Conns) error {
 			return cmp.Or(failed, errors.New("an owner of slots has not answered"))
 		}
 	}
+	if known := c.owners.Load(); known == nil || c.ownersSum != s.sum {
+		c.owners.Store(ownersOf(s))
+		c.ownersSum = s.sum
+	}
 	sum := s.sum
 	for _, v := range views {
 		self := v.nodes[v.self]

@@ -70,7 +70,7 @@ for _, m in ipairs(due) do
   local found, s = m.session, unrevoked(m.session, m.subject_prefix)
   if not s then
     -- It was revoked, which emitted an event then, or Redis has evicted the record or the subject's key.
-    local lost = not found or found.needs_subject and epoch_for(found, m.subject_prefix) == NO_EPOCH
+    local lost = not found or found.since and epoch_for(found, m.subject_prefix) == NO_EPOCH
     remove(m)
     removed = removed + 1
     if lost then

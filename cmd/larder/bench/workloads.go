@@ -41,6 +41,8 @@ var workloads = []workload{
 	{name: "batchget", about: "BatchGet of 100 keys, answered from the near cache", needs: data{entries: true}, call: batchGet, warm: getNear, beside: getNear, besideGoal: 10},
 	{name: "stampede", about: "GetOrLease of one key by all callers at once, where loading a value takes 50ms; the floor has no leases", call: stampede, bare: stampedeWithoutLeases, waves: true},
 	{name: "validate", about: "ValidateSession, answered from the near cache", goal: 0.90, needs: data{sessions: true}, call: validate, warm: validate},
+	{name: "consume", about: "Consume of one limit, charged in Redis", goal: 0.60, call: consume},
+	{name: "consume-denied", about: "Consume by 100 subjects that are denied, which Larder remembers for up to 1s", goal: 0.90, call: consumeDenied, warm: consumeDenied},
 }
 
 // legs returns the number of turns in a round.
