@@ -27,6 +27,8 @@ var varying = []struct {
 	{regexp.MustCompile(`ls1_[A-Za-z0-9_-]{66}`), "TOKEN"},
 	{regexp.MustCompile(`"sessionId": "[A-Za-z0-9_-]{23}"`), `"sessionId": "ID"`},
 	{regexp.MustCompile(`"subjectEpoch": "\d+"`), `"subjectEpoch": "EPOCH"`},
+	{regexp.MustCompile(`ll1_[A-Za-z0-9_-]{43}`), "LOCK"},
+	{regexp.MustCompile(`"fencingToken": "\d+"`), `"fencingToken": "FENCE"`},
 	{regexp.MustCompile(`"leaseToken": "[A-Za-z0-9_-]+"`), `"leaseToken": "LEASE"`},
 	{regexp.MustCompile(`"resumeToken": "[A-Za-z0-9_-]+"`), `"resumeToken": "RESUME"`},
 	{regexp.MustCompile(`"eventId": "[0-9]+-[0-9]+-[0-9]+"`), `"eventId": "EVENT"`},

@@ -20,7 +20,7 @@ const (
 	HoldWaiting HoldKind = iota
 	// HoldAcquired means that the caller has the lock.
 	HoldAcquired
-	// HoldRenewed means that the lock was renewed.
+	// HoldRenewed means that the lock is held, and was renewed if that was due.
 	HoldRenewed
 	// HoldLost means that the caller no longer has the lock.
 	HoldLost
@@ -59,7 +59,7 @@ type HoldEvent struct {
 type HoldOptions struct {
 	// Token is the lock token of a lock that the caller has; empty means to acquire one.
 	Token string
-	// Every is the maximum time between two events while the caller waits.
+	// Every is the maximum time between two events, so that a caller who is gone is noticed; 0 means no maximum.
 	Every time.Duration
 	// Keep, called when ctx has ended, says not to release the lock. Nil means to release it.
 	Keep func() bool
@@ -71,13 +71,16 @@ type HoldOptions struct {
 // While Redis does not answer, the lock is held until it may have expired.
 func (l *Locks) Hold(ctx context.Context, namespace, name string, r Request, o HoldOptions, tell func(HoldEvent) error) error {
 	k := lockKey{namespace, name}
+	if o.Every <= 0 {
+		o.Every = -1
+	}
 	g, err := l.begin(ctx, k, r, o, tell)
 	if g == nil || err != nil {
 		return err
 	}
 	l.counts.holding.Add(1)
 	defer l.counts.holding.Add(-1)
-	h := &hold{locks: l, key: k, grant: g, ttl: r.TTL, tell: tell}
+	h := &hold{locks: l, key: k, grant: g, ttl: r.TTL, every: o.Every, tell: tell}
 	if o.Token != "" && r.TTL == 0 {
 		h.ttl = g.ttl
 	}
@@ -125,6 +128,7 @@ type hold struct {
 	key   lockKey
 	grant *Grant
 	ttl   time.Duration
+	every time.Duration
 	tell  func(HoldEvent) error
 	lost  LostReason
 }
@@ -151,6 +155,8 @@ func (h *hold) run(ctx context.Context) error {
 	defer ends.stop()
 	due := newTimer(h.ttl / 3)
 	defer due.stop()
+	beat := newTimer(h.every)
+	defer beat.stop()
 	working, cancel := context.WithCancel(ctx)
 	defer cancel()
 	renewed := make(chan renewal, 1)
@@ -206,9 +212,12 @@ func (h *hold) run(ctx context.Context) error {
 			h.grant = r.grant
 			ends.reset(time.Until(h.grant.Ends))
 			due.reset(h.ttl / 3)
+			beat.reset(0)
+		case <-beat.c:
 			if err := h.tell(HoldEvent{Kind: HoldRenewed, Grant: h.grant}); err != nil {
 				return err
 			}
+			beat.reset(h.every)
 		case absent := <-asked:
 			if asking = false; absent {
 				return h.gone(ctx)

@@ -12,6 +12,7 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
@@ -50,6 +51,8 @@ type caller struct {
 	session sessionv1.SessionServiceClient
 
 	ratelimit ratelimitv1.RateLimitServiceClient
+	locks     lockv1.LockServiceClient
+	lock      string // the name of the caller's own lock
 
 	random *rand.Rand
 	choose func() int    // returns the index of a key, or of a token
@@ -69,7 +72,8 @@ func (l *load) caller(s *server, number int) *caller {
 	return &caller{
 		load: l, cache: cachev1.NewCacheServiceClient(conn), session: sessionv1.NewSessionServiceClient(conn),
 		ratelimit: ratelimitv1.NewRateLimitServiceClient(conn),
-		random:    random, choose: chooser(random, l.command.Distribution, len(l.keys)), tokens: s.tokens,
+		locks:     lockv1.NewLockServiceClient(conn), lock: "worker:" + strconv.Itoa(number),
+		random: random, choose: chooser(random, l.command.Distribution, len(l.keys)), tokens: s.tokens,
 		latencies: newHistogram(), failures: make(map[string]int64),
 	}
 }

@@ -43,6 +43,7 @@ var workloads = []workload{
 	{name: "validate", about: "ValidateSession, answered from the near cache", goal: 0.90, needs: data{sessions: true}, call: validate, warm: validate},
 	{name: "consume", about: "Consume of one limit, charged in Redis", goal: 0.60, call: consume},
 	{name: "consume-denied", about: "Consume by 100 subjects that are denied, which Larder remembers for up to 1s", goal: 0.90, call: consumeDenied, warm: consumeDenied},
+	{name: "lock", about: "AcquireLock and ReleaseLock, each caller of its own lock", call: lockAndRelease},
 }
 
 // legs returns the number of turns in a round.

@@ -143,7 +143,7 @@ const (
 	HoldLockEvent_HOLD_LOCK_EVENT_WAITING HoldLockEvent = 1
 	// HOLD_LOCK_EVENT_ACQUIRED means that the caller holds the lock from now on.
 	HoldLockEvent_HOLD_LOCK_EVENT_ACQUIRED HoldLockEvent = 2
-	// HOLD_LOCK_EVENT_HEARTBEAT means that the lock was renewed.
+	// HOLD_LOCK_EVENT_HEARTBEAT means that the lock is held. It is sent after each renewal, and every 5 s.
 	HoldLockEvent_HOLD_LOCK_EVENT_HEARTBEAT HoldLockEvent = 3
 	// HOLD_LOCK_EVENT_LOST means that the caller no longer holds the lock; lost_reason says why. It is the last event.
 	HoldLockEvent_HOLD_LOCK_EVENT_LOST HoldLockEvent = 4
