@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
+	"github.com/berthcare/larder/store/redistest"
 )
 
 // acquire acquires a lock, or ends the test.
@@ -369,5 +371,48 @@ func TestForcedReleasesAreLogged(t *testing.T) {
 	}
 	if text := log.String(); !strings.Contains(text, "lock taken from its holders") || strings.Contains(text, "secret") || !strings.Contains(text, `"holders":1`) {
 		t.Errorf("log = %s, want a line without names", text)
+	}
+}
+
+// Callers that wait leave room for others.
+func TestWaitersLeaveRoom(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	m := NewMetrics()
+	st := must[*store.Store](t)(store.New(store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20, Observer: m}}))
+	t.Cleanup(st.Close)
+	if err := st.Redis.Connect(t.Context()); err != nil {
+		t.Fatalf("Connect = %v, want nil", err)
+	}
+	r := serve(t, New(st, m, Options{MaxInFlight: 10, Logger: slog.New(slog.DiscardHandler)}))
+	a := &api{running: r, lock: lockv1.NewLockServiceClient(r.conn)}
+	a.acquire(t, &lockv1.AcquireLockRequest{Name: "n", Ttl: secs(3600)})
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	for i := range 5 {
+		all.Go(func() {
+			_, _ = a.lock.AcquireLock(ctx, &lockv1.AcquireLockRequest{Name: "n", WaitTimeout: secs(30)})
+		})
+		eventually(t, "one more waits", func() bool { return st.Locks.Stats().Waiters == int64(i+1) })
+	}
+	_, err := a.lock.AcquireLock(ctx, &lockv1.AcquireLockRequest{Name: "n", WaitTimeout: secs(30)})
+	wantAnswer(t, err, answer{codes.ResourceExhausted, "TOO_MANY_WAITERS", true})
+	if _, err := a.cache.Get(ctx, &cachev1.GetRequest{Key: "k"}); err != nil {
+		t.Errorf("Get beside those who wait = %v, want nil", err)
+	}
+	cancel()
+	all.Wait()
+}
+
+// A caller whose deadline is shorter than its wait is told who has the lock.
+func TestAWaitEndsBeforeItsDeadline(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, policy.Limits{})
+	a.acquire(t, &lockv1.AcquireLockRequest{Name: "n", Ttl: secs(3600), Owner: "me"})
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	resp, err := a.lock.AcquireLock(ctx, &lockv1.AcquireLockRequest{Name: "n", WaitTimeout: secs(30)})
+	if err != nil || resp.GetOutcome() != lockv1.AcquireLockOutcome_ACQUIRE_LOCK_OUTCOME_HELD || resp.GetHolder().GetOwner() != "me" {
+		t.Errorf("AcquireLock = %v, %v, want HELD by me", resp, err)
 	}
 }

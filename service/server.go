@@ -130,6 +130,7 @@ type Server struct {
 func New(st *store.Store, m *Metrics, o Options) *Server {
 	s := newServer(st.Redis.Check, st.Redis.Patience, m, o)
 	s.warnings = st.Redis.Warnings
+	st.Locks.LimitWaiters(s.options.MaxInFlight / 2) // the others need not wait for those who wait
 	m.watch(st.Stats, s.options)
 	s.register(st)
 	return s

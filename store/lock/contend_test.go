@@ -55,9 +55,7 @@ func (c *contest) caller(ctx context.Context, t testing.TB, number int) {
 		who := fmt.Sprintf("%d.%d", number, round)
 		tenure := c.granted(who, c.permits, g)
 		if time.Now().Before(g.Ends) {
-			n := c.inside.Add(1)
-			for most := c.most.Load(); n > most && !c.most.CompareAndSwap(most, n); most = c.most.Load() {
-			}
+			c.enters()
 			if random.IntN(3) == 0 {
 				<-time.After(time.Duration(random.IntN(3)) * time.Millisecond)
 			}
@@ -84,6 +82,16 @@ func (c *contest) caller(ctx context.Context, t testing.TB, number int) {
 			c.ended(tenure, released.At)
 		default:
 			c.ended(tenure, time.Time{})
+		}
+	}
+}
+
+// enters notes that one more has the lock.
+func (c *contest) enters() {
+	n := c.inside.Add(1)
+	for {
+		if most := c.most.Load(); n <= most || c.most.CompareAndSwap(most, n) {
+			return
 		}
 	}
 }
@@ -245,4 +253,34 @@ func TestATicketOfACrashedReplica(t *testing.T) {
 			t.Errorf("Acquire after a ticket = %v, %v, want a grant", g, b)
 		}
 	})
+}
+
+// A failover may lose a lock, and never lets a fencing token come twice or fall back.
+func TestFencingTokensAcrossAFailover(t *testing.T) {
+	t.Parallel()
+	sentinel := redistest.StartSentinel(t)
+	s := storetest.Open(t, store.Options{Redis: redis.Options{
+		Mode: redis.Sentinel, Addrs: sentinel.Addrs(), SentinelMaster: sentinel.MasterSet, NearCacheBytes: 1 << 20,
+	}})
+	var last int64
+	next := func() {
+		t.Helper()
+		storetest.Eventually(t, "the lock was granted", func() bool {
+			g, _, err := s.Locks.Acquire(t.Context(), "n", "name", request())
+			if err != nil || g == nil {
+				_, _ = s.Locks.ForceRelease(t.Context(), "n", "name", 0)
+				return false
+			}
+			if g.Fence <= last {
+				t.Errorf("token = %d, want above %d", g.Fence, last)
+			}
+			last = g.Fence
+			return true
+		})
+	}
+	for range 3 {
+		next()
+		sentinel.Failover(t)
+	}
+	next()
 }
