@@ -88,7 +88,9 @@ func New(c *redis.Client, o Options) *Locks {
 }
 
 // LimitWaiters lowers the maximum number of callers of this process that wait. It must be called before the first [Locks.Acquire].
-func (l *Locks) LimitWaiters(most int) { l.options.MaxWaiters = min(l.options.MaxWaiters, max(most, 1)) }
+func (l *Locks) LimitWaiters(most int) {
+	l.options.MaxWaiters = min(l.options.MaxWaiters, max(most, 1))
+}
 
 // Stats are counters of [Locks] in this process.
 type Stats struct {
