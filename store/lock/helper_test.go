@@ -17,3 +17,11 @@ func wantSet(t testing.TB, got, want []string) {
 		t.Errorf("set (-want +got):\n%s", diff)
 	}
 }
+
+// flip returns another character of base64url.
+func flip(c byte) string {
+	if c == 'A' {
+		return "B"
+	}
+	return "A"
+}

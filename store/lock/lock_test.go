@@ -69,6 +69,14 @@ func TestAcquireRenewRelease(t *testing.T) {
 		if shorter, err := s.Locks.Renew(ctx, ns, "name", g.Token, time.Second); err != nil || time.Until(shorter.Ends) < 50*time.Second {
 			t.Errorf("Renew with a shorter ttl = %+v, %v, want the end that it had", shorter, err)
 		}
+		// The holder id is no secret, and proves nothing.
+		forged := g.Token[:30] + flip(g.Token[30]) + g.Token[31:]
+		if _, err := s.Locks.Renew(ctx, ns, "name", forged, 0); !errors.Is(err, lock.ErrNotHeld) {
+			t.Errorf("Renew with another secret = %v, want %v", err, lock.ErrNotHeld)
+		}
+		if r, err := s.Locks.Release(ctx, ns, "name", forged); err != nil || r.Held {
+			t.Errorf("Release with another secret = %v, %v, want not held", r, err)
+		}
 		state, err := s.Locks.Get(ctx, ns, "name")
 		if err != nil || state.Count != 1 || len(state.Holders) != 1 || state.Holders[0].Fence != g.Fence || state.Fence != g.Fence {
 			t.Errorf("Get = %+v, %v, want one holder with token %d", state, err, g.Fence)
@@ -100,6 +108,15 @@ func TestAnExpiredLockIsFree(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, ns string) {
 		r := request()
 		r.TTL = lock.MinTTL
+		// Even if nobody else has it, it cannot be renewed.
+		unwanted := acquire(t, s, ns, "unwanted", r)
+		storetest.Eventually(t, "it has expired", func() bool {
+			state, err := s.Locks.Get(t.Context(), ns, "unwanted")
+			return err == nil && state.Count == 0
+		})
+		if _, err := s.Locks.Renew(t.Context(), ns, "unwanted", unwanted.Token, 0); !errors.Is(err, lock.ErrNotHeld) {
+			t.Errorf("Renew of an expired lock = %v, want %v", err, lock.ErrNotHeld)
+		}
 		g := acquire(t, s, ns, "name", r)
 		r = request()
 		r.Wait = 10 * time.Second
