@@ -60,6 +60,12 @@ var (
 	// ErrEventsTrimmed means that events after the resume token no longer exist. Start a new watch without a token and
 	// read the sessions again.
 	ErrEventsTrimmed error = &kind{text: "larder: events trimmed", reasons: []string{"EVENTS_TRIMMED"}}
+	// ErrNotHeld means that the caller does not hold the lock that it wanted to renew: it has expired or was released.
+	ErrNotHeld error = &kind{text: "larder: lock not held", reasons: []string{"LOCK_NOT_HELD"}}
+	// ErrTooManyWaiters means that too many callers wait for the lock, or for locks altogether.
+	ErrTooManyWaiters error = &kind{text: "larder: too many waiters", reasons: []string{"TOO_MANY_WAITERS"}}
+	// ErrTooManyFences means that the key has fences of as many other locks as it may have; nothing was written.
+	ErrTooManyFences error = &kind{text: "larder: too many fences", reasons: []string{"TOO_MANY_FENCES"}}
 	// ErrRefused means that Redis refused Larder's credentials or a command, or does not run in the configured mode. The
 	// operator of Larder has to correct that.
 	ErrRefused error = &kind{text: "larder: redis refused", reasons: []string{"REDIS_REFUSED", "REDIS_WRONG_MODE"}}

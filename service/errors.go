@@ -20,6 +20,7 @@ import (
 
 	"github.com/berthcare/larder/store/cache"
 	"github.com/berthcare/larder/store/keyring"
+	"github.com/berthcare/larder/store/lock"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/session"
 )
@@ -64,6 +65,9 @@ var errorTable = []errorRow{
 	{err: session.ErrTooManyAttributes, code: codes.InvalidArgument, reason: "TOO_MANY_ATTRIBUTES"},
 	{err: redis.ErrPageToken, code: codes.InvalidArgument, reason: "PAGE_TOKEN_INVALID"},
 	{err: session.ErrEventsTrimmed, code: codes.OutOfRange, reason: "EVENTS_TRIMMED"},
+	{err: lock.ErrNotHeld, code: codes.FailedPrecondition, reason: "LOCK_NOT_HELD"},
+	{err: lock.ErrTooManyWaiters, code: codes.ResourceExhausted, reason: "TOO_MANY_WAITERS", retryAfter: time.Second},
+	{err: cache.ErrTooManyFences, code: codes.FailedPrecondition, reason: "TOO_MANY_FENCES"},
 	{err: cache.ErrTagged, code: codes.FailedPrecondition, reason: "TAGGED_ENTRY_MUST_EXPIRE"},
 	{err: redis.ErrCorrupt, code: codes.DataLoss, reason: "ENTRY_CORRUPT"},
 	{err: keyring.ErrKeyUnknown, code: codes.DataLoss, reason: "KEY_UNKNOWN"},
