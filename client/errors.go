@@ -210,12 +210,17 @@ func newError(err error) *Error {
 
 // invalid returns the error for options that no request can express.
 func invalid(field, description string) error {
+	return invalidFields(Violation{Field: field, Description: description})
+}
+
+// invalidFields is invalid for several fields, at least one.
+func invalidFields(fields ...Violation) error {
 	return &Error{
 		Code:       codes.InvalidArgument,
 		Reason:     "INVALID_FIELD",
-		Message:    field + ": " + description,
-		Field:      field,
-		Violations: []Violation{{Field: field, Description: description}},
+		Message:    fields[0].Field + ": " + fields[0].Description,
+		Field:      fields[0].Field,
+		Violations: fields,
 	}
 }
 

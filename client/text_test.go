@@ -23,8 +23,11 @@ func TestTextThatIsNotUTF8(t *testing.T) {
 		call func() error
 		want []string
 	}{
-		"Key":  {func() error { _, err := c.Cache.Get(ctx, notUTF8); return err }, []string{"key"}},
-		"Keys": {func() error { _, err := c.Cache.BatchGet(ctx, []string{"k", notUTF8, notUTF8}, client.BatchGetOptions{}); return err }, []string{"keys[1]", "keys[2]"}},
+		"Key": {func() error { _, err := c.Cache.Get(ctx, notUTF8); return err }, []string{"key"}},
+		"Keys": {func() error {
+			_, err := c.Cache.BatchGet(ctx, []string{"k", notUTF8, notUTF8}, client.BatchGetOptions{})
+			return err
+		}, []string{"keys[1]", "keys[2]"}},
 		"Items": {func() error {
 			_, err := c.Cache.BatchSet(ctx, []client.SetItem{{Key: "k", Options: client.SetOptions{Tags: []string{"t", notUTF8}}}})
 			return err

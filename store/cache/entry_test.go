@@ -152,7 +152,7 @@ func FuzzEntryRoundTrip(f *testing.F) {
 	f.Add([]byte(magic), uint64(0), int64(math.MaxInt64), int64(math.MaxInt64), int64(math.MaxInt64), uint32(0), false, "\x00", magic, "\xff")
 	f.Fuzz(func(t *testing.T, value []byte, etag uint64, asOf, soft, hard int64, load uint32, negative bool, tag1, tag2, contentType string) {
 		text := func(s string) string { return strings.ToValidUTF8(s[:min(len(s), 255)], "") } // as callers' is
-		at := func(us int64) time.Time { return fromMicros(uint64(max(us, 0))) } //nolint:gosec // not negative
+		at := func(us int64) time.Time { return fromMicros(uint64(max(us, 0))) }               //nolint:gosec // not negative
 		e := Entry{
 			Value: value, AsOf: at(asOf), Soft: at(soft), Hard: at(hard),
 			LoadTime: time.Duration(load) * time.Microsecond, Negative: negative, ContentType: text(contentType),
