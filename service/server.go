@@ -69,6 +69,9 @@ type Options struct {
 	// MaxInFlight is the maximum number of unary calls in flight, and separately that of streams; further ones are refused
 	// with the reason SERVER_OVERLOADED; 4096 by default.
 	MaxInFlight int
+	// MaxInFlightBytes is the maximum size of the requests of unary calls in flight together, but for those of 16 KiB and less;
+	// further ones are refused with the reason SERVER_OVERLOADED; 64 MiB by default. A request takes about three times its size.
+	MaxInFlightBytes int64
 	// MaxConcurrentStreams is the maximum number of calls in flight on one connection; its client queues further ones;
 	// 1000 by default.
 	MaxConcurrentStreams uint32
@@ -90,6 +93,7 @@ func (o Options) withDefaults() Options {
 	o.SlowCall = cmp.Or(o.SlowCall, 100*time.Millisecond)
 	o.MaxDeadline = cmp.Or(o.MaxDeadline, 30*time.Second)
 	o.MaxInFlight = cmp.Or(o.MaxInFlight, 4096)
+	o.MaxInFlightBytes = cmp.Or(o.MaxInFlightBytes, 64<<20)
 	o.MaxConcurrentStreams = cmp.Or(o.MaxConcurrentStreams, 1000)
 	o.StopTimeout = cmp.Or(o.StopTimeout, 20*time.Second)
 	o.ProbeInterval = cmp.Or(o.ProbeInterval, 500*time.Millisecond)
@@ -103,6 +107,7 @@ type Server struct {
 	policies *policy.Policies
 	health   *Health
 	grpc     *grpc.Server
+	receives *receiving
 
 	warnings func() []redis.Warning // of the store; nil without one
 
@@ -129,7 +134,7 @@ func New(st *store.Store, m *Metrics, o Options) *Server {
 // register adds the services of the registry.
 func (s *Server) register(st *store.Store) {
 	for _, service := range services {
-		s.grpc.RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics}))
+		s.grpc.RegisterService(s.receives.bounded(service.desc), service.make(backend{st, s.policies, s.metrics}))
 	}
 	s.metrics.calls.InitializeMetrics(s.grpc) // last, because it needs every method
 }
@@ -140,7 +145,9 @@ func newServer(check func(context.Context) redis.Condition, patience func() time
 	s := &Server{
 		options: o, metrics: m, policies: policy.New(o.Limits), health: newHealth(check, patience, m, o), stopped: make(chan struct{}),
 	}
+	s.receives = &receiving{gate: gate{max: maxReceiving}, max: s.options.MaxInFlightBytes, load: &m.unary}
 	m.watchHealth(s.health)
+	m.watchReceives(s.receives)
 	s.forced, s.force = context.WithCancel(context.Background())
 	s.probing, s.stopProbes = context.WithCancel(context.Background())
 	s.streams, s.endStreams = context.WithCancel(context.Background())
