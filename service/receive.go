@@ -36,10 +36,12 @@ type rawStream interface {
 	RecvCompress() string
 }
 
-// A registrar registers services whose unary methods receive through a receiver. Streams do so in [drainedStream.RecvMsg].
+// A registrar registers services whose unary methods receive through a receiver, within the bounds of receives unless it is nil.
+// Streams receive so in [drainedStream.RecvMsg].
 type registrar struct {
 	*grpc.Server
 	receiver *receiver
+	receives *receiving
 }
 
 // RegisterService registers a service.
@@ -47,7 +49,11 @@ func (r registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	received := *desc
 	received.Methods = make([]grpc.MethodDesc, len(desc.Methods))
 	for i, m := range desc.Methods {
-		received.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: r.receiver.unary(m.Handler)}
+		handle := m.Handler
+		if r.receives != nil {
+			handle = r.receives.handler("/"+desc.ServiceName+"/"+m.MethodName, handle)
+		}
+		received.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: r.receiver.unary(handle)}
 	}
 	r.Server.RegisterService(&received, impl)
 }
