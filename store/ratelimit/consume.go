@@ -378,11 +378,12 @@ func result(c *Charge, n []int64) Result {
 		Outcome: Outcome(n[0]), Charged: n[1], Used: n[2], Remaining: max(c.Rule.full()-n[2], 0),
 		AvailableAfter: micros(n[3]), ResetAfter: micros(n[4]),
 	}
-	switch {
-	case r.Outcome == TooCostly:
+	switch r.Outcome {
+	case TooCostly:
 		r.RetryAfter = Never
-	case r.Outcome == Denied:
+	case Denied:
 		r.RetryAfter = micros(n[5])
+	case Allowed, Unavailable:
 	}
 	return r
 }

@@ -110,10 +110,10 @@ func TestDenialIsKeptForWhatItSays(t *testing.T) {
 	}
 
 	// A limit in shadow denies nothing from memory either, and what other limits have said to a denied call is told again.
-	shadow, real := charge("cid", "shadow", perHour(ratelimit.GCRA, 1), 1), charge("cid", "real", perHour(ratelimit.GCRA, 2), 1)
+	shadow, enforced := charge("cid", "shadow", perHour(ratelimit.GCRA, 1), 1), charge("cid", "real", perHour(ratelimit.GCRA, 2), 1)
 	shadow.Rule.Shadow = true
 	for i := range 4 {
-		d := consume(t, s, "n", plain, shadow, real)
+		d := consume(t, s, "n", plain, shadow, enforced)
 		if d.Allowed != (i < 2) || d.Local != (i == 3) || d.Results[1].Used != int64(min(i+1, 2)) || d.Results[0].Used != 1 {
 			t.Errorf("%d: Consume = %+v, want it allowed twice, and denied from memory in the end", i, d)
 		}

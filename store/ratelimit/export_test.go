@@ -14,7 +14,7 @@ const (
 	realTime = "  local t = redis.call('TIME')\n  return tonumber(t[1]) * 1000000 + tonumber(t[2])\n"
 	testTime = "  return tonumber(redis.call('GET', '" + TimeKey + "'))\n"
 	// Keys must not expire by another time than that.
-	realExpiry = "'PX', digits(ceildiv(left, 1000))"
+	realExpiry = "'PX', digits(math.ceil(l.left / 1000))"
 	testExpiry = "'PX', '3600000'"
 )
 

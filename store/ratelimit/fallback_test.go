@@ -20,7 +20,7 @@ const slack = 500 * time.Millisecond
 func TestFailurePolicies(t *testing.T) {
 	t.Parallel()
 	for fault, begin := range map[string]func(t *testing.T, server *redistest.Server){
-		"away": func(t *testing.T, server *redistest.Server) { server.Kill() },
+		"away": func(_ *testing.T, server *redistest.Server) { server.Kill() },
 		"hung": func(t *testing.T, server *redistest.Server) { server.Pause(t) },
 	} {
 		t.Run(fault, func(t *testing.T) {
