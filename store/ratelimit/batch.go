@@ -37,7 +37,7 @@ func (l *Limiter) BatchConsume(ctx context.Context, namespace string, items []Ba
 		asked = append(asked, c)
 	}
 	if asked != nil {
-		l.run(ctx, asked)
+		l.run(ctx, asked...)
 	}
 	for i, c := range calls {
 		if c != nil {

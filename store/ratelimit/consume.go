@@ -56,7 +56,7 @@ func (l *Limiter) Consume(ctx context.Context, namespace string, charges []Charg
 		l.counters.local.Add(1)
 		return d, nil
 	}
-	l.run(ctx, []*call{c})
+	l.run(ctx, c)
 	return l.conclude(ctx, c)
 }
 
@@ -86,7 +86,17 @@ type call struct {
 	sent    time.Time
 	ticket  uint64 // of the denials
 	answers []answer
+
+	// Room for what most calls need, so that they allocate it with the call.
+	room struct {
+		keys   [2]string
+		answer [1]answer
+		group  [1][]int
+	}
 }
+
+// inOrder are the charges of a call that are all in one group.
+var inOrder = redis.Items(64)
 
 // An answer is that of the script to one group.
 type answer struct {
@@ -96,7 +106,11 @@ type answer struct {
 
 // newCall prepares a call.
 func (l *Limiter) newCall(namespace string, charges []Charge, o ConsumeOptions) (*call, error) {
-	c := &call{namespace: namespace, charges: charges, options: o, keys: make([]string, len(charges))}
+	c := &call{namespace: namespace, charges: charges, options: o}
+	if c.keys = c.room.keys[:]; len(charges) > len(c.keys) {
+		c.keys = make([]string, len(charges))
+	}
+	c.keys = c.keys[:len(charges)]
 	subjects := 0
 	for i := range charges {
 		if err := charges[i].Rule.check(); err != nil {
@@ -119,7 +133,10 @@ func (l *Limiter) newCall(namespace string, charges []Charge, o ConsumeOptions) 
 			c.groups[g] = append(c.groups[g], i)
 		}
 	} else {
-		c.groups = [][]int{redis.Items(len(charges))}
+		c.groups = c.room.group[:]
+		if c.groups[0] = inOrder[:min(len(charges), len(inOrder))]; len(charges) > len(inOrder) {
+			c.groups[0] = redis.Items(len(charges))
+		}
 	}
 	if o.RequestID != "" {
 		if subjects > 1 {
@@ -128,7 +145,9 @@ func (l *Limiter) newCall(namespace string, charges []Charge, o ConsumeOptions) 
 		c.about = c.digest(o.RequestID)
 		c.record, c.keep = recordKey(namespace, charges[0].Subject, "c"+c.about), requestMemory
 	}
-	c.answers = make([]answer, len(c.groups))
+	if c.answers = c.room.answer[:]; len(c.groups) > 1 {
+		c.answers = make([]answer, len(c.groups))
+	}
 	return c, nil
 }
 
@@ -150,7 +169,7 @@ func (l *Limiter) script(c *call, group []int) (keys, args []string) {
 		ch := &c.charges[i]
 		keys = append(keys, c.keys[i])
 		args = append(args, letters[ch.Rule.Algorithm], ch.Rule.fullText(), strconv.FormatInt(ch.Rule.Capacity, 10),
-			strconv.FormatInt(ch.Rule.Period.Microseconds(), 10), ch.Rule.align(l.redis.Now()),
+			strconv.FormatInt(ch.Rule.Period.Microseconds(), 10), l.align(&ch.Rule),
 			strconv.FormatInt(min(max(ch.Cost, -maxCost), maxCost), 10), flags(ch))
 	}
 	if c.record != "" {
@@ -193,26 +212,26 @@ func (c *call) effect() redis.Effect {
 }
 
 // run asks Redis about calls, in one round trip for each shard.
-func (l *Limiter) run(parent context.Context, calls []*call) {
+func (l *Limiter) run(parent context.Context, calls ...*call) {
 	ctx, cancel := l.within(parent, calls)
 	defer cancel()
+	now := time.Now()
+	if c := calls[0]; len(calls) == 1 && len(c.groups) == 1 {
+		c.sent, c.ticket = now, l.denials.ticket()
+		keys, args := l.script(c, c.groups[0])
+		reply, err := l.redis.Run(ctx, l.scripts.consume, c.effect(), keys, args...)
+		c.answers[0] = answered(reply, err)
+		return
+	}
 	type part struct{ call, group int }
 	var parts []part
 	eff := redis.Writes
-	now := time.Now()
 	for n, c := range calls {
 		c.sent, c.ticket = now, l.denials.ticket()
 		eff = max(eff, c.effect())
 		for g := range c.groups {
 			parts = append(parts, part{n, g})
 		}
-	}
-	if len(parts) == 1 {
-		c := calls[0]
-		keys, args := l.script(c, c.groups[0])
-		reply, err := l.redis.Run(ctx, l.scripts.consume, eff, keys, args...)
-		c.answers[0] = answered(reply, err)
-		return
 	}
 	err := l.redis.RunScripts(ctx, redis.Items(len(parts)), redis.ScriptBatch{
 		Script: l.scripts.consume, Effect: eff,
@@ -419,7 +438,7 @@ func (l *Limiter) giveBack(ctx context.Context, c *call, d *Decision) {
 		return
 	}
 	// Also if the caller has gone, what the call was charged must be given back.
-	l.run(context.WithoutCancel(ctx), []*call{returned})
+	l.run(context.WithoutCancel(ctx), returned)
 	returned.forget(l.denials)
 	for g := range returned.answers {
 		if returned.answers[g].err != nil {
