@@ -44,11 +44,13 @@ func TestFailurePolicies(t *testing.T) {
 				rule.OnFailure, rule.RedisTimeout = policy, timeout
 				start := time.Now()
 				d, err := s.RateLimits.Consume(ctx, "n", []ratelimit.Charge{charge("ann", "api", rule, cost)}, ratelimit.ConsumeOptions{Mode: mode})
-				if deadline > 0 && err == nil && fault == "hung" && ctx.Err() != nil && time.Since(start) < deadline {
-					t.Errorf("%s: the deadline had passed when the policy decided, want 3 ms left", policy)
-				}
 				return d, time.Since(start), err
 			}
+			// Before the deadline, so that the answer still arrives.
+			storetest.Eventually(t, "decided before the deadline", func() bool {
+				d, took, err := call(ratelimit.FailOpen, 0, 20*time.Millisecond, 1, "")
+				return err == nil && d.Degraded && took < 19*time.Millisecond
+			})
 			for _, times := range []struct{ timeout, deadline, most time.Duration }{
 				{0, 0, 50 * time.Millisecond}, {5 * time.Millisecond, 0, 5 * time.Millisecond}, {0, 20 * time.Millisecond, 17 * time.Millisecond},
 			} {
