@@ -46,11 +46,17 @@ func TestFailurePolicies(t *testing.T) {
 				d, err := s.RateLimits.Consume(ctx, "n", []ratelimit.Charge{charge("ann", "api", rule, cost)}, ratelimit.ConsumeOptions{Mode: mode})
 				return d, time.Since(start), err
 			}
-			// Before the deadline, so that the answer still arrives.
-			storetest.Eventually(t, "decided before the deadline", func() bool {
-				d, took, err := call(ratelimit.FailOpen, 0, 20*time.Millisecond, 1, "")
-				return err == nil && d.Degraded && took < 19*time.Millisecond
-			})
+			// Before the deadline, so that the answer still arrives; now and then, on a busy machine. Later the connection is given
+			// up, and whatever asks for another fails at once.
+			inTime := 0
+			for range 50 {
+				if d, took, err := call(ratelimit.FailOpen, 0, 20*time.Millisecond, 1, ""); err == nil && d.Degraded && took < 19*time.Millisecond {
+					inTime++
+				}
+			}
+			if inTime == 0 {
+				t.Error("decisions before the deadline = 0 of 50, want most")
+			}
 			for _, times := range []struct{ timeout, deadline, most time.Duration }{
 				{0, 0, 50 * time.Millisecond}, {5 * time.Millisecond, 0, 5 * time.Millisecond}, {0, 20 * time.Millisecond, 17 * time.Millisecond},
 			} {
