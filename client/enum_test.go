@@ -13,8 +13,10 @@ import (
 
 	"github.com/berthcare/larder/client"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 // names returns the names of the values of enums, by prefix and without it, sorted and each once, except the unspecified
@@ -60,7 +62,7 @@ func TestEveryEnumValueHasAConstant(t *testing.T) {
 				"DELETE_OUTCOME_": cachev1.DeleteOutcome(0), "BATCH_DELETE_OUTCOME_": cachev1.BatchDeleteOutcome(0),
 				"TOUCH_OUTCOME_": cachev1.TouchOutcome(0), "INCREMENT_OUTCOME_": cachev1.IncrementOutcome(0),
 				"GET_OR_LEASE_OUTCOME_": cachev1.GetOrLeaseOutcome(0), "FILL_OUTCOME_": cachev1.FillOutcome(0),
-				"READ_OUTCOME_":    cachev1.ReadOutcome(0),
+				"READ_OUTCOME_": cachev1.ReadOutcome(0), "ACQUIRE_LOCK_OUTCOME_": lockv1.AcquireLockOutcome(0),
 				"CONSUME_OUTCOME_": ratelimitv1.ConsumeOutcome(0), "LIMIT_OUTCOME_": ratelimitv1.LimitOutcome(0),
 				"DENIAL_REASON_": ratelimitv1.DenialReason(0), "SETTLE_OUTCOME_": ratelimitv1.SettleOutcome(0),
 			},
@@ -68,10 +70,14 @@ func TestEveryEnumValueHasAConstant(t *testing.T) {
 				client.Hit, client.Stale, client.Negative, client.Miss, client.NotModified, client.Pending, client.Unprocessed,
 				client.Stored, client.NotStored, client.Deleted, client.NotDeleted, client.Touched, client.Unchanged,
 				client.Incremented, client.Saturated, client.Rejected, client.LeaseExpired, client.Invalidated,
-				client.Superseded, client.Failed,
+				client.Superseded, client.Failed, client.Fenced, client.Acquired, client.Held,
 				client.Allowed, client.Denied, client.LimitExceeded, client.CostExceedsCapacity, client.RedisUnavailable,
 				client.Committed, client.Cancelled, client.NotReserved,
 			),
+		},
+		"LockLostReason": {
+			map[string]protoreflect.Enum{"LOCK_LOST_REASON_": lockv1.LockLostReason(0)},
+			constants(client.LockExpired, client.LockForceReleased, client.LockGone),
 		},
 		"Source":    {map[string]protoreflect.Enum{"SOURCE_": cachev1.Source(0)}, constants(client.NearCache, client.Redis)},
 		"TouchMode": {map[string]protoreflect.Enum{"TOUCH_MODE_": cachev1.TouchMode(0)}, constants(client.Overwrite, client.ExtendOnly, client.ShortenOnly)},
@@ -94,12 +100,21 @@ func TestEveryEnumValueHasAConstant(t *testing.T) {
 			map[string]protoreflect.Enum{"TOUCH_": sessionv1.Touch(0)},
 			constants(client.TouchAuto, client.TouchNever, client.TouchForce),
 		},
+		"TokenKind": {
+			map[string]protoreflect.Enum{"TOKEN_KIND_": tokenv1.TokenKind(0)},
+			constants(client.TokenLink, client.TokenCode, client.TokenRecovery),
+		},
+		"TokenAlphabet": {
+			map[string]protoreflect.Enum{"CODE_ALPHABET_": tokenv1.CodeAlphabet(0)},
+			constants(client.TokenDigits, client.TokenCrockford),
+		},
 		"SessionEventType": {
 			map[string]protoreflect.Enum{"SESSION_EVENT_TYPE_": sessionv1.SessionEventType(0)},
 			constants(
 				client.SessionCreated, client.SessionRotated, client.SessionAttributesChanged, client.SessionPromoted,
 				client.SessionReauthenticated, client.SessionRevoked, client.SessionExpiredIdle, client.SessionExpiredAbsolute,
-				client.SessionTokenReuse,
+				client.SessionTokenReuse, client.TokenIssued, client.TokenConsumed, client.TokenFailed, client.TokenLocked,
+				client.TokenRevoked, client.TokenSubjectReset,
 			),
 		},
 	} {
@@ -126,6 +141,8 @@ func TestUnknownConstantsAreRefused(t *testing.T) {
 		"alignment":      second(c.RateLimits.Peek(ctx, "s", []client.RateLimit{{Inline: &client.RateLimitRule{Alignment: "MOON"}}}, nil)),
 		"on_failure":     second(c.RateLimits.Refund(ctx, "s", []client.RateLimit{{Inline: &client.RateLimitRule{OnFailure: "PANIC"}}}, client.RefundOptions{})),
 		"limits":         second(c.RateLimits.BatchConsume(ctx, []client.ConsumeItem{{Limits: []client.RateLimit{{Rule: "a", Inline: &client.RateLimitRule{}}}}})),
+		"kind":           second(c.Tokens.Issue(ctx, "s", "p", "SMOKE", client.IssueOptions{})),
+		"alphabet":       second(c.Tokens.Issue(ctx, "s", "p", client.TokenCode, client.IssueOptions{Alphabet: "RUNES"})),
 		"types[1]":       end(c.Sessions.WatchEvents(ctx, client.WatchEventsOptions{Types: []client.SessionEventType{client.SessionCreated, "ENDED"}})),
 	} {
 		field = strings.TrimSpace(field)

@@ -80,6 +80,27 @@ var safe = map[string]call{
 		return second(c.Sessions.RevokeSubject(ctx, "ann", client.RevokeSubjectOptions{}))
 	},
 	"GetSubject": func(ctx context.Context, c *client.Client) error { return second(c.Sessions.SubjectEpoch(ctx, "ann")) },
+	"IssueToken": func(ctx context.Context, c *client.Client) error {
+		return second(c.Tokens.Issue(ctx, "ann", "reset", client.TokenLink, client.IssueOptions{}))
+	},
+	"ConsumeToken": func(ctx context.Context, c *client.Client) error {
+		return second(c.Tokens.Consume(ctx, "reset", client.ByLink("l"), client.ConsumeTokenOptions{}))
+	},
+	"InspectToken": func(ctx context.Context, c *client.Client) error {
+		return second(c.Tokens.Inspect(ctx, client.ByLink("l"), client.InspectOptions{}))
+	},
+	"ExchangeToken": func(ctx context.Context, c *client.Client) error {
+		return second(c.Tokens.Exchange(ctx, "reset", client.ByCode("t", "123456"), client.ExchangeOptions{}))
+	},
+	"RevokeToken":    func(ctx context.Context, c *client.Client) error { return second(c.Tokens.Revoke(ctx, "ann", "reset")) },
+	"InspectSubject": func(ctx context.Context, c *client.Client) error { return second(c.Tokens.InspectSource(ctx, "ip")) },
+	"ResetSubject":   func(ctx context.Context, c *client.Client) error { return c.Tokens.ResetSource(ctx, "ip") },
+	"ClaimOnce": func(ctx context.Context, c *client.Client) error {
+		return c.Tokens.ClaimOnce(ctx, "iss", "jti", time.Minute)
+	},
+	"ClaimCounter": func(ctx context.Context, c *client.Client) error {
+		return second(c.Tokens.ClaimCounter(ctx, "totp", "ann", 1, 0))
+	},
 	"ListSubjectSessions": func(ctx context.Context, c *client.Client) error {
 		return end(c.Sessions.ListSubject(ctx, "ann", client.ListSubjectOptions{}))
 	},
@@ -89,6 +110,20 @@ var safe = map[string]call{
 	"Commit": func(ctx context.Context, c *client.Client) error { return second(c.RateLimits.Commit(ctx, "r", nil)) },
 	"Cancel": func(ctx context.Context, c *client.Client) error { return second(c.RateLimits.Cancel(ctx, "r")) },
 	"Reset":  func(ctx context.Context, c *client.Client) error { return second(c.RateLimits.Reset(ctx, "ann")) },
+	"AcquireLock": func(ctx context.Context, c *client.Client) error {
+		return second(c.Locks.Acquire(ctx, "l", client.AcquireOptions{RequestID: "a-request-of-this-test"}))
+	},
+	"RenewLock":   func(ctx context.Context, c *client.Client) error { return second(c.Locks.Renew(ctx, "l", "t", 0)) },
+	"ReleaseLock": func(ctx context.Context, c *client.Client) error { return second(c.Locks.Release(ctx, "l", "t")) },
+	"GetLock":     func(ctx context.Context, c *client.Client) error { return second(c.Locks.Get(ctx, "l")) },
+	"ListLocks": func(ctx context.Context, c *client.Client) error {
+		return end(c.Locks.List(ctx, client.ListLocksOptions{}))
+	},
+	"ForceReleaseLock": func(ctx context.Context, c *client.Client) error { return second(c.Locks.ForceRelease(ctx, "l", 0)) },
+	"HoldLock": func(ctx context.Context, c *client.Client) error {
+		return second(c.Locks.Hold(ctx, "l", client.HoldOptions{}))
+	},
+	"WatchLock": func(ctx context.Context, c *client.Client) error { return end(c.Locks.Observe(ctx, "l")) },
 }
 
 // onceOnly are the calls that the client never retries, by method and, for methods that it does retry, by option.

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,7 +12,9 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
@@ -27,6 +30,8 @@ type costs struct {
 	// reservation is the id of the last one.
 	reservation string
 	fresh       int
+	grant       *lockv1.AcquireLockResponse
+	token       *tokenv1.IssueTokenResponse
 }
 
 // costCases are calls, each with what it finds. $NEW is a name that was not used before, $HELD a lease of "k".
@@ -95,15 +100,70 @@ var costCases = []struct {
 	{"Commit", "", (*costs).reserved, `reservation_id: "$RESERVED" cost: 3`},
 	{"Cancel", "", (*costs).reserved, `reservation_id: "$RESERVED"`},
 	{"Reset", "1 name", (*costs).exhausted, `subject: "$NEW" names: "a"`},
+	{"IssueToken", "LINK or CODE", (*costs).name, `subject: "$NEW" purpose: "p" kind: TOKEN_KIND_LINK`},
+	{"IssueToken", "LINK or CODE, in the cooldown", (*costs).code, `subject: "$NEW" purpose: "p" kind: TOKEN_KIND_CODE`},
+	{"IssueToken", "RECOVERY", (*costs).name, `subject: "$NEW" purpose: "p" kind: TOKEN_KIND_RECOVERY`},
+	{"ConsumeToken", "LINK or CODE, accepted", (*costs).code, `token_id: "$TOKEN_ID" code: "$CODE" purpose: "p"`},
+	{"ConsumeToken", "LINK or CODE, accepted, with a source", (*costs).code, `token_id: "$TOKEN_ID" code: "$CODE" purpose: "p" source: "$NEW"`},
+	{"ConsumeToken", "LINK or CODE, accepted, which ends the sessions of its subject", (*costs).codeOfSession, `token_id: "$TOKEN_ID" code: "$CODE" purpose: "p"`},
+	{"ConsumeToken", "LINK or CODE, incorrect", (*costs).code, `token_id: "$TOKEN_ID" code: "wrong" purpose: "p"`},
+	{"ConsumeToken", "LINK or CODE, incorrect, with a source", (*costs).code, `token_id: "$TOKEN_ID" code: "wrong" purpose: "p" source: "$NEW"`},
+	{"ConsumeToken", "RECOVERY, incorrect", (*costs).code, `subject: "$NEW" code: "wrong" purpose: "p"`},
+	{"InspectToken", "", (*costs).code, `token_id: "$TOKEN_ID"`},
+	{"ExchangeToken", "accepted", (*costs).code, `token_id: "$TOKEN_ID" code: "$CODE" purpose: "p"`},
+	{"RevokeToken", "one", (*costs).code, `token_id: "$TOKEN_ID"`},
+	{"RevokeToken", "all of a subject and purpose", (*costs).code, `subject: "$NEW" purpose: "p"`},
+	{"InspectSubject", "", (*costs).code, `subject: "$NEW" purpose: "p"`},
+	{"ResetSubject", "", (*costs).code, `subject: "$NEW" purpose: "p"`},
+	{"ClaimOnce", "", (*costs).name, `scope: "s" id: "$NEW" ttl {seconds: 60}`},
+	{"ClaimOnce", "claimed before", (*costs).claimed, `scope: "s" id: "$NEW" ttl {seconds: 60}`},
+	{"ClaimCounter", "", (*costs).name, `scope: "s" id: "$NEW" value: 1`},
+	{"AcquireLock", "", (*costs).name, `name: "$NEW"`},
+	{"AcquireLock", "held by another", (*costs).locked, `name: "$NEW"`},
+	{"AcquireLock", "one permit of 10, of which 1 is held", (*costs).locked, `name: "$NEW" permits: 10`},
+	{"RenewLock", "", (*costs).locked, `name: "$NEW" lock_token: "$LOCK"`},
+	{"ReleaseLock", "", (*costs).locked, `name: "$NEW" lock_token: "$LOCK"`},
+	{"GetLock", "", (*costs).locked, `name: "$NEW"`},
+	{"ListLocks", "1 lock", (*costs).onlyLocked, ``},
+	{"ForceReleaseLock", "", (*costs).locked, `name: "$NEW"`},
+	{"HoldLock", "free, and ended before the first renewal", (*costs).name, `name: "$NEW"`},
+	{"WatchLock", "held by another", (*costs).locked, `name: "$NEW"`},
+	{"Set", "under a fence", (*costs).fenced, `key: "k" value: "v" fence {lock_name: "$NEW" fencing_token: $FENCE}`},
+	{"Delete", "under a fence", (*costs).fenced, `key: "k" fence {lock_name: "$NEW" fencing_token: $FENCE}`},
 }
 
 func (c *costs) do(rpc, request string) {
 	c.t.Helper()
-	request = strings.NewReplacer("$NEW", c.new(), "$HELD", c.lease, "$RESERVED", c.reservation).Replace(request)
+	request = strings.NewReplacer(
+		"$NEW", c.new(), "$HELD", c.lease, "$RESERVED", c.reservation, "$TOKEN_ID", c.token.GetTokenId(), "$CODE", c.token.GetCode(),
+		"$LOCK", c.grant.GetLockToken(), "$FENCE", fmt.Sprint(c.grant.GetFencingToken()),
+	).Replace(request)
 	m, req := parse(c.t, rpc, request, c.session)
+	if rpc == "HoldLock" {
+		c.hold(req.(*lockv1.HoldLockRequest))
+		return
+	}
 	if _, err := c.call(c.t.Context(), c.t, m, req); err != nil {
 		c.t.Fatalf("%s %s = %v, want nil", rpc, request, err)
 	}
+}
+
+// hold holds a lock until the server has looked at it, and ends the call.
+func (c *costs) hold(req *lockv1.HoldLockRequest) {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(c.t.Context())
+	defer cancel()
+	before := c.trips()
+	stream, err := c.lock.HoldLock(ctx, req)
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	if err != nil {
+		c.t.Fatalf("HoldLock = %v, want nil", err)
+	}
+	eventually(c.t, "acquired and read", func() bool { return c.trips() == before+2 })
+	cancel()
+	eventually(c.t, "released", func() bool { return c.trips() == before+3 })
 }
 
 // trips is how often the store has waited for Redis, beside what it does by itself.
@@ -147,6 +207,21 @@ func (c *costs) three()   { c.do("BatchSet", `items {key: "a"} items {key: "b"} 
 func (c *costs) tagged()  { c.name(); c.do("Set", `key: "k" value: "v" tags: "$NEW"`) }
 func (c *costs) plain()   { c.name(); c.redis.Do(c.t, "SET", "ld:c:{default:"+c.new()+"}", "v") }
 
+func (c *costs) locked() {
+	c.name()
+	c.grant = c.acquire(c.t, &lockv1.AcquireLockRequest{Name: c.new(), Owner: "host-1"})
+}
+
+func (c *costs) onlyLocked() {
+	c.redis.Do(c.t, "FLUSHALL")
+	c.locked()
+}
+
+func (c *costs) fenced() {
+	c.locked()
+	c.held()
+}
+
 func (c *costs) onlyThree() {
 	c.redis.Do(c.t, "FLUSHALL")
 	c.three()
@@ -163,6 +238,26 @@ func (c *costs) leased() {
 func (c *costs) signIn() {
 	c.name()
 	c.session = c.create(c.t, &sessionv1.CreateSessionRequest{Subject: c.new()})
+}
+
+func (c *costs) code() {
+	c.name()
+	c.issue(false)
+}
+
+func (c *costs) issue(revokes bool) {
+	req := &tokenv1.IssueTokenRequest{Subject: c.new(), Purpose: "p", Kind: tokenv1.TokenKind_TOKEN_KIND_CODE}
+	if revokes {
+		req.OnSuccess = tokenv1.OnSuccess_ON_SUCCESS_REVOKE_SUBJECT_SESSIONS
+	}
+	c.token = must[*tokenv1.IssueTokenResponse](c.t)(c.tokens.IssueToken(c.t.Context(), req))
+}
+
+func (c *costs) codeOfSession() { c.signIn(); c.issue(true) }
+
+func (c *costs) claimed() {
+	c.name()
+	c.do("ClaimOnce", `scope: "s" id: "$NEW" ttl {seconds: 60}`)
 }
 
 func (c *costs) anonymous() {
@@ -223,6 +318,7 @@ func TestDocsTellWhatEachCallCosts(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{})
 	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second, NearCacheTTL: time.Hour}}, policy.Limits{})
 	a.redis, a.addr = server, server.Addr
+	a.stopProbes() // which read and run scripts as calls do
 	c := &costs{api: a, t: t}
 	c.signIn()
 	watch := must[interface {

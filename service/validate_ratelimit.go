@@ -16,7 +16,6 @@ const (
 	maxLimits         = 8
 	maxLimitNames     = 100
 	maxConsumes       = 100
-	maxRequestIDBytes = 128
 	maxReservationTTL = 24 * time.Hour
 	// defaultReservationTTL is the ttl of a reservation whose request sets none.
 	defaultReservationTTL = time.Minute
@@ -138,12 +137,6 @@ func (f *fields) inlineRule(i int, r *ratelimitv1.Rule) ratelimit.Rule {
 		f.add(field, "%s", description)
 	})
 	return rule
-}
-
-// requestID checks the id of a request, which may be empty.
-func (f *fields) requestID(id string) string {
-	f.text("request_id", id, 0, maxRequestIDBytes)
-	return id
 }
 
 // reservation checks the id of a reservation.

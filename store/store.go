@@ -1,5 +1,6 @@
 // Package store keeps Larder's data in Redis. Each feature is a package below it, which this package connects to one Redis:
-// [cache.Cache], [session.Sessions] and [ratelimit.Limiter], over the [redis.Client] that they share. It knows nothing of gRPC.
+// [cache.Cache], [session.Sessions], [ratelimit.Limiter], [token.Tokens] and [lock.Locks], over the [redis.Client] that they
+// share. It knows nothing of gRPC.
 package store
 
 import (
@@ -7,22 +8,25 @@ import (
 
 	"github.com/berthcare/larder/store/cache"
 	"github.com/berthcare/larder/store/keyring"
+	"github.com/berthcare/larder/store/lock"
 	"github.com/berthcare/larder/store/near"
 	"github.com/berthcare/larder/store/ratelimit"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/session"
+	"github.com/berthcare/larder/store/token"
 )
 
 // Options configures a [Store].
 type Options struct {
 	// Redis says how to reach Redis and what to keep in memory.
 	Redis redis.Options
-	// Cache, Sessions and RateLimits configure the features.
+	// Cache, Sessions, RateLimits and Locks configure the features.
 	Cache      cache.Options
 	Sessions   session.Options
 	RateLimits ratelimit.Options
-	// Keyring encrypts attributes of sessions, and values of entries where a [cache.Write] asks for it; nil means that
-	// neither is encrypted.
+	Locks      lock.Options
+	// Keyring encrypts attributes of sessions, payloads of tokens, and values of entries where a [cache.Write] asks for it, and
+	// keys the digests of codes; nil means that nothing is encrypted.
 	Keyring *keyring.Keyring
 }
 
@@ -36,6 +40,10 @@ type Store struct {
 	Sessions *session.Sessions
 	// RateLimits keeps rate limits.
 	RateLimits *ratelimit.Limiter
+	// Tokens keeps one-time tokens.
+	Tokens *token.Tokens
+	// Locks keeps locks.
+	Locks *lock.Locks
 
 	keyring *keyring.Keyring
 }
@@ -46,11 +54,17 @@ func New(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	locks := lock.New(client, o.Locks)
+	if o.Cache.HoldsLock == nil { // a fence may be older than what entries know of it
+		o.Cache.HoldsLock = locks.Holds
+	}
 	return &Store{
 		Redis: client, keyring: o.Keyring,
 		Cache:      cache.New(client, o.Keyring, o.Cache),
 		Sessions:   session.New(client, o.Keyring, o.Sessions),
 		RateLimits: ratelimit.New(client, o.RateLimits),
+		Tokens:     token.New(client, o.Keyring),
+		Locks:      locks,
 	}, nil
 }
 
@@ -68,6 +82,8 @@ type Stats struct {
 	Sessions session.Stats
 	// RateLimits are those of the rate limits.
 	RateLimits ratelimit.Stats
+	// Locks are those of the locks.
+	Locks lock.Stats
 }
 
 // Stats returns the current counters.
@@ -75,6 +91,7 @@ func (s *Store) Stats() Stats {
 	return Stats{
 		Near: s.Redis.Near.Stats(), InFlight: s.Redis.InFlight(), Warnings: s.Redis.Warnings(), KeyUses: s.keyring.Uses(), Sessions: s.Sessions.Stats(),
 		RateLimits: s.RateLimits.Stats(),
+		Locks:      s.Locks.Stats(),
 	}
 }
 

@@ -177,7 +177,7 @@ func TestPolicyIsReadAgain(t *testing.T) {
 	})
 }
 
-// changesPolicy checks that a server applies a change of the file. It waits for less than policyInterval, so the watch must
+// changesPolicy checks that a server applies a change of the file. It waits for less than rereadInterval, so the watch must
 // see the change.
 func changesPolicy(t *testing.T, path string, change func()) {
 	t.Helper()

@@ -57,6 +57,12 @@ func (p *Policy) Check(l Limits) error {
 		c.rateLimits(written, inherited)
 		inherited = p.RateLimits.Defaults // which are checked first
 	})
+	checkSection(c, "tokens.", &p.Tokens, func(written Token) {
+		c.tokens(written, tokenRules(written.over(p.Tokens.Defaults)))
+	})
+	checkSection(c, "locks.", &p.Locks, func(written Lock) {
+		c.locks(written, lockRules(written.over(p.Locks.Defaults)))
+	})
 	if c.first == nil {
 		return nil // and not a nil *FieldError
 	}

@@ -22,9 +22,13 @@ type Policy struct {
 	Sessions Section[Session]
 	// RateLimits applies to RateLimitService.
 	RateLimits Section[RateLimits]
+	// Tokens applies to TokenService.
+	Tokens Section[Token]
+	// Locks applies to LockService.
+	Locks Section[Lock]
 }
 
-// Section is the part of a [Policy] for one service; P is [Cache], [Session] or [RateLimits].
+// Section is the part of a [Policy] for one service; P is [Cache], [Session], [RateLimits], [Token] or [Lock].
 type Section[P any] struct {
 	// Defaults applies in every namespace, for each field that the namespace's own entry leaves out.
 	Defaults P

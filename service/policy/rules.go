@@ -16,6 +16,10 @@ type Rules struct {
 	Sessions SessionRules
 	// RateLimits are the rules of RateLimitService, by name.
 	RateLimits map[string]ratelimit.Rule
+	// Tokens applies to TokenService.
+	Tokens TokenRules
+	// Locks applies to LockService.
+	Locks LockRules
 }
 
 // CacheRules apply to the entries and counters of one namespace; the fields are those of [Cache].
