@@ -57,7 +57,7 @@
 //
 //	token, err := larder.Tokens.Issue(ctx, "ann", "password-reset", client.TokenLink, client.IssueOptions{RevokeSessions: true})
 //	...
-//	_, err = larder.Tokens.Consume(ctx, "password-reset", client.ByLink(link), client.ConsumeOptions{Source: ip})
+//	_, err = larder.Tokens.Consume(ctx, "password-reset", client.ByLink(link), client.ConsumeTokenOptions{Source: ip})
 //	var refused *client.TokenError
 //	switch {
 //	case errors.As(err, &refused):

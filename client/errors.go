@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -26,7 +27,10 @@ var (
 	// ErrOverloaded means that Larder or Redis has too many calls in flight; nothing was written. Send fewer calls.
 	ErrOverloaded error = &kind{text: "larder: overloaded", reasons: []string{"SERVER_OVERLOADED", "REDIS_OVERLOADED"}}
 	// ErrInvalid means that an argument was invalid; [Error].Field names it.
-	ErrInvalid error = &kind{text: "larder: invalid argument", code: codes.InvalidArgument, reasons: []string{"INVALID_FIELD", "PAGE_TOKEN_INVALID", "TOO_MANY_ATTRIBUTES"}}
+	ErrInvalid error = &kind{text: "larder: invalid argument", code: codes.InvalidArgument, reasons: []string{"INVALID_FIELD", "MESSAGE_MALFORMED", "PAGE_TOKEN_INVALID", "TOO_MANY_ATTRIBUTES"}}
+	// ErrTooLarge means that the request is larger than the server accepts: 4 MiB, or more where the server's limit of values
+	// needs it. Nothing was written.
+	ErrTooLarge error = &kind{text: "larder: message too large", reasons: []string{"MESSAGE_TOO_LARGE"}}
 	// ErrPageToken means that a page token or a resume token was not returned by an earlier call of the same method with
 	// the same arguments. Such an error is an [ErrInvalid] too.
 	ErrPageToken error = &kind{text: "larder: invalid page token", reasons: []string{"PAGE_TOKEN_INVALID"}}
@@ -194,6 +198,9 @@ func newError(err error) *Error {
 		case *errdetails.RetryInfo:
 			e.RetryAfter = d.GetRetryDelay().AsDuration()
 		}
+	}
+	if e.Reason == "" && e.Code == codes.ResourceExhausted && strings.Contains(e.Message, "larger than max") {
+		e.Reason = "MESSAGE_TOO_LARGE" // gRPC has refused to send or to receive the message
 	}
 	if len(e.Violations) > 0 {
 		e.Field = e.Violations[0].Field

@@ -297,16 +297,16 @@ func ExampleTokens() {
 		fmt.Println("a code of", len(issued.Code), "digits, good for", issued.ExpiresIn)
 
 		var refused *client.TokenError
-		_, err = larder.Tokens.Consume(ctx, "verify-email", client.ByCode(issued.ID, "wrong"), client.ConsumeOptions{Source: "203.0.113.7"})
+		_, err = larder.Tokens.Consume(ctx, "verify-email", client.ByCode(issued.ID, "wrong"), client.ConsumeTokenOptions{Source: "203.0.113.7"})
 		if errors.As(err, &refused) {
 			fmt.Println(refused.Outcome, "attempts left:", refused.AttemptsLeft)
 		}
-		token, err := larder.Tokens.Consume(ctx, "verify-email", client.ByCode(issued.ID, issued.Code), client.ConsumeOptions{Source: "203.0.113.7"})
+		token, err := larder.Tokens.Consume(ctx, "verify-email", client.ByCode(issued.ID, issued.Code), client.ConsumeTokenOptions{Source: "203.0.113.7"})
 		if err != nil {
 			return err
 		}
 		fmt.Println(token.Subject, "has verified", token.Payload)
-		_, err = larder.Tokens.Consume(ctx, "verify-email", client.ByCode(issued.ID, issued.Code), client.ConsumeOptions{})
+		_, err = larder.Tokens.Consume(ctx, "verify-email", client.ByCode(issued.ID, issued.Code), client.ConsumeTokenOptions{})
 		fmt.Println(err)
 		return nil
 	})
@@ -356,9 +356,9 @@ func ExampleTokens_Exchange() {
 			return err
 		}
 		fmt.Println("a grant of", grant.Subject)
-		_, err = larder.Tokens.Consume(ctx, "password-reset.grant", client.ByLink(grant.Link), client.ConsumeOptions{Binding: "another cookie"})
+		_, err = larder.Tokens.Consume(ctx, "password-reset.grant", client.ByLink(grant.Link), client.ConsumeTokenOptions{Binding: "another cookie"})
 		fmt.Println(err)
-		_, err = larder.Tokens.Consume(ctx, "password-reset.grant", client.ByLink(grant.Link), client.ConsumeOptions{Binding: "cookie"})
+		_, err = larder.Tokens.Consume(ctx, "password-reset.grant", client.ByLink(grant.Link), client.ConsumeTokenOptions{Binding: "cookie"})
 		fmt.Println(err)
 		return nil
 	})

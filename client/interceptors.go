@@ -29,7 +29,8 @@ func interceptors(o Options) []grpc.DialOption {
 	}
 }
 
-// A tappedStream passes the error of each RecvMsg, nil included, through tap.
+// A tappedStream passes the error of each RecvMsg, nil included, through tap, and names the fields of a request that cannot be
+// sent.
 type tappedStream struct {
 	grpc.ClientStream
 
@@ -37,6 +38,8 @@ type tappedStream struct {
 }
 
 func (s *tappedStream) RecvMsg(m any) error { return s.tap(s.ClientStream.RecvMsg(m)) }
+
+func (s *tappedStream) SendMsg(m any) error { return typed(unsent(m, s.ClientStream.SendMsg(m))) }
 
 // logUnary logs every call.
 func logUnary(logger *slog.Logger) grpc.UnaryClientInterceptor {
@@ -97,7 +100,7 @@ func logCall(ctx context.Context, logger *slog.Logger, method string, start time
 
 // typedUnary makes every call fail with an [*Error].
 func typedUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	return typed(invoke(ctx, method, req, reply, cc, opts...))
+	return typed(unsent(req, invoke(ctx, method, req, reply, cc, opts...)))
 }
 
 // typedStream makes every stream fail with an [*Error].

@@ -23,6 +23,7 @@ import (
 
 	"github.com/berthcare/larder/client"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
@@ -33,6 +34,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type backend struct {
 	cachev1.UnimplementedCacheServiceServer
 	sessionv1.UnimplementedSessionServiceServer
+	ratelimitv1.UnimplementedRateLimitServiceServer
 	tokenv1.UnimplementedTokenServiceServer
 
 	addr   string
@@ -113,6 +115,7 @@ func (b *backend) start(t *testing.T, creds credentials.TransportCredentials) *b
 	}))
 	cachev1.RegisterCacheServiceServer(server, b)
 	sessionv1.RegisterSessionServiceServer(server, b)
+	ratelimitv1.RegisterRateLimitServiceServer(server, b)
 	tokenv1.RegisterTokenServiceServer(server, b)
 	healthpb.RegisterHealthServer(server, b.health)
 	done := make(chan struct{})

@@ -76,7 +76,7 @@ func (t *Tokens) InspectSubject(ctx context.Context, subject, purpose string) (*
 	return t.budget(ctx, &tokenv1.InspectSubjectRequest{Namespace: t.namespace, Subject: subject, Purpose: purpose})
 }
 
-// InspectSource reads the budget of a source of attempts, [ConsumeOptions].Source.
+// InspectSource reads the budget of a source of attempts, [ConsumeTokenOptions].Source.
 func (t *Tokens) InspectSource(ctx context.Context, source string) (*TokenBudget, error) {
 	if source == "" {
 		return nil, invalid("source", "must not be empty")

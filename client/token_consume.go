@@ -38,8 +38,8 @@ func (t TokenTarget) String() string {
 // GoString returns the same as String, so that no format verb shows a secret.
 func (t TokenTarget) GoString() string { return t.String() }
 
-// ConsumeOptions are the options of [Tokens.Consume].
-type ConsumeOptions struct {
+// ConsumeTokenOptions are the options of [Tokens.Consume].
+type ConsumeTokenOptions struct {
 	// Binding is that of the token. Empty means none.
 	Binding string
 	// Source is where the attempt comes from, such as an IP address or a prefix of one, whose failures have a budget too. Empty
@@ -61,7 +61,7 @@ type ConsumedToken struct {
 
 // Consume accepts a token once. It returns no token together with an error, so that a caller who overlooks the error has none
 // either.
-func (t *Tokens) Consume(ctx context.Context, purpose string, target TokenTarget, o ConsumeOptions) (*ConsumedToken, error) {
+func (t *Tokens) Consume(ctx context.Context, purpose string, target TokenTarget, o ConsumeTokenOptions) (*ConsumedToken, error) {
 	req := &tokenv1.ConsumeTokenRequest{
 		Namespace: t.namespace, Purpose: purpose, Code: target.code, Binding: o.Binding, Source: o.Source, RequestId: rand.Text(),
 		ExceptSessionId: o.ExceptSessionID,
@@ -89,7 +89,7 @@ func (t *Tokens) Consume(ctx context.Context, purpose string, target TokenTarget
 
 // ExchangeOptions are the options of [Tokens.Exchange].
 type ExchangeOptions struct {
-	// Binding and Source are as in [ConsumeOptions].
+	// Binding and Source are as in [ConsumeTokenOptions].
 	Binding, Source string
 	// GrantTTL is how long the grant is accepted, at most 1 h. Zero means 10 min.
 	GrantTTL time.Duration

@@ -50,7 +50,7 @@ func TestTokenRequests(t *testing.T) {
 		},
 		"Consume a link": {
 			func() error {
-				return second(c.Tokens.Consume(ctx, "p", client.ByLink("l"), client.ConsumeOptions{Binding: "b", Source: "ip", ExceptSessionID: "s"}))
+				return second(c.Tokens.Consume(ctx, "p", client.ByLink("l"), client.ConsumeTokenOptions{Binding: "b", Source: "ip", ExceptSessionID: "s"}))
 			},
 			&tokenv1.ConsumeTokenRequest{
 				Namespace: "shop", Purpose: "p", Target: &tokenv1.ConsumeTokenRequest_Token{Token: "l"}, Binding: "b", Source: "ip", ExceptSessionId: "s",
@@ -58,13 +58,13 @@ func TestTokenRequests(t *testing.T) {
 		},
 		"Consume a code": {
 			func() error {
-				return second(c.Tokens.Consume(ctx, "p", client.ByCode("id", "1"), client.ConsumeOptions{}))
+				return second(c.Tokens.Consume(ctx, "p", client.ByCode("id", "1"), client.ConsumeTokenOptions{}))
 			},
 			&tokenv1.ConsumeTokenRequest{Namespace: "shop", Purpose: "p", Target: &tokenv1.ConsumeTokenRequest_TokenId{TokenId: "id"}, Code: "1"},
 		},
 		"Consume a recovery code": {
 			func() error {
-				return second(c.Tokens.Consume(ctx, "p", client.ByRecoveryCode("ann", "1"), client.ConsumeOptions{}))
+				return second(c.Tokens.Consume(ctx, "p", client.ByRecoveryCode("ann", "1"), client.ConsumeTokenOptions{}))
 			},
 			&tokenv1.ConsumeTokenRequest{Namespace: "shop", Purpose: "p", Target: &tokenv1.ConsumeTokenRequest_Subject{Subject: "ann"}, Code: "1"},
 		},
@@ -121,7 +121,7 @@ func TestTokenRetriesAreOneRequest(t *testing.T) {
 	t.Parallel()
 	b := serve(t, refuse("0"))
 	c := connect(t, client.Options{Target: b.addr})
-	_, _ = c.Tokens.Consume(t.Context(), "p", client.ByLink("l"), client.ConsumeOptions{})
+	_, _ = c.Tokens.Consume(t.Context(), "p", client.ByLink("l"), client.ConsumeTokenOptions{})
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, r := range b.requests {
@@ -159,7 +159,7 @@ func TestTokenOutcomes(t *testing.T) {
 			return &tokenv1.ConsumeTokenResponse{Outcome: outcome, Payload: "payload", AttemptsLeft: 2, RetryAfter: durationpb.New(time.Minute)}, nil
 		})
 		c := connect(t, client.Options{Target: b.addr})
-		token, err := c.Tokens.Consume(t.Context(), "p", client.ByLink("l"), client.ConsumeOptions{})
+		token, err := c.Tokens.Consume(t.Context(), "p", client.ByLink("l"), client.ConsumeTokenOptions{})
 		grant, err2 := c.Tokens.Exchange(t.Context(), "p", client.ByLink("l"), client.ExchangeOptions{})
 		for _, err := range []error{err, err2} {
 			var e *client.TokenError

@@ -25,8 +25,10 @@ type costs struct {
 	t       testing.TB
 	session *sessionv1.CreateSessionResponse
 	lease   string
-	token   *tokenv1.IssueTokenResponse
-	fresh   int
+	// reservation is the id of the last one.
+	reservation string
+	fresh       int
+	token       *tokenv1.IssueTokenResponse
 }
 
 // costCases are calls, each with what it finds. $NEW is a name that was not used before, $HELD a lease of "k".
@@ -83,6 +85,18 @@ var costCases = []struct {
 	{"RevokeSession", "", (*costs).signIn, `session_token: "$TOKEN"`},
 	{"RevokeSubjectSessions", "", (*costs).signIn, `subject: "$NEW"`},
 	{"ListSubjectSessions", "1 session", (*costs).signIn, `subject: "$NEW"`},
+	{"Consume", "", (*costs).name, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}`},
+	{"Consume", "3 limits", (*costs).name, `subject: "$NEW" limits {inline {name: "a" capacity: 9 period {seconds: 60}}} limits {inline {name: "b" capacity: 9 period {seconds: 60} algorithm: ALGORITHM_SLIDING_WINDOW}} limits {inline {name: "c" capacity: 9 period {seconds: 60} algorithm: ALGORITHM_FIXED_WINDOW}}`},
+	{"Consume", "denied", (*costs).exhausted, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}} cost: 9`},
+	{"Consume", "denied again within 1 s", (*costs).denied, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}} cost: 9`},
+	{"Consume", "request_id", (*costs).name, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}} request_id: "r"`},
+	{"BatchConsume", "2 calls", (*costs).name, `items {subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}} items {subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}}`},
+	{"Peek", "", (*costs).exhausted, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}`},
+	{"Refund", "", (*costs).exhausted, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}`},
+	{"Reserve", "", (*costs).name, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}`},
+	{"Commit", "", (*costs).reserved, `reservation_id: "$RESERVED" cost: 3`},
+	{"Cancel", "", (*costs).reserved, `reservation_id: "$RESERVED"`},
+	{"Reset", "1 name", (*costs).exhausted, `subject: "$NEW" names: "a"`},
 	{"IssueToken", "LINK or CODE", (*costs).name, `subject: "$NEW" purpose: "p" kind: TOKEN_KIND_LINK`},
 	{"IssueToken", "LINK or CODE, in the cooldown", (*costs).code, `subject: "$NEW" purpose: "p" kind: TOKEN_KIND_CODE`},
 	{"IssueToken", "RECOVERY", (*costs).name, `subject: "$NEW" purpose: "p" kind: TOKEN_KIND_RECOVERY`},
@@ -105,7 +119,9 @@ var costCases = []struct {
 
 func (c *costs) do(rpc, request string) {
 	c.t.Helper()
-	request = strings.NewReplacer("$NEW", c.new(), "$HELD", c.lease, "$TOKEN_ID", c.token.GetTokenId(), "$CODE", c.token.GetCode()).Replace(request)
+	request = strings.NewReplacer(
+		"$NEW", c.new(), "$HELD", c.lease, "$RESERVED", c.reservation, "$TOKEN_ID", c.token.GetTokenId(), "$CODE", c.token.GetCode(),
+	).Replace(request)
 	m, req := parse(c.t, rpc, request, c.session)
 	if _, err := c.call(c.t.Context(), c.t, m, req); err != nil {
 		c.t.Fatalf("%s %s = %v, want nil", rpc, request, err)
@@ -249,6 +265,7 @@ func TestDocsTellWhatEachCallCosts(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{})
 	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second, NearCacheTTL: time.Hour}}, policy.Limits{})
 	a.redis, a.addr = server, server.Addr
+	a.stopProbes() // which read and run scripts as calls do
 	c := &costs{api: a, t: t}
 	c.signIn()
 	watch := must[interface {

@@ -49,6 +49,8 @@ type errorRow struct {
 // errorTable is the complete mapping of errors to what callers see. The first row whose err matches by errors.Is applies.
 var errorTable = []errorRow{
 	{err: errInvalidField, code: codes.InvalidArgument, reason: "INVALID_FIELD"},
+	{err: errMessageMalformed, code: codes.InvalidArgument, reason: "MESSAGE_MALFORMED"},
+	{err: errMessageTooLarge, code: codes.ResourceExhausted, reason: "MESSAGE_TOO_LARGE"},
 	{err: redis.ErrUnavailable, code: codes.Unavailable, reason: "REDIS_UNAVAILABLE", retryAfter: 500 * time.Millisecond},
 	{err: redis.ErrOutcomeUnknown, code: codes.Unavailable, reason: "WRITE_OUTCOME_UNKNOWN", retryAfter: 500 * time.Millisecond},
 	{err: redis.ErrOverloaded, code: codes.ResourceExhausted, reason: "REDIS_OVERLOADED", retryAfter: 500 * time.Millisecond},

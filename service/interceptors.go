@@ -22,9 +22,11 @@ type layer struct {
 // interceptors returns the chain of unary calls and that of streams, outermost first.
 func (s *Server) interceptors() (unary []grpc.UnaryServerInterceptor, stream []grpc.StreamServerInterceptor) {
 	calls := s.metrics.calls
-	log := newAccessLog(s.options.Logger, s.options.SlowCall)
-	unaryCap := inFlight{s.options.MaxInFlight, &s.metrics.unary}
-	streamCap := inFlight{s.options.MaxInFlight, &s.metrics.streams}
+	log := newAccessLog(s.digest, s.options.SlowCall)
+	waits := newWaits(s.options.MaxInFlight, max(int(s.options.MaxConcurrentStreams/2), 1))
+	s.metrics.waits.Store(waits)
+	unaryCap := inFlight{s.options.MaxInFlight, &s.metrics.unary, waits}
+	streamCap := inFlight{s.options.MaxInFlight, &s.metrics.streams, waits}
 	retries := newRetrier(s.health.Redis, s.metrics)
 	recoverer := recovery.WithRecoveryHandlerContext(s.recovered)
 
@@ -90,11 +92,15 @@ func (s *Server) unknownMethod(srv any, ss grpc.ServerStream, _ *grpc.StreamServ
 }
 
 // drain gives a stream a context that is cancelled with the cause errDraining when the server shuts down.
-func (s *Server) drain(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+func (s *Server) drain(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	ctx, cancel := context.WithCancelCause(ss.Context())
 	defer cancel(nil)
 	defer context.AfterFunc(s.streams, func() { cancel(errDraining) })()
-	return handler(srv, drainedStream{stream{ss, ctx}})
+	drained := drainedStream{stream: stream{ss, ctx}}
+	if !info.IsClientStream {
+		drained.receiver = s.receiver
+	}
+	return handler(srv, drained)
 }
 
 // A stream is a [grpc.ServerStream] with another context.
@@ -108,12 +114,21 @@ func (s stream) Context() context.Context { return s.ctx }
 
 // A drainedStream also stops receiving when its context ends. Without that a handler that waits for its client's next
 // message, as that of the reflection service does, would hold up the shutdown.
-type drainedStream struct{ stream }
+type drainedStream struct {
+	stream
+	receiver *receiver // of the only request; nil where grpc-go receives, as many as the client sends
+}
 
 // RecvMsg receives a message of the client, and returns the context's error if the context ends first.
 func (s drainedStream) RecvMsg(m any) error {
 	received := make(chan error, 1)
-	go func() { received <- s.ServerStream.RecvMsg(m) }()
+	go func() {
+		if s.receiver != nil {
+			received <- s.receiver.receive(s.ctx, m, s.ServerStream.RecvMsg)
+		} else {
+			received <- s.ServerStream.RecvMsg(m)
+		}
+	}()
 	select {
 	case err := <-received:
 		return err

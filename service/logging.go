@@ -4,16 +4,18 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
 	"google.golang.org/grpc"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/berthcare/larder/store/redis"
 )
 
-// An accessLog writes one line for each call that fails and for each unary call that takes longer than slow, and at debug
-// level one for every other call. Health checks get none.
+// An accessLog writes a line for calls that fail and for unary calls that take longer than slow, one a second of each kind,
+// which says how many there were; and at debug level one for every single call. Health checks get none.
 //
 // go-grpc-middleware writes the lines. Its interceptor builds the fields of a line whether or not the logger keeps it,
 // which costs a call 3 µs, and derives the level from the code alone. So it is run after the call, around a handler that
@@ -21,13 +23,15 @@ import (
 type accessLog struct {
 	logger *slog.Logger
 	slow   time.Duration
+	digest *digest
 
 	failedCall, slowCall, otherCall layer
 }
 
-func newAccessLog(logger *slog.Logger, slow time.Duration) *accessLog {
+func newAccessLog(d *digest, slow time.Duration) *accessLog {
+	logger := d.logger
 	return &accessLog{
-		logger: logger, slow: slow,
+		logger: logger, slow: slow, digest: d,
 		failedCall: callLine(logger, "call failed", levelOf),
 		slowCall:   callLine(logger, "slow call", always(logging.LevelWarn)),
 		otherCall:  callLine(logger, "call", always(logging.LevelDebug)),
@@ -42,7 +46,7 @@ func callLine(logger *slog.Logger, message string, levels logging.CodeToLevel) l
 	options := []logging.Option{
 		logging.WithLogOnEvents(logging.FinishCall), logging.WithLevels(levels), logging.WithErrorFields(errorFields),
 	}
-	return exceptHealth(logging.UnaryServerInterceptor(to, options...), logging.StreamServerInterceptor(to, options...))
+	return layer{logging.UnaryServerInterceptor(to, options...), logging.StreamServerInterceptor(to, options...)}
 }
 
 func (a *accessLog) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
@@ -50,7 +54,7 @@ func (a *accessLog) unary(ctx context.Context, req any, info *grpc.UnaryServerIn
 	ctx, wait := redis.WithTimer(ctx)
 	resp, err := handler(ctx, req)
 	took := time.Since(start)
-	if line := a.line(ctx, err, took > a.slow); line != nil {
+	if line := a.line(ctx, info.FullMethod, err, took, took > a.slow); line != nil {
 		ctx = withCallFields(ctx, info.FullMethod, took, wait)
 		_, _ = line.unary(ctx, nil, info, func(context.Context, any) (any, error) { return nil, err })
 	}
@@ -62,26 +66,37 @@ func (a *accessLog) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServe
 	start := time.Now()
 	ctx, wait := redis.WithTimer(ss.Context())
 	err := handler(srv, stream{ss, ctx})
-	if line := a.line(ctx, err, false); line != nil {
-		ctx = withCallFields(ctx, info.FullMethod, time.Since(start), wait)
+	took := time.Since(start)
+	if line := a.line(ctx, info.FullMethod, err, took, false); line != nil {
+		ctx = withCallFields(ctx, info.FullMethod, took, wait)
 		_ = line.stream(srv, stream{ss, ctx}, info, func(any, grpc.ServerStream) error { return err })
 	}
 	return err
 }
 
-// line returns the interceptors that write the line of a call, nil if the call gets none.
-func (a *accessLog) line(ctx context.Context, err error, slow bool) *layer {
-	line, level := &a.otherCall, logging.LevelDebug
+// line returns the interceptors that write the line of a call, nil if the call gets none of its own.
+func (a *accessLog) line(ctx context.Context, method string, err error, took time.Duration, slow bool) *layer {
+	line, kind := &a.otherCall, lineKind{level: slog.LevelDebug}
+	cause := ""
 	switch {
 	case err != nil:
-		line, level = &a.failedCall, levelOf(codeOf(err))
+		code := codeOf(err)
+		line, kind = &a.failedCall, lineKind{level: slog.Level(levelOf(code)), message: "calls failed", method: method, code: code.String()}
+		if f := (*failure)(nil); errors.As(err, &f) {
+			kind.reason, cause = f.reason, f.forTheLog()
+		}
 	case slow:
-		line, level = &a.slowCall, logging.LevelWarn
+		line, kind = &a.slowCall, lineKind{level: slog.LevelWarn, message: "slow calls", method: method}
 	}
-	if !a.logger.Enabled(ctx, slog.Level(level)) {
+	if !a.logger.Enabled(ctx, kind.level) || isHealth(method) || line != &a.otherCall && !a.digest.first(kind, took, cause) {
 		return nil
 	}
 	return line
+}
+
+// isHealth reports whether a method is one of grpc.health.v1.
+func isHealth(method string) bool {
+	return strings.HasPrefix(method, "/"+healthv1.Health_ServiceDesc.ServiceName+"/")
 }
 
 // withCallFields adds what the access log knows of a call to its fields.

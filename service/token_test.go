@@ -32,7 +32,7 @@ func (a *api) issue(t testing.TB, r *tokenv1.IssueTokenRequest) *tokenv1.IssueTo
 	return must[*tokenv1.IssueTokenResponse](t)(a.tokens.IssueToken(t.Context(), r))
 }
 
-func (a *api) consume(t testing.TB, r *tokenv1.ConsumeTokenRequest) *tokenv1.ConsumeTokenResponse {
+func (a *api) consumeToken(t testing.TB, r *tokenv1.ConsumeTokenRequest) *tokenv1.ConsumeTokenResponse {
 	t.Helper()
 	return must[*tokenv1.ConsumeTokenResponse](t)(a.tokens.ConsumeToken(t.Context(), r))
 }
@@ -90,19 +90,19 @@ func TestTokenAnswers(t *testing.T) {
 	}
 
 	byLink := &tokenv1.ConsumeTokenRequest{Purpose: "email", Target: &tokenv1.ConsumeTokenRequest_Token{Token: link}, Source: "203.0.113.7"}
-	wrongPurpose := a.consume(t, &tokenv1.ConsumeTokenRequest{Purpose: "other", Target: byLink.Target})
+	wrongPurpose := a.consumeToken(t, &tokenv1.ConsumeTokenRequest{Purpose: "other", Target: byLink.Target})
 	if diff := cmp.Diff(&tokenv1.ConsumeTokenResponse{Outcome: incorrect, AttemptsLeft: 4}, wrongPurpose, protocmp.Transform()); diff != "" {
 		t.Errorf("ConsumeToken for another purpose (-want +got):\n%s", diff)
 	}
 	wantConsumed := &tokenv1.ConsumeTokenResponse{Outcome: accepted, Payload: "ann@example.com", Subject: "ann", TokenId: id, RevokedSessions: 1}
-	if diff := cmp.Diff(wantConsumed, a.consume(t, byLink), protocmp.Transform()); diff != "" {
+	if diff := cmp.Diff(wantConsumed, a.consumeToken(t, byLink), protocmp.Transform()); diff != "" {
 		t.Errorf("ConsumeToken (-want +got):\n%s", diff)
 	}
 	if a.isActive(t, "", created.SessionToken) {
 		t.Error("the session is active, want it ended")
 	}
 	used := &tokenv1.ConsumeTokenResponse{Outcome: tokenv1.ConsumeTokenOutcome_CONSUME_TOKEN_OUTCOME_ALREADY_USED}
-	if diff := cmp.Diff(used, a.consume(t, byLink), protocmp.Transform()); diff != "" {
+	if diff := cmp.Diff(used, a.consumeToken(t, byLink), protocmp.Transform()); diff != "" {
 		t.Errorf("ConsumeToken again (-want +got):\n%s", diff)
 	}
 
@@ -194,7 +194,7 @@ func TestPolicyTokens(t *testing.T) {
 		t.Helper()
 		r := byWrongCode(i, "p")
 		r.Namespace, r.Source = ns, "ip"
-		got := a.consume(t, r)
+		got := a.consumeToken(t, r)
 		if got.Outcome != want {
 			t.Errorf("ConsumeToken = %v, want %v", got, want)
 		}
@@ -233,7 +233,7 @@ func TestPolicyTokens(t *testing.T) {
 	a.under(t, tokenPolicy(ns, policy.Token{MaxSubjectFailures: new(4), MaxSourceFailures: new(5)}))
 	r := byCode(i, "p")
 	r.Namespace, r.Source = ns, "ip"
-	if got := a.consume(t, r); got.Outcome != accepted {
+	if got := a.consumeToken(t, r); got.Outcome != accepted {
 		t.Errorf("ConsumeToken under a wider policy = %v, want it accepted", got)
 	}
 }

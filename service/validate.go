@@ -2,6 +2,7 @@ package service
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,7 +14,8 @@ import (
 
 // The limits of the API, which no setting changes.
 const (
-	defaultNamespace = "default"
+	defaultNamespace  = "default"
+	maxRequestIDBytes = 128
 
 	maxKeyBytes         = 1024
 	maxTags             = 32
@@ -77,6 +79,13 @@ func (f *fields) add(field, format string, args ...any) {
 	}
 }
 
+// once records an invalid field unless it is recorded already, as another entry of the same map.
+func (f *fields) once(field, description string) {
+	if !slices.ContainsFunc(f.wrong, func(e *FieldError) bool { return e.Field == f.prefix+field }) {
+		f.add(field, "%s", description)
+	}
+}
+
 // err returns the invalid fields as FieldErrors, nil if there are none.
 func (f *fields) err() error {
 	if len(f.wrong) == 0 {
@@ -116,6 +125,12 @@ func (f *fields) text(field, s string, least, most int) {
 	case strings.IndexByte(s, 0) >= 0:
 		f.add(field, "must not contain NUL")
 	}
+}
+
+// requestID checks the id of a call that can be repeated; it may be empty.
+func (f *fields) requestID(id string) string {
+	f.text("request_id", id, 0, maxRequestIDBytes)
+	return id
 }
 
 // keys checks the keys of a batch.

@@ -13,14 +13,13 @@ import (
 
 // The limits of TokenService, which no setting changes.
 const (
-	maxPurposeBytes   = 56
-	maxPayloadBytes   = 4096
-	maxBindingBytes   = 256
-	maxSourceBytes    = 256
-	maxRequestIDBytes = 128
-	maxCodeBytes      = 64
-	maxScopeBytes     = 256
-	maxClaimIDBytes   = 1024
+	maxPurposeBytes = 56
+	maxPayloadBytes = 4096
+	maxBindingBytes = 256
+	maxSourceBytes  = 256
+	maxCodeBytes    = 64
+	maxScopeBytes   = 256
+	maxClaimIDBytes = 1024
 
 	minCodeLength      = 6
 	maxDigits          = 10
@@ -52,12 +51,6 @@ func (f *fields) purpose(purpose string, grants bool) string {
 		f.add("purpose", withoutGrantSuffix)
 	}
 	return purpose
-}
-
-// requestID checks the id of a call that can be repeated.
-func (f *fields) requestID(id string) string {
-	f.text("request_id", id, 0, maxRequestIDBytes)
-	return id
 }
 
 // issue checks a token to be issued.

@@ -21,6 +21,7 @@ import (
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/cache"
+	"github.com/berthcare/larder/store/ratelimit"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
 	"github.com/berthcare/larder/store/session"
@@ -29,15 +30,10 @@ import (
 // environ is an environment for one test.
 type environ map[string]string
 
-func (e environ) lookup(name string) (string, bool) {
-	value, ok := e[name]
-	return value, ok
-}
-
 // settings parses a command line of serve.
 func settings(t *testing.T, env environ, args ...string) *Config {
 	t.Helper()
-	chosen, err := parse(append([]string{"serve"}, args...), env.lookup, io.Discard)
+	chosen, err := parse(append([]string{"serve"}, args...), environment(env), io.Discard)
 	if err != nil {
 		t.Fatalf("parse serve %q: %v", args, err)
 	}
@@ -50,7 +46,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Options: %v", err)
 	}
-	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"localhost:6379"}, CommandTimeout: 2 * time.Second, NearCacheBytes: 64 << 20, NearCacheTTL: 5 * time.Second}, Cache: cache.Options{CompressAbove: 16 << 10, MaxTTL: 720 * time.Hour}, Sessions: session.Options{SweepInterval: 10 * time.Second}}
+	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"localhost:6379"}, CommandTimeout: 2 * time.Second, NearCacheBytes: 64 << 20, NearCacheTTL: 5 * time.Second}, Cache: cache.Options{CompressAbove: 16 << 10, MaxTTL: 720 * time.Hour}, Sessions: session.Options{SweepInterval: 10 * time.Second}, RateLimits: ratelimit.Options{Replicas: 1}}
 	if diff := cmp.Diff(wantRedis, stored); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
 	}
@@ -89,12 +85,12 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 		"LARDER_SLOW_CALL": "15s", "LARDER_COMPRESS_ABOVE": "16", "LARDER_REFLECTION": "false", "LARDER_SESSION_ROTATION_GRACE": "17s",
 		"LARDER_SESSION_CACHE_FOR":    "0",
 		"LARDER_SESSIONS_PER_SUBJECT": "17", "LARDER_SESSIONS_PER_CLASS": "18", "LARDER_SESSION_LIMIT_POLICY": "reject",
-		"LARDER_SESSION_SWEEP_INTERVAL": "17s",
+		"LARDER_SESSION_SWEEP_INTERVAL": "17s", "LARDER_REPLICAS": "19",
 	}).Options()
 	if err != nil {
 		t.Fatalf("Options: %v", err)
 	}
-	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:1"}, CommandTimeout: time.Second, NearCacheBytes: 2, NearCacheTTL: 3 * time.Second}, Cache: cache.Options{PlainNamespace: "seven", CompressAbove: 16, MaxTTL: 6 * time.Second}, Sessions: session.Options{SweepInterval: 17 * time.Second}}
+	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:1"}, CommandTimeout: time.Second, NearCacheBytes: 2, NearCacheTTL: 3 * time.Second}, Cache: cache.Options{PlainNamespace: "seven", CompressAbove: 16, MaxTTL: 6 * time.Second}, Sessions: session.Options{SweepInterval: 17 * time.Second}, RateLimits: ratelimit.Options{Replicas: 19}}
 	if diff := cmp.Diff(wantRedis, stored); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
 	}
@@ -143,7 +139,22 @@ func TestRedisSettings(t *testing.T) {
 		{
 			"PasswordFileOverridesURL",
 			environ{"REDIS_URL": "redis://:pass@cache", "REDIS_PASSWORD_FILE": password},
-			store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:6379"}, Password: "from file"}},
+			store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:6379"}, Password: "from file", PasswordFile: password}},
+		},
+		{
+			"Valkey",
+			environ{"REDIS_URL": "valkey://ann:pass@cache?db=4"},
+			store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:6379"}, Username: "ann", Password: "pass", DB: 4}},
+		},
+		{
+			"UnixSocket",
+			environ{"REDIS_URL": "unix:///run/redis.sock?db=3", "REDIS_PASSWORD": "pass"},
+			store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"/run/redis.sock"}, Password: "pass", DB: 3}},
+		},
+		{
+			"AddressMap",
+			environ{"REDIS_CLUSTER_NODES": "a:1", "REDIS_ADDRESS_MAP": "10.0.0.1:6379=h:1, 10.0.0.2=h2,[::1]:2=h:3"},
+			store.Options{Redis: redis.Options{Mode: redis.Cluster, Addrs: []string{"a:1"}, AddressMap: map[string]string{"10.0.0.1:6379": "h:1", "10.0.0.2": "h2", "[::1]:2": "h:3"}}},
 		},
 		{
 			"IPv6",
@@ -245,6 +256,16 @@ func TestFaults(t *testing.T) {
 		{"CertWithoutKey", environ{"REDIS_TLS": "true", "REDIS_TLS_CERT_FILE": empty}, []string{"REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE: set both or neither"}},
 		{"NoCertFile", environ{"REDIS_TLS": "true", "REDIS_TLS_CERT_FILE": missing, "REDIS_TLS_KEY_FILE": missing}, []string{"REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE: open " + missing}},
 		{"CAWithoutTLS", environ{"REDIS_TLS_CA_FILE": missing}, []string{"REDIS_TLS_CA_FILE: is set without TLS"}},
+		{"AddressMap", environ{"REDIS_SENTINEL_NODES": "a", "REDIS_SENTINEL_MASTER": "m", "REDIS_ADDRESS_MAP": "10.0.0.1"}, []string{"REDIS_ADDRESS_MAP: expected pairs"}},
+		{"AddressMapTwice", environ{"REDIS_CLUSTER_NODES": "a", "REDIS_ADDRESS_MAP": "b=c,b=d"}, []string{"REDIS_ADDRESS_MAP: b occurs twice"}},
+		{"AddressMapOfOneServer", environ{"REDIS_ADDRESS_MAP": "b=c"}, []string{"REDIS_ADDRESS_MAP: is set without"}},
+		{"SocketWithTLS", environ{"REDIS_URL": "unix:///s", "REDIS_TLS": "true"}, []string{"REDIS_TLS: is true and REDIS_URL is a Unix socket"}},
+		{"CommonNameWithoutTLS", environ{"REDIS_TLS_ALLOW_CN": "true"}, []string{"REDIS_TLS_ALLOW_CN: is set without TLS"}},
+		{"Scheme", environ{"REDIS_URL": "http://:hunter2@h"}, []string{"REDIS_URL: must begin with redis://, rediss://, valkey://"}},
+		{"NoHost", environ{"REDIS_URL": "valkey:///3"}, []string{"REDIS_URL: has no host"}},
+		{"Query", environ{"REDIS_URL": "redis://h?password=hunter2"}, []string{"REDIS_URL: takes ?db=NUMBER and nothing else"}},
+		{"DatabaseTwice", environ{"REDIS_URL": "redis://h/1?db=2"}, []string{"REDIS_URL: names the database twice"}},
+		{"DatabaseNotANumber", environ{"REDIS_URL": "redis://h?db=one"}, []string{"REDIS_URL: the database must be a number"}},
 		{"TLSTurnedOffInRediss", environ{"REDIS_URL": "rediss://h", "REDIS_TLS": "false"}, []string{"REDIS_TLS: is false and REDIS_URL is rediss://"}},
 		{"DefaultAboveMaxTTL", environ{"LARDER_DEFAULT_TTL": "2h", "LARDER_MAX_TTL": "1h"}, []string{"LARDER_DEFAULT_TTL: must not be above LARDER_MAX_TTL, which is 1h"}},
 		{"SweepTooSeldom", environ{"LARDER_SESSION_SWEEP_INTERVAL": "11m"}, []string{"LARDER_SESSION_SWEEP_INTERVAL: must be between 1s and 10m"}},

@@ -30,6 +30,7 @@ var varying = []struct {
 	{regexp.MustCompile(`"code": "\d{6}"`), `"code": "CODE"`},
 	{regexp.MustCompile(`"([0-9A-Z]{5}-){4}[0-9A-Z]{6}"`), `"RECOVERY"`},
 	{regexp.MustCompile(`"subjectEpoch": "\d+"`), `"subjectEpoch": "EPOCH"`},
+	{regexp.MustCompile(`"reservationId": "lr1_[A-Za-z0-9_-]+"`), `"reservationId": "RESERVATION"`},
 	{regexp.MustCompile(`"leaseToken": "[A-Za-z0-9_-]+"`), `"leaseToken": "LEASE"`},
 	{regexp.MustCompile(`"resumeToken": "[A-Za-z0-9_-]+"`), `"resumeToken": "RESUME"`},
 	{regexp.MustCompile(`"eventId": "[0-9]+-[0-9]+-[0-9]+"`), `"eventId": "EVENT"`},

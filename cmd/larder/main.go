@@ -17,7 +17,7 @@ import (
 
 func main() {
 	setBuffers(os.Args[1:])
-	os.Exit(run(untilSignal(), os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
+	os.Exit(run(untilSignal(), os.Args[1:], environmentOf(os.Environ()), os.Stdout, os.Stderr))
 }
 
 // commands are the commands of larder. Their help begins with their line here.
@@ -38,8 +38,8 @@ type command interface {
 }
 
 // run runs one command line and returns the exit code.
-func run(ctx context.Context, args []string, lookup lookupEnv, stdout, stderr io.Writer) int {
-	chosen, err := parse(args, lookup, stdout)
+func run(ctx context.Context, args []string, env environment, stdout, stderr io.Writer) int {
+	chosen, err := parse(args, env, stdout)
 	if err == nil && chosen != nil {
 		err = chosen.Run(ctx, stdout)
 	}

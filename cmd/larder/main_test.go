@@ -15,7 +15,7 @@ import (
 func call(t *testing.T, env environ, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, err strings.Builder
-	code = run(t.Context(), args, env.lookup, &out, &err)
+	code = run(t.Context(), args, environment(env), &out, &err)
 	return code, out.String(), err.String()
 }
 
@@ -117,7 +117,7 @@ func TestStoppedBeforeItConnects(t *testing.T) {
 	cancel()
 	var stdout, stderr strings.Builder
 	env := environ{"REDIS_URL": "redis://" + lardertest.ClosedAddr(t), "LARDER_GRPC_ADDR": "127.0.0.1:0", "LARDER_ADMIN_ADDR": "127.0.0.1:0"}
-	if code := run(ctx, nil, env.lookup, &stdout, &stderr); code != 0 || stderr.String() != "" {
+	if code := run(ctx, nil, environment(env), &stdout, &stderr); code != 0 || stderr.String() != "" {
 		t.Errorf("exit code %d, standard error %q; want 0 and nothing", code, stderr.String())
 	}
 }

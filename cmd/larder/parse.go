@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -14,18 +15,14 @@ import (
 	"github.com/berthcare/larder/cmd/larder/setting"
 )
 
-// lookupEnv reads an environment variable, as os.LookupEnv does.
-type lookupEnv func(name string) (value string, ok bool)
-
 // parse reads a command line and the environment. The command is nil if the command line asks for help, which parse prints.
 //
 // parse resolves the environment itself: kong would stop at the first value that it cannot parse, and repeat that value in
-// its error, secret or not. An empty variable counts as unset, since Compose and Kubernetes pass unset variables on as empty
-// ones.
-func parse(args []string, lookup lookupEnv, stdout io.Writer) (command, error) {
+// its error, secret or not.
+func parse(args []string, env environment, stdout io.Writer) (command, error) {
 	all := commands{Bench: bench.Command{Version: release()}}
 	helped := false
-	env := &environment{lookup: lookup}
+	resolved := &envResolver{env: env}
 	parser, err := kong.New(&all,
 		kong.Name("larder"),
 		kong.Description("A shared cache and session store over gRPC, kept in Redis."),
@@ -33,13 +30,16 @@ func parse(args []string, lookup lookupEnv, stdout io.Writer) (command, error) {
 		kong.Exit(func(int) { helped = true }),
 		kong.Help(help),
 		kong.ValueFormatter(describe),
-		kong.Resolvers(env),
+		kong.Resolvers(resolved),
+		kong.TypeMapper(reflect.TypeFor[time.Duration](), durations),
 	)
 	if err != nil {
 		return nil, err
 	}
+	var known []string
 	for _, node := range parser.Model.Children {
 		for _, flag := range node.Flags {
+			known = append(known, flag.Envs...)
 			flag.Tag.Envs = nil // keeps kong from resolving them; flag.Envs still names them
 		}
 	}
@@ -50,44 +50,18 @@ func parse(args []string, lookup lookupEnv, stdout io.Writer) (command, error) {
 	case err != nil:
 		return nil, err
 	}
-	faults := slices.Concat(env.faults, secretsIn(line))
+	unknown, hints := env.unknown(known)
+	faults := slices.Concat(resolved.faults, secretsIn(line))
 	switch chosen := line.Selected().Target.Addr().Interface().(type) {
 	case *serveCommand:
-		chosen.given, chosen.faults = given(line), faults // Options reports them together with its own
+		// Options reports the faults together with its own.
+		chosen.given, chosen.faults, chosen.hints = given(line), slices.Concat(unknown, faults), hints
 		return chosen, nil
 	case command:
 		return chosen, errors.Join(faults...)
 	default:
 		return nil, fmt.Errorf("%s cannot be run", line.Command())
 	}
-}
-
-// An environment resolves the flags that are not on the command line from their environment variables.
-type environment struct {
-	lookup lookupEnv
-	faults []error // values that could not be parsed
-}
-
-// Validate accepts every variable: those that no flag has belong to other programs.
-func (*environment) Validate(*kong.Application) error { return nil }
-
-// Resolve returns the value of a flag's variable, or nil if the variable is unset or cannot be parsed. It parses the value
-// itself before kong does, so that all faults are reported at once and each names its variable.
-func (e *environment) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-	for _, name := range flag.Envs {
-		value, _ := e.lookup(name)
-		if value == "" {
-			continue
-		}
-		scan := kong.ScanFromTokens(kong.Token{Type: kong.FlagValueToken, Value: value})
-		trial := reflect.New(flag.Target.Type()).Elem()
-		if err := flag.Mapper.Decode(&kong.DecodeContext{Value: flag.Value, Scan: scan}, trial); err != nil {
-			e.faults = append(e.faults, fmt.Errorf("%s: %w", name, err))
-			return nil, nil
-		}
-		return value, nil
-	}
-	return nil, nil
 }
 
 // given returns the variables of all settings that are on the command line or in the environment.

@@ -32,7 +32,7 @@ func serve(t *testing.T, env environ, args ...string) *process {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		p.exited <- run(ctx, args, env.lookup, &p.log, &p.stderr)
+		p.exited <- run(ctx, args, environment(env), &p.log, &p.stderr)
 	}()
 	t.Cleanup(func() {
 		cancel()

@@ -173,6 +173,13 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 	open := redistest.Start(t, redistest.Options{ACL: []string{"user larder on >hunter2 ~* +@all -time -info"}})
 	plain := redistest.Start(t, redistest.Options{})
 	cert := redistest.GenerateTLS(t)
+	secure := redistest.Start(t, redistest.Options{TLS: cert})
+	demanding := *cert
+	demanding.RequireClientCert = true
+	secret := redistest.Start(t, redistest.Options{TLS: &demanding})
+	namelessCert := redistest.GenerateTLSWithoutSAN(t)
+	nameless := redistest.Start(t, redistest.Options{TLS: namelessCert})
+	untracked := redistest.Start(t, redistest.Options{ACL: []string{"user larder on >hunter2 ~* +@all -client|tracking"}})
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatalf("listen: %v", err)
@@ -213,7 +220,43 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 			"TLSToAPortWithoutIt",
 			environ{"REDIS_URL": plain.URL(), "REDIS_TLS": "true", "LARDER_STARTUP_TIMEOUT": "1s"},
 			nil,
-			"larder: redis at " + plain.Addr + " (standalone) could not be reached over TLS within 1s: ",
+			"larder: redis at " + plain.Addr + " (standalone) could not be reached over TLS within 1s: redis cannot be reached: the TLS handshake was not answered, as by a port without TLS; check that this is the TLS port",
+		},
+		{
+			"NoTLSToAPortWithIt",
+			environ{"REDIS_URL": "redis://" + secure.Addr, "LARDER_STARTUP_TIMEOUT": "1s"},
+			nil,
+			"larder: redis at " + secure.Addr + " (standalone) could not be reached within 1s: redis cannot be reached: ",
+		},
+		{
+			"UnknownAuthority",
+			environ{"REDIS_URL": "rediss://" + secure.Addr, "LARDER_STARTUP_TIMEOUT": "1s"},
+			nil,
+			"larder: redis at " + secure.Addr + " (standalone) could not be reached over TLS within 1s: redis cannot be reached: tls: failed to verify certificate: x509: certificate signed by unknown authority; check REDIS_TLS_CA_FILE",
+		},
+		{
+			"AnotherName",
+			environ{"REDIS_URL": "rediss://" + secure.Addr, "REDIS_TLS_CA_FILE": cert.CA, "REDIS_TLS_SERVER_NAME": "other", "LARDER_STARTUP_TIMEOUT": "1s"},
+			nil,
+			"larder: redis at " + secure.Addr + " (standalone) could not be reached over TLS within 1s: redis cannot be reached: tls: failed to verify certificate: x509: certificate is valid for localhost, not other; check REDIS_TLS_SERVER_NAME",
+		},
+		{
+			"NoClientCertificate",
+			environ{"REDIS_URL": "rediss://" + secret.Addr, "REDIS_TLS_CA_FILE": cert.CA, "LARDER_STARTUP_TIMEOUT": "1s"},
+			nil,
+			"larder: redis at " + secret.Addr + " (standalone) could not be reached over TLS within 1s: redis cannot be reached: it asks for a client certificate and none is set: ",
+		},
+		{
+			"CertificateWithoutSAN",
+			environ{"REDIS_URL": "rediss://" + strings.Replace(nameless.Addr, "127.0.0.1", "localhost", 1), "REDIS_TLS_CA_FILE": namelessCert.CA, "LARDER_STARTUP_TIMEOUT": "1s"},
+			nil,
+			"larder: redis at " + strings.Replace(nameless.Addr, "127.0.0.1", "localhost", 1) + " (standalone) could not be reached over TLS within 1s: redis cannot be reached: tls: failed to verify certificate: x509: certificate relies on legacy Common Name field, use SANs instead; check the certificate, which has no subject alternative name; REDIS_TLS_ALLOW_CN=true",
+		},
+		{
+			"NoTracking",
+			environ{"REDIS_URL": untracked.URL(), "REDIS_USERNAME": "larder", "REDIS_PASSWORD": "hunter2"},
+			nil,
+			"larder: redis refused a command to this user: allow client|tracking in its ACL, or set LARDER_NEAR_CACHE_BYTES=0",
 		},
 		{
 			"NotACluster",
@@ -314,5 +357,36 @@ func TestATerminalIsKnown(t *testing.T) {
 	defer file.Close()
 	if isTerminal(file) || isTerminal(io.Discard) {
 		t.Errorf("isTerminal = %v for a file and %v for another writer, want false for both", isTerminal(file), isTerminal(io.Discard))
+	}
+}
+
+// Every duration in the JSON log is a number of milliseconds, under a name that says so.
+func TestDurationsInTheLogHaveOneUnit(t *testing.T) {
+	t.Parallel()
+	p := serve(t, environ{"REDIS_URL": "embedded://", "LARDER_SLOW_CALL": "1ns"})
+	p.awaitHealth(t, "ready", healthv1.HealthCheckResponse_SERVING)
+	conn := p.dial(t)
+	for range 3 {
+		if _, err := cachev1.NewCacheServiceClient(conn).Get(t.Context(), &cachev1.GetRequest{Key: "k"}); err != nil {
+			t.Fatalf("Get: %v", err)
+		}
+	}
+	p.stop()
+	if code, stderr := p.exit(t); code != 0 {
+		t.Fatalf("exit code %d, %q; want 0", code, stderr)
+	}
+	for message, names := range map[string][]string{
+		"connecting to redis": {"timeout_ms"}, "connected to redis": {"took_ms"}, "stopping": {"drain_delay_ms", "stop_timeout_ms"},
+		"slow call": {"duration_ms", "redis_time_ms"}, "slow redis command": {"duration_ms"}, "slow calls": {"longest_ms", "within_ms"},
+	} {
+		record := p.log.Await(t, message)
+		for _, name := range names {
+			if ms, ok := record[name].(float64); !ok || ms < 0 || ms > 1e6 {
+				t.Errorf("%s = %v, want %s to be a number of milliseconds", message, record, name)
+			}
+		}
+	}
+	if other := regexp.MustCompile(`"[a-z_]+":"[0-9.]+(ns|µs|ms|s|m|h)"`).FindString(p.log.String()); other != "" {
+		t.Errorf("the log has %s, want its durations to be numbers", other)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"time"
 
+	"github.com/berthcare/larder/store/ratelimit"
 	"github.com/berthcare/larder/store/session"
 )
 
@@ -13,6 +14,8 @@ type Rules struct {
 	Cache CacheRules
 	// Sessions applies to SessionService.
 	Sessions SessionRules
+	// RateLimits are the rules of RateLimitService, by name.
+	RateLimits map[string]ratelimit.Rule
 	// Tokens applies to TokenService.
 	Tokens TokenRules
 }

@@ -56,7 +56,7 @@ func (c *Client) confirmPrimary(ctx context.Context, conns *Conns) error {
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		ids, err := identifyBoth(ctx, conns)
+		ids, err := identifyAll(ctx, conns)
 		answers <- answer{ids, err}
 	}()
 	led, sure, err := c.look(ctx)
@@ -80,7 +80,7 @@ func (c *Client) confirmPrimary(ctx context.Context, conns *Conns) error {
 // the connections that there are lead there.
 func (c *Client) look(ctx context.Context) (led []identity, sure bool, err error) {
 	if c.sentinels != nil {
-		v, err := c.sentinels.ask(ctx, sentinelTimeout)
+		v, err := c.sentinels.ask(ctx, c.options.sentinelTimeout())
 		addr := v.majority()
 		if promised := c.sentinels.ahead(); addr == "" || promised != "" && promised != addr {
 			return nil, false, err
@@ -130,7 +130,7 @@ func (c *Client) newGuest(addr string, anyRole bool) (rueidis.Client, error) {
 	o := c.clientOption()
 	o.InitAddress, o.ForceSingleClient, o.DisableCache = []string{addr}, true, true
 	o.DialCtxFn = (&dialer{network: c.guests, anyRole: anyRole}).dial
-	o.ClientName, o.ClientNoEvict, o.ClientSetInfo = "", false, rueidis.DisableClientSetInfo
+	o.ClientName, o.ClientSetInfo = "", rueidis.DisableClientSetInfo
 	o.RingScaleEachConn, o.ReadBufferEachConn, o.WriteBufferEachConn = 2, guestBuffer, guestBuffer
 	if o.TLSConfig != nil {
 		o.TLSConfig = o.TLSConfig.Clone()

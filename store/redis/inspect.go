@@ -19,26 +19,60 @@ func (c *Client) inspect(ctx context.Context, primary rueidis.Client) (version s
 	if c.options.Mode == Embedded {
 		return "embedded", nil
 	}
-	text, err := primary.Do(ctx, primary.B().Info().Section("server").Build()).ToString()
+	info, err := c.serverInfo(ctx, primary)
+	if isDenied(err) {
+		// The greeting tells the same, and appraise warns that INFO is denied.
+		if info, err = greeting(ctx, primary); err == nil {
+			info["redis_mode"], info["redis_version"] = info["mode"], info["version"]
+			if info["server"] == "valkey" {
+				info["valkey_version"] = info["version"]
+			}
+		}
+	}
 	if err != nil {
 		return "", connectError(err)
 	}
-	info := infoFields(text)
 	want := "standalone" // the primary that sentinels monitor reports this mode, too
 	if c.options.Mode == Cluster {
 		want = "cluster"
 	}
-	if got := info["redis_mode"]; got != want {
+	// Valkey calls the mode server_mode, and redis_mode only if it is told to.
+	if got := cmp.Or(info["redis_mode"], info["server_mode"]); got != want {
 		return "", wrongMode(fmt.Sprintf("redis runs as %s, the configuration says %s", got, c.options.Mode))
 	}
 	major, _, _ := strings.Cut(info["redis_version"], ".")
 	if n, err := strconv.Atoi(major); err != nil || n < 7 {
-		return "", wrongMode(fmt.Sprintf("redis is version %q, the oldest supported is 7.0", info["redis_version"]))
+		return "", wrongMode(fmt.Sprintf("redis is version %q, the oldest supported is 7.0; the oldest Valkey is 7.2", info["redis_version"]))
 	}
 	if v := info["valkey_version"]; v != "" {
 		return "valkey " + v, nil
 	}
 	return info["redis_version"], nil
+}
+
+// serverInfo returns what the server says of itself, or the first node that answers.
+func (c *Client) serverInfo(ctx context.Context, primary rueidis.Client) (map[string]string, error) {
+	type answer struct {
+		text string
+		err  error
+	}
+	nodes := primary.Nodes()
+	answers := make(chan answer, len(nodes))
+	for _, node := range nodes {
+		go func() {
+			text, err := node.Do(ctx, node.B().Info().Section("server").Build()).ToString()
+			answers <- answer{text, err}
+		}()
+	}
+	err := rueidis.ErrNoAddr
+	for range nodes {
+		a := <-answers
+		if a.err == nil {
+			return infoFields(a.text), nil
+		}
+		err = a.err
+	}
+	return nil, err
 }
 
 // WarningSettings are the values of [Warning].Setting.

@@ -16,9 +16,9 @@ local function plan_revocation(r)
     s = active(s, r.kept_attributes, r.subject_prefix, r.now)
   end
   r.session = s
-  local ended_below, needed = subject_epoch(r.subject_key, r.class)
-  r.since_unknown = needed == NO_EPOCH
-  r.epoch = math.max(highest_epoch(r.epoch_key, r.ends, r.now), ended_below, r.since_unknown and 0 or needed) + 1
+  local known = subject_of(r.subject_key, r.class)
+  r.epoch = math.max(highest_epoch(r.epoch_key, r.ends, known, r.now), known.epoch, tonumber(known.since or '0')) + 1
+  r.key_exists, r.since = known.since ~= nil, known.since and known.since ~= '0' and known.since or ms(r.epoch)
   r.ending, r.indexes, r.names = r.class == '' and classes_of(r.classes) or {r.class}, {}, {}
   for i, c in ipairs(r.ending) do
     r.indexes[i] = index_of(r.index, c)
@@ -56,17 +56,23 @@ local function revoke_planned(r)
   if r.class == '' then
     redis.call('UNLINK', r.classes)
     redis.call('DEL', r.subject_key) -- drops the epochs of classes, which are all lower
-    redis.call('HSET', r.subject_key, 'ep', ms(r.epoch), 'since', ms(r.epoch))
+    redis.call('HSET', r.subject_key, 'ep', ms(r.epoch), 'since', r.since)
   else
     redis.call('SREM', r.classes, r.class)
     redis.call('HSET', r.subject_key, 'ep.' .. r.class, ms(r.epoch))
-    if r.since_unknown then
-      redis.call('HSET', r.subject_key, 'since', ms(r.epoch)) -- as in create.lua
+    if not r.key_exists then
+      redis.call('HSET', r.subject_key, 'since', r.since) -- as in create.lua
+    end
+    if r.epoch > MICROSECONDS then
+      redis.call('HSET', r.subject_key, 'us', '1') -- as in create.lua
     end
   end
   redis.call('PEXPIRE', r.subject_key, ms(keep))
   if s then
     redis.call('HSET', r.kept, 'ep', ms(r.epoch))
+    if s.since and r.class == '' then
+      redis.call('HSET', r.kept, 'su', r.since)
+    end
     add_to_index(r.index, r.classes, r.subject_key, s.class, r.kept_id, expires_at(s), s.absolute, now)
   end
   emit(r.events, now, 'revoked', r.namespace, '', r.subject, {'reason', 'subject', 'class', r.class, 'except', s and r.kept_id or ''})

@@ -115,8 +115,7 @@ func refusedLines(err error, entries []*numberedEntry) (refused []fault) {
 	if !errors.As(err, &e) {
 		return nil
 	}
-	// grpc-go answers RESOURCE_EXHAUSTED, without a reason of Larder, to a message that is too large.
-	if len(entries) == 1 && e.Reason == "" && e.Code.String() == "ResourceExhausted" {
+	if len(entries) == 1 && errors.Is(err, client.ErrTooLarge) {
 		return []fault{{entries[0].number, "is larger than the server accepts"}}
 	}
 	for _, v := range e.Violations {

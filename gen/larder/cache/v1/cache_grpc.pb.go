@@ -54,8 +54,8 @@ const (
 // A miss, and a condition that did not hold, is an outcome of a successful call. Errors mean misuse or failure:
 // INVALID_ARGUMENT names the field (google.rpc.BadRequest), UNAVAILABLE and RESOURCE_EXHAUSTED say when to retry
 // (google.rpc.RetryInfo), and every error of Larder carries google.rpc.ErrorInfo with the domain "larder" and a
-// reason. gRPC itself refuses a request above 4 MiB, or more if LARDER_MAX_VALUE_BYTES needs it, with
-// RESOURCE_EXHAUSTED and without details.
+// reason. A request above 4 MiB, or more if LARDER_MAX_VALUE_BYTES needs it, is refused with RESOURCE_EXHAUSTED
+// (MESSAGE_TOO_LARGE), compressed or not. Requests may be compressed with gzip or deflate.
 type CacheServiceClient interface {
 	// Get reads one entry. An answer from the near cache costs no Redis command.
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*GetResponse, error)
@@ -314,8 +314,8 @@ func (c *cacheServiceClient) GetStats(ctx context.Context, in *GetStatsRequest, 
 // A miss, and a condition that did not hold, is an outcome of a successful call. Errors mean misuse or failure:
 // INVALID_ARGUMENT names the field (google.rpc.BadRequest), UNAVAILABLE and RESOURCE_EXHAUSTED say when to retry
 // (google.rpc.RetryInfo), and every error of Larder carries google.rpc.ErrorInfo with the domain "larder" and a
-// reason. gRPC itself refuses a request above 4 MiB, or more if LARDER_MAX_VALUE_BYTES needs it, with
-// RESOURCE_EXHAUSTED and without details.
+// reason. A request above 4 MiB, or more if LARDER_MAX_VALUE_BYTES needs it, is refused with RESOURCE_EXHAUSTED
+// (MESSAGE_TOO_LARGE), compressed or not. Requests may be compressed with gzip or deflate.
 type CacheServiceServer interface {
 	// Get reads one entry. An answer from the near cache costs no Redis command.
 	Get(context.Context, *GetRequest) (*GetResponse, error)
