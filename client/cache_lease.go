@@ -64,7 +64,7 @@ func (c *Cache) GetOrLease(ctx context.Context, key string, o LeaseOptions) (Lea
 }
 
 // Fill writes the value that the holder of a lease has loaded, and ends the lease. The outcome is [Stored],
-// [LeaseExpired], [Invalidated] or [Superseded]; the last three wrote nothing. The conditions of the options are ignored
+// [LeaseExpired], [Invalidated], [Superseded] or [Fenced]; all but the first wrote nothing. The conditions of the options are ignored
 // because the lease is the condition. Fill is never retried.
 func (c *Cache) Fill(ctx context.Context, key, lease string, value []byte, o SetOptions) (WriteResult, error) {
 	req := &cachev1.FillRequest{
@@ -76,6 +76,7 @@ func (c *Cache) Fill(ctx context.Context, key, lease string, value []byte, o Set
 		Negative:    o.Negative,
 		Tags:        o.Tags,
 		ContentType: o.ContentType,
+		Fence:       o.Fence.message(),
 	}
 	if !setExpiry(req, o.TTL, o.ExpireTime, o.Never) {
 		return WriteResult{}, invalid("expiry", expiryTwice)

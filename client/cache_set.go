@@ -34,6 +34,9 @@ type SetOptions struct {
 	Tags []string
 	// ContentType is a media type that is stored with the value, at most 255 bytes. Empty means none.
 	ContentType string
+	// Fence is the lock under which the caller writes, with [Cache.Set] and [Cache.Fill]. If a later holder of the lock has
+	// written the key the outcome is [Fenced]. Nil means none.
+	Fence *Fence
 
 	// IfAbsent writes only if the key has no entry. Stale and negative entries count as entries. At most one of the four
 	// conditions may be set. A write with a condition is never retried: a second attempt would meet the first one's
@@ -45,6 +48,24 @@ type SetOptions struct {
 	IfMatch string
 	// IfNoneMatch writes unless the key has an entry with this etag.
 	IfNoneMatch string
+}
+
+// A Fence proves that a write is by the holder of a lock, and not by one that has lost it without knowing. A key remembers the
+// highest fencing token that has come with a write, and refuses lower ones: see [Fenced]. It is fenced only where every writer of
+// the key sends a fence.
+type Fence struct {
+	// LockName is the name of the lock, in the namespace of the key.
+	LockName string
+	// FencingToken is the FencingToken of the [Lock] or [HeldLock].
+	FencingToken int64
+}
+
+// message returns the fence for a request; nil for nil.
+func (f *Fence) message() *cachev1.Fence {
+	if f == nil {
+		return nil
+	}
+	return &cachev1.Fence{LockName: f.LockName, FencingToken: f.FencingToken}
 }
 
 func (o SetOptions) conditions() int {
@@ -64,7 +85,7 @@ type WriteResult struct {
 	Err error
 }
 
-// Set writes an entry together with its expiry. The outcome is [Stored] or [NotStored].
+// Set writes an entry together with its expiry. The outcome is [Stored], [NotStored] or [Fenced].
 //
 // A Set without a condition that failed with [ErrUnavailable] is retried, so that it may be applied twice. After
 // [ErrOutcomeUnknown] the entry may or may not have been written.
@@ -77,6 +98,7 @@ func (c *Cache) Set(ctx context.Context, key string, value []byte, o SetOptions)
 		Negative:    o.Negative,
 		Tags:        o.Tags,
 		ContentType: o.ContentType,
+		Fence:       o.Fence.message(),
 	}
 	if !setExpiry(req, o.TTL, o.ExpireTime, o.Never) {
 		return WriteResult{}, invalid("expiry", expiryTwice)
@@ -105,11 +127,13 @@ func (c *Cache) Set(ctx context.Context, key string, value []byte, o SetOptions)
 type DeleteOptions struct {
 	// IfMatch deletes the entry only if it has this etag. Such a call is never retried.
 	IfMatch string
+	// Fence is the lock under which the caller deletes. Nil means none.
+	Fence *Fence
 }
 
-// Delete deletes an entry. The outcome is [Deleted], [Miss] or [NotDeleted].
+// Delete deletes an entry. The outcome is [Deleted], [Miss], [NotDeleted] or [Fenced].
 func (c *Cache) Delete(ctx context.Context, key string, o DeleteOptions) (WriteResult, error) {
-	req := &cachev1.DeleteRequest{Namespace: c.namespace, Key: key, IfMatch: o.IfMatch}
+	req := &cachev1.DeleteRequest{Namespace: c.namespace, Key: key, IfMatch: o.IfMatch, Fence: o.Fence.message()}
 	r, err := c.rpc.Delete(ctx, req, withoutRetryIf(o.IfMatch != "")...)
 	if err != nil {
 		return WriteResult{}, err

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
@@ -37,8 +38,8 @@ type Options struct {
 	// "xds:///larder", works too. A URL such as "http://larder:50051" is refused. Without a port gRPC uses 443. Empty means
 	// "127.0.0.1:50051".
 	Target string
-	// Namespace is the namespace of all keys, sessions, tokens and subjects; [Cache.In], [Sessions.In], [RateLimits.In] and
-	// [Tokens.In] choose another one. Empty means "default".
+	// Namespace is the namespace of all keys, sessions, tokens, subjects and locks; [Cache.In] and its like choose another one.
+	// Empty means "default".
 	Namespace string
 	// TLS encrypts the connections. Nil means plaintext.
 	TLS *tls.Config
@@ -46,7 +47,7 @@ type Options struct {
 	// warning level if it failed. A line never contains keys, values or tokens. Nil means no logging.
 	Logger *slog.Logger
 	// Timeout limits a call whose context has no deadline, all of its attempts together. It does not apply to the
-	// streams: [Cache.DeleteMatching], [Cache.Watch] and [Sessions.WatchEvents]. Zero means 5 s.
+	// streams: [Cache.DeleteMatching], [Cache.Watch], [Sessions.WatchEvents], [Locks.Hold] and [Locks.Observe]. Zero means 5 s.
 	Timeout time.Duration
 	// MaxAttempts is the maximum number of attempts of a call that may be retried, the first one included. Zero means 3,
 	// and 1 means no retries.
@@ -83,6 +84,8 @@ type Client struct {
 	RateLimits *RateLimits
 	// Tokens calls larder.token.v1.TokenService.
 	Tokens *Tokens
+	// Locks calls larder.lock.v1.LockService.
+	Locks *Locks
 
 	conn *grpc.ClientConn
 }
@@ -103,6 +106,7 @@ func New(o Options) (*Client, error) {
 		Sessions:   &Sessions{rpc: sessionv1.NewSessionServiceClient(conn), namespace: o.Namespace},
 		RateLimits: &RateLimits{rpc: ratelimitv1.NewRateLimitServiceClient(conn), namespace: o.Namespace},
 		Tokens:     &Tokens{rpc: tokenv1.NewTokenServiceClient(conn), namespace: o.Namespace},
+		Locks:      &Locks{rpc: lockv1.NewLockServiceClient(conn), namespace: o.Namespace},
 		conn:       conn,
 	}, nil
 }

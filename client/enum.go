@@ -9,7 +9,8 @@ import (
 )
 
 // Unrecognized stands for an enum value that this version of the package does not know, sent by a later server. It is
-// an untyped constant because every string type of the package can hold it: [Outcome], [Source] and [SessionEventType].
+// an untyped constant because every string type of the package can hold it: [Outcome], [Source], [SessionEventType]
+// and [LockLostReason].
 // [Cache.Watch] reports an event that it does not recognize as [WatchReset] instead.
 const Unrecognized = "UNRECOGNIZED"
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/berthcare/larder/client"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
@@ -61,7 +62,7 @@ func TestEveryEnumValueHasAConstant(t *testing.T) {
 				"DELETE_OUTCOME_": cachev1.DeleteOutcome(0), "BATCH_DELETE_OUTCOME_": cachev1.BatchDeleteOutcome(0),
 				"TOUCH_OUTCOME_": cachev1.TouchOutcome(0), "INCREMENT_OUTCOME_": cachev1.IncrementOutcome(0),
 				"GET_OR_LEASE_OUTCOME_": cachev1.GetOrLeaseOutcome(0), "FILL_OUTCOME_": cachev1.FillOutcome(0),
-				"READ_OUTCOME_":    cachev1.ReadOutcome(0),
+				"READ_OUTCOME_": cachev1.ReadOutcome(0), "ACQUIRE_LOCK_OUTCOME_": lockv1.AcquireLockOutcome(0),
 				"CONSUME_OUTCOME_": ratelimitv1.ConsumeOutcome(0), "LIMIT_OUTCOME_": ratelimitv1.LimitOutcome(0),
 				"DENIAL_REASON_": ratelimitv1.DenialReason(0), "SETTLE_OUTCOME_": ratelimitv1.SettleOutcome(0),
 			},
@@ -69,10 +70,14 @@ func TestEveryEnumValueHasAConstant(t *testing.T) {
 				client.Hit, client.Stale, client.Negative, client.Miss, client.NotModified, client.Pending, client.Unprocessed,
 				client.Stored, client.NotStored, client.Deleted, client.NotDeleted, client.Touched, client.Unchanged,
 				client.Incremented, client.Saturated, client.Rejected, client.LeaseExpired, client.Invalidated,
-				client.Superseded, client.Failed,
+				client.Superseded, client.Failed, client.Fenced, client.Acquired, client.Held,
 				client.Allowed, client.Denied, client.LimitExceeded, client.CostExceedsCapacity, client.RedisUnavailable,
 				client.Committed, client.Cancelled, client.NotReserved,
 			),
+		},
+		"LockLostReason": {
+			map[string]protoreflect.Enum{"LOCK_LOST_REASON_": lockv1.LockLostReason(0)},
+			constants(client.LockExpired, client.LockForceReleased, client.LockGone),
 		},
 		"Source":    {map[string]protoreflect.Enum{"SOURCE_": cachev1.Source(0)}, constants(client.NearCache, client.Redis)},
 		"TouchMode": {map[string]protoreflect.Enum{"TOUCH_MODE_": cachev1.TouchMode(0)}, constants(client.Overwrite, client.ExtendOnly, client.ShortenOnly)},

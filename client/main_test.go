@@ -23,12 +23,16 @@ import (
 
 	"github.com/berthcare/larder/client"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain fails the package when a goroutine outlives its tests. The one that starts redis-server lives on by design.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/berthcare/larder/store/redistest.init.func1.1"))
+}
 
 // A backend is a gRPC server on the loopback interface whose test decides what it answers, trailers included.
 type backend struct {
@@ -36,6 +40,7 @@ type backend struct {
 	sessionv1.UnimplementedSessionServiceServer
 	ratelimitv1.UnimplementedRateLimitServiceServer
 	tokenv1.UnimplementedTokenServiceServer
+	lockv1.UnimplementedLockServiceServer
 
 	addr   string
 	health *health.Server
@@ -43,6 +48,8 @@ type backend struct {
 	walk   func(grpc.ServerStreamingServer[cachev1.DeleteMatchingResponse]) error // DeleteMatching; nil means that it fails as answer does
 	watch  func(grpc.ServerStreamingServer[cachev1.WatchResponse]) error          // Watch; nil means the same
 	events func(*sessionv1.WatchSessionEventsRequest, grpc.ServerStreamingServer[sessionv1.WatchSessionEventsResponse]) error
+
+	hold func(*lockv1.HoldLockRequest, grpc.ServerStreamingServer[lockv1.HoldLockResponse]) error
 
 	mu       sync.Mutex
 	requests []proto.Message
@@ -73,6 +80,21 @@ func (b *backend) WatchSessionEvents(req *sessionv1.WatchSessionEventsRequest, s
 		return err
 	}
 	return b.events(req, stream)
+}
+
+func (b *backend) HoldLock(req *lockv1.HoldLockRequest, stream grpc.ServerStreamingServer[lockv1.HoldLockResponse]) error {
+	b.record(req)
+	if b.hold == nil {
+		_, err := b.answer(stream.Context(), req)
+		return err
+	}
+	return b.hold(req, stream)
+}
+
+func (b *backend) WatchLock(req *lockv1.WatchLockRequest, stream grpc.ServerStreamingServer[lockv1.WatchLockResponse]) error {
+	b.record(req)
+	_, err := b.answer(stream.Context(), req)
+	return err
 }
 
 func (b *backend) record(req proto.Message) {
@@ -117,6 +139,7 @@ func (b *backend) start(t *testing.T, creds credentials.TransportCredentials) *b
 	sessionv1.RegisterSessionServiceServer(server, b)
 	ratelimitv1.RegisterRateLimitServiceServer(server, b)
 	tokenv1.RegisterTokenServiceServer(server, b)
+	lockv1.RegisterLockServiceServer(server, b)
 	healthpb.RegisterHealthServer(server, b.health)
 	done := make(chan struct{})
 	go func() {

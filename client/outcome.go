@@ -52,6 +52,8 @@ const (
 	// Superseded means that another caller wrote the key after the lease had been granted, and that [Cache.Fill] wrote
 	// nothing.
 	Superseded Outcome = "SUPERSEDED"
+	// Fenced means that a later holder of the lock of the [Fence] has written the key, and that nothing was written.
+	Fenced Outcome = "FENCED"
 	// Failed means that this item of a batch failed; its Err says why.
 	Failed Outcome = "FAILED"
 )
@@ -78,6 +80,14 @@ const (
 
 // TokenOpen means that a token can be consumed. [InspectedToken] and [TokenError] list the other outcomes of tokens.
 const TokenOpen Outcome = "OPEN"
+
+// The outcomes of [Locks.Acquire].
+const (
+	// Acquired means that the caller holds the lock.
+	Acquired Outcome = "ACQUIRED"
+	// Held means that others hold the lock, or wait for it fairly and come first.
+	Held Outcome = "HELD"
+)
 
 // A Source says where the server read an entry. A source that only a later server knows is [Unrecognized].
 type Source string

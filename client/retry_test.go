@@ -110,6 +110,20 @@ var safe = map[string]call{
 	"Commit": func(ctx context.Context, c *client.Client) error { return second(c.RateLimits.Commit(ctx, "r", nil)) },
 	"Cancel": func(ctx context.Context, c *client.Client) error { return second(c.RateLimits.Cancel(ctx, "r")) },
 	"Reset":  func(ctx context.Context, c *client.Client) error { return second(c.RateLimits.Reset(ctx, "ann")) },
+	"AcquireLock": func(ctx context.Context, c *client.Client) error {
+		return second(c.Locks.Acquire(ctx, "l", client.AcquireOptions{RequestID: "a-request-of-this-test"}))
+	},
+	"RenewLock":   func(ctx context.Context, c *client.Client) error { return second(c.Locks.Renew(ctx, "l", "t", 0)) },
+	"ReleaseLock": func(ctx context.Context, c *client.Client) error { return second(c.Locks.Release(ctx, "l", "t")) },
+	"GetLock":     func(ctx context.Context, c *client.Client) error { return second(c.Locks.Get(ctx, "l")) },
+	"ListLocks": func(ctx context.Context, c *client.Client) error {
+		return end(c.Locks.List(ctx, client.ListLocksOptions{}))
+	},
+	"ForceReleaseLock": func(ctx context.Context, c *client.Client) error { return second(c.Locks.ForceRelease(ctx, "l", 0)) },
+	"HoldLock": func(ctx context.Context, c *client.Client) error {
+		return second(c.Locks.Hold(ctx, "l", client.HoldOptions{}))
+	},
+	"WatchLock": func(ctx context.Context, c *client.Client) error { return end(c.Locks.Observe(ctx, "l")) },
 }
 
 // onceOnly are the calls that the client never retries, by method and, for methods that it does retry, by option.

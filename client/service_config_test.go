@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
@@ -26,7 +27,7 @@ var serviceConfig string
 func methods(safe bool) (names []string) {
 	for _, file := range []protoreflect.FileDescriptor{
 		cachev1.File_larder_cache_v1_cache_proto, sessionv1.File_larder_session_v1_session_proto, ratelimitv1.File_larder_ratelimit_v1_ratelimit_proto,
-		tokenv1.File_larder_token_v1_token_proto,
+		tokenv1.File_larder_token_v1_token_proto, lockv1.File_larder_lock_v1_lock_proto,
 	} {
 		for i := range file.Services().Len() {
 			service := file.Services().Get(i)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 	"github.com/berthcare/larder/service/policy"
@@ -30,8 +32,10 @@ type api struct {
 	*running
 	session sessionv1.SessionServiceClient
 	tokens  tokenv1.TokenServiceClient
+	lock    lockv1.LockServiceClient
 	redis   *redistest.Server // nil over the embedded store
 	addr    string            // where the store looks for Redis
+	held    string            // the lock token of a lock that is held, if there is one
 }
 
 // newAPI serves a Redis of its own, with a near cache. Commands have the time that a busy machine may need.
@@ -83,7 +87,7 @@ func serveWith(t testing.TB, so store.Options, o Options) *api {
 	}
 	o.Logger = slog.New(slog.DiscardHandler)
 	r := serve(t, New(st, m, o))
-	return &api{running: r, session: sessionv1.NewSessionServiceClient(r.conn), tokens: tokenv1.NewTokenServiceClient(r.conn)}
+	return &api{running: r, session: sessionv1.NewSessionServiceClient(r.conn), tokens: tokenv1.NewTokenServiceClient(r.conn), lock: lockv1.NewLockServiceClient(r.conn)}
 }
 
 // do sends commands to Redis as another client of it would.
@@ -153,7 +157,7 @@ func (a *api) call(ctx context.Context, t testing.TB, m protoreflect.MethodDescr
 			return resp, err
 		}
 		resp = next
-		if m.Name() == "Watch" || m.Name() == "WatchSessionEvents" {
+		if slices.Contains([]protoreflect.Name{"Watch", "WatchSessionEvents", "HoldLock", "WatchLock"}, m.Name()) {
 			return resp, nil
 		}
 	}

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -97,10 +98,14 @@ func (c *Cache) Fill(ctx context.Context, r *cachev1.FillRequest) (*cachev1.Fill
 	lease := f.lease(r.GetLeaseToken())
 	_, neverSet := r.GetExpiry().(*cachev1.FillRequest_Never)
 	w := f.write(r, neverSet)
+	w.Fence = f.fence(r.GetFence())
 	if err := f.err(); err != nil {
 		return nil, err
 	}
 	outcome, etag, err := c.store.Cache.Fill(ctx, ns, key, lease, w)
+	if errors.Is(err, cache.ErrFenced) {
+		return &cachev1.FillResponse{Outcome: cachev1.FillOutcome_FILL_OUTCOME_FENCED}, nil
+	}
 	if err != nil {
 		return nil, err
 	}

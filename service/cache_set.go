@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store/cache"
@@ -15,10 +16,14 @@ func (c *Cache) Set(ctx context.Context, r *cachev1.SetRequest) (*cachev1.SetRes
 	_, neverSet := r.GetExpiry().(*cachev1.SetRequest_Never)
 	w := f.write(r, neverSet)
 	cond := f.condition(r)
+	w.Fence = f.fence(r.GetFence())
 	if err := f.err(); err != nil {
 		return nil, err
 	}
 	stored, etag, err := c.store.Cache.Set(ctx, ns, key, w, cond)
+	if errors.Is(err, cache.ErrFenced) {
+		return &cachev1.SetResponse{Outcome: cachev1.SetOutcome_SET_OUTCOME_FENCED}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -39,10 +44,14 @@ func (c *Cache) Delete(ctx context.Context, r *cachev1.DeleteRequest) (*cachev1.
 		e := f.etag("if_match", r.GetIfMatch())
 		match = &e
 	}
+	fence := f.fence(r.GetFence())
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	deleted, etag, err := c.store.Cache.Delete(ctx, ns, key, match)
+	deleted, etag, err := c.store.Cache.DeleteFenced(ctx, ns, key, match, fence)
+	if errors.Is(err, cache.ErrFenced) {
+		return &cachev1.DeleteResponse{Outcome: cachev1.DeleteOutcome_DELETE_OUTCOME_FENCED}, nil
+	}
 	if err != nil {
 		return nil, err
 	}

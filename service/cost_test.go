@@ -1,6 +1,7 @@
 package service
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 	"github.com/berthcare/larder/service/policy"
@@ -28,6 +30,7 @@ type costs struct {
 	// reservation is the id of the last one.
 	reservation string
 	fresh       int
+	grant       *lockv1.AcquireLockResponse
 	token       *tokenv1.IssueTokenResponse
 }
 
@@ -115,17 +118,52 @@ var costCases = []struct {
 	{"ClaimOnce", "", (*costs).name, `scope: "s" id: "$NEW" ttl {seconds: 60}`},
 	{"ClaimOnce", "claimed before", (*costs).claimed, `scope: "s" id: "$NEW" ttl {seconds: 60}`},
 	{"ClaimCounter", "", (*costs).name, `scope: "s" id: "$NEW" value: 1`},
+	{"AcquireLock", "", (*costs).name, `name: "$NEW"`},
+	{"AcquireLock", "held by another", (*costs).locked, `name: "$NEW"`},
+	{"AcquireLock", "one permit of 10, of which 1 is held", (*costs).locked, `name: "$NEW" permits: 10`},
+	{"RenewLock", "", (*costs).locked, `name: "$NEW" lock_token: "$LOCK"`},
+	{"ReleaseLock", "", (*costs).locked, `name: "$NEW" lock_token: "$LOCK"`},
+	{"GetLock", "", (*costs).locked, `name: "$NEW"`},
+	{"ListLocks", "1 lock", (*costs).onlyLocked, ``},
+	{"ForceReleaseLock", "", (*costs).locked, `name: "$NEW"`},
+	{"HoldLock", "free, and ended before the first renewal", (*costs).name, `name: "$NEW"`},
+	{"WatchLock", "held by another", (*costs).locked, `name: "$NEW"`},
+	{"Set", "under a fence", (*costs).fenced, `key: "k" value: "v" fence {lock_name: "$NEW" fencing_token: $FENCE}`},
+	{"Delete", "under a fence", (*costs).fenced, `key: "k" fence {lock_name: "$NEW" fencing_token: $FENCE}`},
 }
 
 func (c *costs) do(rpc, request string) {
 	c.t.Helper()
 	request = strings.NewReplacer(
 		"$NEW", c.new(), "$HELD", c.lease, "$RESERVED", c.reservation, "$TOKEN_ID", c.token.GetTokenId(), "$CODE", c.token.GetCode(),
+		"$LOCK", c.grant.GetLockToken(), "$FENCE", fmt.Sprint(c.grant.GetFencingToken()),
 	).Replace(request)
 	m, req := parse(c.t, rpc, request, c.session)
+	if rpc == "HoldLock" {
+		c.hold(req.(*lockv1.HoldLockRequest))
+		return
+	}
 	if _, err := c.call(c.t.Context(), c.t, m, req); err != nil {
 		c.t.Fatalf("%s %s = %v, want nil", rpc, request, err)
 	}
+}
+
+// hold holds a lock until the server has looked at it, and ends the call.
+func (c *costs) hold(req *lockv1.HoldLockRequest) {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(c.t.Context())
+	defer cancel()
+	before := c.trips()
+	stream, err := c.lock.HoldLock(ctx, req)
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	if err != nil {
+		c.t.Fatalf("HoldLock = %v, want nil", err)
+	}
+	eventually(c.t, "acquired and read", func() bool { return c.trips() == before+2 })
+	cancel()
+	eventually(c.t, "released", func() bool { return c.trips() == before+3 })
 }
 
 // trips is how often the store has waited for Redis, beside what it does by itself.
@@ -168,6 +206,21 @@ func (c *costs) counter() { c.do("Increment", `key: "n"`) }
 func (c *costs) three()   { c.do("BatchSet", `items {key: "a"} items {key: "b"} items {key: "c"}`) }
 func (c *costs) tagged()  { c.name(); c.do("Set", `key: "k" value: "v" tags: "$NEW"`) }
 func (c *costs) plain()   { c.name(); c.redis.Do(c.t, "SET", "ld:c:{default:"+c.new()+"}", "v") }
+
+func (c *costs) locked() {
+	c.name()
+	c.grant = c.acquire(c.t, &lockv1.AcquireLockRequest{Name: c.new(), Owner: "host-1"})
+}
+
+func (c *costs) onlyLocked() {
+	c.redis.Do(c.t, "FLUSHALL")
+	c.locked()
+}
+
+func (c *costs) fenced() {
+	c.locked()
+	c.held()
+}
 
 func (c *costs) onlyThree() {
 	c.redis.Do(c.t, "FLUSHALL")

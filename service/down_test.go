@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/service/policy"
 )
@@ -63,6 +64,14 @@ var requests = map[string]string{
 	"ResetSubject":          `subject: "canary-ann" purpose: "canary-p"`,
 	"ClaimOnce":             `scope: "canary-s" id: "canary-id" ttl {seconds: 60}`,
 	"ClaimCounter":          `scope: "canary-s" id: "canary-id" value: 1 request_id: "canary-r"`,
+	"AcquireLock":           `name: "canary-lock" owner: "canary-host" metadata: "canary-text" request_id: "canary-request-id"`,
+	"RenewLock":             `name: "canary-renewed" lock_token: "$LOCK"`,
+	"ReleaseLock":           `name: "canary-lock" request_id: "canary-request-2"`,
+	"GetLock":               `name: "canary-lock"`,
+	"ListLocks":             `pattern: "canary*"`,
+	"ForceReleaseLock":      `name: "canary-none"`,
+	"HoldLock":              `name: "canary-held"`,
+	"WatchLock":             `name: "canary-lock"`,
 }
 
 // undaunted are the methods that decide without Redis, by failure policies: TestFailurePolicies has them.
@@ -83,6 +92,7 @@ func (a *api) eachMethod(t testing.TB, s *sessionv1.CreateSessionResponse, ended
 		// A session that is not there, or the others would find none.
 		text = strings.ReplaceAll(text, "$OTHER", flip(s.Session.SessionId[0])+s.Session.SessionId[1:])
 		text = strings.ReplaceAll(text, "$STRANGER", s.SessionToken[:30]+flip(s.SessionToken[30])+s.SessionToken[31:])
+		text = strings.ReplaceAll(text, "$LOCK", a.held)
 		_, req := parse(t, string(m.Name()), text, s)
 		calls.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -106,7 +116,8 @@ func (a *api) allSucceed(t testing.TB, s *sessionv1.CreateSessionResponse) {
 		a.eachMethod(t, s, func(m protoreflect.MethodDescriptor, _ time.Duration, err error) {
 			mu.Lock()
 			defer mu.Unlock()
-			if err != nil {
+			// What Redis has forgotten is no longer held.
+			if err != nil && (m.Name() != "RenewLock" || status.Code(err) != codes.FailedPrecondition) {
 				failed++
 				if code := status.Code(err); code != codes.Unavailable {
 					t.Errorf("%s = %v, want nil or UNAVAILABLE", m.Name(), err)
@@ -120,6 +131,7 @@ func (a *api) allSucceed(t testing.TB, s *sessionv1.CreateSessionResponse) {
 func (a *api) canary(t testing.TB) *sessionv1.CreateSessionResponse {
 	t.Helper()
 	a.set(t, &cachev1.SetRequest{Key: "canary-k", Value: []byte("canary-v")})
+	a.held = a.acquire(t, &lockv1.AcquireLockRequest{Name: "canary-renewed", Ttl: secs(24 * 3600)}).LockToken
 	return a.create(t, &sessionv1.CreateSessionRequest{Subject: "canary-ann", Attributes: map[string]string{"canary": "canary-v"}})
 }
 
@@ -259,7 +271,7 @@ func TestErrorsTellNothingOfTheServer(t *testing.T) {
 	failed := check("NoPermission")
 	for rpc := range requests {
 		// SCAN and a watch name no key that could be refused, and BatchGet says it of each key.
-		if got := failed[rpc]; got != "REDIS_REFUSED" && !slices.Contains([]string{"ListKeys", "DeleteMatching", "BatchGet", "Watch"}, rpc) {
+		if got := failed[rpc]; got != "REDIS_REFUSED" && !slices.Contains([]string{"ListKeys", "DeleteMatching", "BatchGet", "Watch", "ListLocks"}, rpc) {
 			t.Errorf("reason of %s without permission = %q, want REDIS_REFUSED", rpc, got)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/berthcare/larder/store/cache"
 	"github.com/berthcare/larder/store/keyring"
+	"github.com/berthcare/larder/store/lock"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/session"
 )
@@ -51,6 +52,7 @@ var errorTable = []errorRow{
 	{err: errInvalidField, code: codes.InvalidArgument, reason: "INVALID_FIELD"},
 	{err: errMessageMalformed, code: codes.InvalidArgument, reason: "MESSAGE_MALFORMED"},
 	{err: errMessageTooLarge, code: codes.ResourceExhausted, reason: "MESSAGE_TOO_LARGE"},
+	{err: errAnswerTooLarge, code: codes.ResourceExhausted, reason: "ANSWER_TOO_LARGE"},
 	{err: redis.ErrUnavailable, code: codes.Unavailable, reason: "REDIS_UNAVAILABLE", retryAfter: 500 * time.Millisecond},
 	{err: redis.ErrOutcomeUnknown, code: codes.Unavailable, reason: "WRITE_OUTCOME_UNKNOWN", retryAfter: 500 * time.Millisecond},
 	{err: redis.ErrOverloaded, code: codes.ResourceExhausted, reason: "REDIS_OVERLOADED", retryAfter: 500 * time.Millisecond},
@@ -64,6 +66,9 @@ var errorTable = []errorRow{
 	{err: session.ErrTooManyAttributes, code: codes.InvalidArgument, reason: "TOO_MANY_ATTRIBUTES"},
 	{err: redis.ErrPageToken, code: codes.InvalidArgument, reason: "PAGE_TOKEN_INVALID"},
 	{err: session.ErrEventsTrimmed, code: codes.OutOfRange, reason: "EVENTS_TRIMMED"},
+	{err: lock.ErrNotHeld, code: codes.FailedPrecondition, reason: "LOCK_NOT_HELD"},
+	{err: lock.ErrTooManyWaiters, code: codes.ResourceExhausted, reason: "TOO_MANY_WAITERS", retryAfter: time.Second},
+	{err: cache.ErrTooManyFences, code: codes.FailedPrecondition, reason: "TOO_MANY_FENCES"},
 	{err: cache.ErrTagged, code: codes.FailedPrecondition, reason: "TAGGED_ENTRY_MUST_EXPIRE"},
 	{err: redis.ErrCorrupt, code: codes.DataLoss, reason: "ENTRY_CORRUPT"},
 	{err: keyring.ErrKeyUnknown, code: codes.DataLoss, reason: "KEY_UNKNOWN"},

@@ -18,6 +18,7 @@ import (
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	"github.com/berthcare/larder/store/cache"
 	"github.com/berthcare/larder/store/keyring"
+	"github.com/berthcare/larder/store/lock"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/session"
 )
@@ -34,6 +35,7 @@ func TestErrors(t *testing.T) {
 		{"InvalidFields", FieldErrors{{"key", "must not be empty"}}, answer{codes.InvalidArgument, "INVALID_FIELD", false}},
 		{"MessageMalformed", errMessageMalformed, answer{codes.InvalidArgument, "MESSAGE_MALFORMED", false}},
 		{"MessageTooLarge", errMessageTooLarge, answer{codes.ResourceExhausted, "MESSAGE_TOO_LARGE", false}},
+		{"AnswerTooLarge", errAnswerTooLarge, answer{codes.ResourceExhausted, "ANSWER_TOO_LARGE", false}},
 		{"Unavailable", redis.ErrUnavailable, answer{codes.Unavailable, "REDIS_UNAVAILABLE", true}},
 		{"OutcomeUnknown", redis.ErrOutcomeUnknown, answer{codes.Unavailable, "WRITE_OUTCOME_UNKNOWN", true}},
 		{"StoreOverloaded", redis.ErrOverloaded, answer{codes.ResourceExhausted, "REDIS_OVERLOADED", true}},
@@ -45,6 +47,9 @@ func TestErrors(t *testing.T) {
 		{"VersionMismatch", session.ErrVersionMismatch, answer{codes.Aborted, "SESSION_VERSION_MISMATCH", false}},
 		{"SubjectEpochChanged", session.ErrSubjectEpochChanged, answer{codes.Aborted, "SUBJECT_EPOCH_CHANGED", false}},
 		{"TooManyAttributes", session.ErrTooManyAttributes, answer{codes.InvalidArgument, "TOO_MANY_ATTRIBUTES", false}},
+		{"NotHeld", lock.ErrNotHeld, answer{codes.FailedPrecondition, "LOCK_NOT_HELD", false}},
+		{"TooManyWaiters", lock.ErrTooManyWaiters, answer{codes.ResourceExhausted, "TOO_MANY_WAITERS", true}},
+		{"TooManyFences", cache.ErrTooManyFences, answer{codes.FailedPrecondition, "TOO_MANY_FENCES", false}},
 		{"Tagged", cache.ErrTagged, answer{codes.FailedPrecondition, "TAGGED_ENTRY_MUST_EXPIRE", false}},
 		{"PageToken", redis.ErrPageToken, answer{codes.InvalidArgument, "PAGE_TOKEN_INVALID", false}},
 		{"EventsTrimmed", session.ErrEventsTrimmed, answer{codes.OutOfRange, "EVENTS_TRIMMED", false}},

@@ -47,6 +47,8 @@ type movingCaller struct {
 	keys        []*movingKey
 	keySlots    []int // of the keys, the counter, and the tag
 	counter     movingKey
+	created     []string       // ids of all sessions
+	told        map[string]int // how often an event told that a session was created; guarded by mu
 }
 
 type movingSession struct {
@@ -66,7 +68,7 @@ type movingKey struct {
 }
 
 func newMovingCaller(l *movingLoad, n int) *movingCaller {
-	c := &movingCaller{movingLoad: l, number: n, subject: fmt.Sprint("subject-", n)}
+	c := &movingCaller{movingLoad: l, number: n, subject: fmt.Sprint("subject-", n), told: map[string]int{}}
 	c.subjectSlot = l.slots.partitions[sha256.Sum256([]byte(l.namespace + "\x00" + c.subject))[0]]
 	for i := range 20 {
 		c.keys = append(c.keys, &movingKey{key: fmt.Sprintf("key-%d-%d", n, i), tagged: i%4 == 0})

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -38,7 +39,13 @@ func TestSlotsMoveUnderLoad(t *testing.T) {
 	}
 	stop := make(chan struct{})
 	var running sync.WaitGroup
+	watching, unwatch := context.WithCancel(t.Context())
+	defer unwatch()
+	var watches sync.WaitGroup
 	for _, c := range l.callers {
+		begun := make(chan struct{})
+		watches.Go(func() { c.watch(watching, t, sync.OnceFunc(func() { close(begun) })) })
+		wait(t, "watch", begun)
 		running.Go(func() { c.run(t, stop) })
 	}
 	halt := func() {
@@ -115,7 +122,10 @@ func TestSlotsMoveUnderLoad(t *testing.T) {
 	l.report(t, "after the moves")
 	for _, c := range l.callers {
 		c.review(t)
+		eventually(t, "told of every session that was created", c.allTold)
 	}
+	unwatch()
+	watches.Wait()
 }
 
 // report checks how many calls have failed since the last report: 1 in 1,000 at most, outside the slots that stand still.

@@ -135,13 +135,13 @@ func (r *receiver) inflate(c encoding.Compressor, data mem.BufferSlice) (mem.Buf
 		return nil, fmt.Errorf("%w: it is compressed and no encoding is named", errMessageMalformed)
 	}
 	in := data.Reader()
-	defer in.Close()
+	defer func() { _ = in.Close() }() // returns its buffers
 	inflating, err := c.Decompress(in)
 	if err != nil {
 		return nil, fmt.Errorf("%w: it is not compressed as it says", errMessageMalformed)
 	}
 	if closer, ok := inflating.(io.Closer); ok {
-		defer closer.Close()
+		defer func() { _ = closer.Close() }()
 	}
 	out, err := mem.ReadAll(io.LimitReader(inflating, int64(r.most)+1), mem.DefaultBufferPool())
 	switch {

@@ -26,6 +26,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
@@ -292,4 +293,23 @@ func reasonIn(t testing.TB, details string) string {
 		t.Fatalf("grpc-status-details-bin = %q, want a status", details)
 	}
 	return answerOf(t, status.FromProto(st).Err()).Reason
+}
+
+// An answer that is too large to be sent is told like every other failure, and a smaller page can be asked for.
+func TestAnswersThatAreTooLarge(t *testing.T) {
+	t.Parallel()
+	a := embeddedAPI(t)
+	large := strings.Repeat("a", 60<<10)
+	for range 80 {
+		a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann", Attributes: map[string]string{"a": large}})
+	}
+	_, err := a.session.ListSubjectSessions(t.Context(), &sessionv1.ListSubjectSessionsRequest{Subject: "ann", PageSize: 200})
+	wantAnswer(t, err, answer{codes.ResourceExhausted, "ANSWER_TOO_LARGE", false})
+	if got := metric(t, a.Server, "grpc_server_handled_total", "grpc_method", "ListSubjectSessions", "grpc_code", "ResourceExhausted"); got != 1 {
+		t.Errorf("grpc_server_handled_total of RESOURCE_EXHAUSTED = %v, want 1", got)
+	}
+	page, err := a.session.ListSubjectSessions(t.Context(), &sessionv1.ListSubjectSessionsRequest{Subject: "ann", PageSize: 50})
+	if err != nil || len(page.GetSessions()) != 50 {
+		t.Errorf("ListSubjectSessions of 50 = %d sessions, %v, want 50", len(page.GetSessions()), err)
+	}
 }

@@ -13,8 +13,10 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
+	"github.com/berthcare/larder/store/lock"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/session"
 )
@@ -64,6 +66,9 @@ func newRetrier(up func() bool, m *Metrics) *retrier {
 func (r *retrier) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	if oneRequest[info.FullMethod] {
 		ctx = session.WithRequest(ctx, "")
+	}
+	if info.FullMethod == lockv1.LockService_AcquireLock_FullMethodName {
+		ctx = lock.WithRequest(ctx) // the attempts acquire one lock
 	}
 	resp, err := handler(ctx, req)
 	if err == nil {

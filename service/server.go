@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
@@ -41,6 +42,7 @@ var services = []struct {
 	{&sessionv1.SessionService_ServiceDesc, redis.ToReadByScript, func(b backend) any { return NewSession(b.store, b.policies) }},
 	{&ratelimitv1.RateLimitService_ServiceDesc, redis.ToWrite, func(b backend) any { return NewRateLimit(b.store, b.policies, b.metrics) }},
 	{&tokenv1.TokenService_ServiceDesc, redis.ToWrite, func(b backend) any { return NewToken(b.store, b.policies, b.metrics, b.log) }},
+	{&lockv1.LockService_ServiceDesc, redis.ToReadByScript, func(b backend) any { return NewLock(b.store, b.policies, b.log) }},
 }
 
 // edgeServices are services of other protocols, which are served where the options ask for them. Everything follows from a line as
@@ -146,6 +148,7 @@ type Server struct {
 func New(st *store.Store, m *Metrics, o Options) *Server {
 	s := newServer(st.Redis.Check, st.Redis.Patience, m, o)
 	s.warnings = st.Redis.Warnings
+	st.Locks.LimitWaiters(s.options.MaxInFlight / 2) // the others need not wait for those who wait
 	m.watch(st.Stats, s.options)
 	s.register(st)
 	return s

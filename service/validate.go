@@ -33,6 +33,11 @@ const (
 	maxMethodBytes        = 32
 	maxClockSkew          = time.Minute
 	maxValidations        = 100
+
+	maxLockNameBytes      = 512
+	maxOwnerBytes         = 256
+	maxMetadataBytes      = 1024
+	minLockRequestIDBytes = 16
 )
 
 // FieldError is an invalid field of a request. It never contains the field's value.

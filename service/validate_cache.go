@@ -98,6 +98,18 @@ func (f *fields) write(e entry, neverSet bool) cache.Write {
 	return w
 }
 
+// fence checks the fence of a write.
+func (f *fields) fence(fence *cachev1.Fence) *cache.Fence {
+	if fence == nil {
+		return nil
+	}
+	f.text("fence.lock_name", fence.GetLockName(), 1, maxLockNameBytes)
+	if t := fence.GetFencingToken(); t <= 0 || t > cache.MaxFencingToken {
+		f.add("fence.fencing_token", "must be the fencing_token of a lock")
+	}
+	return &cache.Fence{Lock: fence.GetLockName(), Token: fence.GetFencingToken()}
+}
+
 // stale checks stale_ttl and returns how long an entry is kept as stale after it was fresh. The default of the namespace is
 // shortened to what the maximum leaves.
 func (f *fields) stale(e entry, fresh time.Duration, neverSet bool) time.Duration {

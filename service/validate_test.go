@@ -133,7 +133,8 @@ func edges() (bad, good [][3]string) {
 	sessionBad, sessionGood := sessionEdges()
 	limitBad, limitGood := rateLimitEdges()
 	tokenBad, tokenGood := tokenEdges()
-	return slices.Concat(cacheBad, sessionBad, limitBad, tokenBad), slices.Concat(cacheGood, sessionGood, limitGood, tokenGood)
+	lockBad, lockGood := lockEdges()
+	return slices.Concat(cacheBad, sessionBad, limitBad, tokenBad, lockBad), slices.Concat(cacheGood, sessionGood, limitGood, tokenGood, lockGood)
 }
 
 // parse reads a request from prototext, in which $TOKEN and $ID are those of a session, and $LEASE and $RESERVATION a lease

@@ -1,6 +1,6 @@
 // Package store keeps Larder's data in Redis. Each feature is a package below it, which this package connects to one Redis:
-// [cache.Cache], [session.Sessions], [ratelimit.Limiter] and [token.Tokens], over the [redis.Client] that they share. It knows
-// nothing of gRPC.
+// [cache.Cache], [session.Sessions], [ratelimit.Limiter], [token.Tokens] and [lock.Locks], over the [redis.Client] that they
+// share. It knows nothing of gRPC.
 package store
 
 import (
@@ -8,6 +8,7 @@ import (
 
 	"github.com/berthcare/larder/store/cache"
 	"github.com/berthcare/larder/store/keyring"
+	"github.com/berthcare/larder/store/lock"
 	"github.com/berthcare/larder/store/near"
 	"github.com/berthcare/larder/store/ratelimit"
 	"github.com/berthcare/larder/store/redis"
@@ -19,10 +20,11 @@ import (
 type Options struct {
 	// Redis says how to reach Redis and what to keep in memory.
 	Redis redis.Options
-	// Cache, Sessions and RateLimits configure the features.
+	// Cache, Sessions, RateLimits and Locks configure the features.
 	Cache      cache.Options
 	Sessions   session.Options
 	RateLimits ratelimit.Options
+	Locks      lock.Options
 	// Keyring encrypts attributes of sessions, payloads of tokens, and values of entries where a [cache.Write] asks for it, and
 	// keys the digests of codes; nil means that nothing is encrypted.
 	Keyring *keyring.Keyring
@@ -40,6 +42,8 @@ type Store struct {
 	RateLimits *ratelimit.Limiter
 	// Tokens keeps one-time tokens.
 	Tokens *token.Tokens
+	// Locks keeps locks.
+	Locks *lock.Locks
 
 	keyring *keyring.Keyring
 }
@@ -50,12 +54,17 @@ func New(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	locks := lock.New(client, o.Locks)
+	if o.Cache.HoldsLock == nil { // a fence may be older than what entries know of it
+		o.Cache.HoldsLock = locks.Holds
+	}
 	return &Store{
 		Redis: client, keyring: o.Keyring,
 		Cache:      cache.New(client, o.Keyring, o.Cache),
 		Sessions:   session.New(client, o.Keyring, o.Sessions),
 		RateLimits: ratelimit.New(client, o.RateLimits),
 		Tokens:     token.New(client, o.Keyring),
+		Locks:      locks,
 	}, nil
 }
 
@@ -73,6 +82,8 @@ type Stats struct {
 	Sessions session.Stats
 	// RateLimits are those of the rate limits.
 	RateLimits ratelimit.Stats
+	// Locks are those of the locks.
+	Locks lock.Stats
 }
 
 // Stats returns the current counters.
@@ -80,6 +91,7 @@ func (s *Store) Stats() Stats {
 	return Stats{
 		Near: s.Redis.Near.Stats(), InFlight: s.Redis.InFlight(), Warnings: s.Redis.Warnings(), KeyUses: s.keyring.Uses(), Sessions: s.Sessions.Stats(),
 		RateLimits: s.RateLimits.Stats(),
+		Locks:      s.Locks.Stats(),
 	}
 }
 

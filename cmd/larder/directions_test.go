@@ -56,7 +56,11 @@ var rooms = []room{
 		why: "its scripts end the sessions of a token's subject, and it knows no other feature",
 	},
 	{
-		path: "store", may: []string{"store/redis", "store/near", "store/keyring", "store/cache", "store/session", "store/ratelimit", "store/token"},
+		path: "store/lock", may: []string{"store/redis"}, outside: []string{rueidis},
+		why: "a feature that knew another one could not be understood or changed without it",
+	},
+	{
+		path: "store", may: []string{"store/redis", "store/near", "store/keyring", "store/cache", "store/session", "store/ratelimit", "store/token", "store/lock"},
 		why: "it connects the features to one Redis, and does nothing by itself",
 	},
 	{path: "store/redistest", why: "it starts servers, for whichever package tests with them"},
@@ -65,7 +69,7 @@ var rooms = []room{
 		why: "tests of every package below store open stores alike",
 	},
 	{
-		path: "service/policy", may: []string{"store/session", "store/ratelimit", "store/token"},
+		path: "service/policy", may: []string{"store/session", "store/ratelimit", "store/token", "store/lock"},
 		why: "limits and policies are plain values, which a check of the file needs without a server",
 	},
 	{
@@ -73,7 +77,7 @@ var rooms = []room{
 		why: "what Envoy's files and requests mean is one thing, and how it is counted another",
 	},
 	{
-		path: "service", may: []string{"gen", "store", "store/redis", "store/keyring", "store/cache", "store/session", "store/ratelimit", "store/token", "service/policy", "service/edge/rls"},
+		path: "service", may: []string{"gen", "store", "store/redis", "store/keyring", "store/cache", "store/session", "store/ratelimit", "store/token", "store/lock", "service/policy", "service/edge/rls"},
 		outside: []string{grpcModule, codesPkg, prometheus, envoyModule}, why: "it serves the store over the API, whatever a client or a command does",
 	},
 	{

@@ -31,6 +31,8 @@ var varying = []struct {
 	{regexp.MustCompile(`"([0-9A-Z]{5}-){4}[0-9A-Z]{6}"`), `"RECOVERY"`},
 	{regexp.MustCompile(`"subjectEpoch": "\d+"`), `"subjectEpoch": "EPOCH"`},
 	{regexp.MustCompile(`"reservationId": "lr1_[A-Za-z0-9_-]+"`), `"reservationId": "RESERVATION"`},
+	{regexp.MustCompile(`ll1_[A-Za-z0-9_-]{43}`), "LOCK"},
+	{regexp.MustCompile(`"fencingToken": "\d+"`), `"fencingToken": "FENCE"`},
 	{regexp.MustCompile(`"leaseToken": "[A-Za-z0-9_-]+"`), `"leaseToken": "LEASE"`},
 	{regexp.MustCompile(`"resumeToken": "[A-Za-z0-9_-]+"`), `"resumeToken": "RESUME"`},
 	{regexp.MustCompile(`"eventId": "[0-9]+-[0-9]+-[0-9]+"`), `"eventId": "EVENT"`},

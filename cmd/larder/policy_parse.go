@@ -58,6 +58,7 @@ func parsePolicy(text []byte) (p *policy.Policy, lines map[string]int, err error
 		"sessions":    section(&r, &p.Sessions),
 		"rate_limits": rateLimits(&r, &p.RateLimits),
 		"tokens":      section(&r, &p.Tokens),
+		"locks":       section(&r, &p.Locks),
 	})
 	return p, r.lines, err
 }

@@ -60,6 +60,9 @@ func (p *Policy) Check(l Limits) error {
 	checkSection(c, "tokens.", &p.Tokens, func(written Token) {
 		c.tokens(written, tokenRules(written.over(p.Tokens.Defaults)))
 	})
+	checkSection(c, "locks.", &p.Locks, func(written Lock) {
+		c.locks(written, lockRules(written.over(p.Locks.Defaults)))
+	})
 	if c.first == nil {
 		return nil // and not a nil *FieldError
 	}

@@ -44,12 +44,14 @@ func (p *Policies) Named(namespace string) bool {
 
 func (p *Policies) ruleset(policy *Policy) *Ruleset {
 	entries, sessions, limits, tokens := &policy.Cache, &policy.Sessions, &policy.RateLimits, &policy.Tokens
+	locks := &policy.Locks
 	rules := func(ns string) *Rules {
 		return &Rules{
 			Cache:      p.limits.cacheRules(entries.Namespaces[ns].over(entries.Defaults)),
 			Sessions:   p.limits.sessionRules(sessions.Namespaces[ns].over(sessions.Defaults)),
 			RateLimits: rateLimitRules(limits.Namespaces[ns], limits.Defaults),
 			Tokens:     tokenRules(tokens.Namespaces[ns].over(tokens.Defaults)),
+			Locks:      lockRules(locks.Namespaces[ns].over(locks.Defaults)),
 		}
 	}
 	s := &Ruleset{defaults: rules(""), namespaces: make(map[string]*Rules)} // no namespace has the name ""
@@ -63,6 +65,9 @@ func (p *Policies) ruleset(policy *Policy) *Ruleset {
 		s.namespaces[ns] = rules(ns)
 	}
 	for ns := range tokens.Namespaces {
+		s.namespaces[ns] = rules(ns)
+	}
+	for ns := range locks.Namespaces {
 		s.namespaces[ns] = rules(ns)
 	}
 	return s

@@ -24,9 +24,11 @@ type Policy struct {
 	RateLimits Section[RateLimits]
 	// Tokens applies to TokenService.
 	Tokens Section[Token]
+	// Locks applies to LockService.
+	Locks Section[Lock]
 }
 
-// Section is the part of a [Policy] for one service; P is [Cache], [Session], [RateLimits] or [Token].
+// Section is the part of a [Policy] for one service; P is [Cache], [Session], [RateLimits], [Token] or [Lock].
 type Section[P any] struct {
 	// Defaults applies in every namespace, for each field that the namespace's own entry leaves out.
 	Defaults P

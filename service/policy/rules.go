@@ -18,6 +18,8 @@ type Rules struct {
 	RateLimits map[string]ratelimit.Rule
 	// Tokens applies to TokenService.
 	Tokens TokenRules
+	// Locks applies to LockService.
+	Locks LockRules
 }
 
 // CacheRules apply to the entries and counters of one namespace; the fields are those of [Cache].

@@ -2,6 +2,7 @@
 package cache
 
 import (
+	"context"
 	"time"
 
 	"github.com/berthcare/larder/store/keyring"
@@ -18,6 +19,9 @@ type Options struct {
 	// MaxTTL is the maximum time to live of an entry with tags when it is written, its stale part included; 0 means 720 h. It
 	// decides for how long invalidations of tags are kept. Replicas may differ in it.
 	MaxTTL time.Duration
+	// HoldsLock reports whether the holder with a fencing token has a lock. It decides about fences that are older than what
+	// entries remember of them; nil means that such fences are refused.
+	HoldsLock func(ctx context.Context, namespace, name string, fence int64) (bool, error)
 }
 
 // Cache keeps entries and counters in Redis. It is safe for concurrent use.

@@ -9,6 +9,11 @@ import (
 // Delete removes an entry and revokes its lease. If match is not nil it does so only if the entry has that etag. It returns
 // whether it removed an entry, and the etag of the entry that is left; empty means none.
 func (c *Cache) Delete(ctx context.Context, namespace, key string, match *ETag) (deleted bool, etag string, err error) {
+	return c.DeleteFenced(ctx, namespace, key, match, nil)
+}
+
+// DeleteFenced is Delete under a lock. It fails with [ErrFenced] if a later holder of the lock has written.
+func (c *Cache) DeleteFenced(ctx context.Context, namespace, key string, match *ETag, f *Fence) (deleted bool, etag string, err error) {
 	redisKey := c.entryKey(namespace, key)
 	defer c.redis.Forget(redisKey)
 	must, eff := "", redis.Writes
@@ -16,7 +21,7 @@ func (c *Cache) Delete(ctx context.Context, namespace, key string, match *ETag) 
 		// A repeated call would find nothing and report that the condition did not hold.
 		must, eff = match.String(), redis.WritesOnce
 	}
-	a, err := c.runOnEntry(ctx, deleteScript, eff, namespace, []string{redisKey, c.leaseKey(namespace, key)}, must)
+	a, err := c.runFenced(ctx, deleteScript, eff, namespace, key, f, must)
 	switch {
 	case err != nil:
 		return false, "", err

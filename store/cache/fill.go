@@ -27,7 +27,8 @@ const (
 
 // Fill writes a value that was loaded under a lease, if the lease is still held and neither the key, its tags nor its
 // namespace has changed since the lease was given. The entry is as of that time, so that a later invalidation applies to it when
-// it is read. Fill returns the entry's etag; empty if the outcome is not Filled.
+// it is read. Fill returns the entry's etag; empty if the outcome is not Filled. It fails with [ErrFenced] if a later holder of
+// the lock of its fence has written.
 func (c *Cache) Fill(ctx context.Context, namespace, key, token string, w Write) (outcome FillOutcome, etag string, err error) {
 	lease, ok := parseLease(token)
 	if !ok {
@@ -56,14 +57,22 @@ func (c *Cache) Fill(ctx context.Context, namespace, key, token string, w Write)
 	}
 	defer c.redis.Forget(redisKey, leaseKey)
 	// WritesOnce: a repeated call would find that the first one has used up the lease.
-	m, found, err := c.runBeside(ctx, fillScript, redis.WritesOnce, []string{redisKey, leaseKey},
-		[]string{lease, rueidis.BinaryString(c.encode(redisKey, e)), redis.Millis(ttl), invalidated}, unread)
+	var found []invalidation
+	n, err := c.underFence(ctx, namespace, w.Fence, func(fence []string) (int64, error) {
+		keys := []string{redisKey, leaseKey}
+		if w.Fence != nil {
+			keys = append(keys, c.fencesKey(namespace, key))
+		}
+		args := append([]string{lease, rueidis.BinaryString(c.encode(redisKey, e)), redis.Millis(ttl), invalidated}, fence...)
+		m, inv, err := c.runBeside(ctx, fillScript, redis.WritesOnce, keys, args, unread)
+		if err != nil {
+			return 0, err
+		}
+		found = inv
+		return m.AsInt64()
+	})
 	if err != nil {
 		return 0, "", err
-	}
-	n, err := m.AsInt64()
-	if err != nil {
-		return 0, "", redis.ErrInternal
 	}
 	for _, inv := range found {
 		known = known.or(inv)

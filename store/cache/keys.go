@@ -43,18 +43,24 @@ func (c *Cache) entryKeyParts(namespace string) (before, after string) {
 	return "ld:c:{" + namespace + ":", "}"
 }
 
-// leaseKey returns the Redis key of the lease of an entry, which is in the entry's slot. In the plain namespace the hash tag of
-// the key is put before the key. A key without a hash tag is its own one; if it holds a closing brace, which would end the tag
+// leaseKey returns the Redis key of the lease of an entry.
+func (c *Cache) leaseKey(namespace, key string) string { return c.sidecarKey("ld:l:", namespace, key) }
+
+// fencesKey returns the Redis key of the fences of an entry.
+func (c *Cache) fencesKey(namespace, key string) string { return c.sidecarKey("ld:z:", namespace, key) }
+
+// sidecarKey returns the Redis key of what belongs to an entry, which is in the entry's slot. In the plain namespace the hash tag
+// of the key is put before the key. A key without a hash tag is its own one; if it holds a closing brace, which would end the tag
 // early, a number of the same slot takes its place.
-func (c *Cache) leaseKey(namespace, key string) string {
+func (c *Cache) sidecarKey(prefix, namespace, key string) string {
 	if namespace == c.options.PlainNamespace {
 		tag := hashTag(key)
 		if strings.IndexByte(tag, '}') >= 0 {
 			tag = numberOf(slot(tag))
 		}
-		return "ld:l:{" + tag + "}" + key
+		return prefix + "{" + tag + "}" + key
 	}
-	return "ld:l:{" + namespace + ":" + key + "}"
+	return prefix + "{" + namespace + ":" + key + "}"
 }
 
 // hashTag returns the part of a key that decides its slot, by the rule of Redis Cluster: the text between the first { and the

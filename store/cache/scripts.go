@@ -12,23 +12,28 @@ import (
 //go:embed *.lua
 var files embed.FS
 
-// The text of a script is common.lua followed by the script's own file, and that of a short one its own file alone.
+// The text of a script is common.lua, the functions that it needs and the script's own file, and that of a short one its own file
+// alone.
 var (
-	setScript        = script("set")
+	setScript        = script("set", "fence")
 	overwriteScript  = short("overwrite")
-	deleteScript     = script("delete")
+	deleteScript     = script("delete", "fence")
 	removeScript     = short("remove")
 	touchScript      = script("touch")
 	incrementScript  = script("increment")
 	invalidateScript = freeing("invalidate")
 	leaseScript      = script("lease")
-	fillScript       = script("fill")
+	fillScript       = script("fill", "fence")
 	releaseScript    = freeing("release")
 	rememberScript   = script("remember")
 )
 
-func script(name string) *redis.Script {
-	return redis.NewScript("cache_"+name, file("common")+file(name), map[string]error{"LARDER_TAGGED": ErrTagged})
+func script(name string, functions ...string) *redis.Script {
+	text := file("common")
+	for _, f := range functions {
+		text += file(f)
+	}
+	return redis.NewScript("cache_"+name, text+file(name), map[string]error{"LARDER_TAGGED": ErrTagged, "LARDER_TOO_MANY_FENCES": ErrTooManyFences})
 }
 
 // freeing returns a script that Redis runs when its memory is full. Those that only remove keys need not ask for it.

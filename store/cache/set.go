@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -27,6 +28,8 @@ type Write struct {
 	ContentType string
 	// Encrypt says that the value is stored encrypted, which needs a keyring.
 	Encrypt bool
+	// Fence is the lock under which Set and Fill write; nil means none. Batches ignore it.
+	Fence *Fence
 }
 
 // entry returns the entry as of a time, fresh from now on, and its time to live in Redis; 0 means that it never expires.
@@ -67,7 +70,8 @@ const (
 	IfNoneMatch ConditionKind = "none_match"
 )
 
-// Set writes an entry if the condition holds. It returns the etag of what the key holds afterwards; empty means nothing.
+// Set writes an entry if the condition holds. It returns the etag of what the key holds afterwards; empty means nothing. It fails
+// with [ErrFenced] if a later holder of the lock of its fence has written.
 func (c *Cache) Set(ctx context.Context, namespace, key string, w Write, cond Condition) (stored bool, etag string, err error) {
 	if err := c.checkKeyring(&w); err != nil {
 		return false, "", err
@@ -81,7 +85,7 @@ func (c *Cache) Set(ctx context.Context, namespace, key string, w Write, cond Co
 	now := c.redis.Now()
 	e, ttl := w.entry(c.redis.AsOf(ctx), now)
 	defer c.redis.Forget(redisKey)
-	if cond.Kind == Always {
+	if cond.Kind == Always && w.Fence == nil {
 		if revokesLease(ttl) {
 			_, err = c.redis.Run(ctx, overwriteScript, redis.Writes, []string{redisKey, leaseKey},
 				rueidis.BinaryString(c.encode(redisKey, e)), redis.Millis(ttl))
@@ -92,13 +96,16 @@ func (c *Cache) Set(ctx context.Context, namespace, key string, w Write, cond Co
 		}
 		return err == nil, e.ETag.String(), err
 	}
-	// WritesOnce: a repeated call would find the entry of the first one and report that the condition did not hold.
-	a, err := c.runOnEntry(ctx, setScript, redis.WritesOnce, namespace, []string{redisKey, leaseKey},
-		rueidis.BinaryString(c.encode(redisKey, e)), redis.Millis(ttl), string(cond.Kind), cond.ETag.String())
+	kind, eff := cmp.Or(string(cond.Kind), "always"), redis.Writes
+	if cond.Kind != Always {
+		eff = redis.WritesOnce // a repeated call would find the entry of the first one and report that the condition did not hold
+	}
+	a, err := c.runFenced(ctx, setScript, eff, namespace, key, w.Fence,
+		rueidis.BinaryString(c.encode(redisKey, e)), redis.Millis(ttl), kind, cond.ETag.String())
 	switch {
 	case err != nil:
 		return false, "", err
-	case a.gone && cond.Kind != IfNoneMatch:
+	case a.gone && cond.Kind != IfNoneMatch && cond.Kind != Always:
 		// What the condition required was gone, and must not have been replaced.
 		_, etag, err := c.Delete(ctx, namespace, key, &e.ETag)
 		return false, etag, err

@@ -24,7 +24,7 @@ type Command struct {
 	// Version is the version of Larder that the report names.
 	Version string `kong:"-"`
 
-	Workload     []string         `enum:"near-get,redis-get,set,mixed,batchget,stampede,validate,consume,consume-denied,should-rate-limit,token" default:"near-get,redis-get,set,mixed,batchget,stampede,validate,consume,consume-denied,should-rate-limit,token" placeholder:"NAME" help:"Workloads to measure: ${enum}. Default: all of them. A target is not measured with should-rate-limit, which needs rules of its own."`
+	Workload     []string         `enum:"near-get,redis-get,set,mixed,batchget,stampede,validate,consume,consume-denied,should-rate-limit,token,lock" default:"near-get,redis-get,set,mixed,batchget,stampede,validate,consume,consume-denied,should-rate-limit,token,lock" placeholder:"NAME" help:"Workloads to measure: ${enum}. Default: all of them. A target is not measured with should-rate-limit, which needs rules of its own."`
 	Connections  int              `default:"4" help:"Connections to each server."`
 	InFlight     int              `default:"64" help:"Concurrent callers; each has one call in flight."`
 	ValueSize    setting.Bytes    `default:"1KiB" help:"Size of each value."`

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
@@ -31,6 +32,7 @@ var floorServices = []struct {
 	{&sessionv1.SessionService_ServiceDesc, func() any { return new(floorSession) }},
 	{&ratelimitv1.RateLimitService_ServiceDesc, func() any { return new(floorRateLimit) }},
 	{&tokenv1.TokenService_ServiceDesc, func() any { return new(floorToken) }},
+	{&lockv1.LockService_ServiceDesc, func() any { return new(floorLock) }},
 }
 
 // FloorServices returns the descriptors of the services that the floor serves.

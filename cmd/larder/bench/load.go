@@ -13,6 +13,7 @@ import (
 	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
@@ -54,6 +55,8 @@ type caller struct {
 	ratelimit ratelimitv1.RateLimitServiceClient
 	envoy     envoy.RateLimitServiceClient
 	token     tokenv1.TokenServiceClient
+	locks     lockv1.LockServiceClient
+	lock      string // the name of the caller's own lock
 
 	random *rand.Rand
 	choose func() int    // returns the index of a key, or of a token
@@ -73,7 +76,8 @@ func (l *load) caller(s *server, number int) *caller {
 	return &caller{
 		load: l, cache: cachev1.NewCacheServiceClient(conn), session: sessionv1.NewSessionServiceClient(conn),
 		ratelimit: ratelimitv1.NewRateLimitServiceClient(conn), envoy: envoy.NewRateLimitServiceClient(conn),
-		token:  tokenv1.NewTokenServiceClient(conn),
+		token: tokenv1.NewTokenServiceClient(conn),
+		locks: lockv1.NewLockServiceClient(conn), lock: "worker:" + strconv.Itoa(number),
 		random: random, choose: chooser(random, l.command.Distribution, len(l.keys)), tokens: s.tokens,
 		latencies: newHistogram(), failures: make(map[string]int64),
 	}

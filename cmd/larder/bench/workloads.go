@@ -47,6 +47,7 @@ var workloads = []workload{
 	{name: "consume-denied", about: "Consume by 100 subjects that are denied, which Larder remembers for up to 1s", goal: 0.90, call: consumeDenied, warm: consumeDenied},
 	{name: "should-rate-limit", about: "ShouldRateLimit of Envoy's protocol with one descriptor, within its limit", goal: 0.64, call: shouldRateLimit, ownRules: true},
 	{name: "token", about: "IssueToken of a link and ConsumeToken of it, as one call", call: token},
+	{name: "lock", about: "AcquireLock and ReleaseLock, each caller of its own lock", call: lockAndRelease},
 }
 
 // legs returns the number of turns in a round.

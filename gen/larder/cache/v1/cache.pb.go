@@ -208,6 +208,9 @@ const (
 	SetOutcome_SET_OUTCOME_STORED SetOutcome = 1
 	// SET_OUTCOME_NOT_STORED means that the precondition did not hold and nothing was written.
 	SetOutcome_SET_OUTCOME_NOT_STORED SetOutcome = 2
+	// SET_OUTCOME_FENCED means that the fence is that of a lock which a later holder has used with this key, and that
+	// nothing was written.
+	SetOutcome_SET_OUTCOME_FENCED SetOutcome = 3
 )
 
 // Enum value maps for SetOutcome.
@@ -216,11 +219,13 @@ var (
 		0: "SET_OUTCOME_UNSPECIFIED",
 		1: "SET_OUTCOME_STORED",
 		2: "SET_OUTCOME_NOT_STORED",
+		3: "SET_OUTCOME_FENCED",
 	}
 	SetOutcome_value = map[string]int32{
 		"SET_OUTCOME_UNSPECIFIED": 0,
 		"SET_OUTCOME_STORED":      1,
 		"SET_OUTCOME_NOT_STORED":  2,
+		"SET_OUTCOME_FENCED":      3,
 	}
 )
 
@@ -263,6 +268,9 @@ const (
 	DeleteOutcome_DELETE_OUTCOME_MISS DeleteOutcome = 2
 	// DELETE_OUTCOME_NOT_DELETED means that the entry has another etag than if_match and was left in place.
 	DeleteOutcome_DELETE_OUTCOME_NOT_DELETED DeleteOutcome = 3
+	// DELETE_OUTCOME_FENCED means that the fence is that of a lock which a later holder has used with this key, and that
+	// nothing was deleted.
+	DeleteOutcome_DELETE_OUTCOME_FENCED DeleteOutcome = 4
 )
 
 // Enum value maps for DeleteOutcome.
@@ -272,12 +280,14 @@ var (
 		1: "DELETE_OUTCOME_DELETED",
 		2: "DELETE_OUTCOME_MISS",
 		3: "DELETE_OUTCOME_NOT_DELETED",
+		4: "DELETE_OUTCOME_FENCED",
 	}
 	DeleteOutcome_value = map[string]int32{
 		"DELETE_OUTCOME_UNSPECIFIED": 0,
 		"DELETE_OUTCOME_DELETED":     1,
 		"DELETE_OUTCOME_MISS":        2,
 		"DELETE_OUTCOME_NOT_DELETED": 3,
+		"DELETE_OUTCOME_FENCED":      4,
 	}
 )
 
@@ -857,6 +867,9 @@ const (
 	// FILL_OUTCOME_SUPERSEDED means that nothing was written because another caller wrote the key after the lease had
 	// been granted.
 	FillOutcome_FILL_OUTCOME_SUPERSEDED FillOutcome = 4
+	// FILL_OUTCOME_FENCED means that the fence is that of a lock which a later holder has used with this key, and that
+	// nothing was written.
+	FillOutcome_FILL_OUTCOME_FENCED FillOutcome = 5
 )
 
 // Enum value maps for FillOutcome.
@@ -867,6 +880,7 @@ var (
 		2: "FILL_OUTCOME_LEASE_EXPIRED",
 		3: "FILL_OUTCOME_INVALIDATED",
 		4: "FILL_OUTCOME_SUPERSEDED",
+		5: "FILL_OUTCOME_FENCED",
 	}
 	FillOutcome_value = map[string]int32{
 		"FILL_OUTCOME_UNSPECIFIED":   0,
@@ -874,6 +888,7 @@ var (
 		"FILL_OUTCOME_LEASE_EXPIRED": 2,
 		"FILL_OUTCOME_INVALIDATED":   3,
 		"FILL_OUTCOME_SUPERSEDED":    4,
+		"FILL_OUTCOME_FENCED":        5,
 	}
 )
 
@@ -1368,6 +1383,66 @@ func (x *GetResponse) GetTags() []string {
 	return nil
 }
 
+// Fence proves that a write is by the holder of a lock of LockService, and not by one that has lost it without knowing.
+// The server keeps with each key the highest fencing token that has come with a write of that key, by lock name, for at
+// least 24 h after the last one, and writes nothing if a lower one comes. A token that is older than 24 h and not known
+// to the key is accepted only while LockService says that its holder still has the lock. A key is fenced only where
+// every writer of it sends a fence. Fences of at most 16 lock names are kept with one key; a further one fails with
+// FAILED_PRECONDITION and the reason TOO_MANY_FENCES.
+type Fence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// lock_name is the name of the lock, which is in the namespace of the request; 1 to 512 bytes.
+	LockName string `protobuf:"bytes,1,opt,name=lock_name,json=lockName,proto3" json:"lock_name,omitempty"`
+	// fencing_token is the fencing token that LockService gave with the lock; above 0.
+	FencingToken  int64 `protobuf:"varint,2,opt,name=fencing_token,json=fencingToken,proto3" json:"fencing_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fence) Reset() {
+	*x = Fence{}
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fence) ProtoMessage() {}
+
+func (x *Fence) ProtoReflect() protoreflect.Message {
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fence.ProtoReflect.Descriptor instead.
+func (*Fence) Descriptor() ([]byte, []int) {
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Fence) GetLockName() string {
+	if x != nil {
+		return x.LockName
+	}
+	return ""
+}
+
+func (x *Fence) GetFencingToken() int64 {
+	if x != nil {
+		return x.FencingToken
+	}
+	return 0
+}
+
 // SetRequest asks to write one entry.
 type SetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1407,14 +1482,16 @@ type SetRequest struct {
 	//	*SetRequest_IfPresent
 	//	*SetRequest_IfMatch
 	//	*SetRequest_IfNoneMatch
-	Precondition  isSetRequest_Precondition `protobuf_oneof:"precondition"`
+	Precondition isSetRequest_Precondition `protobuf_oneof:"precondition"`
+	// fence is the lock under which the caller writes; unset means none.
+	Fence         *Fence `protobuf:"bytes,15,opt,name=fence,proto3" json:"fence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetRequest) Reset() {
 	*x = SetRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[2]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1503,7 @@ func (x *SetRequest) String() string {
 func (*SetRequest) ProtoMessage() {}
 
 func (x *SetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[2]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1516,7 @@ func (x *SetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRequest.ProtoReflect.Descriptor instead.
 func (*SetRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{2}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SetRequest) GetNamespace() string {
@@ -1568,6 +1645,13 @@ func (x *SetRequest) GetIfNoneMatch() string {
 	return ""
 }
 
+func (x *SetRequest) GetFence() *Fence {
+	if x != nil {
+		return x.Fence
+	}
+	return nil
+}
+
 type isSetRequest_Expiry interface {
 	isSetRequest_Expiry()
 }
@@ -1632,7 +1716,7 @@ type SetResponse struct {
 	// outcome says whether the entry was written.
 	Outcome SetOutcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=larder.cache.v1.SetOutcome" json:"outcome,omitempty"`
 	// etag is the etag of the entry that the key has now: the new one if STORED, the one that the precondition met if
-	// NOT_STORED. Empty means that the key has no entry.
+	// NOT_STORED. Empty means that the key has no entry, or FENCED.
 	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1640,7 +1724,7 @@ type SetResponse struct {
 
 func (x *SetResponse) Reset() {
 	*x = SetResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[3]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1652,7 +1736,7 @@ func (x *SetResponse) String() string {
 func (*SetResponse) ProtoMessage() {}
 
 func (x *SetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[3]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1665,7 +1749,7 @@ func (x *SetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetResponse.ProtoReflect.Descriptor instead.
 func (*SetResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{3}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SetResponse) GetOutcome() SetOutcome {
@@ -1690,14 +1774,16 @@ type DeleteRequest struct {
 	// key is the key of the entry, 1 to 1024 bytes.
 	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	// if_match deletes the entry only if it has this etag; empty means any etag.
-	IfMatch       string `protobuf:"bytes,3,opt,name=if_match,json=ifMatch,proto3" json:"if_match,omitempty"`
+	IfMatch string `protobuf:"bytes,3,opt,name=if_match,json=ifMatch,proto3" json:"if_match,omitempty"`
+	// fence is the lock under which the caller deletes; unset means none.
+	Fence         *Fence `protobuf:"bytes,4,opt,name=fence,proto3" json:"fence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[4]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1709,7 +1795,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[4]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1722,7 +1808,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{4}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DeleteRequest) GetNamespace() string {
@@ -1746,6 +1832,13 @@ func (x *DeleteRequest) GetIfMatch() string {
 	return ""
 }
 
+func (x *DeleteRequest) GetFence() *Fence {
+	if x != nil {
+		return x.Fence
+	}
+	return nil
+}
+
 // DeleteResponse says what the delete did.
 type DeleteResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1759,7 +1852,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[5]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +1864,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[5]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +1877,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{5}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DeleteResponse) GetOutcome() DeleteOutcome {
@@ -1825,7 +1918,7 @@ type TouchRequest struct {
 
 func (x *TouchRequest) Reset() {
 	*x = TouchRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[6]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +1930,7 @@ func (x *TouchRequest) String() string {
 func (*TouchRequest) ProtoMessage() {}
 
 func (x *TouchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[6]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +1943,7 @@ func (x *TouchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TouchRequest.ProtoReflect.Descriptor instead.
 func (*TouchRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{6}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TouchRequest) GetNamespace() string {
@@ -1946,7 +2039,7 @@ type TouchResponse struct {
 
 func (x *TouchResponse) Reset() {
 	*x = TouchResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[7]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2051,7 @@ func (x *TouchResponse) String() string {
 func (*TouchResponse) ProtoMessage() {}
 
 func (x *TouchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[7]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2064,7 @@ func (x *TouchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TouchResponse.ProtoReflect.Descriptor instead.
 func (*TouchResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{7}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TouchResponse) GetOutcome() TouchOutcome {
@@ -2018,7 +2111,7 @@ type IncrementRequest struct {
 
 func (x *IncrementRequest) Reset() {
 	*x = IncrementRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[8]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2123,7 @@ func (x *IncrementRequest) String() string {
 func (*IncrementRequest) ProtoMessage() {}
 
 func (x *IncrementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[8]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2136,7 @@ func (x *IncrementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IncrementRequest.ProtoReflect.Descriptor instead.
 func (*IncrementRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{8}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *IncrementRequest) GetNamespace() string {
@@ -2178,7 +2271,7 @@ type IncrementResponse struct {
 
 func (x *IncrementResponse) Reset() {
 	*x = IncrementResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[9]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2190,7 +2283,7 @@ func (x *IncrementResponse) String() string {
 func (*IncrementResponse) ProtoMessage() {}
 
 func (x *IncrementResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[9]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2203,7 +2296,7 @@ func (x *IncrementResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IncrementResponse.ProtoReflect.Descriptor instead.
 func (*IncrementResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{9}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *IncrementResponse) GetOutcome() IncrementOutcome {
@@ -2242,7 +2335,7 @@ type BatchGetRequest struct {
 
 func (x *BatchGetRequest) Reset() {
 	*x = BatchGetRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[10]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +2347,7 @@ func (x *BatchGetRequest) String() string {
 func (*BatchGetRequest) ProtoMessage() {}
 
 func (x *BatchGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[10]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +2360,7 @@ func (x *BatchGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetRequest.ProtoReflect.Descriptor instead.
 func (*BatchGetRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{10}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *BatchGetRequest) GetNamespace() string {
@@ -2322,7 +2415,7 @@ type BatchGetResult struct {
 
 func (x *BatchGetResult) Reset() {
 	*x = BatchGetResult{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[11]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2334,7 +2427,7 @@ func (x *BatchGetResult) String() string {
 func (*BatchGetResult) ProtoMessage() {}
 
 func (x *BatchGetResult) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[11]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2347,7 +2440,7 @@ func (x *BatchGetResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetResult.ProtoReflect.Descriptor instead.
 func (*BatchGetResult) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{11}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BatchGetResult) GetKey() string {
@@ -2441,7 +2534,7 @@ type BatchGetResponse struct {
 
 func (x *BatchGetResponse) Reset() {
 	*x = BatchGetResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[12]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2453,7 +2546,7 @@ func (x *BatchGetResponse) String() string {
 func (*BatchGetResponse) ProtoMessage() {}
 
 func (x *BatchGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[12]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2466,7 +2559,7 @@ func (x *BatchGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetResponse.ProtoReflect.Descriptor instead.
 func (*BatchGetResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{12}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *BatchGetResponse) GetResults() []*BatchGetResult {
@@ -2516,7 +2609,7 @@ type BatchSetItem struct {
 
 func (x *BatchSetItem) Reset() {
 	*x = BatchSetItem{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[13]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2528,7 +2621,7 @@ func (x *BatchSetItem) String() string {
 func (*BatchSetItem) ProtoMessage() {}
 
 func (x *BatchSetItem) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[13]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2541,7 +2634,7 @@ func (x *BatchSetItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchSetItem.ProtoReflect.Descriptor instead.
 func (*BatchSetItem) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{13}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BatchSetItem) GetKey() string {
@@ -2659,7 +2752,7 @@ type BatchSetRequest struct {
 
 func (x *BatchSetRequest) Reset() {
 	*x = BatchSetRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[14]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +2764,7 @@ func (x *BatchSetRequest) String() string {
 func (*BatchSetRequest) ProtoMessage() {}
 
 func (x *BatchSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[14]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2684,7 +2777,7 @@ func (x *BatchSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchSetRequest.ProtoReflect.Descriptor instead.
 func (*BatchSetRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{14}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *BatchSetRequest) GetNamespace() string {
@@ -2718,7 +2811,7 @@ type BatchSetResult struct {
 
 func (x *BatchSetResult) Reset() {
 	*x = BatchSetResult{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[15]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2730,7 +2823,7 @@ func (x *BatchSetResult) String() string {
 func (*BatchSetResult) ProtoMessage() {}
 
 func (x *BatchSetResult) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[15]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2743,7 +2836,7 @@ func (x *BatchSetResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchSetResult.ProtoReflect.Descriptor instead.
 func (*BatchSetResult) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{15}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BatchSetResult) GetKey() string {
@@ -2785,7 +2878,7 @@ type BatchSetResponse struct {
 
 func (x *BatchSetResponse) Reset() {
 	*x = BatchSetResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[16]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2797,7 +2890,7 @@ func (x *BatchSetResponse) String() string {
 func (*BatchSetResponse) ProtoMessage() {}
 
 func (x *BatchSetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[16]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2810,7 +2903,7 @@ func (x *BatchSetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchSetResponse.ProtoReflect.Descriptor instead.
 func (*BatchSetResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{16}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *BatchSetResponse) GetResults() []*BatchSetResult {
@@ -2833,7 +2926,7 @@ type BatchDeleteRequest struct {
 
 func (x *BatchDeleteRequest) Reset() {
 	*x = BatchDeleteRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[17]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2845,7 +2938,7 @@ func (x *BatchDeleteRequest) String() string {
 func (*BatchDeleteRequest) ProtoMessage() {}
 
 func (x *BatchDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[17]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2858,7 +2951,7 @@ func (x *BatchDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchDeleteRequest.ProtoReflect.Descriptor instead.
 func (*BatchDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{17}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *BatchDeleteRequest) GetNamespace() string {
@@ -2890,7 +2983,7 @@ type BatchDeleteResult struct {
 
 func (x *BatchDeleteResult) Reset() {
 	*x = BatchDeleteResult{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[18]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +2995,7 @@ func (x *BatchDeleteResult) String() string {
 func (*BatchDeleteResult) ProtoMessage() {}
 
 func (x *BatchDeleteResult) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[18]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +3008,7 @@ func (x *BatchDeleteResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchDeleteResult.ProtoReflect.Descriptor instead.
 func (*BatchDeleteResult) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{18}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BatchDeleteResult) GetKey() string {
@@ -2950,7 +3043,7 @@ type BatchDeleteResponse struct {
 
 func (x *BatchDeleteResponse) Reset() {
 	*x = BatchDeleteResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[19]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2962,7 +3055,7 @@ func (x *BatchDeleteResponse) String() string {
 func (*BatchDeleteResponse) ProtoMessage() {}
 
 func (x *BatchDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[19]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2975,7 +3068,7 @@ func (x *BatchDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchDeleteResponse.ProtoReflect.Descriptor instead.
 func (*BatchDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{19}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BatchDeleteResponse) GetResults() []*BatchDeleteResult {
@@ -3002,7 +3095,7 @@ type DeleteMatchingRequest struct {
 
 func (x *DeleteMatchingRequest) Reset() {
 	*x = DeleteMatchingRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[20]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3014,7 +3107,7 @@ func (x *DeleteMatchingRequest) String() string {
 func (*DeleteMatchingRequest) ProtoMessage() {}
 
 func (x *DeleteMatchingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[20]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3027,7 +3120,7 @@ func (x *DeleteMatchingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMatchingRequest.ProtoReflect.Descriptor instead.
 func (*DeleteMatchingRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{20}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteMatchingRequest) GetNamespace() string {
@@ -3066,7 +3159,7 @@ type DeleteMatchingResponse struct {
 
 func (x *DeleteMatchingResponse) Reset() {
 	*x = DeleteMatchingResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[21]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3078,7 +3171,7 @@ func (x *DeleteMatchingResponse) String() string {
 func (*DeleteMatchingResponse) ProtoMessage() {}
 
 func (x *DeleteMatchingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[21]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3091,7 +3184,7 @@ func (x *DeleteMatchingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMatchingResponse.ProtoReflect.Descriptor instead.
 func (*DeleteMatchingResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{21}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteMatchingResponse) GetDeletedCount() int64 {
@@ -3133,7 +3226,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[22]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3145,7 +3238,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[22]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3158,7 +3251,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{22}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListKeysRequest) GetNamespace() string {
@@ -3202,7 +3295,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[23]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3214,7 +3307,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[23]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3227,7 +3320,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{23}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListKeysResponse) GetKeys() []string {
@@ -3268,7 +3361,7 @@ type GetOrLeaseRequest struct {
 
 func (x *GetOrLeaseRequest) Reset() {
 	*x = GetOrLeaseRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[24]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3280,7 +3373,7 @@ func (x *GetOrLeaseRequest) String() string {
 func (*GetOrLeaseRequest) ProtoMessage() {}
 
 func (x *GetOrLeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[24]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3293,7 +3386,7 @@ func (x *GetOrLeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOrLeaseRequest.ProtoReflect.Descriptor instead.
 func (*GetOrLeaseRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{24}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetOrLeaseRequest) GetNamespace() string {
@@ -3372,7 +3465,7 @@ type GetOrLeaseResponse struct {
 
 func (x *GetOrLeaseResponse) Reset() {
 	*x = GetOrLeaseResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[25]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3384,7 +3477,7 @@ func (x *GetOrLeaseResponse) String() string {
 func (*GetOrLeaseResponse) ProtoMessage() {}
 
 func (x *GetOrLeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[25]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3397,7 +3490,7 @@ func (x *GetOrLeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOrLeaseResponse.ProtoReflect.Descriptor instead.
 func (*GetOrLeaseResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{25}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetOrLeaseResponse) GetOutcome() GetOrLeaseOutcome {
@@ -3514,14 +3607,16 @@ type FillRequest struct {
 	// Duplicates are dropped.
 	Tags []string `protobuf:"bytes,10,rep,name=tags,proto3" json:"tags,omitempty"`
 	// content_type is a media type to store with the value, at most 255 bytes; empty means none.
-	ContentType   string `protobuf:"bytes,11,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	ContentType string `protobuf:"bytes,11,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	// fence is the lock under which the caller writes; unset means none.
+	Fence         *Fence `protobuf:"bytes,12,opt,name=fence,proto3" json:"fence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FillRequest) Reset() {
 	*x = FillRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[26]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3533,7 +3628,7 @@ func (x *FillRequest) String() string {
 func (*FillRequest) ProtoMessage() {}
 
 func (x *FillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[26]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3546,7 +3641,7 @@ func (x *FillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FillRequest.ProtoReflect.Descriptor instead.
 func (*FillRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{26}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *FillRequest) GetNamespace() string {
@@ -3639,6 +3734,13 @@ func (x *FillRequest) GetContentType() string {
 	return ""
 }
 
+func (x *FillRequest) GetFence() *Fence {
+	if x != nil {
+		return x.Fence
+	}
+	return nil
+}
+
 type isFillRequest_Expiry interface {
 	isFillRequest_Expiry()
 }
@@ -3678,7 +3780,7 @@ type FillResponse struct {
 
 func (x *FillResponse) Reset() {
 	*x = FillResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[27]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3690,7 +3792,7 @@ func (x *FillResponse) String() string {
 func (*FillResponse) ProtoMessage() {}
 
 func (x *FillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[27]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3703,7 +3805,7 @@ func (x *FillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FillResponse.ProtoReflect.Descriptor instead.
 func (*FillResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{27}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FillResponse) GetOutcome() FillOutcome {
@@ -3738,7 +3840,7 @@ type ReleaseLeaseRequest struct {
 
 func (x *ReleaseLeaseRequest) Reset() {
 	*x = ReleaseLeaseRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[28]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3750,7 +3852,7 @@ func (x *ReleaseLeaseRequest) String() string {
 func (*ReleaseLeaseRequest) ProtoMessage() {}
 
 func (x *ReleaseLeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[28]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3763,7 +3865,7 @@ func (x *ReleaseLeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLeaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseLeaseRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{28}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReleaseLeaseRequest) GetNamespace() string {
@@ -3805,7 +3907,7 @@ type ReleaseLeaseResponse struct {
 
 func (x *ReleaseLeaseResponse) Reset() {
 	*x = ReleaseLeaseResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[29]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3817,7 +3919,7 @@ func (x *ReleaseLeaseResponse) String() string {
 func (*ReleaseLeaseResponse) ProtoMessage() {}
 
 func (x *ReleaseLeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[29]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3830,7 +3932,7 @@ func (x *ReleaseLeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLeaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseLeaseResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{29}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReleaseLeaseResponse) GetOutcome() ReleaseLeaseOutcome {
@@ -3855,7 +3957,7 @@ type InvalidateTagsRequest struct {
 
 func (x *InvalidateTagsRequest) Reset() {
 	*x = InvalidateTagsRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[30]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3867,7 +3969,7 @@ func (x *InvalidateTagsRequest) String() string {
 func (*InvalidateTagsRequest) ProtoMessage() {}
 
 func (x *InvalidateTagsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[30]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3880,7 +3982,7 @@ func (x *InvalidateTagsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateTagsRequest.ProtoReflect.Descriptor instead.
 func (*InvalidateTagsRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{30}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *InvalidateTagsRequest) GetNamespace() string {
@@ -3913,7 +4015,7 @@ type InvalidateTagsResponse struct {
 
 func (x *InvalidateTagsResponse) Reset() {
 	*x = InvalidateTagsResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[31]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3925,7 +4027,7 @@ func (x *InvalidateTagsResponse) String() string {
 func (*InvalidateTagsResponse) ProtoMessage() {}
 
 func (x *InvalidateTagsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[31]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3938,7 +4040,7 @@ func (x *InvalidateTagsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateTagsResponse.ProtoReflect.Descriptor instead.
 func (*InvalidateTagsResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{31}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{32}
 }
 
 // ClearNamespaceRequest asks to invalidate the entries of a namespace.
@@ -3954,7 +4056,7 @@ type ClearNamespaceRequest struct {
 
 func (x *ClearNamespaceRequest) Reset() {
 	*x = ClearNamespaceRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[32]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3966,7 +4068,7 @@ func (x *ClearNamespaceRequest) String() string {
 func (*ClearNamespaceRequest) ProtoMessage() {}
 
 func (x *ClearNamespaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[32]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3979,7 +4081,7 @@ func (x *ClearNamespaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearNamespaceRequest.ProtoReflect.Descriptor instead.
 func (*ClearNamespaceRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{32}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ClearNamespaceRequest) GetNamespace() string {
@@ -4005,7 +4107,7 @@ type ClearNamespaceResponse struct {
 
 func (x *ClearNamespaceResponse) Reset() {
 	*x = ClearNamespaceResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[33]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4017,7 +4119,7 @@ func (x *ClearNamespaceResponse) String() string {
 func (*ClearNamespaceResponse) ProtoMessage() {}
 
 func (x *ClearNamespaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[33]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4030,7 +4132,7 @@ func (x *ClearNamespaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearNamespaceResponse.ProtoReflect.Descriptor instead.
 func (*ClearNamespaceResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{33}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{34}
 }
 
 // WatchRequest asks for the events of a namespace.
@@ -4047,7 +4149,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[34]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4059,7 +4161,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[34]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4072,7 +4174,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{34}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WatchRequest) GetNamespace() string {
@@ -4111,7 +4213,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[35]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4123,7 +4225,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[35]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4136,7 +4238,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{35}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WatchResponse) GetEvent() WatchEvent {
@@ -4179,7 +4281,7 @@ type GetStatsRequest struct {
 
 func (x *GetStatsRequest) Reset() {
 	*x = GetStatsRequest{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[36]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4191,7 +4293,7 @@ func (x *GetStatsRequest) String() string {
 func (*GetStatsRequest) ProtoMessage() {}
 
 func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[36]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4204,7 +4306,7 @@ func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsRequest.ProtoReflect.Descriptor instead.
 func (*GetStatsRequest) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{36}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetStatsRequest) GetNamespace() string {
@@ -4229,7 +4331,7 @@ type GetStatsResponse struct {
 
 func (x *GetStatsResponse) Reset() {
 	*x = GetStatsResponse{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[37]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4241,7 +4343,7 @@ func (x *GetStatsResponse) String() string {
 func (*GetStatsResponse) ProtoMessage() {}
 
 func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[37]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4254,7 +4356,7 @@ func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsResponse.ProtoReflect.Descriptor instead.
 func (*GetStatsResponse) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{37}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetStatsResponse) GetStartedAt() *timestamppb.Timestamp {
@@ -4295,7 +4397,7 @@ type NamespaceStats struct {
 
 func (x *NamespaceStats) Reset() {
 	*x = NamespaceStats{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[38]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4307,7 +4409,7 @@ func (x *NamespaceStats) String() string {
 func (*NamespaceStats) ProtoMessage() {}
 
 func (x *NamespaceStats) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[38]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4320,7 +4422,7 @@ func (x *NamespaceStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceStats.ProtoReflect.Descriptor instead.
 func (*NamespaceStats) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{38}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NamespaceStats) GetNamespace() string {
@@ -4359,7 +4461,7 @@ type ReadCount struct {
 
 func (x *ReadCount) Reset() {
 	*x = ReadCount{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[39]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4371,7 +4473,7 @@ func (x *ReadCount) String() string {
 func (*ReadCount) ProtoMessage() {}
 
 func (x *ReadCount) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[39]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4384,7 +4486,7 @@ func (x *ReadCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadCount.ProtoReflect.Descriptor instead.
 func (*ReadCount) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{39}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReadCount) GetOutcome() ReadOutcome {
@@ -4427,7 +4529,7 @@ type NearCacheStats struct {
 
 func (x *NearCacheStats) Reset() {
 	*x = NearCacheStats{}
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[40]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4439,7 +4541,7 @@ func (x *NearCacheStats) String() string {
 func (*NearCacheStats) ProtoMessage() {}
 
 func (x *NearCacheStats) ProtoReflect() protoreflect.Message {
-	mi := &file_larder_cache_v1_cache_proto_msgTypes[40]
+	mi := &file_larder_cache_v1_cache_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4452,7 +4554,7 @@ func (x *NearCacheStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NearCacheStats.ProtoReflect.Descriptor instead.
 func (*NearCacheStats) Descriptor() ([]byte, []int) {
-	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{40}
+	return file_larder_cache_v1_cache_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NearCacheStats) GetEntries() int64 {
@@ -4514,7 +4616,10 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\x03age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12/\n" +
 	"\x06source\x18\a \x01(\x0e2\x17.larder.cache.v1.SourceR\x06source\x12!\n" +
 	"\fcontent_type\x18\b \x01(\tR\vcontentType\x12\x12\n" +
-	"\x04tags\x18\t \x03(\tR\x04tags\"\x80\x04\n" +
+	"\x04tags\x18\t \x03(\tR\x04tags\"I\n" +
+	"\x05Fence\x12\x1b\n" +
+	"\tlock_name\x18\x01 \x01(\tR\blockName\x12#\n" +
+	"\rfencing_token\x18\x02 \x01(\x03R\ffencingToken\"\xae\x04\n" +
 	"\n" +
 	"SetRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
@@ -4533,16 +4638,18 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\n" +
 	"if_present\x18\f \x01(\bH\x01R\tifPresent\x12\x1b\n" +
 	"\bif_match\x18\r \x01(\tH\x01R\aifMatch\x12$\n" +
-	"\rif_none_match\x18\x0e \x01(\tH\x01R\vifNoneMatchB\b\n" +
+	"\rif_none_match\x18\x0e \x01(\tH\x01R\vifNoneMatch\x12,\n" +
+	"\x05fence\x18\x0f \x01(\v2\x16.larder.cache.v1.FenceR\x05fenceB\b\n" +
 	"\x06expiryB\x0e\n" +
 	"\fprecondition\"X\n" +
 	"\vSetResponse\x125\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x1b.larder.cache.v1.SetOutcomeR\aoutcome\x12\x12\n" +
-	"\x04etag\x18\x02 \x01(\tR\x04etag\"Z\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\"\x88\x01\n" +
 	"\rDeleteRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x19\n" +
-	"\bif_match\x18\x03 \x01(\tR\aifMatch\"^\n" +
+	"\bif_match\x18\x03 \x01(\tR\aifMatch\x12,\n" +
+	"\x05fence\x18\x04 \x01(\v2\x16.larder.cache.v1.FenceR\x05fence\"^\n" +
 	"\x0eDeleteResponse\x128\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x1e.larder.cache.v1.DeleteOutcomeR\aoutcome\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\"\xfe\x01\n" +
@@ -4671,7 +4778,7 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	" \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\x12:\n" +
 	"\vretry_after\x18\v \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"retryAfter\x12\x12\n" +
-	"\x04tags\x18\f \x03(\tR\x04tags\"\x8f\x03\n" +
+	"\x04tags\x18\f \x03(\tR\x04tags\"\xbd\x03\n" +
 	"\vFillRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1f\n" +
@@ -4686,7 +4793,8 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\bnegative\x18\t \x01(\bR\bnegative\x12\x12\n" +
 	"\x04tags\x18\n" +
 	" \x03(\tR\x04tags\x12!\n" +
-	"\fcontent_type\x18\v \x01(\tR\vcontentTypeB\b\n" +
+	"\fcontent_type\x18\v \x01(\tR\vcontentType\x12,\n" +
+	"\x05fence\x18\f \x01(\v2\x16.larder.cache.v1.FenceR\x05fenceB\b\n" +
 	"\x06expiry\"Z\n" +
 	"\fFillResponse\x126\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x1c.larder.cache.v1.FillOutcomeR\aoutcome\x12\x12\n" +
@@ -4758,17 +4866,19 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\x11GET_OUTCOME_STALE\x10\x02\x12\x18\n" +
 	"\x14GET_OUTCOME_NEGATIVE\x10\x03\x12\x14\n" +
 	"\x10GET_OUTCOME_MISS\x10\x04\x12\x1c\n" +
-	"\x18GET_OUTCOME_NOT_MODIFIED\x10\x05*]\n" +
+	"\x18GET_OUTCOME_NOT_MODIFIED\x10\x05*u\n" +
 	"\n" +
 	"SetOutcome\x12\x1b\n" +
 	"\x17SET_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12SET_OUTCOME_STORED\x10\x01\x12\x1a\n" +
-	"\x16SET_OUTCOME_NOT_STORED\x10\x02*\x84\x01\n" +
+	"\x16SET_OUTCOME_NOT_STORED\x10\x02\x12\x16\n" +
+	"\x12SET_OUTCOME_FENCED\x10\x03*\x9f\x01\n" +
 	"\rDeleteOutcome\x12\x1e\n" +
 	"\x1aDELETE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16DELETE_OUTCOME_DELETED\x10\x01\x12\x17\n" +
 	"\x13DELETE_OUTCOME_MISS\x10\x02\x12\x1e\n" +
-	"\x1aDELETE_OUTCOME_NOT_DELETED\x10\x03*z\n" +
+	"\x1aDELETE_OUTCOME_NOT_DELETED\x10\x03\x12\x19\n" +
+	"\x15DELETE_OUTCOME_FENCED\x10\x04*z\n" +
 	"\tTouchMode\x12\x1a\n" +
 	"\x16TOUCH_MODE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14TOUCH_MODE_OVERWRITE\x10\x01\x12\x1a\n" +
@@ -4816,13 +4926,14 @@ const file_larder_cache_v1_cache_proto_rawDesc = "" +
 	"\x1aGET_OR_LEASE_OUTCOME_STALE\x10\x02\x12!\n" +
 	"\x1dGET_OR_LEASE_OUTCOME_NEGATIVE\x10\x03\x12\x1d\n" +
 	"\x19GET_OR_LEASE_OUTCOME_MISS\x10\x04\x12 \n" +
-	"\x1cGET_OR_LEASE_OUTCOME_PENDING\x10\x05*\x9f\x01\n" +
+	"\x1cGET_OR_LEASE_OUTCOME_PENDING\x10\x05*\xb8\x01\n" +
 	"\vFillOutcome\x12\x1c\n" +
 	"\x18FILL_OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13FILL_OUTCOME_STORED\x10\x01\x12\x1e\n" +
 	"\x1aFILL_OUTCOME_LEASE_EXPIRED\x10\x02\x12\x1c\n" +
 	"\x18FILL_OUTCOME_INVALIDATED\x10\x03\x12\x1b\n" +
-	"\x17FILL_OUTCOME_SUPERSEDED\x10\x04*\x84\x01\n" +
+	"\x17FILL_OUTCOME_SUPERSEDED\x10\x04\x12\x17\n" +
+	"\x13FILL_OUTCOME_FENCED\x10\x05*\x84\x01\n" +
 	"\x13ReleaseLeaseOutcome\x12%\n" +
 	"!RELEASE_LEASE_OUTCOME_UNSPECIFIED\x10\x00\x12\"\n" +
 	"\x1eRELEASE_LEASE_OUTCOME_RELEASED\x10\x01\x12\"\n" +
@@ -4881,7 +4992,7 @@ func file_larder_cache_v1_cache_proto_rawDescGZIP() []byte {
 }
 
 var file_larder_cache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 19)
-var file_larder_cache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_larder_cache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_larder_cache_v1_cache_proto_goTypes = []any{
 	(Consistency)(0),               // 0: larder.cache.v1.Consistency
 	(Source)(0),                    // 1: larder.cache.v1.Source
@@ -4904,150 +5015,154 @@ var file_larder_cache_v1_cache_proto_goTypes = []any{
 	(ReadOutcome)(0),               // 18: larder.cache.v1.ReadOutcome
 	(*GetRequest)(nil),             // 19: larder.cache.v1.GetRequest
 	(*GetResponse)(nil),            // 20: larder.cache.v1.GetResponse
-	(*SetRequest)(nil),             // 21: larder.cache.v1.SetRequest
-	(*SetResponse)(nil),            // 22: larder.cache.v1.SetResponse
-	(*DeleteRequest)(nil),          // 23: larder.cache.v1.DeleteRequest
-	(*DeleteResponse)(nil),         // 24: larder.cache.v1.DeleteResponse
-	(*TouchRequest)(nil),           // 25: larder.cache.v1.TouchRequest
-	(*TouchResponse)(nil),          // 26: larder.cache.v1.TouchResponse
-	(*IncrementRequest)(nil),       // 27: larder.cache.v1.IncrementRequest
-	(*IncrementResponse)(nil),      // 28: larder.cache.v1.IncrementResponse
-	(*BatchGetRequest)(nil),        // 29: larder.cache.v1.BatchGetRequest
-	(*BatchGetResult)(nil),         // 30: larder.cache.v1.BatchGetResult
-	(*BatchGetResponse)(nil),       // 31: larder.cache.v1.BatchGetResponse
-	(*BatchSetItem)(nil),           // 32: larder.cache.v1.BatchSetItem
-	(*BatchSetRequest)(nil),        // 33: larder.cache.v1.BatchSetRequest
-	(*BatchSetResult)(nil),         // 34: larder.cache.v1.BatchSetResult
-	(*BatchSetResponse)(nil),       // 35: larder.cache.v1.BatchSetResponse
-	(*BatchDeleteRequest)(nil),     // 36: larder.cache.v1.BatchDeleteRequest
-	(*BatchDeleteResult)(nil),      // 37: larder.cache.v1.BatchDeleteResult
-	(*BatchDeleteResponse)(nil),    // 38: larder.cache.v1.BatchDeleteResponse
-	(*DeleteMatchingRequest)(nil),  // 39: larder.cache.v1.DeleteMatchingRequest
-	(*DeleteMatchingResponse)(nil), // 40: larder.cache.v1.DeleteMatchingResponse
-	(*ListKeysRequest)(nil),        // 41: larder.cache.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),       // 42: larder.cache.v1.ListKeysResponse
-	(*GetOrLeaseRequest)(nil),      // 43: larder.cache.v1.GetOrLeaseRequest
-	(*GetOrLeaseResponse)(nil),     // 44: larder.cache.v1.GetOrLeaseResponse
-	(*FillRequest)(nil),            // 45: larder.cache.v1.FillRequest
-	(*FillResponse)(nil),           // 46: larder.cache.v1.FillResponse
-	(*ReleaseLeaseRequest)(nil),    // 47: larder.cache.v1.ReleaseLeaseRequest
-	(*ReleaseLeaseResponse)(nil),   // 48: larder.cache.v1.ReleaseLeaseResponse
-	(*InvalidateTagsRequest)(nil),  // 49: larder.cache.v1.InvalidateTagsRequest
-	(*InvalidateTagsResponse)(nil), // 50: larder.cache.v1.InvalidateTagsResponse
-	(*ClearNamespaceRequest)(nil),  // 51: larder.cache.v1.ClearNamespaceRequest
-	(*ClearNamespaceResponse)(nil), // 52: larder.cache.v1.ClearNamespaceResponse
-	(*WatchRequest)(nil),           // 53: larder.cache.v1.WatchRequest
-	(*WatchResponse)(nil),          // 54: larder.cache.v1.WatchResponse
-	(*GetStatsRequest)(nil),        // 55: larder.cache.v1.GetStatsRequest
-	(*GetStatsResponse)(nil),       // 56: larder.cache.v1.GetStatsResponse
-	(*NamespaceStats)(nil),         // 57: larder.cache.v1.NamespaceStats
-	(*ReadCount)(nil),              // 58: larder.cache.v1.ReadCount
-	(*NearCacheStats)(nil),         // 59: larder.cache.v1.NearCacheStats
-	(*durationpb.Duration)(nil),    // 60: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 61: google.protobuf.Timestamp
+	(*Fence)(nil),                  // 21: larder.cache.v1.Fence
+	(*SetRequest)(nil),             // 22: larder.cache.v1.SetRequest
+	(*SetResponse)(nil),            // 23: larder.cache.v1.SetResponse
+	(*DeleteRequest)(nil),          // 24: larder.cache.v1.DeleteRequest
+	(*DeleteResponse)(nil),         // 25: larder.cache.v1.DeleteResponse
+	(*TouchRequest)(nil),           // 26: larder.cache.v1.TouchRequest
+	(*TouchResponse)(nil),          // 27: larder.cache.v1.TouchResponse
+	(*IncrementRequest)(nil),       // 28: larder.cache.v1.IncrementRequest
+	(*IncrementResponse)(nil),      // 29: larder.cache.v1.IncrementResponse
+	(*BatchGetRequest)(nil),        // 30: larder.cache.v1.BatchGetRequest
+	(*BatchGetResult)(nil),         // 31: larder.cache.v1.BatchGetResult
+	(*BatchGetResponse)(nil),       // 32: larder.cache.v1.BatchGetResponse
+	(*BatchSetItem)(nil),           // 33: larder.cache.v1.BatchSetItem
+	(*BatchSetRequest)(nil),        // 34: larder.cache.v1.BatchSetRequest
+	(*BatchSetResult)(nil),         // 35: larder.cache.v1.BatchSetResult
+	(*BatchSetResponse)(nil),       // 36: larder.cache.v1.BatchSetResponse
+	(*BatchDeleteRequest)(nil),     // 37: larder.cache.v1.BatchDeleteRequest
+	(*BatchDeleteResult)(nil),      // 38: larder.cache.v1.BatchDeleteResult
+	(*BatchDeleteResponse)(nil),    // 39: larder.cache.v1.BatchDeleteResponse
+	(*DeleteMatchingRequest)(nil),  // 40: larder.cache.v1.DeleteMatchingRequest
+	(*DeleteMatchingResponse)(nil), // 41: larder.cache.v1.DeleteMatchingResponse
+	(*ListKeysRequest)(nil),        // 42: larder.cache.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),       // 43: larder.cache.v1.ListKeysResponse
+	(*GetOrLeaseRequest)(nil),      // 44: larder.cache.v1.GetOrLeaseRequest
+	(*GetOrLeaseResponse)(nil),     // 45: larder.cache.v1.GetOrLeaseResponse
+	(*FillRequest)(nil),            // 46: larder.cache.v1.FillRequest
+	(*FillResponse)(nil),           // 47: larder.cache.v1.FillResponse
+	(*ReleaseLeaseRequest)(nil),    // 48: larder.cache.v1.ReleaseLeaseRequest
+	(*ReleaseLeaseResponse)(nil),   // 49: larder.cache.v1.ReleaseLeaseResponse
+	(*InvalidateTagsRequest)(nil),  // 50: larder.cache.v1.InvalidateTagsRequest
+	(*InvalidateTagsResponse)(nil), // 51: larder.cache.v1.InvalidateTagsResponse
+	(*ClearNamespaceRequest)(nil),  // 52: larder.cache.v1.ClearNamespaceRequest
+	(*ClearNamespaceResponse)(nil), // 53: larder.cache.v1.ClearNamespaceResponse
+	(*WatchRequest)(nil),           // 54: larder.cache.v1.WatchRequest
+	(*WatchResponse)(nil),          // 55: larder.cache.v1.WatchResponse
+	(*GetStatsRequest)(nil),        // 56: larder.cache.v1.GetStatsRequest
+	(*GetStatsResponse)(nil),       // 57: larder.cache.v1.GetStatsResponse
+	(*NamespaceStats)(nil),         // 58: larder.cache.v1.NamespaceStats
+	(*ReadCount)(nil),              // 59: larder.cache.v1.ReadCount
+	(*NearCacheStats)(nil),         // 60: larder.cache.v1.NearCacheStats
+	(*durationpb.Duration)(nil),    // 61: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 62: google.protobuf.Timestamp
 }
 var file_larder_cache_v1_cache_proto_depIdxs = []int32{
 	0,  // 0: larder.cache.v1.GetRequest.consistency:type_name -> larder.cache.v1.Consistency
-	60, // 1: larder.cache.v1.GetRequest.max_age:type_name -> google.protobuf.Duration
+	61, // 1: larder.cache.v1.GetRequest.max_age:type_name -> google.protobuf.Duration
 	2,  // 2: larder.cache.v1.GetResponse.outcome:type_name -> larder.cache.v1.GetOutcome
-	60, // 3: larder.cache.v1.GetResponse.ttl:type_name -> google.protobuf.Duration
-	60, // 4: larder.cache.v1.GetResponse.stale_ttl:type_name -> google.protobuf.Duration
-	60, // 5: larder.cache.v1.GetResponse.age:type_name -> google.protobuf.Duration
+	61, // 3: larder.cache.v1.GetResponse.ttl:type_name -> google.protobuf.Duration
+	61, // 4: larder.cache.v1.GetResponse.stale_ttl:type_name -> google.protobuf.Duration
+	61, // 5: larder.cache.v1.GetResponse.age:type_name -> google.protobuf.Duration
 	1,  // 6: larder.cache.v1.GetResponse.source:type_name -> larder.cache.v1.Source
-	60, // 7: larder.cache.v1.SetRequest.ttl:type_name -> google.protobuf.Duration
-	61, // 8: larder.cache.v1.SetRequest.expire_time:type_name -> google.protobuf.Timestamp
-	60, // 9: larder.cache.v1.SetRequest.stale_ttl:type_name -> google.protobuf.Duration
-	3,  // 10: larder.cache.v1.SetResponse.outcome:type_name -> larder.cache.v1.SetOutcome
-	4,  // 11: larder.cache.v1.DeleteResponse.outcome:type_name -> larder.cache.v1.DeleteOutcome
-	60, // 12: larder.cache.v1.TouchRequest.ttl:type_name -> google.protobuf.Duration
-	61, // 13: larder.cache.v1.TouchRequest.expire_time:type_name -> google.protobuf.Timestamp
-	5,  // 14: larder.cache.v1.TouchRequest.mode:type_name -> larder.cache.v1.TouchMode
-	6,  // 15: larder.cache.v1.TouchResponse.outcome:type_name -> larder.cache.v1.TouchOutcome
-	60, // 16: larder.cache.v1.IncrementRequest.ttl:type_name -> google.protobuf.Duration
-	61, // 17: larder.cache.v1.IncrementRequest.expire_time:type_name -> google.protobuf.Timestamp
-	7,  // 18: larder.cache.v1.IncrementRequest.ttl_policy:type_name -> larder.cache.v1.TtlPolicy
-	8,  // 19: larder.cache.v1.IncrementRequest.on_bound:type_name -> larder.cache.v1.BoundPolicy
-	9,  // 20: larder.cache.v1.IncrementResponse.outcome:type_name -> larder.cache.v1.IncrementOutcome
-	60, // 21: larder.cache.v1.IncrementResponse.ttl:type_name -> google.protobuf.Duration
-	0,  // 22: larder.cache.v1.BatchGetRequest.consistency:type_name -> larder.cache.v1.Consistency
-	10, // 23: larder.cache.v1.BatchGetResult.outcome:type_name -> larder.cache.v1.BatchGetOutcome
-	60, // 24: larder.cache.v1.BatchGetResult.ttl:type_name -> google.protobuf.Duration
-	60, // 25: larder.cache.v1.BatchGetResult.stale_ttl:type_name -> google.protobuf.Duration
-	60, // 26: larder.cache.v1.BatchGetResult.age:type_name -> google.protobuf.Duration
-	1,  // 27: larder.cache.v1.BatchGetResult.source:type_name -> larder.cache.v1.Source
-	30, // 28: larder.cache.v1.BatchGetResponse.results:type_name -> larder.cache.v1.BatchGetResult
-	60, // 29: larder.cache.v1.BatchSetItem.ttl:type_name -> google.protobuf.Duration
-	61, // 30: larder.cache.v1.BatchSetItem.expire_time:type_name -> google.protobuf.Timestamp
-	60, // 31: larder.cache.v1.BatchSetItem.stale_ttl:type_name -> google.protobuf.Duration
-	32, // 32: larder.cache.v1.BatchSetRequest.items:type_name -> larder.cache.v1.BatchSetItem
-	11, // 33: larder.cache.v1.BatchSetResult.outcome:type_name -> larder.cache.v1.BatchSetOutcome
-	34, // 34: larder.cache.v1.BatchSetResponse.results:type_name -> larder.cache.v1.BatchSetResult
-	12, // 35: larder.cache.v1.BatchDeleteResult.outcome:type_name -> larder.cache.v1.BatchDeleteOutcome
-	37, // 36: larder.cache.v1.BatchDeleteResponse.results:type_name -> larder.cache.v1.BatchDeleteResult
-	60, // 37: larder.cache.v1.GetOrLeaseRequest.lease_ttl:type_name -> google.protobuf.Duration
-	60, // 38: larder.cache.v1.GetOrLeaseRequest.wait_timeout:type_name -> google.protobuf.Duration
-	60, // 39: larder.cache.v1.GetOrLeaseRequest.max_age:type_name -> google.protobuf.Duration
-	13, // 40: larder.cache.v1.GetOrLeaseResponse.outcome:type_name -> larder.cache.v1.GetOrLeaseOutcome
-	60, // 41: larder.cache.v1.GetOrLeaseResponse.ttl:type_name -> google.protobuf.Duration
-	60, // 42: larder.cache.v1.GetOrLeaseResponse.stale_ttl:type_name -> google.protobuf.Duration
-	60, // 43: larder.cache.v1.GetOrLeaseResponse.age:type_name -> google.protobuf.Duration
-	1,  // 44: larder.cache.v1.GetOrLeaseResponse.source:type_name -> larder.cache.v1.Source
-	60, // 45: larder.cache.v1.GetOrLeaseResponse.lease_ttl:type_name -> google.protobuf.Duration
-	60, // 46: larder.cache.v1.GetOrLeaseResponse.retry_after:type_name -> google.protobuf.Duration
-	60, // 47: larder.cache.v1.FillRequest.ttl:type_name -> google.protobuf.Duration
-	61, // 48: larder.cache.v1.FillRequest.expire_time:type_name -> google.protobuf.Timestamp
-	60, // 49: larder.cache.v1.FillRequest.stale_ttl:type_name -> google.protobuf.Duration
-	14, // 50: larder.cache.v1.FillResponse.outcome:type_name -> larder.cache.v1.FillOutcome
-	60, // 51: larder.cache.v1.ReleaseLeaseRequest.retry_after:type_name -> google.protobuf.Duration
-	15, // 52: larder.cache.v1.ReleaseLeaseResponse.outcome:type_name -> larder.cache.v1.ReleaseLeaseOutcome
-	16, // 53: larder.cache.v1.InvalidateTagsRequest.mode:type_name -> larder.cache.v1.InvalidationMode
-	16, // 54: larder.cache.v1.ClearNamespaceRequest.mode:type_name -> larder.cache.v1.InvalidationMode
-	17, // 55: larder.cache.v1.WatchResponse.event:type_name -> larder.cache.v1.WatchEvent
-	61, // 56: larder.cache.v1.GetStatsResponse.started_at:type_name -> google.protobuf.Timestamp
-	57, // 57: larder.cache.v1.GetStatsResponse.namespaces:type_name -> larder.cache.v1.NamespaceStats
-	59, // 58: larder.cache.v1.GetStatsResponse.near_cache:type_name -> larder.cache.v1.NearCacheStats
-	58, // 59: larder.cache.v1.NamespaceStats.reads:type_name -> larder.cache.v1.ReadCount
-	18, // 60: larder.cache.v1.ReadCount.outcome:type_name -> larder.cache.v1.ReadOutcome
-	1,  // 61: larder.cache.v1.ReadCount.source:type_name -> larder.cache.v1.Source
-	19, // 62: larder.cache.v1.CacheService.Get:input_type -> larder.cache.v1.GetRequest
-	21, // 63: larder.cache.v1.CacheService.Set:input_type -> larder.cache.v1.SetRequest
-	23, // 64: larder.cache.v1.CacheService.Delete:input_type -> larder.cache.v1.DeleteRequest
-	25, // 65: larder.cache.v1.CacheService.Touch:input_type -> larder.cache.v1.TouchRequest
-	27, // 66: larder.cache.v1.CacheService.Increment:input_type -> larder.cache.v1.IncrementRequest
-	29, // 67: larder.cache.v1.CacheService.BatchGet:input_type -> larder.cache.v1.BatchGetRequest
-	33, // 68: larder.cache.v1.CacheService.BatchSet:input_type -> larder.cache.v1.BatchSetRequest
-	36, // 69: larder.cache.v1.CacheService.BatchDelete:input_type -> larder.cache.v1.BatchDeleteRequest
-	39, // 70: larder.cache.v1.CacheService.DeleteMatching:input_type -> larder.cache.v1.DeleteMatchingRequest
-	43, // 71: larder.cache.v1.CacheService.GetOrLease:input_type -> larder.cache.v1.GetOrLeaseRequest
-	45, // 72: larder.cache.v1.CacheService.Fill:input_type -> larder.cache.v1.FillRequest
-	47, // 73: larder.cache.v1.CacheService.ReleaseLease:input_type -> larder.cache.v1.ReleaseLeaseRequest
-	49, // 74: larder.cache.v1.CacheService.InvalidateTags:input_type -> larder.cache.v1.InvalidateTagsRequest
-	51, // 75: larder.cache.v1.CacheService.ClearNamespace:input_type -> larder.cache.v1.ClearNamespaceRequest
-	53, // 76: larder.cache.v1.CacheService.Watch:input_type -> larder.cache.v1.WatchRequest
-	41, // 77: larder.cache.v1.CacheService.ListKeys:input_type -> larder.cache.v1.ListKeysRequest
-	55, // 78: larder.cache.v1.CacheService.GetStats:input_type -> larder.cache.v1.GetStatsRequest
-	20, // 79: larder.cache.v1.CacheService.Get:output_type -> larder.cache.v1.GetResponse
-	22, // 80: larder.cache.v1.CacheService.Set:output_type -> larder.cache.v1.SetResponse
-	24, // 81: larder.cache.v1.CacheService.Delete:output_type -> larder.cache.v1.DeleteResponse
-	26, // 82: larder.cache.v1.CacheService.Touch:output_type -> larder.cache.v1.TouchResponse
-	28, // 83: larder.cache.v1.CacheService.Increment:output_type -> larder.cache.v1.IncrementResponse
-	31, // 84: larder.cache.v1.CacheService.BatchGet:output_type -> larder.cache.v1.BatchGetResponse
-	35, // 85: larder.cache.v1.CacheService.BatchSet:output_type -> larder.cache.v1.BatchSetResponse
-	38, // 86: larder.cache.v1.CacheService.BatchDelete:output_type -> larder.cache.v1.BatchDeleteResponse
-	40, // 87: larder.cache.v1.CacheService.DeleteMatching:output_type -> larder.cache.v1.DeleteMatchingResponse
-	44, // 88: larder.cache.v1.CacheService.GetOrLease:output_type -> larder.cache.v1.GetOrLeaseResponse
-	46, // 89: larder.cache.v1.CacheService.Fill:output_type -> larder.cache.v1.FillResponse
-	48, // 90: larder.cache.v1.CacheService.ReleaseLease:output_type -> larder.cache.v1.ReleaseLeaseResponse
-	50, // 91: larder.cache.v1.CacheService.InvalidateTags:output_type -> larder.cache.v1.InvalidateTagsResponse
-	52, // 92: larder.cache.v1.CacheService.ClearNamespace:output_type -> larder.cache.v1.ClearNamespaceResponse
-	54, // 93: larder.cache.v1.CacheService.Watch:output_type -> larder.cache.v1.WatchResponse
-	42, // 94: larder.cache.v1.CacheService.ListKeys:output_type -> larder.cache.v1.ListKeysResponse
-	56, // 95: larder.cache.v1.CacheService.GetStats:output_type -> larder.cache.v1.GetStatsResponse
-	79, // [79:96] is the sub-list for method output_type
-	62, // [62:79] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	61, // 7: larder.cache.v1.SetRequest.ttl:type_name -> google.protobuf.Duration
+	62, // 8: larder.cache.v1.SetRequest.expire_time:type_name -> google.protobuf.Timestamp
+	61, // 9: larder.cache.v1.SetRequest.stale_ttl:type_name -> google.protobuf.Duration
+	21, // 10: larder.cache.v1.SetRequest.fence:type_name -> larder.cache.v1.Fence
+	3,  // 11: larder.cache.v1.SetResponse.outcome:type_name -> larder.cache.v1.SetOutcome
+	21, // 12: larder.cache.v1.DeleteRequest.fence:type_name -> larder.cache.v1.Fence
+	4,  // 13: larder.cache.v1.DeleteResponse.outcome:type_name -> larder.cache.v1.DeleteOutcome
+	61, // 14: larder.cache.v1.TouchRequest.ttl:type_name -> google.protobuf.Duration
+	62, // 15: larder.cache.v1.TouchRequest.expire_time:type_name -> google.protobuf.Timestamp
+	5,  // 16: larder.cache.v1.TouchRequest.mode:type_name -> larder.cache.v1.TouchMode
+	6,  // 17: larder.cache.v1.TouchResponse.outcome:type_name -> larder.cache.v1.TouchOutcome
+	61, // 18: larder.cache.v1.IncrementRequest.ttl:type_name -> google.protobuf.Duration
+	62, // 19: larder.cache.v1.IncrementRequest.expire_time:type_name -> google.protobuf.Timestamp
+	7,  // 20: larder.cache.v1.IncrementRequest.ttl_policy:type_name -> larder.cache.v1.TtlPolicy
+	8,  // 21: larder.cache.v1.IncrementRequest.on_bound:type_name -> larder.cache.v1.BoundPolicy
+	9,  // 22: larder.cache.v1.IncrementResponse.outcome:type_name -> larder.cache.v1.IncrementOutcome
+	61, // 23: larder.cache.v1.IncrementResponse.ttl:type_name -> google.protobuf.Duration
+	0,  // 24: larder.cache.v1.BatchGetRequest.consistency:type_name -> larder.cache.v1.Consistency
+	10, // 25: larder.cache.v1.BatchGetResult.outcome:type_name -> larder.cache.v1.BatchGetOutcome
+	61, // 26: larder.cache.v1.BatchGetResult.ttl:type_name -> google.protobuf.Duration
+	61, // 27: larder.cache.v1.BatchGetResult.stale_ttl:type_name -> google.protobuf.Duration
+	61, // 28: larder.cache.v1.BatchGetResult.age:type_name -> google.protobuf.Duration
+	1,  // 29: larder.cache.v1.BatchGetResult.source:type_name -> larder.cache.v1.Source
+	31, // 30: larder.cache.v1.BatchGetResponse.results:type_name -> larder.cache.v1.BatchGetResult
+	61, // 31: larder.cache.v1.BatchSetItem.ttl:type_name -> google.protobuf.Duration
+	62, // 32: larder.cache.v1.BatchSetItem.expire_time:type_name -> google.protobuf.Timestamp
+	61, // 33: larder.cache.v1.BatchSetItem.stale_ttl:type_name -> google.protobuf.Duration
+	33, // 34: larder.cache.v1.BatchSetRequest.items:type_name -> larder.cache.v1.BatchSetItem
+	11, // 35: larder.cache.v1.BatchSetResult.outcome:type_name -> larder.cache.v1.BatchSetOutcome
+	35, // 36: larder.cache.v1.BatchSetResponse.results:type_name -> larder.cache.v1.BatchSetResult
+	12, // 37: larder.cache.v1.BatchDeleteResult.outcome:type_name -> larder.cache.v1.BatchDeleteOutcome
+	38, // 38: larder.cache.v1.BatchDeleteResponse.results:type_name -> larder.cache.v1.BatchDeleteResult
+	61, // 39: larder.cache.v1.GetOrLeaseRequest.lease_ttl:type_name -> google.protobuf.Duration
+	61, // 40: larder.cache.v1.GetOrLeaseRequest.wait_timeout:type_name -> google.protobuf.Duration
+	61, // 41: larder.cache.v1.GetOrLeaseRequest.max_age:type_name -> google.protobuf.Duration
+	13, // 42: larder.cache.v1.GetOrLeaseResponse.outcome:type_name -> larder.cache.v1.GetOrLeaseOutcome
+	61, // 43: larder.cache.v1.GetOrLeaseResponse.ttl:type_name -> google.protobuf.Duration
+	61, // 44: larder.cache.v1.GetOrLeaseResponse.stale_ttl:type_name -> google.protobuf.Duration
+	61, // 45: larder.cache.v1.GetOrLeaseResponse.age:type_name -> google.protobuf.Duration
+	1,  // 46: larder.cache.v1.GetOrLeaseResponse.source:type_name -> larder.cache.v1.Source
+	61, // 47: larder.cache.v1.GetOrLeaseResponse.lease_ttl:type_name -> google.protobuf.Duration
+	61, // 48: larder.cache.v1.GetOrLeaseResponse.retry_after:type_name -> google.protobuf.Duration
+	61, // 49: larder.cache.v1.FillRequest.ttl:type_name -> google.protobuf.Duration
+	62, // 50: larder.cache.v1.FillRequest.expire_time:type_name -> google.protobuf.Timestamp
+	61, // 51: larder.cache.v1.FillRequest.stale_ttl:type_name -> google.protobuf.Duration
+	21, // 52: larder.cache.v1.FillRequest.fence:type_name -> larder.cache.v1.Fence
+	14, // 53: larder.cache.v1.FillResponse.outcome:type_name -> larder.cache.v1.FillOutcome
+	61, // 54: larder.cache.v1.ReleaseLeaseRequest.retry_after:type_name -> google.protobuf.Duration
+	15, // 55: larder.cache.v1.ReleaseLeaseResponse.outcome:type_name -> larder.cache.v1.ReleaseLeaseOutcome
+	16, // 56: larder.cache.v1.InvalidateTagsRequest.mode:type_name -> larder.cache.v1.InvalidationMode
+	16, // 57: larder.cache.v1.ClearNamespaceRequest.mode:type_name -> larder.cache.v1.InvalidationMode
+	17, // 58: larder.cache.v1.WatchResponse.event:type_name -> larder.cache.v1.WatchEvent
+	62, // 59: larder.cache.v1.GetStatsResponse.started_at:type_name -> google.protobuf.Timestamp
+	58, // 60: larder.cache.v1.GetStatsResponse.namespaces:type_name -> larder.cache.v1.NamespaceStats
+	60, // 61: larder.cache.v1.GetStatsResponse.near_cache:type_name -> larder.cache.v1.NearCacheStats
+	59, // 62: larder.cache.v1.NamespaceStats.reads:type_name -> larder.cache.v1.ReadCount
+	18, // 63: larder.cache.v1.ReadCount.outcome:type_name -> larder.cache.v1.ReadOutcome
+	1,  // 64: larder.cache.v1.ReadCount.source:type_name -> larder.cache.v1.Source
+	19, // 65: larder.cache.v1.CacheService.Get:input_type -> larder.cache.v1.GetRequest
+	22, // 66: larder.cache.v1.CacheService.Set:input_type -> larder.cache.v1.SetRequest
+	24, // 67: larder.cache.v1.CacheService.Delete:input_type -> larder.cache.v1.DeleteRequest
+	26, // 68: larder.cache.v1.CacheService.Touch:input_type -> larder.cache.v1.TouchRequest
+	28, // 69: larder.cache.v1.CacheService.Increment:input_type -> larder.cache.v1.IncrementRequest
+	30, // 70: larder.cache.v1.CacheService.BatchGet:input_type -> larder.cache.v1.BatchGetRequest
+	34, // 71: larder.cache.v1.CacheService.BatchSet:input_type -> larder.cache.v1.BatchSetRequest
+	37, // 72: larder.cache.v1.CacheService.BatchDelete:input_type -> larder.cache.v1.BatchDeleteRequest
+	40, // 73: larder.cache.v1.CacheService.DeleteMatching:input_type -> larder.cache.v1.DeleteMatchingRequest
+	44, // 74: larder.cache.v1.CacheService.GetOrLease:input_type -> larder.cache.v1.GetOrLeaseRequest
+	46, // 75: larder.cache.v1.CacheService.Fill:input_type -> larder.cache.v1.FillRequest
+	48, // 76: larder.cache.v1.CacheService.ReleaseLease:input_type -> larder.cache.v1.ReleaseLeaseRequest
+	50, // 77: larder.cache.v1.CacheService.InvalidateTags:input_type -> larder.cache.v1.InvalidateTagsRequest
+	52, // 78: larder.cache.v1.CacheService.ClearNamespace:input_type -> larder.cache.v1.ClearNamespaceRequest
+	54, // 79: larder.cache.v1.CacheService.Watch:input_type -> larder.cache.v1.WatchRequest
+	42, // 80: larder.cache.v1.CacheService.ListKeys:input_type -> larder.cache.v1.ListKeysRequest
+	56, // 81: larder.cache.v1.CacheService.GetStats:input_type -> larder.cache.v1.GetStatsRequest
+	20, // 82: larder.cache.v1.CacheService.Get:output_type -> larder.cache.v1.GetResponse
+	23, // 83: larder.cache.v1.CacheService.Set:output_type -> larder.cache.v1.SetResponse
+	25, // 84: larder.cache.v1.CacheService.Delete:output_type -> larder.cache.v1.DeleteResponse
+	27, // 85: larder.cache.v1.CacheService.Touch:output_type -> larder.cache.v1.TouchResponse
+	29, // 86: larder.cache.v1.CacheService.Increment:output_type -> larder.cache.v1.IncrementResponse
+	32, // 87: larder.cache.v1.CacheService.BatchGet:output_type -> larder.cache.v1.BatchGetResponse
+	36, // 88: larder.cache.v1.CacheService.BatchSet:output_type -> larder.cache.v1.BatchSetResponse
+	39, // 89: larder.cache.v1.CacheService.BatchDelete:output_type -> larder.cache.v1.BatchDeleteResponse
+	41, // 90: larder.cache.v1.CacheService.DeleteMatching:output_type -> larder.cache.v1.DeleteMatchingResponse
+	45, // 91: larder.cache.v1.CacheService.GetOrLease:output_type -> larder.cache.v1.GetOrLeaseResponse
+	47, // 92: larder.cache.v1.CacheService.Fill:output_type -> larder.cache.v1.FillResponse
+	49, // 93: larder.cache.v1.CacheService.ReleaseLease:output_type -> larder.cache.v1.ReleaseLeaseResponse
+	51, // 94: larder.cache.v1.CacheService.InvalidateTags:output_type -> larder.cache.v1.InvalidateTagsResponse
+	53, // 95: larder.cache.v1.CacheService.ClearNamespace:output_type -> larder.cache.v1.ClearNamespaceResponse
+	55, // 96: larder.cache.v1.CacheService.Watch:output_type -> larder.cache.v1.WatchResponse
+	43, // 97: larder.cache.v1.CacheService.ListKeys:output_type -> larder.cache.v1.ListKeysResponse
+	57, // 98: larder.cache.v1.CacheService.GetStats:output_type -> larder.cache.v1.GetStatsResponse
+	82, // [82:99] is the sub-list for method output_type
+	65, // [65:82] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_larder_cache_v1_cache_proto_init() }
@@ -5056,7 +5171,7 @@ func file_larder_cache_v1_cache_proto_init() {
 		return
 	}
 	file_larder_cache_v1_cache_proto_msgTypes[0].OneofWrappers = []any{}
-	file_larder_cache_v1_cache_proto_msgTypes[2].OneofWrappers = []any{
+	file_larder_cache_v1_cache_proto_msgTypes[3].OneofWrappers = []any{
 		(*SetRequest_Ttl)(nil),
 		(*SetRequest_ExpireTime)(nil),
 		(*SetRequest_Never)(nil),
@@ -5065,35 +5180,35 @@ func file_larder_cache_v1_cache_proto_init() {
 		(*SetRequest_IfMatch)(nil),
 		(*SetRequest_IfNoneMatch)(nil),
 	}
-	file_larder_cache_v1_cache_proto_msgTypes[6].OneofWrappers = []any{
+	file_larder_cache_v1_cache_proto_msgTypes[7].OneofWrappers = []any{
 		(*TouchRequest_Ttl)(nil),
 		(*TouchRequest_ExpireTime)(nil),
 		(*TouchRequest_Never)(nil),
 	}
-	file_larder_cache_v1_cache_proto_msgTypes[8].OneofWrappers = []any{
+	file_larder_cache_v1_cache_proto_msgTypes[9].OneofWrappers = []any{
 		(*IncrementRequest_Ttl)(nil),
 		(*IncrementRequest_ExpireTime)(nil),
 		(*IncrementRequest_Never)(nil),
 	}
-	file_larder_cache_v1_cache_proto_msgTypes[13].OneofWrappers = []any{
+	file_larder_cache_v1_cache_proto_msgTypes[14].OneofWrappers = []any{
 		(*BatchSetItem_Ttl)(nil),
 		(*BatchSetItem_ExpireTime)(nil),
 		(*BatchSetItem_Never)(nil),
 	}
-	file_larder_cache_v1_cache_proto_msgTypes[24].OneofWrappers = []any{}
-	file_larder_cache_v1_cache_proto_msgTypes[26].OneofWrappers = []any{
+	file_larder_cache_v1_cache_proto_msgTypes[25].OneofWrappers = []any{}
+	file_larder_cache_v1_cache_proto_msgTypes[27].OneofWrappers = []any{
 		(*FillRequest_Ttl)(nil),
 		(*FillRequest_ExpireTime)(nil),
 		(*FillRequest_Never)(nil),
 	}
-	file_larder_cache_v1_cache_proto_msgTypes[38].OneofWrappers = []any{}
+	file_larder_cache_v1_cache_proto_msgTypes[39].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_larder_cache_v1_cache_proto_rawDesc), len(file_larder_cache_v1_cache_proto_rawDesc)),
 			NumEnums:      19,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
