@@ -15,7 +15,9 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 // balancing is the service config of a Client: round robin over all backends that report to be ready. It has no
@@ -35,8 +37,8 @@ type Options struct {
 	// "xds:///larder", works too. A URL such as "http://larder:50051" is refused. Without a port gRPC uses 443. Empty means
 	// "127.0.0.1:50051".
 	Target string
-	// Namespace is the namespace of all keys, sessions and subjects; [Cache.In] and [Sessions.In] choose another one.
-	// Empty means "default".
+	// Namespace is the namespace of all keys, sessions, tokens and subjects; [Cache.In], [Sessions.In], [RateLimits.In] and
+	// [Tokens.In] choose another one. Empty means "default".
 	Namespace string
 	// TLS encrypts the connections. Nil means plaintext.
 	TLS *tls.Config
@@ -77,6 +79,10 @@ type Client struct {
 	Cache *Cache
 	// Sessions calls larder.session.v1.SessionService.
 	Sessions *Sessions
+	// RateLimits calls larder.ratelimit.v1.RateLimitService.
+	RateLimits *RateLimits
+	// Tokens calls larder.token.v1.TokenService.
+	Tokens *Tokens
 
 	conn *grpc.ClientConn
 }
@@ -93,9 +99,11 @@ func New(o Options) (*Client, error) {
 		return nil, fmt.Errorf("larder: %w", err)
 	}
 	return &Client{
-		Cache:    &Cache{rpc: cachev1.NewCacheServiceClient(conn), namespace: o.Namespace},
-		Sessions: &Sessions{rpc: sessionv1.NewSessionServiceClient(conn), namespace: o.Namespace},
-		conn:     conn,
+		Cache:      &Cache{rpc: cachev1.NewCacheServiceClient(conn), namespace: o.Namespace},
+		Sessions:   &Sessions{rpc: sessionv1.NewSessionServiceClient(conn), namespace: o.Namespace},
+		RateLimits: &RateLimits{rpc: ratelimitv1.NewRateLimitServiceClient(conn), namespace: o.Namespace},
+		Tokens:     &Tokens{rpc: tokenv1.NewTokenServiceClient(conn), namespace: o.Namespace},
+		conn:       conn,
 	}, nil
 }
 

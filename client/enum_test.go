@@ -13,7 +13,9 @@ import (
 
 	"github.com/berthcare/larder/client"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 // names returns the names of the values of enums, by prefix and without it, sorted and each once, except the unspecified
@@ -59,13 +61,17 @@ func TestEveryEnumValueHasAConstant(t *testing.T) {
 				"DELETE_OUTCOME_": cachev1.DeleteOutcome(0), "BATCH_DELETE_OUTCOME_": cachev1.BatchDeleteOutcome(0),
 				"TOUCH_OUTCOME_": cachev1.TouchOutcome(0), "INCREMENT_OUTCOME_": cachev1.IncrementOutcome(0),
 				"GET_OR_LEASE_OUTCOME_": cachev1.GetOrLeaseOutcome(0), "FILL_OUTCOME_": cachev1.FillOutcome(0),
-				"READ_OUTCOME_": cachev1.ReadOutcome(0),
+				"READ_OUTCOME_":    cachev1.ReadOutcome(0),
+				"CONSUME_OUTCOME_": ratelimitv1.ConsumeOutcome(0), "LIMIT_OUTCOME_": ratelimitv1.LimitOutcome(0),
+				"DENIAL_REASON_": ratelimitv1.DenialReason(0), "SETTLE_OUTCOME_": ratelimitv1.SettleOutcome(0),
 			},
 			constants(
 				client.Hit, client.Stale, client.Negative, client.Miss, client.NotModified, client.Pending, client.Unprocessed,
 				client.Stored, client.NotStored, client.Deleted, client.NotDeleted, client.Touched, client.Unchanged,
 				client.Incremented, client.Saturated, client.Rejected, client.LeaseExpired, client.Invalidated,
 				client.Superseded, client.Failed,
+				client.Allowed, client.Denied, client.LimitExceeded, client.CostExceedsCapacity, client.RedisUnavailable,
+				client.Committed, client.Cancelled, client.NotReserved,
 			),
 		},
 		"Source":    {map[string]protoreflect.Enum{"SOURCE_": cachev1.Source(0)}, constants(client.NearCache, client.Redis)},
@@ -79,16 +85,31 @@ func TestEveryEnumValueHasAConstant(t *testing.T) {
 			map[string]protoreflect.Enum{"WATCH_EVENT_": cachev1.WatchEvent(0)},
 			append(constants(client.NamespaceCleared), append([]string{"HEARTBEAT"}, constants(client.KeyInvalidated, client.WatchReset, client.TagInvalidated)...)...),
 		},
+		"RateLimitAlgorithm": {map[string]protoreflect.Enum{"ALGORITHM_": ratelimitv1.Algorithm(0)}, constants(client.GCRA, client.SlidingWindow, client.FixedWindow)},
+		"RateLimitAlignment": {
+			map[string]protoreflect.Enum{"ALIGNMENT_": ratelimitv1.Alignment(0)},
+			constants(client.AlignFirstUse, client.AlignEpoch, client.AlignCalendar),
+		},
+		"FailurePolicy": {map[string]protoreflect.Enum{"FAILURE_POLICY_": ratelimitv1.FailurePolicy(0)}, constants(client.FailOpen, client.FailClosed, client.FailLocal)},
 		"SessionTouch": {
 			map[string]protoreflect.Enum{"TOUCH_": sessionv1.Touch(0)},
 			constants(client.TouchAuto, client.TouchNever, client.TouchForce),
+		},
+		"TokenKind": {
+			map[string]protoreflect.Enum{"TOKEN_KIND_": tokenv1.TokenKind(0)},
+			constants(client.TokenLink, client.TokenCode, client.TokenRecovery),
+		},
+		"TokenAlphabet": {
+			map[string]protoreflect.Enum{"CODE_ALPHABET_": tokenv1.CodeAlphabet(0)},
+			constants(client.TokenDigits, client.TokenCrockford),
 		},
 		"SessionEventType": {
 			map[string]protoreflect.Enum{"SESSION_EVENT_TYPE_": sessionv1.SessionEventType(0)},
 			constants(
 				client.SessionCreated, client.SessionRotated, client.SessionAttributesChanged, client.SessionPromoted,
 				client.SessionReauthenticated, client.SessionRevoked, client.SessionExpiredIdle, client.SessionExpiredAbsolute,
-				client.SessionTokenReuse,
+				client.SessionTokenReuse, client.TokenIssued, client.TokenConsumed, client.TokenFailed, client.TokenLocked,
+				client.TokenRevoked, client.TokenSubjectReset,
 			),
 		},
 	} {
@@ -111,6 +132,12 @@ func TestUnknownConstantsAreRefused(t *testing.T) {
 		"ttl_policy":     second(c.Cache.Increment(ctx, "k", 1, client.IncrementOptions{TTLPolicy: "NEVER"})),
 		"touch":          second(c.Sessions.Validate(ctx, "t", client.ValidateOptions{Touch: "MAYBE"})),
 		"items[1].touch": second(c.Sessions.BatchValidate(ctx, []client.ValidateItem{{Token: "t"}, {Options: client.ValidateOptions{Touch: "MAYBE"}}})),
+		"algorithm":      second(c.RateLimits.Consume(ctx, "s", []client.RateLimit{{Inline: &client.RateLimitRule{Algorithm: "LEAKY"}}}, client.ConsumeOptions{})),
+		"alignment":      second(c.RateLimits.Peek(ctx, "s", []client.RateLimit{{Inline: &client.RateLimitRule{Alignment: "MOON"}}}, nil)),
+		"on_failure":     second(c.RateLimits.Refund(ctx, "s", []client.RateLimit{{Inline: &client.RateLimitRule{OnFailure: "PANIC"}}}, client.RefundOptions{})),
+		"limits":         second(c.RateLimits.BatchConsume(ctx, []client.ConsumeItem{{Limits: []client.RateLimit{{Rule: "a", Inline: &client.RateLimitRule{}}}}})),
+		"kind":           second(c.Tokens.Issue(ctx, "s", "p", "SMOKE", client.IssueOptions{})),
+		"alphabet":       second(c.Tokens.Issue(ctx, "s", "p", client.TokenCode, client.IssueOptions{Alphabet: "RUNES"})),
 		"types[1]":       end(c.Sessions.WatchEvents(ctx, client.WatchEventsOptions{Types: []client.SessionEventType{client.SessionCreated, "ENDED"}})),
 	} {
 		field = strings.TrimSpace(field)

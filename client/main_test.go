@@ -23,7 +23,9 @@ import (
 
 	"github.com/berthcare/larder/client"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -32,6 +34,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type backend struct {
 	cachev1.UnimplementedCacheServiceServer
 	sessionv1.UnimplementedSessionServiceServer
+	ratelimitv1.UnimplementedRateLimitServiceServer
+	tokenv1.UnimplementedTokenServiceServer
 
 	addr   string
 	health *health.Server
@@ -111,6 +115,8 @@ func (b *backend) start(t *testing.T, creds credentials.TransportCredentials) *b
 	}))
 	cachev1.RegisterCacheServiceServer(server, b)
 	sessionv1.RegisterSessionServiceServer(server, b)
+	ratelimitv1.RegisterRateLimitServiceServer(server, b)
+	tokenv1.RegisterTokenServiceServer(server, b)
 	healthpb.RegisterHealthServer(server, b.health)
 	done := make(chan struct{})
 	go func() {

@@ -56,6 +56,29 @@ const (
 	Failed Outcome = "FAILED"
 )
 
+// The outcomes of rate limits.
+const (
+	// Allowed means that the limits allow the call.
+	Allowed Outcome = "ALLOWED"
+	// Denied means that a limit denies the call.
+	Denied Outcome = "DENIED"
+	// LimitExceeded is why a call is denied: too much has been used.
+	LimitExceeded Outcome = "LIMIT_EXCEEDED"
+	// CostExceedsCapacity means that the cost is more than may ever be used at once.
+	CostExceedsCapacity Outcome = "COST_EXCEEDS_CAPACITY"
+	// RedisUnavailable means that Redis did not decide in time, and that the rule denies then.
+	RedisUnavailable Outcome = "REDIS_UNAVAILABLE"
+	// Committed means that the reservation has ended with its real cost.
+	Committed Outcome = "COMMITTED"
+	// Cancelled means that the reservation has ended without cost.
+	Cancelled Outcome = "CANCELLED"
+	// NotReserved means that there is no such reservation: it has expired, or never was.
+	NotReserved Outcome = "NOT_RESERVED"
+)
+
+// TokenOpen means that a token can be consumed. [InspectedToken] and [TokenError] list the other outcomes of tokens.
+const TokenOpen Outcome = "OPEN"
+
 // A Source says where the server read an entry. A source that only a later server knows is [Unrecognized].
 type Source string
 

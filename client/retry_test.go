@@ -80,9 +80,36 @@ var safe = map[string]call{
 		return second(c.Sessions.RevokeSubject(ctx, "ann", client.RevokeSubjectOptions{}))
 	},
 	"GetSubject": func(ctx context.Context, c *client.Client) error { return second(c.Sessions.SubjectEpoch(ctx, "ann")) },
+	"IssueToken": func(ctx context.Context, c *client.Client) error {
+		return second(c.Tokens.Issue(ctx, "ann", "reset", client.TokenLink, client.IssueOptions{}))
+	},
+	"ConsumeToken": func(ctx context.Context, c *client.Client) error {
+		return second(c.Tokens.Consume(ctx, "reset", client.ByLink("l"), client.ConsumeTokenOptions{}))
+	},
+	"InspectToken": func(ctx context.Context, c *client.Client) error {
+		return second(c.Tokens.Inspect(ctx, client.ByLink("l"), client.InspectOptions{}))
+	},
+	"ExchangeToken": func(ctx context.Context, c *client.Client) error {
+		return second(c.Tokens.Exchange(ctx, "reset", client.ByCode("t", "123456"), client.ExchangeOptions{}))
+	},
+	"RevokeToken":    func(ctx context.Context, c *client.Client) error { return second(c.Tokens.Revoke(ctx, "ann", "reset")) },
+	"InspectSubject": func(ctx context.Context, c *client.Client) error { return second(c.Tokens.InspectSource(ctx, "ip")) },
+	"ResetSubject":   func(ctx context.Context, c *client.Client) error { return c.Tokens.ResetSource(ctx, "ip") },
+	"ClaimOnce": func(ctx context.Context, c *client.Client) error {
+		return c.Tokens.ClaimOnce(ctx, "iss", "jti", time.Minute)
+	},
+	"ClaimCounter": func(ctx context.Context, c *client.Client) error {
+		return second(c.Tokens.ClaimCounter(ctx, "totp", "ann", 1, 0))
+	},
 	"ListSubjectSessions": func(ctx context.Context, c *client.Client) error {
 		return end(c.Sessions.ListSubject(ctx, "ann", client.ListSubjectOptions{}))
 	},
+	"Peek": func(ctx context.Context, c *client.Client) error {
+		return second(c.RateLimits.Peek(ctx, "ann", nil, nil))
+	},
+	"Commit": func(ctx context.Context, c *client.Client) error { return second(c.RateLimits.Commit(ctx, "r", nil)) },
+	"Cancel": func(ctx context.Context, c *client.Client) error { return second(c.RateLimits.Cancel(ctx, "r")) },
+	"Reset":  func(ctx context.Context, c *client.Client) error { return second(c.RateLimits.Reset(ctx, "ann")) },
 }
 
 // onceOnly are the calls that the client never retries, by method and, for methods that it does retry, by option.
@@ -103,6 +130,16 @@ var onceOnly = map[string]call{
 	},
 	"UpdateSession": func(ctx context.Context, c *client.Client) error {
 		return second(c.Sessions.Update(ctx, client.ByID("s"), client.UpdateOptions{}))
+	},
+	"Consume": func(ctx context.Context, c *client.Client) error {
+		return second(c.RateLimits.Consume(ctx, "ann", nil, client.ConsumeOptions{}))
+	},
+	"BatchConsume": func(ctx context.Context, c *client.Client) error { return second(c.RateLimits.BatchConsume(ctx, nil)) },
+	"Refund": func(ctx context.Context, c *client.Client) error {
+		return second(c.RateLimits.Refund(ctx, "ann", nil, client.RefundOptions{}))
+	},
+	"Reserve": func(ctx context.Context, c *client.Client) error {
+		return second(c.RateLimits.Reserve(ctx, "ann", nil, 0, client.ConsumeOptions{}))
 	},
 	"Set/IfAbsent": func(ctx context.Context, c *client.Client) error {
 		return second(c.Cache.Set(ctx, "k", nil, client.SetOptions{IfAbsent: true}))

@@ -14,7 +14,9 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 //go:embed service_config.json
@@ -22,7 +24,10 @@ var serviceConfig string
 
 // methods returns the full names of the methods whose idempotency_level allows retries, or of the others.
 func methods(safe bool) (names []string) {
-	for _, file := range []protoreflect.FileDescriptor{cachev1.File_larder_cache_v1_cache_proto, sessionv1.File_larder_session_v1_session_proto} {
+	for _, file := range []protoreflect.FileDescriptor{
+		cachev1.File_larder_cache_v1_cache_proto, sessionv1.File_larder_session_v1_session_proto, ratelimitv1.File_larder_ratelimit_v1_ratelimit_proto,
+		tokenv1.File_larder_token_v1_token_proto,
+	} {
 		for i := range file.Services().Len() {
 			service := file.Services().Get(i)
 			for j := range service.Methods().Len() {

@@ -36,6 +36,10 @@ type SessionEvent struct {
 	FromID string
 	// ToID is the ID of the session that this anonymous one was promoted to ([SessionRevoked] with the reason PROMOTED).
 	ToID string
+	// TokenID is the ID of the one-time token that the event is about. Empty if several were revoked, and for other types.
+	TokenID string
+	// Purpose is the purpose of the one-time tokens that the event is about. Empty for events of sessions.
+	Purpose string
 	// ResumeToken resumes a watch after this event and all earlier ones. Empty means that a later event will have one.
 	ResumeToken string
 }
@@ -64,13 +68,26 @@ const (
 	SessionExpiredAbsolute SessionEventType = "EXPIRED_ABSOLUTE"
 	// SessionTokenReuse means that a token was presented long after it had been replaced, as a thief would.
 	SessionTokenReuse SessionEventType = "TOKEN_REUSE"
+	// TokenIssued means that a one-time token was issued, with the Reason DECOY if it is a decoy. This type and those below are
+	// about [Tokens], and are yielded only to watches that ask for them in [WatchEventsOptions].Types.
+	TokenIssued SessionEventType = "TOKEN_ISSUED"
+	// TokenConsumed means that a one-time token was accepted.
+	TokenConsumed SessionEventType = "TOKEN_CONSUMED"
+	// TokenFailed means that a wrong secret was presented for a one-time token.
+	TokenFailed SessionEventType = "TOKEN_FAILED"
+	// TokenLocked means that the failure budget of a subject and purpose was spent.
+	TokenLocked SessionEventType = "TOKEN_LOCKED"
+	// TokenRevoked means that one-time tokens were revoked.
+	TokenRevoked SessionEventType = "TOKEN_REVOKED"
+	// TokenSubjectReset means that the failures and the cooldown of a subject and purpose were cleared.
+	TokenSubjectReset SessionEventType = "TOKEN_SUBJECT_RESET"
 )
 
 // WatchEventsOptions are the options of [Sessions.WatchEvents]. The zero value watches all events from now on.
 type WatchEventsOptions struct {
 	// Subject is the subject whose sessions are watched. Empty means all subjects.
 	Subject string
-	// Types are the types of events to yield, at most 16. None means all types.
+	// Types are the types of events to yield, at most 16. None means all types that are about sessions.
 	Types []SessionEventType
 	// ResumeToken is the last non-empty one of an earlier watch of the same namespace and subject whose events have been
 	// processed. Empty means to start now.
@@ -175,6 +192,8 @@ func newSessionEvent(r *sessionv1.WatchSessionEventsResponse) SessionEvent {
 		Class:       m.GetClass(),
 		FromID:      m.GetFromSessionId(),
 		ToID:        m.GetToSessionId(),
+		TokenID:     m.GetTokenId(),
+		Purpose:     m.GetPurpose(),
 		ResumeToken: r.GetResumeToken(),
 	}
 	if e.Type == "" { // the replica does not know the type either, because a later one has written the event

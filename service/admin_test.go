@@ -1,7 +1,6 @@
 package service
 
 import (
-	"context"
 	"encoding/json"
 	"net/http/httptest"
 	"testing"
@@ -24,9 +23,12 @@ func TestHealthPage(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := newServer(func(context.Context) error { return nil }, NewMetrics(), Options{})
+			s := newServer(whole, patient300ms, NewMetrics(), Options{})
 			t.Cleanup(s.grpc.Stop)
-			s.health.up, s.health.draining = tt.redis, tt.draining
+			for _, b := range s.health.abilities {
+				b.holds = tt.redis
+			}
+			s.health.draining = tt.draining
 			w := httptest.NewRecorder()
 			s.AdminHandler(false).ServeHTTP(w, httptest.NewRequest("GET", "/health", nil))
 
@@ -54,7 +56,7 @@ func TestHealthPage(t *testing.T) {
 
 func TestAdminPages(t *testing.T) {
 	t.Parallel()
-	s := newServer(func(context.Context) error { return nil }, NewMetrics(), Options{})
+	s := newServer(whole, patient300ms, NewMetrics(), Options{})
 	t.Cleanup(s.grpc.Stop)
 	for _, tt := range []struct {
 		method, path string

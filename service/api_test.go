@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/cache"
@@ -28,6 +29,7 @@ import (
 type api struct {
 	*running
 	session sessionv1.SessionServiceClient
+	tokens  tokenv1.TokenServiceClient
 	redis   *redistest.Server // nil over the embedded store
 	addr    string            // where the store looks for Redis
 }
@@ -53,6 +55,13 @@ func behindProxy(t testing.TB) (*api, *redistest.Proxy) {
 
 func serveStore(t testing.TB, so store.Options, l policy.Limits) *api {
 	t.Helper()
+	return serveWith(t, so, Options{Limits: l})
+}
+
+// serveWith is serveStore with options of the server.
+func serveWith(t testing.TB, so store.Options, o Options) *api {
+	t.Helper()
+	l := o.Limits
 	m := NewMetrics()
 	so.Redis.NearCacheBytes, so.Redis.Observer = 16<<20, m
 	if l.Keyring {
@@ -72,8 +81,9 @@ func serveStore(t testing.TB, so store.Options, l policy.Limits) *api {
 	if err := st.Redis.Connect(ctx); err != nil {
 		t.Fatalf("Connect = %v, want nil", err)
 	}
-	r := serve(t, New(st, m, Options{Limits: l, Logger: slog.New(slog.DiscardHandler)}))
-	return &api{running: r, session: sessionv1.NewSessionServiceClient(r.conn)}
+	o.Logger = slog.New(slog.DiscardHandler)
+	r := serve(t, New(st, m, o))
+	return &api{running: r, session: sessionv1.NewSessionServiceClient(r.conn), tokens: tokenv1.NewTokenServiceClient(r.conn)}
 }
 
 // do sends commands to Redis as another client of it would.

@@ -12,6 +12,7 @@ import (
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
@@ -24,7 +25,10 @@ type costs struct {
 	t       testing.TB
 	session *sessionv1.CreateSessionResponse
 	lease   string
-	fresh   int
+	// reservation is the id of the last one.
+	reservation string
+	fresh       int
+	token       *tokenv1.IssueTokenResponse
 }
 
 // costCases are calls, each with what it finds. $NEW is a name that was not used before, $HELD a lease of "k".
@@ -81,11 +85,43 @@ var costCases = []struct {
 	{"RevokeSession", "", (*costs).signIn, `session_token: "$TOKEN"`},
 	{"RevokeSubjectSessions", "", (*costs).signIn, `subject: "$NEW"`},
 	{"ListSubjectSessions", "1 session", (*costs).signIn, `subject: "$NEW"`},
+	{"Consume", "", (*costs).name, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}`},
+	{"Consume", "3 limits", (*costs).name, `subject: "$NEW" limits {inline {name: "a" capacity: 9 period {seconds: 60}}} limits {inline {name: "b" capacity: 9 period {seconds: 60} algorithm: ALGORITHM_SLIDING_WINDOW}} limits {inline {name: "c" capacity: 9 period {seconds: 60} algorithm: ALGORITHM_FIXED_WINDOW}}`},
+	{"Consume", "denied", (*costs).exhausted, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}} cost: 9`},
+	{"Consume", "denied again within 1 s", (*costs).denied, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}} cost: 9`},
+	{"Consume", "request_id", (*costs).name, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}} request_id: "r"`},
+	{"BatchConsume", "2 calls", (*costs).name, `items {subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}} items {subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}}`},
+	{"Peek", "", (*costs).exhausted, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}`},
+	{"Refund", "", (*costs).exhausted, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}`},
+	{"Reserve", "", (*costs).name, `subject: "$NEW" limits {inline {capacity: 9 period {seconds: 60}}}`},
+	{"Commit", "", (*costs).reserved, `reservation_id: "$RESERVED" cost: 3`},
+	{"Cancel", "", (*costs).reserved, `reservation_id: "$RESERVED"`},
+	{"Reset", "1 name", (*costs).exhausted, `subject: "$NEW" names: "a"`},
+	{"IssueToken", "LINK or CODE", (*costs).name, `subject: "$NEW" purpose: "p" kind: TOKEN_KIND_LINK`},
+	{"IssueToken", "LINK or CODE, in the cooldown", (*costs).code, `subject: "$NEW" purpose: "p" kind: TOKEN_KIND_CODE`},
+	{"IssueToken", "RECOVERY", (*costs).name, `subject: "$NEW" purpose: "p" kind: TOKEN_KIND_RECOVERY`},
+	{"ConsumeToken", "LINK or CODE, accepted", (*costs).code, `token_id: "$TOKEN_ID" code: "$CODE" purpose: "p"`},
+	{"ConsumeToken", "LINK or CODE, accepted, with a source", (*costs).code, `token_id: "$TOKEN_ID" code: "$CODE" purpose: "p" source: "$NEW"`},
+	{"ConsumeToken", "LINK or CODE, accepted, which ends the sessions of its subject", (*costs).codeOfSession, `token_id: "$TOKEN_ID" code: "$CODE" purpose: "p"`},
+	{"ConsumeToken", "LINK or CODE, incorrect", (*costs).code, `token_id: "$TOKEN_ID" code: "wrong" purpose: "p"`},
+	{"ConsumeToken", "LINK or CODE, incorrect, with a source", (*costs).code, `token_id: "$TOKEN_ID" code: "wrong" purpose: "p" source: "$NEW"`},
+	{"ConsumeToken", "RECOVERY, incorrect", (*costs).code, `subject: "$NEW" code: "wrong" purpose: "p"`},
+	{"InspectToken", "", (*costs).code, `token_id: "$TOKEN_ID"`},
+	{"ExchangeToken", "accepted", (*costs).code, `token_id: "$TOKEN_ID" code: "$CODE" purpose: "p"`},
+	{"RevokeToken", "one", (*costs).code, `token_id: "$TOKEN_ID"`},
+	{"RevokeToken", "all of a subject and purpose", (*costs).code, `subject: "$NEW" purpose: "p"`},
+	{"InspectSubject", "", (*costs).code, `subject: "$NEW" purpose: "p"`},
+	{"ResetSubject", "", (*costs).code, `subject: "$NEW" purpose: "p"`},
+	{"ClaimOnce", "", (*costs).name, `scope: "s" id: "$NEW" ttl {seconds: 60}`},
+	{"ClaimOnce", "claimed before", (*costs).claimed, `scope: "s" id: "$NEW" ttl {seconds: 60}`},
+	{"ClaimCounter", "", (*costs).name, `scope: "s" id: "$NEW" value: 1`},
 }
 
 func (c *costs) do(rpc, request string) {
 	c.t.Helper()
-	request = strings.NewReplacer("$NEW", c.new(), "$HELD", c.lease).Replace(request)
+	request = strings.NewReplacer(
+		"$NEW", c.new(), "$HELD", c.lease, "$RESERVED", c.reservation, "$TOKEN_ID", c.token.GetTokenId(), "$CODE", c.token.GetCode(),
+	).Replace(request)
 	m, req := parse(c.t, rpc, request, c.session)
 	if _, err := c.call(c.t.Context(), c.t, m, req); err != nil {
 		c.t.Fatalf("%s %s = %v, want nil", rpc, request, err)
@@ -151,6 +187,26 @@ func (c *costs) signIn() {
 	c.session = c.create(c.t, &sessionv1.CreateSessionRequest{Subject: c.new()})
 }
 
+func (c *costs) code() {
+	c.name()
+	c.issue(false)
+}
+
+func (c *costs) issue(revokes bool) {
+	req := &tokenv1.IssueTokenRequest{Subject: c.new(), Purpose: "p", Kind: tokenv1.TokenKind_TOKEN_KIND_CODE}
+	if revokes {
+		req.OnSuccess = tokenv1.OnSuccess_ON_SUCCESS_REVOKE_SUBJECT_SESSIONS
+	}
+	c.token = must[*tokenv1.IssueTokenResponse](c.t)(c.tokens.IssueToken(c.t.Context(), req))
+}
+
+func (c *costs) codeOfSession() { c.signIn(); c.issue(true) }
+
+func (c *costs) claimed() {
+	c.name()
+	c.do("ClaimOnce", `scope: "s" id: "$NEW" ttl {seconds: 60}`)
+}
+
 func (c *costs) anonymous() {
 	c.name()
 	c.session = c.create(c.t, &sessionv1.CreateSessionRequest{Attributes: map[string]string{"a": "b"}})
@@ -209,6 +265,7 @@ func TestDocsTellWhatEachCallCosts(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{})
 	a := serveStore(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, CommandTimeout: 10 * time.Second, NearCacheTTL: time.Hour}}, policy.Limits{})
 	a.redis, a.addr = server, server.Addr
+	a.stopProbes() // which read and run scripts as calls do
 	c := &costs{api: a, t: t}
 	c.signIn()
 	watch := must[interface {

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/store/redis"
 )
 
 // handlers is a CacheService whose methods do what a test says, so that the frame around it can be seen at work.
@@ -70,7 +71,7 @@ func run(t testing.TB, h cachev1.CacheServiceServer, o Options) *running {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.NewJSONHandler(log, nil))
 	}
-	s := newServer(func(context.Context) error { return nil }, NewMetrics(), o)
+	s := newServer(whole, patient300ms, NewMetrics(), o)
 	cachev1.RegisterCacheServiceServer(s.registrar(), h)
 	s.metrics.calls.InitializeMetrics(s.grpc)
 	r := serve(t, s)
@@ -78,6 +79,10 @@ func run(t testing.TB, h cachev1.CacheServiceServer, o Options) *running {
 	eventually(t, "ready", s.health.Ready)
 	return r
 }
+
+// whole is the check of a Redis that is well, and patient300ms the patience of one that is near.
+func whole(context.Context) redis.Condition { return redis.Condition{} }
+func patient300ms() time.Duration           { return 300 * time.Millisecond }
 
 // serve runs a server on loopback until the test ends.
 func serve(t testing.TB, s *Server) *running {

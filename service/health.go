@@ -3,6 +3,8 @@ package service
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +23,7 @@ const (
 	upAfter   = 2
 )
 
-// readyNames returns the names that are SERVING while calls can be served: Redis answers and the server does not shut down.
+// readyNames returns the names that follow Redis and draining: the empty name, ready and the name of each service.
 func readyNames() []string {
 	names := append(make([]string, 0, 2+len(services)), "", "ready")
 	for _, service := range services {
@@ -30,26 +32,68 @@ func readyNames() []string {
 	return names
 }
 
-// Health keeps whether this server can serve, for grpc.health.v1 and for the admin port's /health. It probes Redis itself,
-// with its own deadline; the outcome of calls would not tell, because calls answered from memory succeed without Redis.
-type Health struct {
-	grpc     *health.Server
-	ping     func(context.Context) error
-	interval time.Duration
-	timeout  time.Duration
-	logger   *slog.Logger
-	metrics  *Metrics
-
-	mu       sync.Mutex
-	up       bool
-	draining bool
-	changed  time.Time // when up was last set, zero before the first probe succeeds
+// edgeNames returns the names of the services that answer without Redis too, by a failure policy. They are SERVING until the
+// server shuts down.
+func edgeNames(o *Options) (names []string) {
+	for _, edge := range edgeServices {
+		if edge.asked(o) {
+			names = append(names, edge.desc.ServiceName)
+		}
+	}
+	return names
 }
 
-func newHealth(ping func(context.Context) error, m *Metrics, o Options) *Health {
+// Health keeps whether this server can serve, for grpc.health.v1 and for the admin port's /health. It asks Redis itself what
+// calls would ask of it, with its own deadline; the outcome of calls would not tell, because calls answered from memory succeed
+// without Redis.
+type Health struct {
+	grpc     *health.Server
+	check    func(context.Context) redis.Condition
+	interval time.Duration
+	timeout  func() time.Duration
+	logger   *slog.Logger
+	metrics  *Metrics
+	edges    []string
+
+	mu        sync.Mutex
+	abilities map[redis.Ability]*belief
+	problems  map[string]*belief // by kind
+	details   map[string]string  // of the problems that are believed, as of the last probe
+	draining  bool
+	changed   time.Time // when Redis was last lost or found, zero before the first probe succeeds
+}
+
+// A belief is what probes have told for long enough.
+type belief struct {
+	holds          bool
+	contraryProbes int // probes in a row that contradict it
+}
+
+// see takes the outcome of a probe and reports whether the belief has changed, as it does after a number of contrary probes.
+func (b *belief) see(now bool, after int) (changed bool) {
+	if now == b.holds {
+		b.contraryProbes = 0
+		return false
+	}
+	if b.contraryProbes++; b.contraryProbes < after {
+		return false
+	}
+	b.holds, b.contraryProbes = now, 0
+	return true
+}
+
+// newHealth returns a Health whose probes are calls of check, each of which has failed after the time that timeout returns.
+func newHealth(check func(context.Context) redis.Condition, timeout func() time.Duration, m *Metrics, o Options) *Health {
 	h := &Health{
-		grpc: health.NewServer(), ping: ping, interval: o.ProbeInterval, timeout: o.ProbeTimeout,
-		logger: o.Logger, metrics: m,
+		grpc: health.NewServer(), check: check, interval: o.ProbeInterval, timeout: timeout, logger: o.Logger, metrics: m,
+		edges:     edgeNames(&o),
+		abilities: make(map[redis.Ability]*belief), problems: make(map[string]*belief),
+	}
+	for _, a := range []redis.Ability{redis.ToRead, redis.ToReadByScript, redis.ToWrite} {
+		h.abilities[a] = new(belief)
+	}
+	for _, kind := range redis.ProblemKinds {
+		h.problems[kind] = new(belief)
 	}
 	// Every name gets a status at once: grpc-go answers NOT_FOUND for a name without one, which the kubelet counts as a
 	// failure, and begins with "" as SERVING.
@@ -58,29 +102,47 @@ func newHealth(ping func(context.Context) error, m *Metrics, o Options) *Health 
 	return h
 }
 
-// Redis reports whether Redis answers, according to the probes.
+// Redis reports whether Redis answers, according to the probes: whether calls that read would succeed, at least those to one shard.
 func (h *Health) Redis() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.up
+	return h.abilities[redis.ToRead].holds
 }
 
-// Ready reports whether the server can serve: Redis answers and the server does not shut down.
-func (h *Health) Ready() bool {
+// Ready reports whether the server can serve: calls to one service would succeed, at least, and it does not shut down.
+func (h *Health) Ready() bool { return h.Serving("") }
+
+// Serving reports whether a name is SERVING: the empty name, ready or that of a service.
+func (h *Health) Serving(name string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.up && !h.draining
+	return h.serving(name)
+}
+
+// serving is Serving for callers that hold the lock.
+func (h *Health) serving(name string) bool {
+	if slices.Contains(h.edges, name) {
+		return !h.draining
+	}
+	for _, service := range services {
+		if all := name == "" || name == "ready"; (all || name == service.desc.ServiceName) && h.abilities[service.needs].holds {
+			return !h.draining
+		}
+	}
+	return false
+}
+
+// Problems returns what makes some calls fail while others succeed, by kind.
+func (h *Health) Problems() map[string]string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return maps.Clone(h.details)
 }
 
 // run probes Redis until ctx ends.
 func (h *Health) run(ctx context.Context) {
-	// Until the first success Redis is probed ten times as often, and that success counts at once, because callers wait
-	// for a server that starts.
-	needed, every := 1, max(h.interval/10, time.Millisecond)
 	next := time.NewTimer(0)
 	defer next.Stop()
-
-	contraryProbes := 0 // probes in a row whose outcome contradicts h.up
 	for {
 		select {
 		case <-next.C:
@@ -88,63 +150,122 @@ func (h *Health) run(ctx context.Context) {
 			return
 		}
 		start := time.Now()
-		err := h.probe(ctx)
+		condition := h.probe(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		contraryProbes++
-		if up := err == nil; up == h.Redis() {
-			contraryProbes = 0
-		} else if contraryProbes >= needed {
-			h.set(up, err)
-			contraryProbes, needed, every = 0, upAfter, h.interval
-			if up {
-				needed = downAfter
-			}
-		}
-		wait := every
-		if contraryProbes > 0 {
-			wait /= 2 // to know sooner whether the change lasts
+		found, doubtful := h.see(condition)
+		wait := h.interval
+		switch {
+		case !found: // callers wait for a server that starts
+			wait = max(h.interval/10, time.Millisecond)
+		case doubtful: // to know sooner whether the change lasts
+			wait /= 2
 		}
 		next.Reset(max(wait-time.Since(start), 0))
 	}
 }
 
-// probe pings Redis once and returns after the timeout even if the ping ignores its context: a ping that stalls has failed.
-func (h *Health) probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, h.timeout)
+// probe checks Redis once and returns after the timeout even if the check ignores its context: a check that stalls has failed.
+func (h *Health) probe(ctx context.Context) redis.Condition {
+	limit := h.timeout()
+	ctx, cancel := context.WithTimeout(ctx, limit+probeSlack)
 	defer cancel()
-	answered := make(chan error, 1)
-	go func() { answered <- h.ping(ctx) }()
+	answered := make(chan redis.Condition, 1)
+	go func() { answered <- h.check(ctx) }()
 	select {
-	case err := <-answered:
-		return err
+	case condition := <-answered:
+		return condition
 	case <-ctx.Done():
-		return ctx.Err()
+		return redis.Down(ctx.Err())
 	}
 }
 
-// set records and logs that Redis went down, for the reason err, or came up.
-func (h *Health) set(up bool, err error) {
+// probeSlack is what a check takes beyond its patience with Redis, on a busy machine.
+const probeSlack = 50 * time.Millisecond
+
+// see takes the outcome of a probe. It reports whether Redis has ever been found, and whether anything contradicts what is
+// believed.
+func (h *Health) see(condition redis.Condition) (found, doubtful bool) {
 	h.mu.Lock()
-	h.up = up
-	after := time.Since(h.changed)
-	first := h.changed.IsZero()
-	h.changed = time.Now()
+	up := upAfter
+	if h.changed.IsZero() {
+		up = 1 // a start ends with the first success
+	}
+	changed, lost := false, false
+	for a, b := range h.abilities {
+		now := condition.Failures[a] == nil
+		after := downAfter
+		if now {
+			after = up
+		}
+		if b.see(now, after) {
+			changed, lost = true, lost || a == redis.ToRead
+		}
+		doubtful = doubtful || b.contraryProbes > 0
+	}
+	details := make(map[string]string)
+	for _, p := range condition.Problems {
+		details[p.Kind] = p.Detail
+	}
+	var logs []func()
+	for kind, b := range h.problems {
+		detail, now := details[kind]
+		after := upAfter
+		if now && !h.changed.IsZero() {
+			after = downAfter
+		} else if now {
+			after = 1
+		}
+		if b.see(now, after) {
+			logs = append(logs, func() { h.logProblem(kind, detail) })
+		}
+		if doubtful = doubtful || b.contraryProbes > 0; !b.holds {
+			delete(details, kind)
+		} else if !now {
+			details[kind] = h.details[kind]
+		}
+	}
+	h.details = details
+	first, since, isUp := h.changed.IsZero(), time.Since(h.changed), h.abilities[redis.ToRead].holds
+	if lost {
+		h.changed = time.Now()
+	}
+	found = !h.changed.IsZero()
 	h.mu.Unlock()
 
-	h.metrics.up.Store(up)
-	h.publish()
+	if changed {
+		h.metrics.up.Store(isUp)
+		h.publish()
+	}
+	if lost && !first { // else Redis was found, not restored
+		h.logRedis(isUp, since, condition.Failures[redis.ToRead])
+	}
+	for _, log := range logs {
+		log()
+	}
+	return found, doubtful
+}
+
+// logRedis logs that Redis was lost, for the reason err, or restored.
+func (h *Health) logRedis(up bool, after time.Duration, err error) {
 	ctx := context.Background()
-	switch {
-	case first: // Redis was found, not restored
-	case up:
+	if up {
 		h.metrics.Connection(redis.Restored, 0, nil)
 		h.logger.LogAttrs(ctx, slog.LevelInfo, "redis connection restored", slog.Duration("after", after))
-	default:
-		h.metrics.Connection(redis.Lost, 0, err)
-		h.logger.LogAttrs(ctx, slog.LevelWarn, "redis connection lost", slog.String("cause", redis.Cause(err)))
+		return
 	}
+	h.metrics.Connection(redis.Lost, 0, err)
+	h.logger.LogAttrs(ctx, slog.LevelWarn, "redis connection lost", slog.String("cause", redis.Cause(err)))
+}
+
+// logProblem logs that a problem has appeared, or with no detail that it has gone.
+func (h *Health) logProblem(kind, detail string) {
+	if detail == "" {
+		h.logger.LogAttrs(context.Background(), slog.LevelInfo, "redis problem solved", slog.String("problem", kind))
+		return
+	}
+	h.logger.LogAttrs(context.Background(), slog.LevelWarn, "redis problem", slog.String("problem", kind), slog.String("detail", detail))
 }
 
 // drain sets every name but live to NOT_SERVING for good, whatever Redis does. live stays SERVING, because the process has
@@ -160,11 +281,11 @@ func (h *Health) drain() {
 func (h *Health) publish() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	status := healthv1.HealthCheckResponse_NOT_SERVING
-	if h.up && !h.draining {
-		status = healthv1.HealthCheckResponse_SERVING
-	}
-	for _, name := range readyNames() {
+	for _, name := range slices.Concat(readyNames(), h.edges) {
+		status := healthv1.HealthCheckResponse_NOT_SERVING
+		if h.serving(name) {
+			status = healthv1.HealthCheckResponse_SERVING
+		}
 		h.grpc.SetServingStatus(name, status)
 	}
 }

@@ -34,24 +34,34 @@ const (
 	well = iota
 	gone
 	stalled
+	readOnly
+	scriptless
 )
 
-func (p *patient) ping(context.Context) error {
+func (p *patient) check(context.Context) redis.Condition {
 	switch p.redis.Load() {
 	case gone:
-		return fmt.Errorf("10.1.2.3: %w", redis.ErrUnavailable)
+		return redis.Down(fmt.Errorf("10.1.2.3: %w", redis.ErrUnavailable))
 	case stalled:
 		pass(stall) // deaf to its context, as a client that waits for somebody else's dial is
-		return errors.New("too late")
+		return redis.Down(errors.New("too late"))
+	case readOnly:
+		c := redis.Condition{Problems: []redis.Problem{{Kind: "writes", Detail: "1 of 1 primaries refuse: MISCONF"}}}
+		c.Failures[redis.ToWrite] = redis.ErrUnavailable
+		return c
+	case scriptless:
+		c := redis.Condition{Problems: []redis.Problem{{Kind: "scripts", Detail: "1 of 1 primaries refuse: NOPERM"}}}
+		c.Failures[redis.ToReadByScript] = redis.ErrRefused
+		return c
 	}
-	return nil
+	return redis.Condition{}
 }
 
 // observe runs a Health whose Redis is as given at first.
 func observe(t *testing.T, redis int32) *patient {
 	p := &patient{log: new(logBuffer)}
 	p.redis.Store(redis)
-	p.Health = newHealth(p.ping, NewMetrics(), Options{Logger: slog.New(slog.NewJSONHandler(p.log, nil))}.withDefaults())
+	p.Health = newHealth(p.check, patient300ms, NewMetrics(), Options{Logger: slog.New(slog.NewJSONHandler(p.log, nil))}.withDefaults())
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -70,7 +80,14 @@ func observe(t *testing.T, redis int32) *patient {
 // check asks the way a probe asks, and that all names which follow Redis agree.
 func (p *patient) want(t *testing.T, want healthv1.HealthCheckResponse_ServingStatus) {
 	t.Helper()
+	p.wantEach(t, func(string) healthv1.HealthCheckResponse_ServingStatus { return want })
+}
+
+// wantEach is want with a status for each name.
+func (p *patient) wantEach(t *testing.T, wanted func(name string) healthv1.HealthCheckResponse_ServingStatus) {
+	t.Helper()
 	for _, name := range readyNames() {
+		want := wanted(name)
 		resp, err := p.grpc.Check(t.Context(), &healthv1.HealthCheckRequest{Service: name})
 		if err != nil || resp.Status != want {
 			t.Errorf("status of %q = %v, %v, want %v", name, resp, err, want)
@@ -105,7 +122,7 @@ func TestHealth(t *testing.T) {
 	}
 
 	run("NotServingBeforeTheFirstProbe", func(t *testing.T) {
-		p := &patient{Health: newHealth(nil, NewMetrics(), Options{}.withDefaults())}
+		p := &patient{Health: newHealth(nil, patient300ms, NewMetrics(), Options{}.withDefaults())}
 		p.want(t, notServing)
 	})
 
@@ -173,6 +190,45 @@ func TestHealth(t *testing.T) {
 			p.redis.Store(gone)
 			pass(350 * time.Millisecond)
 			p.want(t, notServing)
+		}
+	})
+
+	run("ReadsOnlyIsDegradedAndServing", func(t *testing.T) {
+		p := observe(t, well)
+		p.redis.Store(readOnly)
+		pass(5 * time.Second)
+		p.wantEach(t, func(name string) healthv1.HealthCheckResponse_ServingStatus {
+			for _, service := range services {
+				if service.desc.ServiceName == name && service.needs == redis.ToWrite {
+					return notServing
+				}
+			}
+			return serving
+		})
+		if got := p.Problems(); got["writes"] == "" || len(got) != 1 {
+			t.Errorf("Problems = %v, want one of writes", got)
+		}
+		if n := len(p.log.lines(t, "redis problem")); n != 1 {
+			t.Errorf("logged %d problems, want 1", n)
+		}
+		p.redis.Store(well)
+		pass(5 * time.Second)
+		if got := p.Problems(); len(got) != 0 {
+			t.Errorf("Problems = %v once Redis is well, want none", got)
+		}
+		if n := len(p.log.lines(t, "redis problem solved")); n != 1 {
+			t.Errorf("logged %d problems as solved, want 1", n)
+		}
+	})
+
+	run("AServiceThatCannotServeSaysSo", func(t *testing.T) {
+		p := observe(t, well)
+		p.redis.Store(scriptless)
+		pass(5 * time.Second)
+		for name, want := range map[string]bool{"": true, "ready": true, "larder.cache.v1.CacheService": true, "larder.session.v1.SessionService": false} {
+			if got := p.Serving(name); got != want {
+				t.Errorf("Serving(%q) = %v while Redis refuses read-only scripts, want %v", name, got, want)
+			}
 		}
 	})
 

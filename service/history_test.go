@@ -246,7 +246,7 @@ func startReplica(t testing.TB, so store.Options, number int) *replica {
 		t.Fatalf("Connect = %v, want nil", err)
 	}
 	o := Options{Logger: slog.New(slog.DiscardHandler)}
-	s := newServer(st.Redis.Ping, m, o)
+	s := newServer(st.Redis.Check, st.Redis.Patience, m, o)
 	a := &attempts{lost: make(map[string]int)}
 	s.grpc.Stop() // in its place comes one that counts
 	s.grpc = grpc.NewServer(append(s.grpcOptions(), grpc.ChainUnaryInterceptor(a.unary))...)

@@ -202,7 +202,7 @@ func TestOverloadIsShedAtOnce(t *testing.T) {
 
 // BenchmarkFrame shows what the frame costs a call that does nothing.
 func BenchmarkFrame(b *testing.B) {
-	s := newServer(func(context.Context) error { return nil }, NewMetrics(), Options{Logger: slog.New(slog.DiscardHandler)})
+	s := newServer(whole, patient300ms, NewMetrics(), Options{Logger: slog.New(slog.DiscardHandler)})
 	b.Cleanup(s.grpc.Stop)
 	cachev1.RegisterCacheServiceServer(s.grpc, failing(nil))
 	s.metrics.calls.InitializeMetrics(s.grpc)

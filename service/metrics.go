@@ -15,12 +15,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/edge/rls"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 )
 
 // maxCommands is the maximum number of command names that become labels; the store uses a fixed set of fewer.
-const maxCommands = 64
+const maxCommands = 96
 
 // seconds are the buckets of both histograms, from a near-cache hit to a call that runs into its deadline.
 var seconds = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
@@ -35,6 +37,7 @@ type Metrics struct {
 
 	calls           *grpcprom.ServerMetrics
 	unary, streams  load
+	waits           atomic.Pointer[waits]
 	unknownMethods  prometheus.Counter
 	messagesRefused *prometheus.CounterVec
 	retries         *prometheus.CounterVec
@@ -46,9 +49,13 @@ type Metrics struct {
 	connectionEvents *prometheus.CounterVec
 	up               atomic.Bool
 
+	tokenOutcomes *prometheus.CounterVec
+	unkeyedCodes  atomic.Bool
+
 	policyReloads  *prometheus.CounterVec
 	keyringReloads *prometheus.CounterVec
 	policyLoaded   atomic.Int64 // Unix time
+	envoyReloads   *prometheus.CounterVec
 
 	mu       sync.RWMutex
 	commands map[string]prometheus.Observer
@@ -80,7 +87,10 @@ func NewMetrics() *Metrics {
 		budgetExhausted: counter("larder_retry_budget_exhausted_total", "Calls that failed without a further retry because the retry budget was spent."),
 		panics:          counter("larder_panics_total", "Panics in handlers, each answered with the reason PANIC."),
 
+		tokenOutcomes: counters("larder_token_outcomes_total", "Outcomes of IssueToken, ConsumeToken, ExchangeToken, ClaimOnce and ClaimCounter, by method and outcome.", "method", "outcome"),
+
 		policyReloads: counters("larder_policy_reloads_total", "Reloads of a changed policy file, by result: applied or rejected.", "result"),
+		envoyReloads:  counters("larder_envoy_ratelimit_config_reloads_total", "Reloads of changed configuration files of Envoy's rate limits, by result: applied or rejected.", "result"),
 
 		keyringReloads: counters("larder_keyring_reloads_total", "Reloads of a changed keyring file, by result: applied or rejected.", "result"),
 
@@ -91,7 +101,13 @@ func NewMetrics() *Metrics {
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		m.calls, m.unknownMethods, m.messagesRefused, m.retries, m.budgetExhausted, m.panics,
-		m.commandSeconds, m.commandErrors, m.connectionEvents, m.policyReloads, m.keyringReloads,
+		m.commandSeconds, m.commandErrors, m.connectionEvents, m.tokenOutcomes, m.policyReloads, m.keyringReloads,
+		gaugeFunc("larder_token_codes_unkeyed", "1 once this replica has issued a CODE without a keyring, which whoever reads Redis can find by trying all codes; otherwise 0.", nil, func() float64 {
+			if m.unkeyedCodes.Load() {
+				return 1
+			}
+			return 0
+		}),
 		gaugeFunc("larder_policy_loaded_timestamp_seconds", "Unix time at which the policy in force was loaded; 0 without a policy file.", nil,
 			func() float64 { return float64(m.policyLoaded.Load()) }),
 		gaugeFunc("larder_redis_up", "1 while Redis answers the health probes, otherwise 0.", nil, func() float64 {
@@ -104,6 +120,12 @@ func NewMetrics() *Metrics {
 	for _, reason := range []string{reason(errMessageTooLarge), reason(errMessageMalformed), reason(errInvalidField)} {
 		m.messagesRefused.WithLabelValues(reason)
 	}
+	m.registry.MustRegister(gaugeFunc("larder_rpc_waiting", "Unary calls that wait for another call, such as for a load under a lease; they are not in flight.", nil, func() float64 {
+		if w := m.waits.Load(); w != nil {
+			return float64(w.waiting())
+		}
+		return 0
+	}))
 	for kind, l := range map[string]*load{"unary": &m.unary, "stream": &m.streams} {
 		labels := prometheus.Labels{"type": kind}
 		m.registry.MustRegister(
@@ -142,6 +164,14 @@ func (m *Metrics) watch(stats func() store.Stats, o Options) {
 		counterFunc("larder_sessions_removed_total", "Revoked sessions whose remaining records this replica has removed.", nil, read(func(s store.Stats) int64 { return s.Sessions.Removed })),
 		gaugeFunc("larder_session_sweep_lag_seconds", "Delay in seconds between the end of the oldest session found by the last sweep of this replica and the sweep.", nil,
 			func() float64 { return stats().Sessions.SweepLate.Seconds() }),
+		counterFunc("larder_ratelimit_local_denials_total", "Calls denied without asking Redis, because a rate limit had denied them less than a second before.", nil, read(func(s store.Stats) int64 { return s.RateLimits.LocalDenials })),
+		counterFunc("larder_ratelimit_not_returned_total", "Charges of denied calls that could not be given back in a Redis Cluster because Redis did not answer.", nil, read(func(s store.Stats) int64 { return s.RateLimits.NotReturned })),
+		counterFunc("larder_ratelimit_failures_total", "Decisions of rate limits that Redis did not make in time, by failure policy: fail_open, fail_closed or local.",
+			prometheus.Labels{"policy": "fail_open"}, read(func(s store.Stats) int64 { return s.RateLimits.FailedOpen })),
+		counterFunc("larder_ratelimit_failures_total", "Decisions of rate limits that Redis did not make in time, by failure policy: fail_open, fail_closed or local.",
+			prometheus.Labels{"policy": "fail_closed"}, read(func(s store.Stats) int64 { return s.RateLimits.FailedClosed })),
+		counterFunc("larder_ratelimit_failures_total", "Decisions of rate limits that Redis did not make in time, by failure policy: fail_open, fail_closed or local.",
+			prometheus.Labels{"policy": "local"}, read(func(s store.Stats) int64 { return s.RateLimits.FailedLocal })),
 		gaugeFunc("larder_near_cache_entries", "Entries in the near cache.", nil, read(func(s store.Stats) int64 { return s.Near.Entries })),
 		gaugeFunc("larder_near_cache_bytes", "Memory used by the near cache in bytes.", nil, read(func(s store.Stats) int64 { return s.Near.Bytes })),
 		counterFunc("larder_near_cache_hits_total", "Reads answered from the near cache.", nil, read(func(s store.Stats) int64 { return s.Near.Hits })),
@@ -150,6 +180,35 @@ func (m *Metrics) watch(stats func() store.Stats, o Options) {
 		counterFunc("larder_near_cache_invalidations_total", "Entries dropped from the near cache because they changed in Redis.", nil, read(func(s store.Stats) int64 { return s.Near.Invalidations })),
 		counterFunc("larder_near_cache_flushes_total", "Number of times the near cache was emptied, for example because a connection was lost.", nil, read(func(s store.Stats) int64 { return s.Near.Flushes })),
 	)
+}
+
+// watchHealth adds what the probes tell.
+func (m *Metrics) watchHealth(h *Health) {
+	is := func(holds func() bool) func() float64 {
+		return func() float64 {
+			if holds() {
+				return 1
+			}
+			return 0
+		}
+	}
+	for _, kind := range redis.ProblemKinds {
+		m.registry.MustRegister(gaugeFunc("larder_redis_degraded", "1 while some calls fail, or would with the next fault, for a reason: shards, nodes, reads, scripts or writes; otherwise 0.",
+			prometheus.Labels{"problem": kind}, is(func() bool { return h.Problems()[kind] != "" })))
+	}
+	for _, name := range readyNames()[1:] { // the first is ready under another name
+		m.registry.MustRegister(gaugeFunc("larder_serving", "1 while a name of the health service is SERVING, otherwise 0.",
+			prometheus.Labels{"name": name}, is(func() bool { return h.Serving(name) })))
+	}
+}
+
+// watchDecisions adds the counts of what rate limits have decided.
+func (m *Metrics) watchDecisions(p *policy.Policies) *decisions {
+	d := &decisions{policies: p, rules: make(map[ruleLabel]*ruleCounters), total: counters("larder_ratelimit_decisions_total",
+		"Decisions of rate limits, by rule of the policy and outcome: allowed, denied, shadow_denied (denied by a rule in shadow) or degraded (by the rule's failure policy). Rules in requests are counted as _inline, namespaces without a policy as _other.",
+		"namespace", "rule", "outcome")}
+	m.registry.MustRegister(d.total)
+	return d
 }
 
 // A keyringCollector collects how often each key was used, of those that the keyring has at the time.
@@ -191,6 +250,43 @@ func (c readsCollector) Collect(ch chan<- prometheus.Metric) {
 				strings.ToLower(strings.TrimPrefix(source.String(), "SOURCE_")))
 		})
 	}
+}
+
+// watchEnvoyRateLimits adds the metrics of Envoy's rate limits.
+func (m *Metrics) watchEnvoyRateLimits(e *envoyRateLimit) {
+	m.registry.MustRegister(
+		envoyHitsCollector{&e.stats}, m.envoyReloads,
+		counterFunc("larder_envoy_ratelimit_unknown_domain_total", "Requests of Envoy's rate limit protocol in a domain that no file has.", nil,
+			func() float64 { return float64(e.stats.UnknownDomains()) }),
+		counterFunc("larder_envoy_ratelimit_global_shadow_total", "Requests of Envoy's rate limit protocol that passed only because LARDER_ENVOY_RATELIMIT_SHADOW_MODE is on.", nil,
+			func() float64 { return float64(e.stats.GlobalShadow()) }),
+		gaugeFunc("larder_envoy_ratelimit_config_loaded_timestamp_seconds", "Unix time at which the rate limit configuration in force was loaded.", nil,
+			func() float64 { return float64(e.loaded.Load()) }),
+	)
+}
+
+// An envoyHitsCollector collects the hits on the rules of Envoy's rate limits. Its labels are parts of the configuration and
+// never of requests.
+type envoyHitsCollector struct{ stats *rls.Stats }
+
+var envoyHitsDesc = prometheus.NewDesc("larder_envoy_ratelimit_hits_total",
+	"Hits on a rule of Envoy's rate limits, by the path of the rule and by outcome. A hit may have several outcomes; total has all hits.",
+	[]string{"domain", "rule", "outcome"}, nil)
+
+// Describe implements [prometheus.Collector].
+func (envoyHitsCollector) Describe(ch chan<- *prometheus.Desc) { ch <- envoyHitsDesc }
+
+// Collect implements [prometheus.Collector].
+func (c envoyHitsCollector) Collect(ch chan<- prometheus.Metric) {
+	c.stats.Each(func(domain, rule string, o rls.Outcome, hits uint64) {
+		ch <- prometheus.MustNewConstMetric(envoyHitsDesc, prometheus.CounterValue, float64(hits), valid(domain), valid(rule), o.String())
+	})
+}
+
+// EnvoyRateLimitsReloaded counts a reload of the configuration of Envoy's rate limits: as rejected if err is not nil,
+// otherwise as applied.
+func (m *Metrics) EnvoyRateLimitsReloaded(err error) {
+	m.envoyReloads.WithLabelValues(resultOf(err)).Inc()
 }
 
 // Command records a round trip to Redis and logs it as a warning if it was slow, once a second. It implements [redis.Observer].

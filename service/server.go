@@ -14,26 +14,46 @@ import (
 	"sync/atomic"
 	"time"
 
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 )
 
 // services is the registry: one line adds a service. Its name in the health service, its metrics, its entry in the
-// reflection service and the tests that go through every method follow from the line.
+// reflection service and the tests that go through every method follow from the line. A service is SERVING while Redis can do
+// what its calls need: a service whose reads are of use by themselves needs to read, one all of whose calls write needs to write.
 var services = []struct {
-	desc *grpc.ServiceDesc
-	make func(backend) any
+	desc  *grpc.ServiceDesc
+	needs redis.Ability
+	make  func(backend) any
 }{
-	{&cachev1.CacheService_ServiceDesc, func(b backend) any { return NewCache(b.store, b.policies, b.metrics) }},
-	{&sessionv1.SessionService_ServiceDesc, func(b backend) any { return NewSession(b.store, b.policies) }},
+	{&cachev1.CacheService_ServiceDesc, redis.ToRead, func(b backend) any { return NewCache(b.store, b.policies, b.metrics) }},
+	{&sessionv1.SessionService_ServiceDesc, redis.ToReadByScript, func(b backend) any { return NewSession(b.store, b.policies) }},
+	{&ratelimitv1.RateLimitService_ServiceDesc, redis.ToWrite, func(b backend) any { return NewRateLimit(b.store, b.policies, b.metrics) }},
+	{&tokenv1.TokenService_ServiceDesc, redis.ToWrite, func(b backend) any { return NewToken(b.store, b.policies, b.metrics, b.log) }},
+}
+
+// edgeServices are services of other protocols, which are served where the options ask for them. Everything follows from a line as
+// in the registry, except that they are no part of Larder's API.
+var edgeServices = []struct {
+	desc  *grpc.ServiceDesc
+	asked func(*Options) bool
+	make  func(*Server, *store.Store) any
+}{
+	{
+		&envoy.RateLimitService_ServiceDesc, func(o *Options) bool { return o.EnvoyRateLimits != nil },
+		func(s *Server, st *store.Store) any { return s.envoy.use(st.RateLimits, st.Redis.Now) },
+	},
 }
 
 // A backend is what the handlers of a service are made from.
@@ -41,6 +61,7 @@ type backend struct {
 	store    *store.Store
 	policies *policy.Policies
 	metrics  *Metrics
+	log      *slog.Logger
 }
 
 // Descriptors returns the descriptors of all services of Larder's API, in the order of the registry.
@@ -70,6 +91,9 @@ type Options struct {
 	// MaxConcurrentStreams is the maximum number of calls in flight on one connection; its client queues further ones;
 	// 1000 by default.
 	MaxConcurrentStreams uint32
+	// EnvoyRateLimits serves envoy.service.ratelimit.v3.RateLimitService; nil does not. It has no rules until
+	// [Server.SetEnvoyRateLimits] is called.
+	EnvoyRateLimits *EnvoyRateLimits
 	// DrainDelay is how long Shutdown keeps serving after it has reported NOT_SERVING, so that load balancers notice; 0 by
 	// default.
 	DrainDelay time.Duration
@@ -77,9 +101,6 @@ type Options struct {
 	StopTimeout time.Duration
 	// ProbeInterval is the time between two probes of Redis; 500 ms by default.
 	ProbeInterval time.Duration
-	// ProbeTimeout is the timeout of a probe; 300 ms by default, so that NOT_SERVING, which takes three failed probes, is
-	// reported within two seconds.
-	ProbeTimeout time.Duration
 	// Reflection registers gRPC's reflection service, from which clients such as grpcurl learn the API; off by default.
 	Reflection bool
 }
@@ -94,7 +115,6 @@ func (o Options) withDefaults() Options {
 	o.MaxConcurrentStreams = cmp.Or(o.MaxConcurrentStreams, 1000)
 	o.StopTimeout = cmp.Or(o.StopTimeout, 20*time.Second)
 	o.ProbeInterval = cmp.Or(o.ProbeInterval, 500*time.Millisecond)
-	o.ProbeTimeout = cmp.Or(o.ProbeTimeout, 300*time.Millisecond)
 	return o
 }
 
@@ -108,6 +128,7 @@ type Server struct {
 	digest   *digest
 	grpc     *grpc.Server
 
+	envoy    *envoyRateLimit        // nil unless it is served
 	warnings func() []redis.Warning // of the store; nil without one
 
 	// probing and streams are the contexts of the probes and of all streams; Shutdown cancels them.
@@ -123,17 +144,22 @@ type Server struct {
 
 // New returns a server for a store, which need not be connected yet. Each server needs a [Metrics] of its own.
 func New(st *store.Store, m *Metrics, o Options) *Server {
-	s := newServer(st.Redis.Ping, m, o)
+	s := newServer(st.Redis.Check, st.Redis.Patience, m, o)
 	s.warnings = st.Redis.Warnings
 	m.watch(st.Stats, s.options)
 	s.register(st)
 	return s
 }
 
-// register adds the services of the registry.
+// register adds the services of the registry, and of the others those that the options ask for.
 func (s *Server) register(st *store.Store) {
 	for _, service := range services {
-		s.registrar().RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics}))
+		s.registrar().RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics, s.options.Logger}))
+	}
+	for _, edge := range edgeServices {
+		if edge.asked(&s.options) {
+			s.registrar().RegisterService(edge.desc, edge.make(s, st))
+		}
 	}
 	s.metrics.calls.InitializeMetrics(s.grpc) // last, because it needs every method
 }
@@ -142,11 +168,16 @@ func (s *Server) register(st *store.Store) {
 func (s *Server) registrar() registrar { return registrar{s.grpc, s.receiver} }
 
 // newServer returns a server without the services of the registry.
-func newServer(ping func(context.Context) error, m *Metrics, o Options) *Server {
+func newServer(check func(context.Context) redis.Condition, patience func() time.Duration, m *Metrics, o Options) *Server {
 	o = o.withDefaults()
 	s := &Server{
-		options: o, metrics: m, policies: policy.New(o.Limits), health: newHealth(ping, m, o), stopped: make(chan struct{}),
+		options: o, metrics: m, policies: policy.New(o.Limits), health: newHealth(check, patience, m, o), stopped: make(chan struct{}),
 		digest: newDigest(o.Logger, digestEvery),
+	}
+	m.watchHealth(s.health)
+	if o.EnvoyRateLimits != nil {
+		s.envoy = newEnvoyRateLimit(*o.EnvoyRateLimits)
+		m.watchEnvoyRateLimits(s.envoy)
 	}
 	s.forced, s.force = context.WithCancel(context.Background())
 	s.probing, s.stopProbes = context.WithCancel(context.Background())

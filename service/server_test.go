@@ -19,7 +19,7 @@ import (
 
 func TestServeReturnsWhatBrokeTheListener(t *testing.T) {
 	t.Parallel()
-	s := newServer(func(context.Context) error { return nil }, NewMetrics(), Options{})
+	s := newServer(whole, patient300ms, NewMetrics(), Options{})
 	t.Cleanup(s.grpc.Stop)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -43,5 +43,6 @@ func eventView(namespace string, e *session.Event) *sessionv1.SessionEvent {
 		At: timestamppb.New(e.At), Namespace: namespace, SessionId: e.SessionID, Subject: e.Subject,
 		Reason: strings.ToUpper(e.Reason), ExceptSessionId: e.ExceptSessionID,
 		Class: e.Details["class"], FromSessionId: e.Details["from"], ToSessionId: e.Details["to"],
+		TokenId: e.Details["token"], Purpose: e.Details["purpose"],
 	}
 }

@@ -220,7 +220,7 @@ func TestShutdown(t *testing.T) {
 
 	t.Run("WorksBeforeServe", func(t *testing.T) {
 		t.Parallel()
-		s := newServer(func(context.Context) error { return nil }, NewMetrics(), Options{})
+		s := newServer(whole, patient300ms, NewMetrics(), Options{})
 		t.Cleanup(s.grpc.Stop)
 		s.Shutdown(t.Context())
 		listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -14,7 +14,8 @@ import (
 
 // The limits of the API, which no setting changes.
 const (
-	defaultNamespace = "default"
+	defaultNamespace  = "default"
+	maxRequestIDBytes = 128
 
 	maxKeyBytes         = 1024
 	maxTags             = 32
@@ -124,6 +125,12 @@ func (f *fields) text(field, s string, least, most int) {
 	case strings.IndexByte(s, 0) >= 0:
 		f.add(field, "must not contain NUL")
 	}
+}
+
+// requestID checks the id of a call that can be repeated; it may be empty.
+func (f *fields) requestID(id string) string {
+	f.text("request_id", id, 0, maxRequestIDBytes)
+	return id
 }
 
 // keys checks the keys of a batch.

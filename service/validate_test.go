@@ -131,15 +131,18 @@ func numbered(n int, format string) (s string) {
 func edges() (bad, good [][3]string) {
 	cacheBad, cacheGood := cacheEdges()
 	sessionBad, sessionGood := sessionEdges()
-	return append(cacheBad, sessionBad...), append(cacheGood, sessionGood...)
+	limitBad, limitGood := rateLimitEdges()
+	tokenBad, tokenGood := tokenEdges()
+	return slices.Concat(cacheBad, sessionBad, limitBad, tokenBad), slices.Concat(cacheGood, sessionGood, limitGood, tokenGood)
 }
 
-// parse reads a request from prototext, in which $TOKEN and $ID are those of a session and $LEASE is a lease that has ended.
+// parse reads a request from prototext, in which $TOKEN and $ID are those of a session, and $LEASE and $RESERVATION a lease
+// and a reservation that have ended.
 func parse(t testing.TB, rpc, text string, s *sessionv1.CreateSessionResponse) (protoreflect.MethodDescriptor, proto.Message) {
 	t.Helper()
 	m := methodOf(t, rpc)
 	req := newMessage(t, m.Input())
-	text = strings.NewReplacer("$LEASE", strings.Repeat("A", 43), "$TOKEN", s.SessionToken, "$ID", s.Session.GetSessionId()).Replace(text)
+	text = strings.NewReplacer("$RESERVATION", endedReservation, "$LEASE", strings.Repeat("A", 43), "$TOKEN", s.SessionToken, "$ID", s.Session.GetSessionId()).Replace(text)
 	if err := prototext.Unmarshal([]byte(text), req); err != nil {
 		t.Fatalf("%s %.100s = %v, want a valid request", rpc, text, err)
 	}

@@ -1,5 +1,6 @@
 // Package store keeps Larder's data in Redis. Each feature is a package below it, which this package connects to one Redis:
-// [cache.Cache] and [session.Sessions], over the [redis.Client] that they share. It knows nothing of gRPC.
+// [cache.Cache], [session.Sessions], [ratelimit.Limiter] and [token.Tokens], over the [redis.Client] that they share. It knows
+// nothing of gRPC.
 package store
 
 import (
@@ -8,19 +9,22 @@ import (
 	"github.com/berthcare/larder/store/cache"
 	"github.com/berthcare/larder/store/keyring"
 	"github.com/berthcare/larder/store/near"
+	"github.com/berthcare/larder/store/ratelimit"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/session"
+	"github.com/berthcare/larder/store/token"
 )
 
 // Options configures a [Store].
 type Options struct {
 	// Redis says how to reach Redis and what to keep in memory.
 	Redis redis.Options
-	// Cache and Sessions configure the features.
-	Cache    cache.Options
-	Sessions session.Options
-	// Keyring encrypts attributes of sessions, and values of entries where a [cache.Write] asks for it; nil means that
-	// neither is encrypted.
+	// Cache, Sessions and RateLimits configure the features.
+	Cache      cache.Options
+	Sessions   session.Options
+	RateLimits ratelimit.Options
+	// Keyring encrypts attributes of sessions, payloads of tokens, and values of entries where a [cache.Write] asks for it, and
+	// keys the digests of codes; nil means that nothing is encrypted.
 	Keyring *keyring.Keyring
 }
 
@@ -32,6 +36,10 @@ type Store struct {
 	Cache *cache.Cache
 	// Sessions keeps sessions.
 	Sessions *session.Sessions
+	// RateLimits keeps rate limits.
+	RateLimits *ratelimit.Limiter
+	// Tokens keeps one-time tokens.
+	Tokens *token.Tokens
 
 	keyring *keyring.Keyring
 }
@@ -44,8 +52,10 @@ func New(o Options) (*Store, error) {
 	}
 	return &Store{
 		Redis: client, keyring: o.Keyring,
-		Cache:    cache.New(client, o.Keyring, o.Cache),
-		Sessions: session.New(client, o.Keyring, o.Sessions),
+		Cache:      cache.New(client, o.Keyring, o.Cache),
+		Sessions:   session.New(client, o.Keyring, o.Sessions),
+		RateLimits: ratelimit.New(client, o.RateLimits),
+		Tokens:     token.New(client, o.Keyring),
 	}, nil
 }
 
@@ -61,12 +71,15 @@ type Stats struct {
 	KeyUses map[string]int64
 	// Sessions are those of the sessions.
 	Sessions session.Stats
+	// RateLimits are those of the rate limits.
+	RateLimits ratelimit.Stats
 }
 
 // Stats returns the current counters.
 func (s *Store) Stats() Stats {
 	return Stats{
 		Near: s.Redis.Near.Stats(), InFlight: s.Redis.InFlight(), Warnings: s.Redis.Warnings(), KeyUses: s.keyring.Uses(), Sessions: s.Sessions.Stats(),
+		RateLimits: s.RateLimits.Stats(),
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/cache"
+	"github.com/berthcare/larder/store/ratelimit"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
 	"github.com/berthcare/larder/store/session"
@@ -45,7 +46,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Options: %v", err)
 	}
-	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"localhost:6379"}, CommandTimeout: 2 * time.Second, NearCacheBytes: 64 << 20, NearCacheTTL: 5 * time.Second}, Cache: cache.Options{CompressAbove: 16 << 10, MaxTTL: 720 * time.Hour}, Sessions: session.Options{SweepInterval: 10 * time.Second}}
+	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"localhost:6379"}, CommandTimeout: 2 * time.Second, NearCacheBytes: 64 << 20, NearCacheTTL: 5 * time.Second}, Cache: cache.Options{CompressAbove: 16 << 10, MaxTTL: 720 * time.Hour}, Sessions: session.Options{SweepInterval: 10 * time.Second}, RateLimits: ratelimit.Options{Replicas: 1}}
 	if diff := cmp.Diff(wantRedis, stored); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
 	}
@@ -84,12 +85,12 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 		"LARDER_SLOW_CALL": "15s", "LARDER_COMPRESS_ABOVE": "16", "LARDER_REFLECTION": "false", "LARDER_SESSION_ROTATION_GRACE": "17s",
 		"LARDER_SESSION_CACHE_FOR":    "0",
 		"LARDER_SESSIONS_PER_SUBJECT": "17", "LARDER_SESSIONS_PER_CLASS": "18", "LARDER_SESSION_LIMIT_POLICY": "reject",
-		"LARDER_SESSION_SWEEP_INTERVAL": "17s",
+		"LARDER_SESSION_SWEEP_INTERVAL": "17s", "LARDER_REPLICAS": "19",
 	}).Options()
 	if err != nil {
 		t.Fatalf("Options: %v", err)
 	}
-	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:1"}, CommandTimeout: time.Second, NearCacheBytes: 2, NearCacheTTL: 3 * time.Second}, Cache: cache.Options{PlainNamespace: "seven", CompressAbove: 16, MaxTTL: 6 * time.Second}, Sessions: session.Options{SweepInterval: 17 * time.Second}}
+	wantRedis := store.Options{Redis: redis.Options{Mode: redis.Standalone, Addrs: []string{"cache:1"}, CommandTimeout: time.Second, NearCacheBytes: 2, NearCacheTTL: 3 * time.Second}, Cache: cache.Options{PlainNamespace: "seven", CompressAbove: 16, MaxTTL: 6 * time.Second}, Sessions: session.Options{SweepInterval: 17 * time.Second}, RateLimits: ratelimit.Options{Replicas: 19}}
 	if diff := cmp.Diff(wantRedis, stored); diff != "" {
 		t.Errorf("store options (-want +got):\n%s", diff)
 	}

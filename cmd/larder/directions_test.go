@@ -48,7 +48,15 @@ var rooms = []room{
 		why: "a feature that knew another one could not be understood or changed without it",
 	},
 	{
-		path: "store", may: []string{"store/redis", "store/near", "store/keyring", "store/cache", "store/session"},
+		path: "store/ratelimit", may: []string{"store/redis"}, outside: []string{rueidis},
+		why: "a feature that knew another one could not be understood or changed without it",
+	},
+	{
+		path: "store/token", may: []string{"store/redis", "store/keyring", "store/session"}, outside: []string{rueidis},
+		why: "its scripts end the sessions of a token's subject, and it knows no other feature",
+	},
+	{
+		path: "store", may: []string{"store/redis", "store/near", "store/keyring", "store/cache", "store/session", "store/ratelimit", "store/token"},
 		why: "it connects the features to one Redis, and does nothing by itself",
 	},
 	{path: "store/redistest", why: "it starts servers, for whichever package tests with them"},
@@ -57,12 +65,16 @@ var rooms = []room{
 		why: "tests of every package below store open stores alike",
 	},
 	{
-		path: "service/policy", may: []string{"store/session"},
+		path: "service/policy", may: []string{"store/session", "store/ratelimit", "store/token"},
 		why: "limits and policies are plain values, which a check of the file needs without a server",
 	},
 	{
-		path: "service", may: []string{"gen", "store", "store/redis", "store/keyring", "store/cache", "store/session", "service/policy"},
-		outside: []string{grpcModule, codesPkg, prometheus}, why: "it serves the store over the API, whatever a client or a command does",
+		path: "service/edge/rls", outside: []string{envoyModule},
+		why: "what Envoy's files and requests mean is one thing, and how it is counted another",
+	},
+	{
+		path: "service", may: []string{"gen", "store", "store/redis", "store/keyring", "store/cache", "store/session", "store/ratelimit", "store/token", "service/policy", "service/edge/rls"},
+		outside: []string{grpcModule, codesPkg, prometheus, envoyModule}, why: "it serves the store over the API, whatever a client or a command does",
 	},
 	{
 		path: "client", may: []string{"gen"}, outside: []string{grpcModule, codesPkg},
@@ -75,11 +87,11 @@ var rooms = []room{
 		why: "it moves entries through the API, as any other client could",
 	},
 	{
-		path: "cmd/larder/bench", may: []string{"gen", "cmd/larder/setting"}, outside: []string{grpcModule, prometheus},
+		path: "cmd/larder/bench", may: []string{"gen", "cmd/larder/setting"}, outside: []string{grpcModule, prometheus, envoyModule},
 		why: "it compares servers over the wire, as a caller of either",
 	},
 	{
-		path: "cmd/larder", may: []string{"cmd/larder/bench", "cmd/larder/warm", "service", "service/policy", "store", "store/redis", "store/keyring", "store/session", "cmd/larder/setting"},
+		path: "cmd/larder", may: []string{"cmd/larder/bench", "cmd/larder/warm", "service", "service/policy", "service/edge/rls", "store", "store/redis", "store/keyring", "store/session", "store/ratelimit", "cmd/larder/setting"},
 		outside: []string{grpcModule, kongModule}, why: "it wires everything, and reads the settings",
 	},
 }
@@ -92,9 +104,11 @@ const (
 	codesPkg   = "google.golang.org/grpc/codes"
 	prometheus = "github.com/prometheus"
 	kongModule = "github.com/alecthomas/kong"
+
+	envoyModule = "github.com/envoyproxy"
 )
 
-var guarded = []string{rueidis, miniredis, grpcModule, codesPkg, prometheus, kongModule, "flag"}
+var guarded = []string{rueidis, miniredis, grpcModule, codesPkg, prometheus, kongModule, envoyModule, "flag"}
 
 // statusFiles are the only files of the server that make or read codes and statuses: callers act on codes and reasons, so
 // that equal failures must look equal whichever handler met them.

@@ -14,6 +14,7 @@ import (
 	"github.com/goccy/go-yaml/token"
 
 	"github.com/berthcare/larder/service/policy"
+	"github.com/berthcare/larder/store/ratelimit"
 	"github.com/berthcare/larder/store/session"
 )
 
@@ -53,8 +54,10 @@ func parsePolicy(text []byte) (p *policy.Policy, lines map[string]int, err error
 	r := policyReader{lines: make(map[string]int)}
 	p = new(policy.Policy)
 	err = r.mapping("", file.Docs[0].Body, map[string]readFunc{
-		"cache":    section(&r, &p.Cache),
-		"sessions": section(&r, &p.Sessions),
+		"cache":       section(&r, &p.Cache),
+		"sessions":    section(&r, &p.Sessions),
+		"rate_limits": rateLimits(&r, &p.RateLimits),
+		"tokens":      section(&r, &p.Tokens),
 	})
 	return p, r.lines, err
 }
@@ -170,6 +173,11 @@ var forms = map[reflect.Type]string{
 	reflect.TypeFor[bool]():                "must be true or false",
 	reflect.TypeFor[policy.Preset]():       "must be a name",
 	reflect.TypeFor[session.LimitPolicy](): "must be a name",
+
+	reflect.TypeFor[int64]():                   "must be a whole number",
+	reflect.TypeFor[ratelimit.Algorithm]():     "must be a name",
+	reflect.TypeFor[ratelimit.Alignment]():     "must be a name",
+	reflect.TypeFor[ratelimit.FailurePolicy](): "must be a name",
 }
 
 // located turns an error of the yaml library into one line with a line number. The error is about the value at path, or about

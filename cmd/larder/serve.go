@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/berthcare/larder/service"
+	"github.com/berthcare/larder/service/edge/rls"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 )
@@ -50,8 +51,9 @@ type program struct {
 	options store.Options
 	store   *store.Store
 	server  *service.Server
-	policy  *policyFile  // nil without one
-	keyring *keyringFile // nil without one
+	policy  *policyFile     // nil without one
+	keyring *keyringFile    // nil without one
+	limits  *rateLimitFiles // nil without any
 	grpc    net.Listener
 	admin   net.Listener
 }
@@ -82,6 +84,15 @@ func (p *program) prepare() error {
 		if _, err := p.policy.load(); err != nil {
 			p.store.Close()
 			return fmt.Errorf("LARDER_POLICY_FILE: %w", err)
+		}
+	}
+	if paths := p.config.Envoy.Config; len(paths) > 0 {
+		p.limits = &rateLimitFiles{
+			paths: paths, options: rls.LoadOptions{MergeDomains: p.config.Envoy.MergeDomains}, server: p.server, metrics: metrics, log: p.log,
+		}
+		if _, err := p.limits.load(); err != nil {
+			p.store.Close()
+			return fmt.Errorf("LARDER_ENVOY_RATELIMIT_CONFIG: %w", err)
 		}
 	}
 	return nil
@@ -134,6 +145,9 @@ func (p *program) serve(ctx context.Context) error {
 	}
 	if p.keyring != nil {
 		watch.Go(func() { p.keyring.watch(watching) })
+	}
+	if p.limits != nil {
+		watch.Go(func() { p.limits.watch(watching) })
 	}
 	p.log.Info("listening", "version", release(), "grpc", p.grpc.Addr().String(), "admin", p.admin.Addr().String())
 

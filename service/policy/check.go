@@ -52,6 +52,14 @@ func (p *Policy) Check(l Limits) error {
 		inherited := written.over(p.Sessions.Defaults)
 		c.sessions(written, inherited.Preset, l.sessionRules(inherited))
 	})
+	inherited := RateLimits(nil)
+	checkSection(c, "rate_limits.", &p.RateLimits, func(written RateLimits) {
+		c.rateLimits(written, inherited)
+		inherited = p.RateLimits.Defaults // which are checked first
+	})
+	checkSection(c, "tokens.", &p.Tokens, func(written Token) {
+		c.tokens(written, tokenRules(written.over(p.Tokens.Defaults)))
+	})
 	if c.first == nil {
 		return nil // and not a nil *FieldError
 	}

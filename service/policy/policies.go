@@ -43,11 +43,13 @@ func (p *Policies) Named(namespace string) bool {
 }
 
 func (p *Policies) ruleset(policy *Policy) *Ruleset {
-	entries, sessions := &policy.Cache, &policy.Sessions
+	entries, sessions, limits, tokens := &policy.Cache, &policy.Sessions, &policy.RateLimits, &policy.Tokens
 	rules := func(ns string) *Rules {
 		return &Rules{
-			Cache:    p.limits.cacheRules(entries.Namespaces[ns].over(entries.Defaults)),
-			Sessions: p.limits.sessionRules(sessions.Namespaces[ns].over(sessions.Defaults)),
+			Cache:      p.limits.cacheRules(entries.Namespaces[ns].over(entries.Defaults)),
+			Sessions:   p.limits.sessionRules(sessions.Namespaces[ns].over(sessions.Defaults)),
+			RateLimits: rateLimitRules(limits.Namespaces[ns], limits.Defaults),
+			Tokens:     tokenRules(tokens.Namespaces[ns].over(tokens.Defaults)),
 		}
 	}
 	s := &Ruleset{defaults: rules(""), namespaces: make(map[string]*Rules)} // no namespace has the name ""
@@ -55,6 +57,12 @@ func (p *Policies) ruleset(policy *Policy) *Ruleset {
 		s.namespaces[ns] = rules(ns)
 	}
 	for ns := range sessions.Namespaces {
+		s.namespaces[ns] = rules(ns)
+	}
+	for ns := range limits.Namespaces {
+		s.namespaces[ns] = rules(ns)
+	}
+	for ns := range tokens.Namespaces {
 		s.namespaces[ns] = rules(ns)
 	}
 	return s

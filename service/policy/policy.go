@@ -20,9 +20,13 @@ type Policy struct {
 	Cache Section[Cache]
 	// Sessions applies to SessionService.
 	Sessions Section[Session]
+	// RateLimits applies to RateLimitService.
+	RateLimits Section[RateLimits]
+	// Tokens applies to TokenService.
+	Tokens Section[Token]
 }
 
-// Section is the part of a [Policy] for one service; P is [Cache] or [Session].
+// Section is the part of a [Policy] for one service; P is [Cache], [Session], [RateLimits] or [Token].
 type Section[P any] struct {
 	// Defaults applies in every namespace, for each field that the namespace's own entry leaves out.
 	Defaults P

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"time"
 
+	"github.com/berthcare/larder/store/ratelimit"
 	"github.com/berthcare/larder/store/session"
 )
 
@@ -13,6 +14,10 @@ type Rules struct {
 	Cache CacheRules
 	// Sessions applies to SessionService.
 	Sessions SessionRules
+	// RateLimits are the rules of RateLimitService, by name.
+	RateLimits map[string]ratelimit.Rule
+	// Tokens applies to TokenService.
+	Tokens TokenRules
 }
 
 // CacheRules apply to the entries and counters of one namespace; the fields are those of [Cache].

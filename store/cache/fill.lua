@@ -9,8 +9,7 @@ local key, lease = KEYS[1], KEYS[2]
 local own, bytes, px, invalidated = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local ends, seen = string.sub(own, 25, 32), string.sub(own, 33)
 
-local etag = etag_at(key)
-local superseded = etag ~= '' and etag ~= seen
+local superseded = not is_at(key, '') and (seen == '' or not is_at(key, seen))
 local held = redis.call('GET', lease) == own
 if superseded then
   if held then

@@ -3,13 +3,14 @@
 -- ARGV: 1 gone_until, 2 checked_etag, 3 checked_validity, all as in common.lua,
 --       4 the bytes to store, 5 time to live in milliseconds (0: never expires),
 --       6 condition (absent, present, match, none_match), 7 the etag of the condition
--- RETURNS: {1 if written, else 0; the etag found before, '' for none; its as-of time, '' for none}, or validity_unknown
+-- RETURNS: {1 if written, else 0; the etag found before, '' for none and UNHASHED; its as-of time, '' for none}, or validity_unknown
 
 local key, lease = KEYS[1], KEYS[2]
 local gone_until, checked_etag, checked_validity = ARGV[1], ARGV[2], ARGV[3]
 local bytes, px, condition, etag = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
-local found, as_of = valid_etag(key, gone_until, checked_etag, checked_validity)
+local hash = (condition == 'match' or condition == 'none_match') and ALWAYS or IF_SHORT
+local found, as_of = valid_etag(key, gone_until, checked_etag, checked_validity, hash)
 if not found then
   return validity_unknown(key)
 end
@@ -17,8 +18,9 @@ local holds = (condition == 'absent' and found == '')
   or (condition == 'present' and found ~= '')
   or (condition == 'match' and found == etag)
   or (condition == 'none_match' and found ~= etag)
+local known = found == UNHASHED and '' or found
 if not holds then
-  return {0, found, as_of}
+  return {0, known, as_of}
 end
 if px == '0' then
   redis.call('SET', key, bytes)
@@ -26,4 +28,4 @@ else
   redis.call('SET', key, bytes, 'PX', px)
 end
 redis.call('UNLINK', lease)
-return {1, found, as_of}
+return {1, known, as_of}

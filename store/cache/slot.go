@@ -3,26 +3,15 @@ package cache
 import (
 	"strconv"
 	"sync"
+
+	"github.com/berthcare/larder/store/redis"
 )
 
 // slots is the number of slots of a Redis Cluster.
 const slots = 16384
 
-// slot returns the slot of a hash tag: its CRC16 (XMODEM) modulo the number of slots, by the Redis Cluster specification.
-func slot(tag string) uint16 {
-	var crc uint16
-	for i := range len(tag) {
-		crc ^= uint16(tag[i]) << 8
-		for range 8 {
-			carry := crc&0x8000 != 0
-			crc <<= 1
-			if carry {
-				crc ^= 0x1021
-			}
-		}
-	}
-	return crc % slots
-}
+// slot returns the slot of a hash tag.
+func slot(tag string) uint16 { return redis.SlotOfTag(tag) }
 
 // numbers are one number for each slot, whose decimal digits hash to that slot.
 var numbers = sync.OnceValue(func() *[slots]uint32 {

@@ -45,7 +45,7 @@ const watchQueueBytes = 1 << 20
 //
 // Redis broadcasts the names of all keys written in the namespace over connections that are made for the namespace and shared
 // by its watchers. All watchers get a WatchReset when one of these connections is lost, another one as soon as it is renewed,
-// and one when the primaries have changed or all data was flushed. A watcher that is slower than the events gets one as well.
+// one when the primaries have changed or all data was flushed, and one when a slot was handed over without its keys. A watcher that is slower than the events gets one as well.
 func (c *Cache) Watch(ctx context.Context, namespace string, prefixes []string, every time.Duration, events func([]WatchEvent) error, idle func() error) error {
 	w := &watcher{prefixes: prefixes, ready: make(chan struct{}, 1)}
 	leave, err := c.join(ctx, namespace, w)

@@ -367,3 +367,37 @@ func TestWatchPlainNamespace(t *testing.T) {
 	all.end(t)
 	some.end(t)
 }
+
+// TestWatchOfASlotThatIsHandedOver: its former owner drops the keys and tells nothing, so that a reset tells watchers to drop
+// theirs. Slots that move with their keys need none.
+func TestWatchOfASlotThatIsHandedOver(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, redistest.ClusterOptions{})
+	s := storetest.Open(t, store.Options{Redis: redis.Options{Mode: redis.Cluster, Addrs: cluster.Addrs(), NearCacheTTL: time.Second}})
+	w := watch(t, s, "n", nil, nil)
+	defer w.end(t)
+	surveys := func() int64 { return cluster.CommandCalls(t)["cluster|nodes"] }
+	surveyed := func() { // each asks the three nodes
+		t.Helper()
+		before := surveys()
+		storetest.Eventually(t, "the owners of slots are known", func() bool { return surveys() >= before+9 })
+		after(3 * redis.BroadcastCheck)
+	}
+	for round := range 3 {
+		key := fmt.Sprintf("key-%d", round)
+		put(t, s, "n", key)
+		slot := cluster.Slot(t, s.Cache.RedisKey("n", key))
+		surveyed()
+		before := w.resets()
+		cluster.MoveSlot(t, slot, cluster.Another(t, slot))
+		surveyed()
+		if n := w.resets() - before; n != 0 {
+			t.Errorf("%d resets after the slot has moved with its keys, want none", n)
+		}
+		before = w.resets()
+		cluster.HandOver(t, slot, cluster.Another(t, slot))
+		handed := time.Now()
+		storetest.Eventually(t, "a reset is told", func() bool { return w.resets() > before })
+		t.Logf("reset %v after the slot was handed over", time.Since(handed))
+	}
+}

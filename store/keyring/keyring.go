@@ -178,8 +178,13 @@ func (k *Keyring) Open(record, field string, stored []byte) ([]byte, error) {
 	return plain, nil
 }
 
-// Active returns the id of the key that encrypts.
-func (k *Keyring) Active() string { return k.set.Load().active }
+// Active returns the id of the key that encrypts; empty for a nil Keyring.
+func (k *Keyring) Active() string {
+	if k == nil {
+		return ""
+	}
+	return k.set.Load().active
+}
 
 // IDs returns the ids of the keys, sorted.
 func (k *Keyring) IDs() []string {

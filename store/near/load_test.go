@@ -74,7 +74,7 @@ func TestNearDoesNotWaitForASpoiledFetch(t *testing.T) {
 	}
 }
 
-// TestNearFollowerOfAFailure asks for itself: the first caller may have failed because it went away.
+// TestNearFollowerOfAFailure asks again: the first caller may have failed because it went away.
 func TestNearFollowerOfAFailure(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -99,10 +99,66 @@ func TestNearFollowerOfAFailure(t *testing.T) {
 		close(answer)
 		first.Wait()
 		second.Wait()
-		if entries, _ := n.usage(); entries != 0 {
-			t.Errorf("%d entries after a failed fetch, want none", entries)
+		if v, ok := n.Get("key"); !ok || v != "value" {
+			t.Errorf("Get = %v, %v, want what the second has read", v, ok)
 		}
 	})
+}
+
+// TestNearFollowersShareTheNextFetch: when the one whose fetch they wait for gives up, or fails otherwise, many readers of a key
+// ask once more together.
+func TestNearFollowersShareTheNextFetch(t *testing.T) {
+	t.Parallel()
+	failed := errors.New("failed")
+	for name, test := range map[string]struct {
+		errs    []error // of the fetches, in their order; nil succeeds
+		fetches int
+		want    error
+	}{
+		"one gives up":        {[]error{context.DeadlineExceeded, nil}, 2, nil},
+		"three give up":       {[]error{context.DeadlineExceeded, context.Canceled, context.DeadlineExceeded, nil}, 4, nil},
+		"one fails":           {[]error{failed, nil}, 2, nil},
+		"all fail":            {[]error{failed, failed}, 2, failed},
+		"gives up, then fail": {[]error{context.Canceled, failed, failed}, 3, failed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n, fetches, begun := New(1<<20, time.Hour), 0, make(chan struct{})
+				var mu sync.Mutex
+				var readers sync.WaitGroup
+				unlike := 0
+				for i := range 1500 {
+					readers.Go(func() {
+						if i > 0 {
+							<-begun
+						}
+						leads := false
+						_, _, err := n.Load(t.Context(), "key", func() (any, int, time.Duration, error) {
+							mu.Lock()
+							nth := fetches
+							fetches, leads = fetches+1, true
+							if nth == 0 {
+								close(begun)
+							}
+							mu.Unlock()
+							<-time.After(time.Second)
+							return "value", 10, time.Hour, test.errs[min(nth, len(test.errs)-1)]
+						})
+						mu.Lock()
+						defer mu.Unlock()
+						if !leads && !errors.Is(err, test.want) {
+							unlike++
+						}
+					})
+				}
+				readers.Wait()
+				if fetches != test.fetches || unlike > 0 {
+					t.Errorf("%d fetches, and %d followers with another error than %v, want %d fetches and none", fetches, unlike, test.want, test.fetches)
+				}
+			})
+		})
+	}
 }
 
 func TestNearFollowerGoesAway(t *testing.T) {

@@ -29,14 +29,16 @@ type Broadcast struct {
 	dialer *dialer
 	// conns are the connections by address. One goroutine uses them.
 	conns map[string]*broadcastConn
+	moves moves
 	// begun is closed once the connections are made, or err says why they could not be.
 	begun chan struct{}
 	err   error
 }
 
 // Broadcast calls written with each key that is written and begins with one of the prefixes, none meaning every key. It calls
-// reset if keys may have been missed: a connection was lost, and again once it is back, the primaries have changed, or all
-// data was flushed. Both are called concurrently and must not block. The caller must call Close.
+// reset if keys may have been missed: a connection was lost, and again once it is back, the primaries have changed, a slot has
+// another owner without its keys having been told as they moved, or all data was flushed. Both are called concurrently and must
+// not block. The caller must call Close.
 func (c *Client) Broadcast(prefixes []string, written func(key string), reset func()) *Broadcast {
 	ctx, cancel := context.WithCancel(c.lifetime)
 	b := &Broadcast{
@@ -124,7 +126,7 @@ func (b *Broadcast) check(ctx context.Context) error {
 			failed = r.err
 		}
 	}
-	if changed {
+	if b.moves.lost(b.client.slotOwners.Load()) || changed {
 		b.reset()
 	}
 	return failed
@@ -209,8 +211,12 @@ func (b *Broadcast) told(c *broadcastConn, keys []rueidis.RedisMessage) {
 	if keys == nil && !c.left.Load() {
 		b.reset()
 	}
+	node, known := b.client.nodeIDs.Load(c.addr) // in a cluster
 	for _, k := range keys {
 		if key, err := k.ToString(); err == nil {
+			if known {
+				b.moves.told(node.(string), key)
+			}
 			b.written(key)
 		}
 	}
@@ -225,7 +231,8 @@ func (c *broadcastConn) check(ctx context.Context, client *Client) (renewed bool
 		}
 		c.client = rc
 	}
-	if err := c.client.Do(ctx, c.client.B().Ping().Build()).Error(); err != nil {
+	// A Redis that cannot save its data refuses a PING (MISCONF), and pushes all the same.
+	if err := c.client.Do(ctx, c.client.B().Ping().Build()).Error(); err != nil && !isMisconf(err) {
 		return false, classify(ctx, err, Reads)
 	}
 	// Only this goroutine makes connections, so that the answer came over the last one.

@@ -56,7 +56,7 @@ func (c *Client) confirmPrimary(ctx context.Context, conns *Conns) error {
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		ids, err := identifyBoth(ctx, conns)
+		ids, err := identifyAll(ctx, conns)
 		answers <- answer{ids, err}
 	}()
 	led, sure, err := c.look(ctx)
@@ -80,7 +80,7 @@ func (c *Client) confirmPrimary(ctx context.Context, conns *Conns) error {
 // the connections that there are lead there.
 func (c *Client) look(ctx context.Context) (led []identity, sure bool, err error) {
 	if c.sentinels != nil {
-		v, err := c.sentinels.ask(ctx, sentinelTimeout)
+		v, err := c.sentinels.ask(ctx, c.options.sentinelTimeout())
 		addr := v.majority()
 		if promised := c.sentinels.ahead(); addr == "" || promised != "" && promised != addr {
 			return nil, false, err

@@ -16,8 +16,12 @@ import (
 // returns at once on errors that no retry mends: [ErrRefused] for wrong credentials or missing rights, [ErrWrongMode] for a
 // Redis of another kind or older than 7.0, [ErrUnsafe] for one that Strict refuses. After it has succeeded, lost connections are renewed without it.
 func (c *Client) Connect(ctx context.Context) error {
+	var said error // why it failed, the last time that this was known
 	for failures := 1; ; failures++ {
 		conns, version, err := c.open(ctx)
+		if err != nil && (said == nil || !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled)) {
+			said = err
+		}
 		if err == nil {
 			c.version.Store(&version)
 			c.protect(conns, "")
@@ -33,9 +37,9 @@ func (c *Client) Connect(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return err
+			return said
 		case <-c.lifetime.Done():
-			return err
+			return said
 		case <-time.After(backoff(failures)):
 		}
 	}
@@ -47,34 +51,46 @@ func (c *Client) open(ctx context.Context) (*Conns, string, error) {
 	if err != nil {
 		return nil, "", connectError(err)
 	}
-	conns := &Conns{Primary: primary, Tracked: primary}
+	conns := &Conns{Primary: primary, Tracked: primary, Bulk: primary}
+	var tracking *tracker
 	if c.Near != nil {
-		if conns.Tracked, err = c.newClient(&tracker{
-			// Not OPTIN: Redis tracks whatever is read over these connections, and no command has to ask for it.
-			options: []string{"OPTOUT"}, told: c.invalidated,
-		}); err != nil {
+		// Not OPTIN: Redis tracks whatever is read over these connections, and no command has to ask for it.
+		tracking = &tracker{options: []string{"OPTOUT"}, told: c.invalidated}
+		if conns.Tracked, err = c.newClient(tracking); err != nil {
 			primary.Close()
 			return nil, "", connectError(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.options.CommandTimeout)
-	defer cancel()
-	version, err := c.inspect(ctx, primary)
-	if err == nil {
-		err = c.ping(ctx, conns)
+	if c.options.Mode != Embedded {
+		if conns.Bulk, err = c.newClient(tracking); err != nil {
+			conns.Bulk = primary
+			conns.close()
+			return nil, "", connectError(err)
+		}
 	}
-	if err == nil {
-		err = c.appraise(ctx, conns)
+	// No context of a step ends before the last step: a dial that one step has begun and not waited for is that of the next.
+	opening, opened := context.WithCancel(ctx)
+	defer opened()
+	within := func(limit time.Duration, step func(context.Context) error) error {
+		timed, cancel := context.WithTimeout(opening, limit)
+		context.AfterFunc(opening, cancel)
+		return step(timed)
 	}
-	if err != nil {
-		conns.close()
-		return nil, "", err
+	var version string
+	for _, step := range []func(context.Context) error{
+		func(ctx context.Context) (err error) { version, err = c.inspect(ctx, primary); return err },
+		func(ctx context.Context) error { return c.ping(ctx, conns) },
+		func(ctx context.Context) error { return c.askReads(ctx, conns) },
+		func(ctx context.Context) error { return c.appraise(ctx, conns) },
+	} {
+		if err := within(c.options.CommandTimeout, step); err != nil {
+			conns.close()
+			return nil, "", err
+		}
 	}
 	if c.options.Mode != Embedded {
 		// The near cache must know its sources before it holds anything. Where that fails it will be dropped once.
-		ctx, cancel := context.WithTimeout(ctx, sentinelTimeout)
-		defer cancel()
-		_ = c.confirm(ctx, conns)
+		_ = within(c.options.sentinelTimeout(), func(ctx context.Context) error { return c.confirm(ctx, conns) })
 	}
 	return conns, version, nil
 }
@@ -109,8 +125,8 @@ func (c *Client) clientOption() rueidis.ClientOption {
 		ClientName:       "larder",
 		SelectDB:         o.DB,
 		TLSConfig:        o.TLS,
-		Dialer:           net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive, Control: control},
-		ConnWriteTimeout: writeTimeout,
+		Dialer:           net.Dialer{Timeout: o.dialTimeout(), KeepAlive: keepAlive, Control: o.control},
+		ConnWriteTimeout: o.writeTimeout(),
 		// One layer retries each hop; for this hop it is the service's interceptor.
 		DisableRetry: true,
 		// Without it the deadline of one caller would close the connection that all callers share.

@@ -230,6 +230,10 @@ func TestMinimalRights(t *testing.T) {
 		check(nil, err)
 		check(nil, s.Cache.DeleteMatching(ctx, "n", "*", "", func(int64, string) error { return nil }))
 		check(nil, s.Redis.Ping(ctx))
+		watch := s.Redis.Broadcast(nil, func(string) {}, func() {})
+		defer watch.Close()
+		<-watch.Begun()
+		check(nil, watch.Err())
 		return errors.Join(errs...)
 	}
 	if err := everything(storetest.Open(t, o)); err != nil {

@@ -14,21 +14,29 @@ import (
 )
 
 const (
-	dialTimeout = time.Second
 	// rueidis pings a connection that is silent for keepAlive and closes it if no answer comes within writeTimeout: together
 	// they bound how long a dead network goes unnoticed.
-	keepAlive    = time.Second
-	writeTimeout = time.Second
-	// unacknowledged bounds how long the kernel tries to deliver what was sent, as rueidis' pings do with what is not answered.
-	unacknowledged = keepAlive + writeTimeout
+	keepAlive = time.Second
+	// leastTimeout is the least of what follows from CommandTimeout: calls that are answered from afar take long to dial, too.
+	leastTimeout = time.Second
 )
+
+// dialTimeout bounds the opening of a connection, and the wait for the answer to its greeting: 1 s, or CommandTimeout if that is
+// longer. With TLS the opening takes two or three round trips.
+func (o *Options) dialTimeout() time.Duration { return max(leastTimeout, o.CommandTimeout) }
+
+// writeTimeout bounds the wait for the answer to a ping of a silent connection: 1 s, or half of CommandTimeout if that is longer.
+func (o *Options) writeTimeout() time.Duration { return max(leastTimeout, o.CommandTimeout/2) }
+
+// unacknowledged bounds how long the kernel tries to deliver what was sent, as rueidis' pings do with what is not answered.
+func (o *Options) unacknowledged() time.Duration { return keepAlive + o.writeTimeout() }
 
 // errDial marks errors of opening a connection: no command was sent.
 var errDial = errors.New("redis cannot be reached")
 
 // control sets what a network connection begins with. Where the kernel refuses, rueidis' pings have to do.
-func control(_, _ string, c syscall.RawConn) error {
-	_ = boundUnacknowledged(c, unacknowledged)
+func (o *Options) control(_, _ string, c syscall.RawConn) error {
+	_ = boundUnacknowledged(c, o.unacknowledged())
 	return nil
 }
 

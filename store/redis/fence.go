@@ -35,7 +35,7 @@ func (c *Client) notice(conns *Conns, err error, eff Effect, start time.Time) {
 // answered in time, by when the write has been done, or the connection is closed and the write is not sent.
 func (c *Client) checkDelivery(conns *Conns) {
 	begin := time.Now()
-	ctx, cancel := context.WithTimeout(c.lifetime, max(c.options.CommandTimeout, writeTimeout))
+	ctx, cancel := context.WithTimeout(c.lifetime, max(c.options.CommandTimeout, c.options.writeTimeout()))
 	defer cancel()
 	var asked sync.WaitGroup
 	for addr, node := range conns.Primary.Nodes() {
@@ -54,30 +54,28 @@ func (c *Client) checkDelivery(conns *Conns) {
 	asked.Wait()
 }
 
-// fence runs one check at a time, and once more if another was asked for meanwhile.
+// fenceEvery is how often a check may begin.
+const fenceEvery = 100 * time.Millisecond
+
+// fence begins checks. Those that are asked for at about the same time are one, which begins after the last of them was asked for:
+// it must not wait for a check that was begun before the write in question was sent.
 type fence struct {
-	mu             sync.Mutex
-	running, again bool
+	mu   sync.Mutex
+	due  bool // whether a check will begin
+	last time.Time
 }
 
 func (f *fence) begin(check func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.again = f.running; f.running {
+	if f.due {
 		return
 	}
-	f.running = true
-	go func() {
-		for {
-			check()
-			f.mu.Lock()
-			if !f.again {
-				f.running = false
-				f.mu.Unlock()
-				return
-			}
-			f.again = false
-			f.mu.Unlock()
-		}
-	}()
+	f.due = true
+	time.AfterFunc(fenceEvery-time.Since(f.last), func() {
+		f.mu.Lock()
+		f.due, f.last = false, time.Now()
+		f.mu.Unlock()
+		check()
+	})
 }

@@ -19,8 +19,7 @@ func (c *Client) inspect(ctx context.Context, primary rueidis.Client) (version s
 	if c.options.Mode == Embedded {
 		return "embedded", nil
 	}
-	var info map[string]string
-	text, err := primary.Do(ctx, primary.B().Info().Section("server").Build()).ToString()
+	info, err := c.serverInfo(ctx, primary)
 	if isDenied(err) {
 		// The greeting tells the same, and appraise warns that INFO is denied.
 		if info, err = greeting(ctx, primary); err == nil {
@@ -29,8 +28,6 @@ func (c *Client) inspect(ctx context.Context, primary rueidis.Client) (version s
 				info["valkey_version"] = info["version"]
 			}
 		}
-	} else {
-		info = infoFields(text)
 	}
 	if err != nil {
 		return "", connectError(err)
@@ -51,6 +48,31 @@ func (c *Client) inspect(ctx context.Context, primary rueidis.Client) (version s
 		return "valkey " + v, nil
 	}
 	return info["redis_version"], nil
+}
+
+// serverInfo returns what the server says of itself, or the first node that answers.
+func (c *Client) serverInfo(ctx context.Context, primary rueidis.Client) (map[string]string, error) {
+	type answer struct {
+		text string
+		err  error
+	}
+	nodes := primary.Nodes()
+	answers := make(chan answer, len(nodes))
+	for _, node := range nodes {
+		go func() {
+			text, err := node.Do(ctx, node.B().Info().Section("server").Build()).ToString()
+			answers <- answer{text, err}
+		}()
+	}
+	err := rueidis.ErrNoAddr
+	for range nodes {
+		a := <-answers
+		if a.err == nil {
+			return infoFields(a.text), nil
+		}
+		err = a.err
+	}
+	return nil, err
 }
 
 // WarningSettings are the values of [Warning].Setting.

@@ -54,8 +54,8 @@ type Options struct {
 	SentinelPasswordFile string
 	// CommandTimeout bounds one round trip, beside the caller's deadline; 0 means 2 s. [Embedded] ignores it.
 	CommandTimeout time.Duration
-	// MaxInFlight bounds the concurrent round trips; 0 means 900. It must stay below 1024, the number of commands that
-	// rueidis queues on one connection: above that it would ignore callers' deadlines.
+	// MaxInFlight bounds the concurrent round trips to each shard; 0 means 900. It must stay below 1024, the number of commands
+	// that rueidis queues on one connection: above that it would ignore callers' deadlines.
 	MaxInFlight int
 	// NearCacheBytes bounds the memory of the near cache; 0 means no near cache.
 	NearCacheBytes int64

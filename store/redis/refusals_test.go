@@ -167,6 +167,26 @@ func TestRefusals(t *testing.T) {
 					t.Errorf("%s = %v (%s), retryable %v, want %v, retryable %v", op.name, err, storetest.Cause(err), redis.Retryable(err), want, test.retryable)
 				}
 			}
+			reads, writes := test.reads, test.writes
+			if test.name == "a replica now" { // whose answers are late
+				reads = test.writes
+			}
+			got := s.Redis.Check(t.Context())
+			for ability, want := range map[redis.Ability]error{redis.ToRead: reads, redis.ToReadByScript: reads, redis.ToWrite: writes} {
+				if err := got.Failures[ability]; !errors.Is(err, want) {
+					t.Errorf("Check: failure of ability %d = %v (%s), want %v", ability, err, storetest.Cause(err), want)
+				}
+			}
+			if writes != nil && reads == nil && (len(got.Problems) != 1 || got.Problems[0].Kind != "writes") {
+				t.Errorf("Check: problems = %v, want one of writes", got.Problems)
+			}
+			err := connect(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20}}, 300*time.Millisecond)
+			if reads == nil && err != nil || reads != nil && err == nil {
+				t.Errorf("Connect = %v (%s), want an error only if calls that read have one: %v", err, storetest.Cause(err), reads)
+			}
+			if test.name == "loading its data" && !strings.Contains(storetest.Cause(err), "LOADING") {
+				t.Errorf("Connect = %v (%s), want LOADING in it", err, storetest.Cause(err))
+			}
 			test.end(t, server)
 			for _, op := range operations {
 				storetest.Eventually(t, op.name+" works again", func() bool { return op.run(t.Context(), s) == nil })

@@ -37,7 +37,7 @@ func (c *Client) ping(ctx context.Context, conns *Conns) error {
 	err := together(
 		func() error { return c.askTime(ctx, addrOf(conns.Primary), conns.Primary) },
 		func() (err error) { id, err = identify(ctx, conns.Primary); return err },
-		func() error { return c.askTracked(ctx, conns.Tracked, conns.Primary) },
+		func() error { return askTracked(ctx, conns.trackedNodes()[addrOf(conns.Primary)]) },
 	)
 	if err != nil {
 		return classify(ctx, err, Reads)
@@ -56,12 +56,35 @@ func together(fs ...func() error) error {
 	return errors.Join(errs...)
 }
 
-// askTracked asks for a sign of life over the tracked connection, if it is another one than the primary's.
-func (c *Client) askTracked(ctx context.Context, tracked, primary rueidis.Client) error {
-	if tracked == nil || tracked == primary {
+// askTracked asks for a sign of life over the tracked connection of a server, nil for none. A Redis that cannot save its data
+// refuses a PING, and lives.
+func askTracked(ctx context.Context, tracked rueidis.Client) error {
+	if tracked == nil {
 		return nil
 	}
-	return tracked.Do(ctx, tracked.B().Ping().Build()).Error()
+	if err := tracked.Do(ctx, tracked.B().Ping().Build()).Error(); !isMisconf(err) {
+		return err
+	}
+	return nil
+}
+
+// askReads reads from every node as a call would: from one that answers, at least.
+func (c *Client) askReads(ctx context.Context, conns *Conns) error {
+	if c.options.Mode == Embedded {
+		return nil
+	}
+	nodes := conns.Primary.Nodes()
+	answers := make(chan error, len(nodes))
+	for _, node := range nodes {
+		go func() { answers <- c.askRead(ctx, node) }()
+	}
+	var failed error
+	for range nodes {
+		if failed = <-answers; failed == nil {
+			return nil
+		}
+	}
+	return classify(ctx, failed, Reads)
 }
 
 // identity is what a server says of itself.
@@ -116,11 +139,11 @@ func (c *Client) abandon(why error, before time.Time) error {
 	return Fail(ErrUnavailable, why)
 }
 
-// identifyBoth asks over both connections to a primary, or over the only one.
-func identifyBoth(ctx context.Context, conns *Conns) ([]identity, error) {
+// identifyAll asks over all connections to a primary over which the near cache is filled, and that of its writes.
+func identifyAll(ctx context.Context, conns *Conns) ([]identity, error) {
 	nodes := []rueidis.Client{conns.Primary}
 	if conns.Tracked != conns.Primary {
-		nodes = append(nodes, conns.Tracked)
+		nodes = append(nodes, conns.Tracked, conns.Bulk)
 	}
 	ids, asks := make([]identity, len(nodes)), make([]func() error, len(nodes))
 	for i, node := range nodes {
@@ -154,6 +177,12 @@ func isDenied(err error) bool {
 	return errors.As(err, &re) && begins(re.Error(), "NOPERM")
 }
 
+// isMisconf reports whether an error means that Redis cannot save its data.
+func isMisconf(err error) bool {
+	var re *rueidis.RedisError
+	return errors.As(err, &re) && begins(re.Error(), "MISCONF")
+}
+
 // infoFields returns the fields of an answer to INFO.
 func infoFields(text string) map[string]string {
 	fields := make(map[string]string)
@@ -168,10 +197,7 @@ func infoFields(text string) map[string]string {
 // pingNodes asks the nodes of a cluster concurrently whether they are primaries, and primaries over both connections. A node
 // that does not answer is an error only if it was a primary when it last answered.
 func (c *Client) pingNodes(ctx context.Context, conns *Conns) error {
-	nodes, tracked := conns.Primary.Nodes(), map[string]rueidis.Client(nil)
-	if conns.Tracked != conns.Primary {
-		tracked = conns.Tracked.Nodes()
-	}
+	nodes, tracked := conns.Primary.Nodes(), conns.trackedNodes()
 	errs := make(chan error, len(nodes))
 	for addr, node := range nodes {
 		go func() { errs <- c.pingNode(ctx, addr, node, tracked[addr]) }()
@@ -205,7 +231,7 @@ func (c *Client) pingNode(ctx context.Context, addr string, node, tracked rueidi
 	}
 	return together(
 		func() error { return c.askTime(ctx, addr, node) },
-		func() error { return c.askTracked(ctx, tracked, node) },
+		func() error { return askTracked(ctx, tracked) },
 	)
 }
 

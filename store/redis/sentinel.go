@@ -16,14 +16,18 @@ import (
 )
 
 const (
-	// sentinelTimeout bounds the wait for the sentinels' answers, some of which may never come.
-	sentinelTimeout = 500 * time.Millisecond
 	// promisedFor is how long a node that has become the primary is used before the sentinels name it. They take about 2 s.
 	promisedFor = 15 * time.Second
 	// followFor bounds the wait for a node to become the primary, and followEvery is how often it is asked.
 	followFor   = 5 * time.Second
 	followEvery = 20 * time.Millisecond
 )
+
+// sentinelTimeout bounds the wait for the sentinels' answers, some of which may never come: 500 ms, or half of CommandTimeout if
+// that is longer.
+func (o *Options) sentinelTimeout() time.Duration {
+	return max(500*time.Millisecond, o.CommandTimeout/2)
+}
 
 // sentinels know where the primary is. rueidis has a client for sentinels of its own, which is not used: while they name a node
 // that is a replica it dials without a pause and starts goroutines that do not end, and in a failover it uses the old primary
@@ -201,7 +205,7 @@ func (s *sentinels) resolve(ctx context.Context) (string, error) {
 	if promised := s.ahead(); promised != "" {
 		return promised, nil
 	}
-	v, err := s.ask(ctx, sentinelTimeout)
+	v, err := s.ask(ctx, s.client.options.sentinelTimeout())
 	if len(v.named) == 0 {
 		return "", fmt.Errorf("no sentinel names the primary: %w", err)
 	}

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// clusterSlots is the number of hash slots of every Redis cluster.
-const clusterSlots = 16384
+// Slots is the number of hash slots of every Redis cluster.
+const Slots = 16384
 
 // ClusterOptions configures a Cluster.
 type ClusterOptions struct {
@@ -110,7 +110,7 @@ func (c *Cluster) form(primaries int) error {
 			}
 		}
 		if i < primaries {
-			first, last := i*clusterSlots/primaries, (i+1)*clusterSlots/primaries-1
+			first, last := i*Slots/primaries, (i+1)*Slots/primaries-1
 			if _, err := n.TryDo("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(first), strconv.Itoa(last)); err != nil {
 				return err
 			}

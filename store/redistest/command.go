@@ -82,22 +82,54 @@ func (s *Server) info(section string) (map[string]string, error) {
 	return fields, nil
 }
 
-func (s *Server) do(timeout time.Duration, args ...string) (any, error) {
+func (s *Server) do(timeout time.Duration, args ...string) (v any, err error) {
+	err = s.session(timeout, func(conn net.Conn, r *bufio.Reader) error {
+		v, err = roundTrip(conn, r, args...)
+		return err
+	})
+	return v, err
+}
+
+// pipeline sends commands together and returns the first error.
+func (s *Server) pipeline(commands [][]string) error {
+	return s.session(commandTimeout, func(conn net.Conn, r *bufio.Reader) error {
+		var b []byte
+		for _, args := range commands {
+			b = appendCommand(b, args)
+		}
+		if _, err := conn.Write(b); err != nil {
+			return err
+		}
+		for range commands {
+			v, err := readReply(r)
+			if err != nil {
+				return err
+			}
+			if e, ok := v.(replyError); ok {
+				return e
+			}
+		}
+		return nil
+	})
+}
+
+// session opens a connection for a few commands.
+func (s *Server) session(timeout time.Duration, use func(conn net.Conn, r *bufio.Reader) error) error {
 	conn, err := s.dial(timeout)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return nil, err
+		return err
 	}
 	r := bufio.NewReader(conn)
 	if s.admin != "" {
 		if _, err := roundTrip(conn, r, "AUTH", adminUser, s.admin); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return roundTrip(conn, r, args...)
+	return use(conn, r)
 }
 
 func (s *Server) dial(timeout time.Duration) (net.Conn, error) {
@@ -115,11 +147,7 @@ func (s *Server) dial(timeout time.Duration) (net.Conn, error) {
 
 // roundTrip sends a command and reads its reply; an error reply is the error.
 func roundTrip(w io.Writer, r *bufio.Reader, args ...string) (any, error) {
-	b := fmt.Appendf(nil, "*%d\r\n", len(args))
-	for _, a := range args {
-		b = fmt.Appendf(b, "$%d\r\n%s\r\n", len(a), a)
-	}
-	if _, err := w.Write(b); err != nil {
+	if _, err := w.Write(appendCommand(nil, args)); err != nil {
 		return nil, err
 	}
 	v, err := readReply(r)
@@ -130,6 +158,14 @@ func roundTrip(w io.Writer, r *bufio.Reader, args ...string) (any, error) {
 		return nil, e
 	}
 	return v, nil
+}
+
+func appendCommand(b []byte, args []string) []byte {
+	b = fmt.Appendf(b, "*%d\r\n", len(args))
+	for _, a := range args {
+		b = fmt.Appendf(b, "$%d\r\n%s\r\n", len(a), a)
+	}
+	return b
 }
 
 // readReply reads one RESP2 value.

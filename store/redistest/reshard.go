@@ -78,14 +78,17 @@ func (c *Cluster) MoveKeys(tb testing.TB, slot int, to *Server, keys ...string) 
 	tb.Helper()
 	from := c.Owner(tb, slot)
 	if len(keys) == 0 {
-		list, _ := from.Do(tb, "CLUSTER", "GETKEYSINSLOT", strconv.Itoa(slot), "1000000").([]any)
-		for _, key := range list {
-			keys = append(keys, key.(string))
-		}
+		keys = c.KeysInSlot(tb, from, slot)
 	}
 	for batch := range slices.Chunk(keys, 100) {
-		from.Do(tb, append([]string{"MIGRATE", "127.0.0.1", strconv.Itoa(to.port), "", "0", "5000", "KEYS"}, batch...)...)
+		c.Migrate(tb, from, to, batch...)
 	}
+}
+
+// Migrate moves keys of a slot in one step after BeginMove.
+func (c *Cluster) Migrate(tb testing.TB, from, to *Server, keys ...string) {
+	tb.Helper()
+	from.Do(tb, append([]string{"MIGRATE", "127.0.0.1", strconv.Itoa(to.port), "", "0", "5000", "KEYS"}, keys...)...)
 }
 
 // EndMove makes the other primary the owner after MoveKeys, and returns once
@@ -105,6 +108,40 @@ func (c *Cluster) MoveSlot(tb testing.TB, slot int, to *Server) {
 	c.BeginMove(tb, slot, to)
 	c.MoveKeys(tb, slot, to)
 	c.EndMove(tb, slot, to)
+}
+
+// KeysInSlot returns the keys of a slot that one node holds.
+func (c *Cluster) KeysInSlot(tb testing.TB, node *Server, slot int) (keys []string) {
+	tb.Helper()
+	list, _ := node.Do(tb, "CLUSTER", "GETKEYSINSLOT", strconv.Itoa(slot), "1000000").([]any)
+	for _, key := range list {
+		keys = append(keys, key.(string))
+	}
+	return keys
+}
+
+// MoveEmpty makes other primaries the owners of slots that hold no key. It
+// tells every node, those that will own the slots first, and is done when they
+// have answered.
+func (c *Cluster) MoveEmpty(tb testing.TB, slots []int, to func(slot int) *Server) {
+	tb.Helper()
+	ids := map[*Server]string{}
+	for _, n := range c.running() {
+		ids[n] = id(tb, n)
+	}
+	for _, first := range []bool{true, false} {
+		for _, n := range c.running() {
+			var commands [][]string
+			for _, slot := range slots {
+				if owner := to(slot); (owner == n) == first {
+					commands = append(commands, []string{"CLUSTER", "SETSLOT", strconv.Itoa(slot), "NODE", ids[owner]})
+				}
+			}
+			if err := n.pipeline(commands); err != nil {
+				tb.Fatalf("%s: %v, want the slots moved", n.Addr, err)
+			}
+		}
+	}
 }
 
 // HandOver makes another primary the owner of a slot and leaves the keys

@@ -26,6 +26,11 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+local function now_us()
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
 -- ms formats a time or an epoch; tostring would use an exponent for large numbers.
 local function ms(n)
   return string.format('%.0f', n)
@@ -39,20 +44,27 @@ end
 -- The epoch of a subject whose key is gone: no session has a higher one. Lua's numbers are exact up to there.
 local NO_EPOCH = 9007199254740992
 
--- subject_epoch returns the epoch of a subject and a device class ('': none): sessions with a lower epoch are revoked. It also
--- returns the epoch below which sessions that need the subject's key are revoked, which is NO_EPOCH if Redis has no such key: it
--- has evicted the key, and what the key said of revocations is lost.
-local function subject_epoch(subject_key, class)
-  local f = redis.call('HMGET', subject_key, 'ep', 'ep.' .. class, 'since')
-  local epoch = math.max(tonumber(f[1] or '0'), tonumber(f[2] or '0'))
-  -- A version of Larder that does not write since leaves ep alone when it revokes all sessions, which ends those before as well.
-  return epoch, math.max(epoch, tonumber(f[3] or f[1] and '0' or NO_EPOCH))
+-- Epochs are milliseconds, and microseconds once Redis has evicted the highest one of the partition: above this number.
+local MICROSECONDS = 1000000000000000
+
+-- subject_of returns what the key of a subject says. Epoch is that of the subject and a device class ('': none): sessions with a
+-- lower epoch are revoked. Since names this very key, which sessions remember that were created under it; it is nil if Redis has
+-- no such key, and '0' if a version of Larder has written the key that does not name it. Micros tells that the subject may have
+-- sessions with epochs in microseconds.
+local function subject_of(subject_key, class)
+  local f = redis.call('HMGET', subject_key, 'ep', 'ep.' .. class, 'since', 'us')
+  local epoch, since = math.max(tonumber(f[1] or '0'), tonumber(f[2] or '0')), f[3] or f[1] and '0' or nil
+  return {epoch = epoch, since = since, micros = f[4] or math.max(epoch, tonumber(since or '0')) > MICROSECONDS}
 end
 
--- epoch_for returns the epoch below which a session is revoked.
+-- epoch_for returns the epoch below which a session is revoked. If Redis has evicted the key of the subject under which the session
+-- was created, what that key said of revocations is lost: the session has ended, whatever another key of the subject says.
 local function epoch_for(s, subject_prefix)
-  local epoch, needed = subject_epoch(subject_prefix .. s.subject_hash, s.class)
-  return s.needs_subject and needed or epoch
+  local subject = subject_of(subject_prefix .. s.subject_hash, s.class)
+  if s.since and (not subject.since or subject.since ~= '0' and subject.since ~= s.since) then
+    return NO_EPOCH
+  end
+  return subject.epoch
 end
 
 -- keep_until lets a key live at least until then. It extends the key's life by more, so that it seldom does.
@@ -62,16 +74,14 @@ local function keep_until(key, at, now)
   end
 end
 
--- How far epochs jump if Redis has evicted the highest one that was given out, in milliseconds: a year.
-local JUMP = 366 * 24 * 3600 * 1000
-
 -- highest_epoch returns the later of the time and the highest epoch that was given out in the partition. It never decreases,
--- even if the clock is set back or the key is evicted, so a revocation also ends sessions that were created before that. Ends
--- tells whether there were any.
-local function highest_epoch(epoch_key, ends, now)
+-- even if the clock is set back, so a revocation also ends sessions that were created before that. If the key is gone where there
+-- are sessions, the time counts in microseconds: that is above every epoch in milliseconds, and rises faster than scripts raise
+-- epochs, however often the key is evicted. Subject is what subject_of returns, nil for none.
+local function highest_epoch(epoch_key, ends, subject, now)
   local given = redis.call('GET', epoch_key)
-  if not given and redis.call('EXISTS', ends) == 1 then
-    return now + JUMP
+  if subject and subject.micros or not given and (subject and subject.since or redis.call('EXISTS', ends) == 1) then
+    now = now_us()
   end
   return math.max(now, tonumber(given or '0'))
 end
@@ -108,7 +118,7 @@ local function load(record, proof)
     seen = f[12] ~= '0', older = f[13] or '', older_reuse_from = tonumber(f[14] or '0'), class = f[16] or '',
     promoted_to = f[15] or '', promoted = f[22] and true or false, promoting_until = f[23] and tonumber(f[23]) or math.huge,
     created = tonumber(f[17]), lineage = f[18] or '', generation = tonumber(f[21] or '0'), salt = f[19] or '',
-    superseded = f[20] and parse_superseded(f[20]), needs_subject = f[24] == '1', attributes = f[25],
+    superseded = f[20] and parse_superseded(f[20]), since = f[24], attributes = f[25],
   }
 end
 
@@ -183,7 +193,7 @@ local function snapshot(record, attributes, subject_prefix, f)
   local epoch = 0
   f = f or known(record)
   if f[1] and f[1] ~= '' then
-    epoch = epoch_for({subject_hash = f[1], class = f[2] or '', needs_subject = f[3] == '1'}, subject_prefix)
+    epoch = epoch_for({subject_hash = f[1], class = f[2] or '', since = f[3]}, subject_prefix)
   end
   -- The embedded store refuses TIME in read-only scripts. It runs in the caller's process and shares its clock.
   local time = redis.pcall('TIME')

@@ -27,8 +27,7 @@ func cost(t *testing.T, server *redistest.Server, run func(ctx context.Context))
 	server.ResetCommandCalls(t)
 	ctx, timer := redis.WithTimer(t.Context())
 	run(ctx)
-	sent = server.CommandCalls(t)
-	delete(sent, "config|resetstat")
+	sent = storetest.CommandCalls(t, server)
 	if sent["evalsha"]+sent["evalsha_ro"]+sent["eval_ro"] > 0 {
 		maps.DeleteFunc(sent, func(name string, _ int64) bool { return slices.Contains(calledByScripts, name) })
 	}

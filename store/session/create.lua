@@ -32,14 +32,13 @@ local now = now_ms()
 local absolute = now + absolute_timeout
 local expires = math.min(absolute, now + idle)
 local epoch = now
-local evicted, needed = {}, 0
+local evicted, since = {}, nil
 if subject_hash ~= '' then
-  local ended_below
-  ended_below, needed = subject_epoch(subject_key, class)
-  epoch = highest_epoch(epoch_key, ends, now)
+  local s = subject_of(subject_key, class)
+  epoch = highest_epoch(epoch_key, ends, s, now)
   -- An epoch that the caller has seen and that is gone may have been raised before.
-  local unknown = if_epoch > 0 and if_epoch < epoch and needed == NO_EPOCH
-  if if_epoch >= 0 and ended_below > if_epoch or unknown then
+  local unknown = if_epoch > 0 and if_epoch < epoch and not s.since
+  if if_epoch >= 0 and s.epoch > if_epoch or unknown then
     return redis.error_reply('LARDER_SUBJECT_EPOCH_CHANGED revoked meanwhile')
   end
   local plan = plan_of(now, namespace, string.sub(record, 1, -#id - 1), string.sub(attributes, 1, -#id - 1), subject_prefix)
@@ -64,18 +63,20 @@ if subject_hash ~= '' then
     return {2, 0, refused}
   end
   evicted = carry_out(plan, events, ends)
-  epoch = math.max(epoch, ended_below)
-  if needed == NO_EPOCH then
-    -- The first session of the subject, or one after Redis has evicted its key: none from before comes back.
+  epoch = math.max(epoch, s.epoch, tonumber(s.since or '0'))
+  if not s.since then -- the first session of the subject, or one after Redis has evicted its key
     epoch = epoch + 1
-    redis.call('HSET', subject_key, 'since', ms(epoch))
-  else
-    epoch = math.max(epoch, needed)
+    s.since = ms(epoch)
+    redis.call('HSET', subject_key, 'since', s.since)
   end
-  redis.call('SET', epoch_key, ms(epoch))
+  if epoch > MICROSECONDS and not s.micros then
+    redis.call('HSET', subject_key, 'us', '1')
+  end
+  since = s.since
 else
-  redis.call('SET', epoch_key, ms(now), 'NX') -- where there are sessions there is a highest epoch
+  epoch = highest_epoch(epoch_key, ends, nil, now) -- where there are sessions there is a highest epoch
 end
+redis.call('SET', epoch_key, ms(epoch))
 
 local fields = {
   'sub', subject, 'sh', subject_hash, 'h', secret_hash, 'ct', ms(now), 'la', ms(now), 'idle', ms(idle), 'abs', ms(absolute),
@@ -92,7 +93,7 @@ if class ~= '' then
   field('cl', class)
 end
 if subject_hash ~= '' then
-  field('su', '1')
+  field('su', since)
   field('aal', aal)
   field('amr', methods)
   field('at', authenticated == '' and ms(now) or authenticated)

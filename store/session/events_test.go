@@ -262,8 +262,9 @@ func (w *told) gone(tb testing.TB) {
 }
 
 // TestSessionEventsGap: a consumer that has not seen some of the trimmed events gets an error, and no other does.
+// It runs alone, as other tests watch the same streams.
 func TestSessionEventsGap(t *testing.T) {
-	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+	alone(t, []redis.Mode{redis.Standalone, redis.Cluster, redis.Sentinel, redis.Embedded}, func(t *testing.T, s *store.Store, namespace string) {
 		p, _ := subjectPartition(namespace, "ann")
 		stream := fmt.Sprintf("ld:e:{p%d}", p)
 		trim := func(left int) { storetest.Command(t, s, "XTRIM", stream, "MAXLEN", fmt.Sprint(left)) }
@@ -290,10 +291,20 @@ func TestSessionEventsGap(t *testing.T) {
 	})
 }
 
+// alone runs a test in topologies, one after the other, while no other test runs.
+func alone(t *testing.T, modes []redis.Mode, test func(t *testing.T, s *store.Store, namespace string)) {
+	t.Helper()
+	for _, mode := range modes {
+		t.Run(string(mode), func(t *testing.T) {
+			test(t, storetest.Open(t, storetest.Options(t, mode)), storetest.NewNamespace())
+		})
+	}
+}
+
 // TestSessionEventsOfALostStream: the end of the stream is gone, as after a failover to a replica that was behind, or all of
-// it, and has grown again since.
+// it, and has grown again since. It runs alone, as other tests watch the same streams.
 func TestSessionEventsOfALostStream(t *testing.T) {
-	storetest.Nearly(t, func(t *testing.T, s *store.Store, namespace string) {
+	alone(t, []redis.Mode{redis.Standalone, redis.Cluster, redis.Sentinel}, func(t *testing.T, s *store.Store, namespace string) {
 		p, _ := subjectPartition(namespace, "ann")
 		stream := fmt.Sprintf("ld:e:{p%d}", p)
 		for _, grown := range []int{0, 1, 30, 200} {

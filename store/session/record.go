@@ -21,10 +21,10 @@ type record struct {
 	absolute time.Duration
 	// promotion is set if the session was promoted or a promotion has begun.
 	promotion promotion
-	// subjectHash stands for the subject in keys; empty for an anonymous session. needsSubject means that the subject's key
-	// exists for as long as the session: if it is gone, Redis has evicted it, and nobody knows whether the session was revoked.
-	subjectHash  string
-	needsSubject bool
+	// subjectHash stands for the subject in keys; empty for an anonymous session. since names the key of the subject under which
+	// the session was created, zero if it needs none: if Redis has evicted that key, nobody knows whether the session was revoked.
+	subjectHash string
+	since       int64
 	// lost means that Redis has evicted the attributes.
 	lost bool
 	// epoch is the session's epoch: the session is revoked if it is below the subject's. readEpoch is the subject's epoch
@@ -53,6 +53,15 @@ func (r *record) active(subjectEpoch int64, now time.Time) bool {
 
 // parseRecord reads a snapshot, the answer of read.lua and other scripts. It returns nil if there is no record.
 func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record, error) {
+	r, err := s.parseRecordOnly(m, key, id)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// parseRecordOnly is parseRecord that also returns the record, with an error, if only its attributes cannot be decrypted.
+func (s *Sessions) parseRecordOnly(m rueidis.RedisMessage, key, id string) (_ *record, sealed error) {
 	parts, err := m.ToArray()
 	if err != nil || len(parts) != 4 {
 		return nil, redis.ErrInternal
@@ -69,7 +78,7 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 		return nil, redis.ErrInternal
 	}
 	if err := s.openAttributes(key, attributes); err != nil {
-		return nil, err
+		sealed = err
 	}
 	epoch, err := parts[2].ToString()
 	if err != nil {
@@ -104,7 +113,7 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 		promotion: promotion{
 			to: fields["to"], salt: []byte(fields["to_salt"]), done: fields["to_done"] != "", until: optional("to_until"),
 		},
-		subjectHash: fields["sh"], needsSubject: fields["su"] == "1", lost: fields["da"] == "1" && len(attributes) == 0,
+		subjectHash: fields["sh"], since: optional("su"), lost: fields["da"] == "1" && len(attributes) == 0,
 		epoch:     n.int64(fields["ep"]),
 		readEpoch: n.int64(epoch),
 		readAt:    n.time(now),
@@ -141,7 +150,7 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 	if !n.ok || len(r.secrets.hash) != sha256.Size {
 		return nil, redis.Fail(redis.ErrCorrupt, nil)
 	}
-	return r, nil
+	return r, sealed
 }
 
 // maxAAL is the highest authentication assurance level.

@@ -10,8 +10,8 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// Revoke ends a session and reports whether it was active. Repeated within two minutes with the same [WithRequest], it reports
-// what the first call did.
+// Revoke ends a session and reports whether it was active. An anonymous session that is being promoted ends together with the
+// session that is made of it. Repeated within two minutes with the same [WithRequest], Revoke reports what the first call did.
 func (s *Sessions) Revoke(ctx context.Context, namespace string, t Target) (revoked bool, err error) {
 	cred, ok := t.resolve()
 	if !ok {
@@ -27,8 +27,21 @@ func (s *Sessions) Revoke(ctx context.Context, namespace string, t Target) (revo
 	if err != nil {
 		return false, err
 	}
-	n, err := m.AsInt64()
-	return n == 1, err
+	parts, err := m.ToArray()
+	if err != nil || len(parts) != 2 {
+		return false, redis.ErrInternal
+	}
+	n, err1 := parts[0].AsInt64()
+	made, err2 := parts[1].ToString()
+	if err1 != nil || err2 != nil {
+		return false, redis.ErrInternal
+	}
+	if made != "" {
+		if _, err := s.Revoke(ctx, namespace, Target{ID: made}); err != nil {
+			return false, err
+		}
+	}
+	return n == 1, nil
 }
 
 // SubjectRevocation selects sessions of a subject.

@@ -9,10 +9,7 @@
 --       repeated)
 -- RETURNS: {number of sessions that ended, the new epoch as text}
 
-local subject_key, index, events, classes, epoch_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local namespace, kept_id, subject_prefix, subject, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local class, ends, discarded = ARGV[6], KEYS[6], KEYS[7]
-local kept, kept_attributes = KEYS[9], KEYS[10]
+local subject_prefix = ARGV[3]
 local request = ARGV[7] ~= '0' and KEYS[tonumber(ARGV[7])] or nil
 
 local before = answered(request)
@@ -20,64 +17,16 @@ if before then
   local count, epoch = string.match(before, '^(%d+) (%d+)$')
   return {tonumber(count), epoch}
 end
-local now = now_ms()
-local s
-if kept_id ~= '' then
-  s = load(kept)
-  if s and (subject_prefix .. s.subject_hash ~= subject_key or class ~= '' and class ~= s.class) then
-    s = nil -- a session of another subject or class
-  end
-  s = active(s, kept_attributes, subject_prefix, now)
-end
-local ended_below, needed = subject_epoch(subject_key, class)
-local epoch = math.max(highest_epoch(epoch_key, ends, now), ended_below, needed == NO_EPOCH and 0 or needed) + 1
-local ending, indexes = class == '' and classes_of(classes) or {class}, {}
-for i, c in ipairs(ending) do
-  indexes[i] = index_of(index, c)
-end
-if s then
-  indexes[#indexes + 1] = index_of(index, s.class)
-end
-local ask = elsewhere(indexes)
+local r = {
+  now = now_ms(), namespace = ARGV[1], subject = ARGV[4], subject_key = KEYS[1], subject_prefix = subject_prefix,
+  hash = string.sub(KEYS[1], #subject_prefix + 1), index = KEYS[2], events = KEYS[3], classes = KEYS[4], class = ARGV[6],
+  epoch_key = KEYS[5], ends = KEYS[6], discarded = KEYS[7], keep = tonumber(ARGV[5]),
+  kept_id = ARGV[2], kept = KEYS[9], kept_attributes = KEYS[10],
+}
+local ask = plan_revocation(r)
 if ask then
   return ask
 end
-local names = {}
-for i, c in ipairs(ending) do
-  names[i] = namespace .. ':' .. string.sub(subject_key, #subject_prefix + 1) .. ':' .. c .. ':' .. ms(epoch)
-  redis.call('EXISTS', discarded_name(discarded, names[i])) -- fails, and the script with it, on a node that the slot leaves
-end
-redis.call('SET', epoch_key, ms(epoch))
-
-local ended = 0
--- The epoch must outlive every session that it revokes. Sessions that were created under longer timeouts than today's may
--- live longer than ARGV[5]: the indexes live as long as those, and an earlier epoch already took its sessions into account.
-keep = math.max(keep, redis.call('PTTL', subject_key))
-for i, c in ipairs(ending) do
-  local key = indexes[i]
-  keep = math.max(keep, redis.call('PTTL', key))
-  ended = ended + redis.call('ZCOUNT', key, '(' .. ms(now), '+inf')
-  if s and s.class == c and redis.call('ZSCORE', key, kept_id) then
-    ended = ended - 1
-  end
-  discard(key, discarded, names[i])
-end
-if class == '' then
-  redis.call('UNLINK', classes)
-  redis.call('DEL', subject_key) -- drops the epochs of classes, which are all lower
-  redis.call('HSET', subject_key, 'ep', ms(epoch), 'since', ms(epoch))
-else
-  redis.call('SREM', classes, class)
-  redis.call('HSET', subject_key, 'ep.' .. class, ms(epoch))
-  if needed == NO_EPOCH then
-    redis.call('HSET', subject_key, 'since', ms(epoch)) -- as in create.lua
-  end
-end
-redis.call('PEXPIRE', subject_key, ms(keep))
-if s then
-  redis.call('HSET', kept, 'ep', ms(epoch))
-  add_to_index(index, classes, subject_key, s.class, kept_id, expires_at(s), s.absolute, now)
-end
-emit(events, now, 'revoked', namespace, '', subject, {'reason', 'subject', 'class', class, 'except', s and kept_id or ''})
-answer(request, ms(ended) .. ' ' .. ms(epoch))
-return {ended, ms(epoch)}
+local ended = revoke_planned(r)
+answer(request, ms(ended) .. ' ' .. ms(r.epoch))
+return {ended, ms(r.epoch)}

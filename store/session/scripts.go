@@ -20,7 +20,7 @@ var (
 	readScript           = redis.NewReadScript("session_read", file("common")+file("read"))
 	reauthenticateScript = script("reauthenticate", "secrets")
 	revokeScript         = freeing("session_revoke", file("common")+file("secrets")+file("requests")+file("revoke"))
-	revokeSubjectScript  = freeing("session_revoke_subject", file("common")+file("requests")+file("revoke_subject"))
+	revokeSubjectScript  = freeing("session_revoke_subject", file("common")+file("requests")+file("revocation")+file("revoke_subject"))
 	rotateScript         = script("rotate", "secrets")
 	sweepScript          = freeing("session_sweep", file("common")+file("sweep"))
 	touchScript          = freeing("session_touch", file("common")+file("secrets")+file("touch"))

@@ -17,7 +17,7 @@ const epochMemory = time.Hour
 type subjectEpochs struct {
 	all     int64
 	classes map[string]int64
-	// since is the epoch below which sessions that need the subject's key are revoked; zero if there is no such key.
+	// since names the subject's key, which sessions remember that were created under it; zero if there is no such key.
 	since int64
 }
 
@@ -52,13 +52,10 @@ func (e *subjectEpochs) of(class string) int64 { return max(e.all, e.classes[cla
 // endedBelow returns the epoch below which a session is revoked.
 func (e *subjectEpochs) endedBelow(r *record) int64 {
 	epoch := e.of(r.session.Device.Class)
-	switch {
-	case !r.needsSubject:
-		return epoch
-	case e.since == 0 && e.all == 0:
-		return noEpoch // as in subject_epoch of common.lua
+	if r.since != 0 && (e.since == 0 && e.all == 0 || e.since != 0 && e.since != r.since) {
+		return noEpoch // as in epoch_for of common.lua
 	}
-	return max(epoch, e.since)
+	return epoch
 }
 
 // highest returns an epoch that any later revocation exceeds, whether of all sessions or of one class.
@@ -79,7 +76,7 @@ func (e *subjectEpochs) size() (size int) {
 
 // readSubjectEpochs reads the epochs of a subject; they are zero if its sessions were never revoked together.
 func (s *Sessions) readSubjectEpochs(ctx context.Context, key string, tracked bool) (e subjectEpochs, err error) {
-	fields, err := redis.RoundTrip(ctx, s.redis, "hgetall", redis.Reads, func(ctx context.Context, conns *redis.Conns) (map[string]string, error) {
+	fields, err := redis.RoundTripTo(ctx, s.redis, key, "hgetall", redis.Reads, func(ctx context.Context, conns *redis.Conns) (map[string]string, error) {
 		client := conns.Primary
 		if tracked {
 			client = conns.Tracked

@@ -18,6 +18,13 @@ local function look_at(member, missing)
   local namespace, id = string.match(member, '^([^:]*):(.*)$')
   local m = {member = member, namespace = namespace, id = id, subject_prefix = subjects .. namespace .. ':'}
   m.session = load(records .. member)
+  if m.session and not (m.session.idle and m.session.absolute and m.session.epoch and m.session.subject_hash) then
+    m.session, m.damaged = nil, true -- a field is missing, as another client may have done: nobody can use it
+  end
+  if m.damaged then
+    m.has_attributes = redis.call('EXISTS', attributes .. member) == 1
+    return m
+  end
   if not m.session then
     missing[#missing + 1] = records .. member
     return m
@@ -35,7 +42,7 @@ end
 local gone = {}
 local function remove(m)
   gone[m.member] = true
-  if m.session then
+  if m.session or m.damaged then
     redis.call('UNLINK', records .. m.member)
   end
   if m.has_attributes then
@@ -70,7 +77,7 @@ for _, m in ipairs(due) do
   local found, s = m.session, unrevoked(m.session, m.subject_prefix)
   if not s then
     -- It was revoked, which emitted an event then, or Redis has evicted the record or the subject's key.
-    local lost = not found or found.needs_subject and epoch_for(found, m.subject_prefix) == NO_EPOCH
+    local lost = not found or found.since and epoch_for(found, m.subject_prefix) == NO_EPOCH
     remove(m)
     removed = removed + 1
     if lost then

@@ -11,12 +11,15 @@ import (
 	"sync"
 	"time"
 
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 // floorServices are the services of the floor, in the order of the server's registry.
@@ -26,6 +29,8 @@ var floorServices = []struct {
 }{
 	{&cachev1.CacheService_ServiceDesc, func() any { return new(floorCache) }},
 	{&sessionv1.SessionService_ServiceDesc, func() any { return new(floorSession) }},
+	{&ratelimitv1.RateLimitService_ServiceDesc, func() any { return new(floorRateLimit) }},
+	{&tokenv1.TokenService_ServiceDesc, func() any { return new(floorToken) }},
 }
 
 // FloorServices returns the descriptors of the services that the floor serves.
@@ -51,6 +56,7 @@ func (FloorCommand) Run(ctx context.Context, stdout io.Writer) error {
 	for _, service := range floorServices {
 		server.RegisterService(service.desc, service.make())
 	}
+	envoy.RegisterRateLimitServiceServer(server, floorEnvoy{})
 	defer context.AfterFunc(ctx, server.Stop)()
 	slog.New(slog.NewJSONHandler(stdout, nil)).Info("listening", "grpc", listener.Addr().String())
 	return server.Serve(listener)

@@ -10,9 +10,12 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 // failurePause is how long a caller waits after a failed call, so that a server that fails at once does not make it spin.
@@ -47,11 +50,16 @@ type caller struct {
 
 	cache   cachev1.CacheServiceClient
 	session sessionv1.SessionServiceClient
-	random  *rand.Rand
-	choose  func() int    // returns the index of a key, or of a token
-	tokens  []string      // of the sessions that the server holds
-	wave    int           // number of the current wave of a stampede
-	loads   *atomic.Int64 // counts the loads from the origin by all callers of a leg
+
+	ratelimit ratelimitv1.RateLimitServiceClient
+	envoy     envoy.RateLimitServiceClient
+	token     tokenv1.TokenServiceClient
+
+	random *rand.Rand
+	choose func() int    // returns the index of a key, or of a token
+	tokens []string      // of the sessions that the server holds
+	wave   int           // number of the current wave of a stampede
+	loads  *atomic.Int64 // counts the loads from the origin by all callers of a leg
 
 	latencies *hdrhistogram.Histogram // in nanoseconds
 	items     int64                   // entries or sessions that were read or written
@@ -64,6 +72,8 @@ func (l *load) caller(s *server, number int) *caller {
 	random := rand.New(rand.NewPCG(uint64(number), 1)) //nolint:gosec // the choice of keys is no secret
 	return &caller{
 		load: l, cache: cachev1.NewCacheServiceClient(conn), session: sessionv1.NewSessionServiceClient(conn),
+		ratelimit: ratelimitv1.NewRateLimitServiceClient(conn), envoy: envoy.NewRateLimitServiceClient(conn),
+		token:  tokenv1.NewTokenServiceClient(conn),
 		random: random, choose: chooser(random, l.command.Distribution, len(l.keys)), tokens: s.tokens,
 		latencies: newHistogram(), failures: make(map[string]int64),
 	}

@@ -41,7 +41,8 @@ func (l *load) leg(s *server, call callFunc, waves bool) *leg {
 	return g
 }
 
-// turn lets all callers make calls for a duration, or until ctx ends. Calls in flight at the end are finished, and count.
+// turn lets all callers make calls for a duration, or until ctx ends. Each caller makes at least one call, so that a short turn
+// on a busy machine has calls to divide by. Calls in flight at the end are finished, and count.
 func (g *leg) turn(ctx context.Context, d time.Duration) (t turn) {
 	calls, cancel := context.WithTimeout(context.WithoutCancel(ctx), d+patience)
 	defer cancel()
@@ -50,7 +51,7 @@ func (g *leg) turn(ctx context.Context, d time.Duration) (t turn) {
 	start := time.Now()
 	more := func() bool { return ctx.Err() == nil && time.Since(start) < d }
 	if g.waves {
-		for ; more(); t.waves++ {
+		for ; t.waves == 0 || more(); t.waves++ {
 			g.wave++
 			t.calls += g.all(func(c *caller) int64 {
 				c.wave = g.wave
@@ -60,7 +61,7 @@ func (g *leg) turn(ctx context.Context, d time.Duration) (t turn) {
 		}
 	} else {
 		t.calls = g.all(func(c *caller) (n int64) {
-			for ; more(); n++ {
+			for ; n == 0 || more(); n++ {
 				c.do(calls, g.call)
 			}
 			return n

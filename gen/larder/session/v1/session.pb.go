@@ -689,33 +689,58 @@ const (
 	SessionEventType_SESSION_EVENT_TYPE_EXPIRED_ABSOLUTE SessionEventType = 8
 	// SESSION_EVENT_TYPE_TOKEN_REUSE means that a token was presented long after it had been replaced, as a thief would.
 	SessionEventType_SESSION_EVENT_TYPE_TOKEN_REUSE SessionEventType = 9
+	// SESSION_EVENT_TYPE_TOKEN_ISSUED means that a one-time token was issued. This event and those below are about the
+	// tokens of larder.token.v1.TokenService, and are sent only to watches that ask for them in types.
+	SessionEventType_SESSION_EVENT_TYPE_TOKEN_ISSUED SessionEventType = 10
+	// SESSION_EVENT_TYPE_TOKEN_CONSUMED means that a one-time token was accepted.
+	SessionEventType_SESSION_EVENT_TYPE_TOKEN_CONSUMED SessionEventType = 11
+	// SESSION_EVENT_TYPE_TOKEN_FAILED means that a wrong secret was presented for a one-time token.
+	SessionEventType_SESSION_EVENT_TYPE_TOKEN_FAILED SessionEventType = 12
+	// SESSION_EVENT_TYPE_TOKEN_LOCKED means that the failure budget of a subject and purpose was spent.
+	SessionEventType_SESSION_EVENT_TYPE_TOKEN_LOCKED SessionEventType = 13
+	// SESSION_EVENT_TYPE_TOKEN_REVOKED means that one-time tokens were revoked.
+	SessionEventType_SESSION_EVENT_TYPE_TOKEN_REVOKED SessionEventType = 14
+	// SESSION_EVENT_TYPE_TOKEN_SUBJECT_RESET means that the failures and the cooldown of a subject and purpose were cleared.
+	SessionEventType_SESSION_EVENT_TYPE_TOKEN_SUBJECT_RESET SessionEventType = 15
 )
 
 // Enum value maps for SessionEventType.
 var (
 	SessionEventType_name = map[int32]string{
-		0: "SESSION_EVENT_TYPE_UNSPECIFIED",
-		1: "SESSION_EVENT_TYPE_CREATED",
-		2: "SESSION_EVENT_TYPE_ROTATED",
-		3: "SESSION_EVENT_TYPE_ATTRIBUTES_CHANGED",
-		4: "SESSION_EVENT_TYPE_PROMOTED",
-		5: "SESSION_EVENT_TYPE_REAUTHENTICATED",
-		6: "SESSION_EVENT_TYPE_REVOKED",
-		7: "SESSION_EVENT_TYPE_EXPIRED_IDLE",
-		8: "SESSION_EVENT_TYPE_EXPIRED_ABSOLUTE",
-		9: "SESSION_EVENT_TYPE_TOKEN_REUSE",
+		0:  "SESSION_EVENT_TYPE_UNSPECIFIED",
+		1:  "SESSION_EVENT_TYPE_CREATED",
+		2:  "SESSION_EVENT_TYPE_ROTATED",
+		3:  "SESSION_EVENT_TYPE_ATTRIBUTES_CHANGED",
+		4:  "SESSION_EVENT_TYPE_PROMOTED",
+		5:  "SESSION_EVENT_TYPE_REAUTHENTICATED",
+		6:  "SESSION_EVENT_TYPE_REVOKED",
+		7:  "SESSION_EVENT_TYPE_EXPIRED_IDLE",
+		8:  "SESSION_EVENT_TYPE_EXPIRED_ABSOLUTE",
+		9:  "SESSION_EVENT_TYPE_TOKEN_REUSE",
+		10: "SESSION_EVENT_TYPE_TOKEN_ISSUED",
+		11: "SESSION_EVENT_TYPE_TOKEN_CONSUMED",
+		12: "SESSION_EVENT_TYPE_TOKEN_FAILED",
+		13: "SESSION_EVENT_TYPE_TOKEN_LOCKED",
+		14: "SESSION_EVENT_TYPE_TOKEN_REVOKED",
+		15: "SESSION_EVENT_TYPE_TOKEN_SUBJECT_RESET",
 	}
 	SessionEventType_value = map[string]int32{
-		"SESSION_EVENT_TYPE_UNSPECIFIED":        0,
-		"SESSION_EVENT_TYPE_CREATED":            1,
-		"SESSION_EVENT_TYPE_ROTATED":            2,
-		"SESSION_EVENT_TYPE_ATTRIBUTES_CHANGED": 3,
-		"SESSION_EVENT_TYPE_PROMOTED":           4,
-		"SESSION_EVENT_TYPE_REAUTHENTICATED":    5,
-		"SESSION_EVENT_TYPE_REVOKED":            6,
-		"SESSION_EVENT_TYPE_EXPIRED_IDLE":       7,
-		"SESSION_EVENT_TYPE_EXPIRED_ABSOLUTE":   8,
-		"SESSION_EVENT_TYPE_TOKEN_REUSE":        9,
+		"SESSION_EVENT_TYPE_UNSPECIFIED":         0,
+		"SESSION_EVENT_TYPE_CREATED":             1,
+		"SESSION_EVENT_TYPE_ROTATED":             2,
+		"SESSION_EVENT_TYPE_ATTRIBUTES_CHANGED":  3,
+		"SESSION_EVENT_TYPE_PROMOTED":            4,
+		"SESSION_EVENT_TYPE_REAUTHENTICATED":     5,
+		"SESSION_EVENT_TYPE_REVOKED":             6,
+		"SESSION_EVENT_TYPE_EXPIRED_IDLE":        7,
+		"SESSION_EVENT_TYPE_EXPIRED_ABSOLUTE":    8,
+		"SESSION_EVENT_TYPE_TOKEN_REUSE":         9,
+		"SESSION_EVENT_TYPE_TOKEN_ISSUED":        10,
+		"SESSION_EVENT_TYPE_TOKEN_CONSUMED":      11,
+		"SESSION_EVENT_TYPE_TOKEN_FAILED":        12,
+		"SESSION_EVENT_TYPE_TOKEN_LOCKED":        13,
+		"SESSION_EVENT_TYPE_TOKEN_REVOKED":       14,
+		"SESSION_EVENT_TYPE_TOKEN_SUBJECT_RESET": 15,
 	}
 )
 
@@ -913,9 +938,12 @@ type Session struct {
 	// current is true for the session that the caller of ListSubjectSessions named as its own.
 	Current bool `protobuf:"varint,11,opt,name=current,proto3" json:"current,omitempty"`
 	// assurance says how the subject was authenticated; unset means that the session is anonymous.
-	Assurance     *Assurance `protobuf:"bytes,12,opt,name=assurance,proto3" json:"assurance,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Assurance *Assurance `protobuf:"bytes,12,opt,name=assurance,proto3" json:"assurance,omitempty"`
+	// attributes_unreadable is true if the session has attributes that the server cannot decrypt; they are left out. Only
+	// ListSubjectSessions returns such sessions: other calls fail with DATA_LOSS.
+	AttributesUnreadable bool `protobuf:"varint,13,opt,name=attributes_unreadable,json=attributesUnreadable,proto3" json:"attributes_unreadable,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Session) Reset() {
@@ -1030,6 +1058,13 @@ func (x *Session) GetAssurance() *Assurance {
 		return x.Assurance
 	}
 	return nil
+}
+
+func (x *Session) GetAttributesUnreadable() bool {
+	if x != nil {
+		return x.AttributesUnreadable
+	}
+	return false
 }
 
 // CreateSessionRequest asks for a new session.
@@ -3146,7 +3181,8 @@ type SessionEvent struct {
 	Subject string `protobuf:"bytes,6,opt,name=subject,proto3" json:"subject,omitempty"`
 	// reason says why a session was REVOKED: REVOKED by RevokeSession, SUBJECT together with the subject's other
 	// sessions, LIMIT to make room for a newer one, PROMOTED in favor of the subject's session, TOKEN_REUSE after an old
-	// token was presented, or LOST because Redis has lost its record. Empty for all other types.
+	// token was presented, or LOST because Redis has lost its record. DECOY for a TOKEN_ISSUED that is a decoy. Empty
+	// otherwise.
 	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
 	// except_session_id is the session that was kept when all others of the subject were revoked; empty means none.
 	ExceptSessionId string `protobuf:"bytes,8,opt,name=except_session_id,json=exceptSessionId,proto3" json:"except_session_id,omitempty"`
@@ -3155,7 +3191,12 @@ type SessionEvent struct {
 	// from_session_id is the anonymous session that was PROMOTED; empty for all other types.
 	FromSessionId string `protobuf:"bytes,10,opt,name=from_session_id,json=fromSessionId,proto3" json:"from_session_id,omitempty"`
 	// to_session_id is the session that a session REVOKED with the reason PROMOTED was promoted to; empty otherwise.
-	ToSessionId   string `protobuf:"bytes,11,opt,name=to_session_id,json=toSessionId,proto3" json:"to_session_id,omitempty"`
+	ToSessionId string `protobuf:"bytes,11,opt,name=to_session_id,json=toSessionId,proto3" json:"to_session_id,omitempty"`
+	// token_id is the handle of the one-time token of a TOKEN_ISSUED, TOKEN_CONSUMED, TOKEN_FAILED or TOKEN_REVOKED; empty
+	// if several were revoked and for all other types.
+	TokenId string `protobuf:"bytes,12,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// purpose is the purpose of the one-time tokens that the event is about; empty if it is about sessions.
+	Purpose       string `protobuf:"bytes,13,opt,name=purpose,proto3" json:"purpose,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3267,6 +3308,20 @@ func (x *SessionEvent) GetToSessionId() string {
 	return ""
 }
 
+func (x *SessionEvent) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
+}
+
+func (x *SessionEvent) GetPurpose() string {
+	if x != nil {
+		return x.Purpose
+	}
+	return ""
+}
+
 // WatchSessionEventsRequest asks for the events of sessions.
 type WatchSessionEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3274,7 +3329,7 @@ type WatchSessionEventsRequest struct {
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// subject is the subject whose sessions are watched, at most 256 bytes; empty means all subjects.
 	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
-	// types are the types of events to send, at most 16; none means all types.
+	// types are the types of events to send, at most 16; none means all types that are about sessions.
 	Types []SessionEventType `protobuf:"varint,3,rep,packed,name=types,proto3,enum=larder.session.v1.SessionEventType" json:"types,omitempty"`
 	// resume_token is the last non-empty one of an earlier call with the same namespace and subject. Empty means to start
 	// now: the server sends every change that is made after the first response has arrived.
@@ -3413,7 +3468,7 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\tAssurance\x12\x10\n" +
 	"\x03aal\x18\x01 \x01(\x05R\x03aal\x12\x10\n" +
 	"\x03amr\x18\x02 \x03(\tR\x03amr\x12E\n" +
-	"\x10authenticated_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0fauthenticatedAt\"\xb8\x05\n" +
+	"\x10authenticated_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0fauthenticatedAt\"\xed\x05\n" +
 	"\aSession\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x18\n" +
@@ -3432,7 +3487,8 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"expires_at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x18\n" +
 	"\acurrent\x18\v \x01(\bR\acurrent\x12:\n" +
-	"\tassurance\x18\f \x01(\v2\x1c.larder.session.v1.AssuranceR\tassurance\x1a=\n" +
+	"\tassurance\x18\f \x01(\v2\x1c.larder.session.v1.AssuranceR\tassurance\x123\n" +
+	"\x15attributes_unreadable\x18\r \x01(\bR\x14attributesUnreadable\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xee\x04\n" +
@@ -3599,7 +3655,7 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\fdevice_class\x18\a \x01(\tR\vdeviceClass\"}\n" +
 	"\x1bListSubjectSessionsResponse\x126\n" +
 	"\bsessions\x18\x01 \x03(\v2\x1a.larder.session.v1.SessionR\bsessions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8b\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc0\x03\n" +
 	"\fSessionEvent\x12\x19\n" +
 	"\bevent_id\x18\x01 \x01(\tR\aeventId\x127\n" +
 	"\x04type\x18\x02 \x01(\x0e2#.larder.session.v1.SessionEventTypeR\x04type\x12*\n" +
@@ -3613,7 +3669,9 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\x05class\x18\t \x01(\tR\x05class\x12&\n" +
 	"\x0ffrom_session_id\x18\n" +
 	" \x01(\tR\rfromSessionId\x12\"\n" +
-	"\rto_session_id\x18\v \x01(\tR\vtoSessionId\"\xb1\x01\n" +
+	"\rto_session_id\x18\v \x01(\tR\vtoSessionId\x12\x19\n" +
+	"\btoken_id\x18\f \x01(\tR\atokenId\x12\x18\n" +
+	"\apurpose\x18\r \x01(\tR\apurpose\"\xb1\x01\n" +
 	"\x19WatchSessionEventsRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x129\n" +
@@ -3676,7 +3734,7 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\x14RevokeSessionOutcome\x12&\n" +
 	"\"REVOKE_SESSION_OUTCOME_UNSPECIFIED\x10\x00\x12\"\n" +
 	"\x1eREVOKE_SESSION_OUTCOME_REVOKED\x10\x01\x12#\n" +
-	"\x1fREVOKE_SESSION_OUTCOME_INACTIVE\x10\x02*\xfc\x02\n" +
+	"\x1fREVOKE_SESSION_OUTCOME_INACTIVE\x10\x02*\xe4\x04\n" +
 	"\x10SessionEventType\x12\"\n" +
 	"\x1eSESSION_EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aSESSION_EVENT_TYPE_CREATED\x10\x01\x12\x1e\n" +
@@ -3687,7 +3745,14 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\x1aSESSION_EVENT_TYPE_REVOKED\x10\x06\x12#\n" +
 	"\x1fSESSION_EVENT_TYPE_EXPIRED_IDLE\x10\a\x12'\n" +
 	"#SESSION_EVENT_TYPE_EXPIRED_ABSOLUTE\x10\b\x12\"\n" +
-	"\x1eSESSION_EVENT_TYPE_TOKEN_REUSE\x10\t2\xc7\v\n" +
+	"\x1eSESSION_EVENT_TYPE_TOKEN_REUSE\x10\t\x12#\n" +
+	"\x1fSESSION_EVENT_TYPE_TOKEN_ISSUED\x10\n" +
+	"\x12%\n" +
+	"!SESSION_EVENT_TYPE_TOKEN_CONSUMED\x10\v\x12#\n" +
+	"\x1fSESSION_EVENT_TYPE_TOKEN_FAILED\x10\f\x12#\n" +
+	"\x1fSESSION_EVENT_TYPE_TOKEN_LOCKED\x10\r\x12$\n" +
+	" SESSION_EVENT_TYPE_TOKEN_REVOKED\x10\x0e\x12*\n" +
+	"&SESSION_EVENT_TYPE_TOKEN_SUBJECT_RESET\x10\x0f2\xc7\v\n" +
 	"\x0eSessionService\x12g\n" +
 	"\rCreateSession\x12'.larder.session.v1.CreateSessionRequest\x1a(.larder.session.v1.CreateSessionResponse\"\x03\x90\x02\x00\x12m\n" +
 	"\x0fValidateSession\x12).larder.session.v1.ValidateSessionRequest\x1a*.larder.session.v1.ValidateSessionResponse\"\x03\x90\x02\x02\x12\x7f\n" +
