@@ -3,8 +3,10 @@ package service
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -295,21 +297,19 @@ func reasonIn(t testing.TB, details string) string {
 	return answerOf(t, status.FromProto(st).Err()).Reason
 }
 
-// An answer that is too large to be sent is told like every other failure, and a smaller page can be asked for.
+// An answer that is too large to be sent is told like every other failure, where grpc-go would tell nobody but the caller.
 func TestAnswersThatAreTooLarge(t *testing.T) {
 	t.Parallel()
-	a := embeddedAPI(t)
-	large := strings.Repeat("a", 60<<10)
-	for range 80 {
-		a.create(t, &sessionv1.CreateSessionRequest{Subject: "ann", Attributes: map[string]string{"a": large}})
+	limit := newAnswerCap(100)
+	for size, want := range map[int]error{10: nil, 1000: errAnswerTooLarge} {
+		answer := &cachev1.BatchGetResponse{Results: []*cachev1.BatchGetResult{{Value: make([]byte, size)}}}
+		info := &grpc.UnaryServerInfo{FullMethod: cachev1.CacheService_BatchGet_FullMethodName}
+		_, err := limit.unary(t.Context(), nil, info, func(context.Context, any) (any, error) { return answer, nil })
+		if !errors.Is(err, want) {
+			t.Errorf("answer with %d bytes = %v, want %v", size, err, want)
+		}
 	}
-	_, err := a.session.ListSubjectSessions(t.Context(), &sessionv1.ListSubjectSessionsRequest{Subject: "ann", PageSize: 200})
-	wantAnswer(t, err, answer{codes.ResourceExhausted, "ANSWER_TOO_LARGE", false})
-	if got := metric(t, a.Server, "grpc_server_handled_total", "grpc_method", "ListSubjectSessions", "grpc_code", "ResourceExhausted"); got != 1 {
-		t.Errorf("grpc_server_handled_total of RESOURCE_EXHAUSTED = %v, want 1", got)
-	}
-	page, err := a.session.ListSubjectSessions(t.Context(), &sessionv1.ListSubjectSessionsRequest{Subject: "ann", PageSize: 50})
-	if err != nil || len(page.GetSessions()) != 50 {
-		t.Errorf("ListSubjectSessions of 50 = %d sessions, %v, want 50", len(page.GetSessions()), err)
+	if !limit.lists[sessionv1.SessionService_ListSubjectSessions_FullMethodName] || limit.lists[cachev1.CacheService_Get_FullMethodName] {
+		t.Errorf("methods with lists = %v, want ListSubjectSessions and not Get among them", limit.lists)
 	}
 }
