@@ -51,6 +51,7 @@ lint-go: $(GOLANGCI_LINT)
 	  if [ -n "$$unformatted" ]; then echo "gofmt wants:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
 	$(GOLANGCI_LINT) run ./...
+	go vet -tags envoy ./deploy/envoy
 	cd deploy/check && go vet ./...
 	cd docs/check && go vet ./...
 
@@ -70,19 +71,39 @@ lint-proto: $(BUF)
 	echo "buf breaking: nothing to compare against"
 
 .PHONY: test
-test: redis $(GRPCURL) ## Run every test, with the race detector, on real redis-servers (about 8 minutes)
+test: redis envoy $(GRPCURL) ## Run every test, with the race detector, on real redis-servers (about 8 minutes)
 	@echo "Every test in every topology, with the race detector: about 8 minutes on 2 cores. make test-short takes less than 2."
 	$(TEST) ./...
 	cd deploy/check && go test -count=1 -timeout 10m ./...
 	cd docs/check && go test -count=1 -timeout 10m ./...
+	@if [ -x .tmp/envoy/bin/envoy ]; then \
+	  echo "go test -tags envoy ./deploy/envoy"; go test -tags envoy -count=1 -timeout 10m ./deploy/envoy; \
+	else echo "No Envoy could be fetched: the tests in deploy/envoy, which need one, did not run. Those of its protocol did."; fi
+
+.PHONY: test-envoy
+test-envoy: redis envoy ## Run the tests with a real Envoy
+	go test -tags envoy -count=1 -timeout 10m ./deploy/envoy
 
 .PHONY: test-short
 test-short: redis $(GRPCURL) ## Run the tests on one redis-server, without the race detector (less than 2 minutes)
 	go test -short -p 1 -timeout 10m ./...
 
+# The servers come from newer suites of Debian and are not installed: it needs apt-get, dpkg-deb and a mirror of Debian.
+.PHONY: test-compat
+test-compat: ## Run the tests of the store on Redis 8, Valkey 8 and Valkey 9, of newer suites of Debian (about 15 minutes; Debian or Ubuntu only)
+	.ci/install-compat
+	@for server in redis-8 valkey-8 valkey-9; do \
+	  echo "on $$(.tmp/compat/$$server/redis-server --version)"; \
+	  PATH="$(CURDIR)/.tmp/compat/$$server:$$PATH" go test -count=1 -p 1 -timeout 20m ./store/...; \
+	done
+
 .PHONY: redis
 redis: ## Install redis-server if it is not there
 	.ci/install-redis
+
+.PHONY: envoy
+envoy: ## Fetch Envoy into .tmp/envoy, with pip, where it can be had
+	.ci/install-envoy
 
 .PHONY: fuzz
 fuzz: redis ## Fuzz each target for FUZZTIME

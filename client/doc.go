@@ -51,11 +51,27 @@
 //	}
 //	log.Info("hello", "subject", session.Subject)
 //
+// # One-time tokens
+//
+// [Tokens.Issue] returns the secret once. [Tokens.Consume] returns a token only when it accepts one, which it does once:
+//
+//	token, err := larder.Tokens.Issue(ctx, "ann", "password-reset", client.TokenLink, client.IssueOptions{RevokeSessions: true})
+//	...
+//	_, err = larder.Tokens.Consume(ctx, "password-reset", client.ByLink(link), client.ConsumeTokenOptions{Source: ip})
+//	var refused *client.TokenError
+//	switch {
+//	case errors.As(err, &refused):
+//		return http.StatusForbidden
+//	case err != nil:
+//		return http.StatusServiceUnavailable
+//	}
+//
 // # Errors
 //
 // A call that fails returns an [*Error] with the server's code, reason, invalid fields and advice when to retry. Match it
 // with [errors.Is] and [ErrUnavailable], [ErrInvalid], [ErrVersionMismatch] and so on. The errors about the state of a
-// session, such as [ErrInactive], [ErrStepUpRequired] and [*LimitError], are not an [*Error], because the call succeeded.
+// session, such as [ErrInactive], [ErrStepUpRequired] and [*LimitError], are not an [*Error], because the call succeeded; neither are a
+// [*TokenError] and [ErrClaimed].
 //
 // # Deadlines and retries
 //

@@ -287,3 +287,83 @@ func ExampleSessions() {
 	// revoked 1
 	// true
 }
+
+func ExampleTokens() {
+	example(func(ctx context.Context, larder *client.Client) error {
+		issued, err := larder.Tokens.Issue(ctx, "ann", "verify-email", client.TokenCode, client.IssueOptions{Payload: "ann@example.com"})
+		if err != nil {
+			return err
+		}
+		fmt.Println("a code of", len(issued.Code), "digits, good for", issued.ExpiresIn)
+
+		var refused *client.TokenError
+		_, err = larder.Tokens.Consume(ctx, "verify-email", client.ByCode(issued.ID, "wrong"), client.ConsumeTokenOptions{Source: "203.0.113.7"})
+		if errors.As(err, &refused) {
+			fmt.Println(refused.Outcome, "attempts left:", refused.AttemptsLeft)
+		}
+		token, err := larder.Tokens.Consume(ctx, "verify-email", client.ByCode(issued.ID, issued.Code), client.ConsumeTokenOptions{Source: "203.0.113.7"})
+		if err != nil {
+			return err
+		}
+		fmt.Println(token.Subject, "has verified", token.Payload)
+		_, err = larder.Tokens.Consume(ctx, "verify-email", client.ByCode(issued.ID, issued.Code), client.ConsumeTokenOptions{})
+		fmt.Println(err)
+		return nil
+	})
+	// Output:
+	// a code of 6 digits, good for 10m0s
+	// INCORRECT attempts left: 4
+	// ann has verified ann@example.com
+	// larder: the token was used before
+}
+
+func ExampleTokens_ClaimOnce() {
+	example(func(ctx context.Context, larder *client.Client) error {
+		for range 2 {
+			err := larder.Tokens.ClaimOnce(ctx, "https://issuer.example", "the jti of a JWT", 5*time.Minute)
+			fmt.Println(err, errors.Is(err, client.ErrClaimed))
+		}
+		return nil
+	})
+	// Output:
+	// <nil> false
+	// larder: claimed before true
+}
+
+func ExampleTokens_ClaimCounter() {
+	example(func(ctx context.Context, larder *client.Client) error {
+		for _, step := range []int64{59848123, 59848123, 59848122, 59848124} {
+			last, err := larder.Tokens.ClaimCounter(ctx, "totp", "ann", step, 0)
+			fmt.Println(last, err == nil)
+		}
+		return nil
+	})
+	// Output:
+	// 59848123 true
+	// 59848123 false
+	// 59848123 false
+	// 59848124 true
+}
+
+func ExampleTokens_Exchange() {
+	example(func(ctx context.Context, larder *client.Client) error {
+		issued, err := larder.Tokens.Issue(ctx, "ann", "password-reset", client.TokenCode, client.IssueOptions{RevokeSessions: true})
+		if err != nil {
+			return err
+		}
+		grant, err := larder.Tokens.Exchange(ctx, "password-reset", client.ByCode(issued.ID, issued.Code), client.ExchangeOptions{GrantBinding: "cookie"})
+		if err != nil {
+			return err
+		}
+		fmt.Println("a grant of", grant.Subject)
+		_, err = larder.Tokens.Consume(ctx, "password-reset.grant", client.ByLink(grant.Link), client.ConsumeTokenOptions{Binding: "another cookie"})
+		fmt.Println(err)
+		_, err = larder.Tokens.Consume(ctx, "password-reset.grant", client.ByLink(grant.Link), client.ConsumeTokenOptions{Binding: "cookie"})
+		fmt.Println(err)
+		return nil
+	})
+	// Output:
+	// a grant of ann
+	// larder: the token is not correct
+	// <nil>
+}

@@ -51,6 +51,9 @@ type Session struct {
 	ExpiresAt time.Time
 	// Current is true for the caller's own session in a list, as named by [ListSubjectOptions].
 	Current bool
+	// AttributesUnreadable is true if the session has attributes that the server cannot decrypt, which are left out. Only
+	// [Sessions.ListSubject] returns such sessions.
+	AttributesUnreadable bool
 	// Assurance says how the subject was authenticated.
 	Assurance Assurance
 	// CacheFor is how long the caller may rely on this validation without repeating it; a revocation in that time goes
@@ -209,6 +212,8 @@ func newSession(m *sessionv1.Session) *Session {
 		AbsoluteExpiresAt: timeOf(m.GetAbsoluteExpiresAt()),
 		ExpiresAt:         timeOf(m.GetExpiresAt()),
 		Current:           m.GetCurrent(),
+
+		AttributesUnreadable: m.GetAttributesUnreadable(),
 		Assurance: Assurance{
 			AAL: int(m.GetAssurance().GetAal()), AMR: m.GetAssurance().GetAmr(), AuthenticatedAt: timeOf(m.GetAssurance().GetAuthenticatedAt()),
 		},

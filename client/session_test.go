@@ -30,7 +30,9 @@ var (
 		AbsoluteExpiresAt: timestamppb.New(noon.Add(3 * time.Minute)),
 		ExpiresAt:         timestamppb.New(noon.Add(4 * time.Minute)),
 		Current:           true,
-		Assurance:         &sessionv1.Assurance{Aal: 2, Amr: []string{"pwd", "otp"}, AuthenticatedAt: timestamppb.New(noon)},
+
+		AttributesUnreadable: true,
+		Assurance:            &sessionv1.Assurance{Aal: 2, Amr: []string{"pwd", "otp"}, AuthenticatedAt: timestamppb.New(noon)},
 	}
 	session = &client.Session{
 		ID:                "s1",
@@ -44,7 +46,9 @@ var (
 		AbsoluteExpiresAt: noon.Add(3 * time.Minute),
 		ExpiresAt:         noon.Add(4 * time.Minute),
 		Current:           true,
-		Assurance:         client.Assurance{AAL: 2, AMR: []string{"pwd", "otp"}, AuthenticatedAt: noon},
+
+		AttributesUnreadable: true,
+		Assurance:            client.Assurance{AAL: 2, AMR: []string{"pwd", "otp"}, AuthenticatedAt: noon},
 	}
 )
 

@@ -13,11 +13,15 @@ import (
 //
 //	GET /health        JSON status; 200 while calls can be served, otherwise 503
 //	GET /metrics       metrics in Prometheus' text format
+//	GET /rlconfig      rules of Envoy's rate limits as text; only if they are served
 //	/debug/pprof/      profiles of the process, which show its memory; only if profiles is true
 func (s *Server) AdminHandler(profiles bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /health", s.serveHealth)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{Timeout: 10 * time.Second}))
+	if s.envoy != nil {
+		mux.HandleFunc("GET /rlconfig", s.envoy.serveConfig)
+	}
 	if profiles {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)

@@ -59,6 +59,13 @@ func behindProxy(t testing.TB) (*api, *redistest.Proxy) {
 
 func serveStore(t testing.TB, so store.Options, l policy.Limits) *api {
 	t.Helper()
+	return serveWith(t, so, Options{Limits: l})
+}
+
+// serveWith is serveStore with options of the server.
+func serveWith(t testing.TB, so store.Options, o Options) *api {
+	t.Helper()
+	l := o.Limits
 	m := NewMetrics()
 	so.Redis.NearCacheBytes, so.Redis.Observer = 16<<20, m
 	if l.Keyring {
@@ -78,7 +85,8 @@ func serveStore(t testing.TB, so store.Options, l policy.Limits) *api {
 	if err := st.Redis.Connect(ctx); err != nil {
 		t.Fatalf("Connect = %v, want nil", err)
 	}
-	r := serve(t, New(st, m, Options{Limits: l, Logger: slog.New(slog.DiscardHandler)}))
+	o.Logger = slog.New(slog.DiscardHandler)
+	r := serve(t, New(st, m, o))
 	return &api{running: r, session: sessionv1.NewSessionServiceClient(r.conn), tokens: tokenv1.NewTokenServiceClient(r.conn), lock: lockv1.NewLockServiceClient(r.conn)}
 }
 

@@ -18,7 +18,7 @@ import (
 var update = flag.Bool("update", false, "rewrite the tables of errors and costs in the documents")
 
 // blocks are the tables that tests write, and the documents that have them.
-var blocks = map[string]string{"errors": "../docs/errors.md", "costs": "../docs/redis.md"}
+var blocks = map[string]string{"errors": "../docs/errors.md", "costs": "../docs/redis.md", "envoy-costs": "../docs/envoy.md"}
 
 // `go test ./service -run Docs -update` writes the table.
 func TestDocsListEveryError(t *testing.T) {

@@ -31,6 +31,17 @@ func readyNames() []string {
 	return names
 }
 
+// edgeNames returns the names of the services that answer without Redis too, by a failure policy. They are SERVING until the
+// server shuts down.
+func edgeNames(o *Options) (names []string) {
+	for _, edge := range edgeServices {
+		if edge.asked(o) {
+			names = append(names, edge.desc.ServiceName)
+		}
+	}
+	return names
+}
+
 // Health keeps whether this server can serve, for grpc.health.v1 and for the admin port's /health. It asks Redis itself what
 // calls would ask of it, with its own deadline; the outcome of calls would not tell, because calls answered from memory succeed
 // without Redis.
@@ -41,6 +52,7 @@ type Health struct {
 	timeout  func() time.Duration
 	logger   *slog.Logger
 	metrics  *Metrics
+	edges    []string
 
 	mu        sync.Mutex
 	abilities map[redis.Ability]*belief
@@ -73,6 +85,7 @@ func (b *belief) see(now bool, after int) (changed bool) {
 func newHealth(check func(context.Context) redis.Condition, timeout func() time.Duration, m *Metrics, o Options) *Health {
 	h := &Health{
 		grpc: health.NewServer(), check: check, interval: o.ProbeInterval, timeout: timeout, logger: o.Logger, metrics: m,
+		edges:     edgeNames(&o),
 		abilities: make(map[redis.Ability]*belief), problems: make(map[string]*belief),
 	}
 	for _, a := range []redis.Ability{redis.ToRead, redis.ToReadByScript, redis.ToWrite} {
@@ -269,6 +282,13 @@ func (h *Health) publish() {
 		if h.serving(name) {
 			status = healthv1.HealthCheckResponse_SERVING
 		}
+		h.grpc.SetServingStatus(name, status)
+	}
+	status := healthv1.HealthCheckResponse_SERVING
+	if h.draining {
+		status = healthv1.HealthCheckResponse_NOT_SERVING
+	}
+	for _, name := range h.edges {
 		h.grpc.SetServingStatus(name, status)
 	}
 }

@@ -23,8 +23,10 @@ type layer struct {
 func (s *Server) interceptors() (unary []grpc.UnaryServerInterceptor, stream []grpc.StreamServerInterceptor) {
 	calls := s.metrics.calls
 	log := newAccessLog(s.digest, s.options.SlowCall)
-	unaryCap := inFlight{s.options.MaxInFlight, &s.metrics.unary}
-	streamCap := inFlight{s.options.MaxInFlight, &s.metrics.streams}
+	waits := newWaits(s.options.MaxInFlight, max(int(s.options.MaxConcurrentStreams/2), 1))
+	s.metrics.waits.Store(waits)
+	unaryCap := inFlight{s.options.MaxInFlight, &s.metrics.unary, waits}
+	streamCap := inFlight{s.options.MaxInFlight, &s.metrics.streams, waits}
 	retries := newRetrier(s.health.Redis, s.metrics)
 	recoverer := recovery.WithRecoveryHandlerContext(s.recovered)
 

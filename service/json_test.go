@@ -44,6 +44,14 @@ func TestRequestsAsJSON(t *testing.T) {
 		{"ListSubjectSessions", `{"subject": "ann", "current_session_id": "$ID"}`, `{}`},
 		{"RevokeSession", `{"session_token": "$TOKEN"}`, `{"outcome": "REVOKE_SESSION_OUTCOME_REVOKED"}`},
 		{"RevokeSubjectSessions", `{"subject": "ann"}`, `{}`},
+		{"Consume", `{"subject": "ann", "cost": 2, "limits": [{"inline": {"name": "login", "capacity": 5, "period": "60s", "on_failure": "FAILURE_POLICY_FAIL_CLOSED"}}]}`, `{"outcome": "CONSUME_OUTCOME_ALLOWED", "granted": "2"}`},
+		{"BatchConsume", `{"items": [{"subject": "ann", "limits": [{"inline": {"capacity": "5", "period": "1.5s"}}]}]}`, `{}`},
+		{"Peek", `{"subject": "ann", "limits": [{"inline": {"name": "login", "capacity": 5, "period": "60s"}}]}`, `{"outcome": "CONSUME_OUTCOME_ALLOWED"}`},
+		{"Refund", `{"subject": "ann", "limits": [{"inline": {"name": "login", "capacity": 5, "period": "60s"}}]}`, `{}`},
+		{"Reserve", `{"subject": "ann", "ttl": "30s", "limits": [{"inline": {"capacity": 5, "period": "60s"}}]}`, `{"outcome": "CONSUME_OUTCOME_ALLOWED", "granted": "1"}`},
+		{"Commit", `{"reservation_id": "lr1_AAAAAAAAAAAAAAAAAAAAAAFhAmd-", "cost": 3}`, `{"outcome": "SETTLE_OUTCOME_NOT_RESERVED"}`},
+		{"Cancel", `{"reservation_id": "lr1_AAAAAAAAAAAAAAAAAAAAAAFhAmd-"}`, `{"outcome": "SETTLE_OUTCOME_NOT_RESERVED"}`},
+		{"Reset", `{"subject": "ann", "names": ["login"]}`, `{"reset": true}`},
 	} {
 		m := methodOf(t, tt.rpc)
 		req := newMessage(t, m.Input())

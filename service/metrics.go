@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/edge/rls"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
@@ -36,6 +37,7 @@ type Metrics struct {
 
 	calls           *grpcprom.ServerMetrics
 	unary, streams  load
+	waits           atomic.Pointer[waits]
 	unknownMethods  prometheus.Counter
 	messagesRefused *prometheus.CounterVec
 	retries         *prometheus.CounterVec
@@ -50,8 +52,10 @@ type Metrics struct {
 	tokenOutcomes *prometheus.CounterVec
 	unkeyedCodes  atomic.Bool
 
-	policyReloads *prometheus.CounterVec
-	policyLoaded  atomic.Int64 // Unix time
+	policyReloads  *prometheus.CounterVec
+	keyringReloads *prometheus.CounterVec
+	policyLoaded   atomic.Int64 // Unix time
+	envoyReloads   *prometheus.CounterVec
 
 	mu       sync.RWMutex
 	commands map[string]prometheus.Observer
@@ -86,6 +90,9 @@ func NewMetrics() *Metrics {
 		tokenOutcomes: counters("larder_token_outcomes_total", "Outcomes of IssueToken, ConsumeToken, ExchangeToken, ClaimOnce and ClaimCounter, by method and outcome.", "method", "outcome"),
 
 		policyReloads: counters("larder_policy_reloads_total", "Reloads of a changed policy file, by result: applied or rejected.", "result"),
+		envoyReloads:  counters("larder_envoy_ratelimit_config_reloads_total", "Reloads of changed configuration files of Envoy's rate limits, by result: applied or rejected.", "result"),
+
+		keyringReloads: counters("larder_keyring_reloads_total", "Reloads of a changed keyring file, by result: applied or rejected.", "result"),
 
 		commandErrors:    counters("larder_redis_command_errors_total", "Failed round trips to Redis, by command and by the error reason that callers receive.", "command", "kind"),
 		connectionEvents: counters("larder_redis_connection_events_total", "Changes of the connections to Redis, by event: dialed, dial_failed, closed, lost or restored.", "event"),
@@ -94,7 +101,7 @@ func NewMetrics() *Metrics {
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		m.calls, m.unknownMethods, m.messagesRefused, m.retries, m.budgetExhausted, m.panics,
-		m.commandSeconds, m.commandErrors, m.connectionEvents, m.tokenOutcomes, m.policyReloads,
+		m.commandSeconds, m.commandErrors, m.connectionEvents, m.tokenOutcomes, m.policyReloads, m.keyringReloads,
 		gaugeFunc("larder_token_codes_unkeyed", "1 once this replica has issued a CODE without a keyring, which whoever reads Redis can find by trying all codes; otherwise 0.", nil, func() float64 {
 			if m.unkeyedCodes.Load() {
 				return 1
@@ -113,6 +120,12 @@ func NewMetrics() *Metrics {
 	for _, reason := range []string{reason(errMessageTooLarge), reason(errMessageMalformed), reason(errInvalidField)} {
 		m.messagesRefused.WithLabelValues(reason)
 	}
+	m.registry.MustRegister(gaugeFunc("larder_rpc_waiting", "Unary calls that wait for another call, such as for a load under a lease; they are not in flight.", nil, func() float64 {
+		if w := m.waits.Load(); w != nil {
+			return float64(w.waiting())
+		}
+		return 0
+	}))
 	for kind, l := range map[string]*load{"unary": &m.unary, "stream": &m.streams} {
 		labels := prometheus.Labels{"type": kind}
 		m.registry.MustRegister(
@@ -130,10 +143,7 @@ func (m *Metrics) watch(stats func() store.Stats, o Options) {
 	read := func(field func(store.Stats) int64) func() float64 {
 		return func() float64 { return float64(field(stats())) }
 	}
-	for key := range stats().KeyUses {
-		m.registry.MustRegister(counterFunc("larder_keyring_opened_total", "Values and attributes decrypted with a key of the keyring. An old key can be removed once its counter stands still on every replica for the longest lifetime of data.",
-			prometheus.Labels{"key": key}, read(func(s store.Stats) int64 { return s.KeyUses[key] })))
-	}
+	m.registry.MustRegister(keyringCollector{stats})
 	for _, setting := range redis.WarningSettings {
 		m.registry.MustRegister(gaugeFunc("larder_redis_unsafe_setting", "1 while Redis has this setting in a way that may lose or evict acknowledged writes, otherwise 0.",
 			prometheus.Labels{"setting": setting}, read(func(s store.Stats) int64 {
@@ -214,6 +224,23 @@ func (m *Metrics) watchDecisions(p *policy.Policies) *decisions {
 	return d
 }
 
+// A keyringCollector collects how often each key was used, of those that the keyring has at the time.
+type keyringCollector struct{ stats func() store.Stats }
+
+var keyringDesc = prometheus.NewDesc("larder_keyring_opened_total",
+	"Values and attributes decrypted with a key of the keyring. An old key can be removed once its counter stands still on every replica for the longest lifetime of data.",
+	[]string{"key"}, nil)
+
+// Describe implements [prometheus.Collector].
+func (keyringCollector) Describe(ch chan<- *prometheus.Desc) { ch <- keyringDesc }
+
+// Collect implements [prometheus.Collector].
+func (c keyringCollector) Collect(ch chan<- prometheus.Metric) {
+	for key, n := range c.stats().KeyUses {
+		ch <- prometheus.MustNewConstMetric(keyringDesc, prometheus.CounterValue, float64(n), key)
+	}
+}
+
 // watchReads adds the counts of reads. They are collected when Prometheus scrapes, so that a read updates one counter only.
 func (m *Metrics) watchReads(r *reads) { m.registry.MustRegister(readsCollector{r}) }
 
@@ -236,6 +263,43 @@ func (c readsCollector) Collect(ch chan<- prometheus.Metric) {
 				strings.ToLower(strings.TrimPrefix(source.String(), "SOURCE_")))
 		})
 	}
+}
+
+// watchEnvoyRateLimits adds the metrics of Envoy's rate limits.
+func (m *Metrics) watchEnvoyRateLimits(e *envoyRateLimit) {
+	m.registry.MustRegister(
+		envoyHitsCollector{&e.stats}, m.envoyReloads,
+		counterFunc("larder_envoy_ratelimit_unknown_domain_total", "Requests of Envoy's rate limit protocol in a domain that no file has.", nil,
+			func() float64 { return float64(e.stats.UnknownDomains()) }),
+		counterFunc("larder_envoy_ratelimit_global_shadow_total", "Requests of Envoy's rate limit protocol that passed only because LARDER_ENVOY_RATELIMIT_SHADOW_MODE is on.", nil,
+			func() float64 { return float64(e.stats.GlobalShadow()) }),
+		gaugeFunc("larder_envoy_ratelimit_config_loaded_timestamp_seconds", "Unix time at which the rate limit configuration in force was loaded.", nil,
+			func() float64 { return float64(e.loaded.Load()) }),
+	)
+}
+
+// An envoyHitsCollector collects the hits on the rules of Envoy's rate limits. Its labels are parts of the configuration and
+// never of requests.
+type envoyHitsCollector struct{ stats *rls.Stats }
+
+var envoyHitsDesc = prometheus.NewDesc("larder_envoy_ratelimit_hits_total",
+	"Hits on a rule of Envoy's rate limits, by the path of the rule and by outcome. A hit may have several outcomes; total has all hits.",
+	[]string{"domain", "rule", "outcome"}, nil)
+
+// Describe implements [prometheus.Collector].
+func (envoyHitsCollector) Describe(ch chan<- *prometheus.Desc) { ch <- envoyHitsDesc }
+
+// Collect implements [prometheus.Collector].
+func (c envoyHitsCollector) Collect(ch chan<- prometheus.Metric) {
+	c.stats.Each(func(domain, rule string, o rls.Outcome, hits uint64) {
+		ch <- prometheus.MustNewConstMetric(envoyHitsDesc, prometheus.CounterValue, float64(hits), valid(domain), valid(rule), o.String())
+	})
+}
+
+// EnvoyRateLimitsReloaded counts a reload of the configuration of Envoy's rate limits: as rejected if err is not nil,
+// otherwise as applied.
+func (m *Metrics) EnvoyRateLimitsReloaded(err error) {
+	m.envoyReloads.WithLabelValues(resultOf(err)).Inc()
 }
 
 // Command records a round trip to Redis and logs it as a warning if it was slow, once a second. It implements [redis.Observer].
@@ -282,12 +346,18 @@ func (m *Metrics) closeLog() {
 }
 
 // PolicyReloaded counts a reload of the policy file: as rejected if err is not nil, otherwise as applied.
-func (m *Metrics) PolicyReloaded(err error) {
-	result := "applied"
+func (m *Metrics) PolicyReloaded(err error) { m.policyReloads.WithLabelValues(resultOf(err)).Inc() }
+
+// KeyringReloaded counts a reload of the keyring file: as rejected if err is not nil, otherwise as applied.
+func (m *Metrics) KeyringReloaded(err error) {
+	m.keyringReloads.WithLabelValues(resultOf(err)).Inc()
+}
+
+func resultOf(err error) string {
 	if err != nil {
-		result = "rejected"
+		return "rejected"
 	}
-	m.policyReloads.WithLabelValues(result).Inc()
+	return "applied"
 }
 
 // Connection counts a change of the connections to Redis, and logs connections that were opened or closed. It does not log

@@ -28,6 +28,9 @@ type movingLoad struct {
 	still     sync.Map // slots that stand still
 	// Of calls, those that touch a slot that stands still are counted as inside.
 	calls, failed, inside, insideFailed atomic.Int64
+	// failures are the names of the calls outside that have failed.
+	mu       sync.Mutex
+	failures map[string]int
 }
 
 // behind is the bound of what another replica answers from memory, and what a busy machine adds.
@@ -44,6 +47,8 @@ type movingCaller struct {
 	keys        []*movingKey
 	keySlots    []int // of the keys, the counter, and the tag
 	counter     movingKey
+	created     []string       // ids of all sessions
+	told        map[string]int // how often an event told that a session was created; guarded by mu
 }
 
 type movingSession struct {
@@ -63,7 +68,7 @@ type movingKey struct {
 }
 
 func newMovingCaller(l *movingLoad, n int) *movingCaller {
-	c := &movingCaller{movingLoad: l, number: n, subject: fmt.Sprint("subject-", n)}
+	c := &movingCaller{movingLoad: l, number: n, subject: fmt.Sprint("subject-", n), told: map[string]int{}}
 	c.subjectSlot = l.slots.partitions[sha256.Sum256([]byte(l.namespace + "\x00" + c.subject))[0]]
 	for i := range 20 {
 		c.keys = append(c.keys, &movingKey{key: fmt.Sprintf("key-%d-%d", n, i), tagged: i%4 == 0})
@@ -101,7 +106,7 @@ func (c *movingCaller) run(t *testing.T, stop <-chan struct{}) {
 // made notes a call that touches slots and reports whether it was answered. If not, it must have failed in the one allowed way.
 func (c *movingCaller) made(t *testing.T, what string, err error, slots ...int) bool {
 	t.Helper()
-	c.count(err != nil, slots)
+	c.count(what, err != nil, slots)
 	if err == nil {
 		return true
 	}
@@ -114,14 +119,14 @@ func (c *movingCaller) made(t *testing.T, what string, err error, slots ...int) 
 // madeOne is made for one item of a batch, with the reason of its failure if it has failed.
 func (c *movingCaller) madeOne(t *testing.T, what, reason string, slots ...int) bool {
 	t.Helper()
-	c.count(reason != "", slots)
+	c.count(what, reason != "", slots)
 	if reason != "" && reason != "REDIS_UNAVAILABLE" {
 		t.Errorf("%s failed with %s, want no failure or REDIS_UNAVAILABLE", what, reason)
 	}
 	return reason == ""
 }
 
-func (c *movingCaller) count(failure bool, slots []int) {
+func (c *movingCaller) count(what string, failure bool, slots []int) {
 	calls, failed := &c.calls, &c.failed
 	for _, slot := range slots {
 		if _, still := c.still.Load(slot); still {
@@ -129,8 +134,14 @@ func (c *movingCaller) count(failure bool, slots []int) {
 		}
 	}
 	calls.Add(1)
-	if failure {
-		failed.Add(1)
+	if !failure {
+		return
+	}
+	failed.Add(1)
+	if failed == &c.failed {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.failures[what]++
 	}
 }
 

@@ -1,11 +1,14 @@
 package service
 
 import (
+	"context"
 	"math/rand/v2"
 	"slices"
 	"strconv"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
 
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 )
@@ -109,6 +112,7 @@ func (c *movingCaller) login(t *testing.T, a *api) {
 	}
 	c.evicted(a, resp.EvictedSessions)
 	c.active = append(c.active, &movingSession{id: resp.Session.SessionId, token: resp.SessionToken, class: class, version: 1})
+	c.created = append(c.created, resp.Session.SessionId)
 }
 
 func (c *movingCaller) evicted(a *api, sessions []*sessionv1.SessionSummary) {
@@ -258,6 +262,7 @@ func (c *movingCaller) promote(t *testing.T, a *api) {
 		return
 	}
 	c.active = append(c.active, &movingSession{id: resp.Session.SessionId, token: resp.SessionToken, version: 1})
+	c.created = append(c.created, resp.Session.SessionId)
 	got, err := a.session.ValidateSession(ctx, &sessionv1.ValidateSessionRequest{Namespace: ns, SessionToken: created.SessionToken, Consistency: sessionPrimary})
 	if c.made(t, "ValidateSession of the anonymous session", err, from) && got.Outcome != sessionv1.ValidateSessionOutcome_VALIDATE_SESSION_OUTCOME_INACTIVE {
 		t.Errorf("ValidateSession of an anonymous session that was promoted = %v, want inactive", got.Outcome)
@@ -284,4 +289,56 @@ func (c *movingCaller) review(t *testing.T) {
 		c.list(t, a)
 		c.batchGet(t, a)
 	}
+}
+
+// watch follows the events of the caller's subject until ctx ends. It goes on where it was after a failure in the one allowed way.
+// It calls begun once it has begun.
+func (c *movingCaller) watch(ctx context.Context, t *testing.T, begun func()) {
+	req := &sessionv1.WatchSessionEventsRequest{Namespace: c.namespace, Subject: c.subject}
+	for ctx.Err() == nil {
+		err := c.follow(ctx, req, begun)
+		if ctx.Err() != nil {
+			return
+		}
+		if got := answerOf(t, err); got.Code != codes.Unavailable || !got.Retry {
+			t.Errorf("WatchSessionEvents ended with %v (%+v), want UNAVAILABLE with a time to come back", err, got)
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func (c *movingCaller) follow(ctx context.Context, req *sessionv1.WatchSessionEventsRequest, begun func()) error {
+	stream, err := c.either().session.WatchSessionEvents(ctx, req)
+	if err != nil {
+		return err
+	}
+	for {
+		resp, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		req.ResumeToken = resp.ResumeToken
+		begun()
+		if e := resp.Event; e != nil && (e.Type == sessionv1.SessionEventType_SESSION_EVENT_TYPE_CREATED || e.Type == sessionv1.SessionEventType_SESSION_EVENT_TYPE_PROMOTED) {
+			c.mu.Lock()
+			c.told[e.SessionId]++
+			c.mu.Unlock()
+		}
+	}
+}
+
+// allTold reports whether the event of every session that was created was told.
+func (c *movingCaller) allTold() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range c.created {
+		if c.told[id] == 0 {
+			return false
+		}
+	}
+	return true
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -14,7 +12,10 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 
+	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
+	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 	"github.com/berthcare/larder/store/lock"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/session"
@@ -28,15 +29,26 @@ const (
 	maxRetrying = time.Second
 )
 
-// revocations begin the names of the methods that revoke sessions and tokens.
-var revocations = []string{"/larder.session.v1.SessionService/Revoke", "/larder.token.v1.TokenService/Revoke"}
-
-func isRevocation(method string) bool {
-	return slices.ContainsFunc(revocations, func(begin string) bool { return strings.HasPrefix(method, begin) })
+// The attempts of these methods are one request, whose repetition is answered as its first attempt.
+var oneRequest = map[string]bool{
+	sessionv1.SessionService_RevokeSession_FullMethodName:         true,
+	sessionv1.SessionService_RevokeSubjectSessions_FullMethodName: true,
+	sessionv1.SessionService_RotateSession_FullMethodName:         true,
+	tokenv1.TokenService_RevokeToken_FullMethodName:               true,
 }
 
-// A retrier repeats the handler of an idempotent method after a transient failure of Redis. It is the only layer that
-// retries between this server and Redis.
+// These methods are not idempotent, and write with one command. If Redis refuses that because a slot moves, nothing was written,
+// and the handler can be repeated.
+var oneWrite = map[string]bool{
+	cachev1.CacheService_Increment_FullMethodName:                 true,
+	cachev1.CacheService_Fill_FullMethodName:                      true,
+	sessionv1.SessionService_CreateSession_FullMethodName:         true,
+	sessionv1.SessionService_ReauthenticateSession_FullMethodName: true,
+	sessionv1.SessionService_UpdateSession_FullMethodName:         true,
+}
+
+// A retrier repeats the handler of an idempotent method after a transient failure of Redis, and that of some others while a slot
+// moves. It is the only layer that retries between this server and Redis.
 type retrier struct {
 	idempotent map[string]bool
 	retryable  func(error) bool
@@ -52,8 +64,8 @@ func newRetrier(up func() bool, m *Metrics) *retrier {
 }
 
 func (r *retrier) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if isRevocation(info.FullMethod) {
-		ctx = session.WithRequest(ctx, "") // the attempts are one revocation
+	if oneRequest[info.FullMethod] {
+		ctx = session.WithRequest(ctx, "")
 	}
 	if info.FullMethod == lockv1.LockService_AcquireLock_FullMethodName {
 		ctx = lock.WithRequest(ctx) // the attempts acquire one lock
@@ -65,7 +77,7 @@ func (r *retrier) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo
 	}
 	// Retries bridge the moments in which a connection is established again. While Redis is known to be down they would
 	// only delay the caller's error.
-	if !r.idempotent[info.FullMethod] || !r.retryable(err) || !r.up() {
+	if !r.repeatable(info.FullMethod, err) || !r.up() {
 		return nil, err
 	}
 	// Retries begin only in the first half of the time left, so that the last attempt has the other half: an attempt that
@@ -97,13 +109,18 @@ func (r *retrier) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo
 			return resp, nil
 		}
 		err = worse(err, again)
-		if !r.retryable(again) {
+		if !r.repeatable(info.FullMethod, again) {
 			return nil, err
 		}
 	}
 	// A client that retried as well would multiply the load on a Redis that is in trouble already.
 	stopRetries(ctx)
 	return nil, err
+}
+
+// repeatable reports whether the handler of a method may run again after an error.
+func (r *retrier) repeatable(method string, err error) bool {
+	return r.idempotent[method] && r.retryable(err) || oneWrite[method] && redis.Moving(err)
 }
 
 // worse returns the later error, unless the earlier attempt may have written and the later one certainly has not.

@@ -44,6 +44,19 @@ var services = []struct {
 	{&lockv1.LockService_ServiceDesc, redis.ToReadByScript, func(b backend) any { return NewLock(b.store, b.policies, b.log) }},
 }
 
+// edgeServices are services of other protocols, which are served where the options ask for them. Everything follows from a line as
+// in the registry, except that they are no part of Larder's API.
+var edgeServices = []struct {
+	desc  *grpc.ServiceDesc
+	asked func(*Options) bool
+	make  func(*Server, *store.Store) any
+}{
+	{
+		envoyRateLimitDesc, func(o *Options) bool { return o.EnvoyRateLimits != nil },
+		func(s *Server, st *store.Store) any { return s.envoy.use(st.RateLimits, st.Redis.Now) },
+	},
+}
+
 // A backend is what the handlers of a service are made from.
 type backend struct {
 	store    *store.Store
@@ -79,6 +92,9 @@ type Options struct {
 	// MaxConcurrentStreams is the maximum number of calls in flight on one connection; its client queues further ones;
 	// 1000 by default.
 	MaxConcurrentStreams uint32
+	// EnvoyRateLimits serves envoy.service.ratelimit.v3.RateLimitService; nil does not. It has no rules until
+	// [Server.SetEnvoyRateLimits] is called.
+	EnvoyRateLimits *EnvoyRateLimits
 	// DrainDelay is how long Shutdown keeps serving after it has reported NOT_SERVING, so that load balancers notice; 0 by
 	// default.
 	DrainDelay time.Duration
@@ -113,6 +129,7 @@ type Server struct {
 	digest   *digest
 	grpc     *grpc.Server
 
+	envoy    *envoyRateLimit        // nil unless it is served
 	warnings func() []redis.Warning // of the store; nil without one
 
 	// probing and streams are the contexts of the probes and of all streams; Shutdown cancels them.
@@ -136,10 +153,15 @@ func New(st *store.Store, m *Metrics, o Options) *Server {
 	return s
 }
 
-// register adds the services of the registry.
+// register adds the services of the registry, and of the others those that the options ask for.
 func (s *Server) register(st *store.Store) {
 	for _, service := range services {
 		s.registrar().RegisterService(service.desc, service.make(backend{st, s.policies, s.metrics, s.options.Logger}))
+	}
+	for _, edge := range edgeServices {
+		if edge.asked(&s.options) {
+			s.registrar().RegisterService(edge.desc, edge.make(s, st))
+		}
 	}
 	s.metrics.calls.InitializeMetrics(s.grpc) // last, because it needs every method
 }
@@ -155,6 +177,10 @@ func newServer(check func(context.Context) redis.Condition, patience func() time
 		digest: newDigest(o.Logger, digestEvery),
 	}
 	m.watchHealth(s.health)
+	if o.EnvoyRateLimits != nil {
+		s.envoy = newEnvoyRateLimit(*o.EnvoyRateLimits)
+		m.watchEnvoyRateLimits(s.envoy)
+	}
 	s.forced, s.force = context.WithCancel(context.Background())
 	s.probing, s.stopProbes = context.WithCancel(context.Background())
 	s.streams, s.endStreams = context.WithCancel(context.Background())

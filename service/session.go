@@ -122,7 +122,7 @@ func (s *Session) RevokeSession(ctx context.Context, r *sessionv1.RevokeSessionR
 // sessionView returns a session as it appears in responses.
 func sessionView(s *session.Session) *sessionv1.Session {
 	v := &sessionv1.Session{
-		SessionId: s.ID, Subject: s.Subject, Attributes: s.Attributes, Version: s.Version,
+		SessionId: s.ID, Subject: s.Subject, Attributes: s.Attributes, Version: s.Version, AttributesUnreadable: s.Unreadable,
 		CreatedAt: timestamppb.New(s.CreatedAt), LastActiveAt: timestamppb.New(s.LastActiveAt),
 		IdleExpiresAt:     timestamppb.New(s.IdleExpiresAt()),
 		AbsoluteExpiresAt: timestamppb.New(s.AbsoluteExpiresAt),

@@ -21,6 +21,7 @@ import (
 	"github.com/berthcare/larder/cmd/larder/lardertest"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 	"github.com/berthcare/larder/store/redistest"
 )
 
@@ -45,7 +46,7 @@ func TestSecretsAndDataTurnUpNowhere(t *testing.T) {
 		t.Fatalf("connect: %v", err)
 	}
 	defer conn.Close()
-	cache, sessions := cachev1.NewCacheServiceClient(conn), sessionv1.NewSessionServiceClient(conn)
+	cache, sessions, tokens := cachev1.NewCacheServiceClient(conn), sessionv1.NewSessionServiceClient(conn), tokenv1.NewTokenServiceClient(conn)
 
 	var seen []string // errors that callers have received
 	failed := 0
@@ -100,6 +101,41 @@ func TestSecretsAndDataTurnUpNowhere(t *testing.T) {
 			// Larder makes the token, so that it does not contain the canary. It is looked for as well.
 			seen = append(seen, "issued "+created.GetSessionToken())
 		}
+		for _, kind := range []tokenv1.TokenKind{tokenv1.TokenKind_TOKEN_KIND_LINK, tokenv1.TokenKind_TOKEN_KIND_CODE, tokenv1.TokenKind_TOKEN_KIND_RECOVERY, 9} {
+			req := &tokenv1.IssueTokenRequest{Subject: canary + kind.String(), Purpose: strings.ToLower(canary), Kind: kind, Payload: canary, RequestId: canary}
+			if kind == tokenv1.TokenKind_TOKEN_KIND_CODE { // long enough to be found nowhere by chance
+				req.Alphabet, req.Length, req.Binding = tokenv1.CodeAlphabet_CODE_ALPHABET_CROCKFORD, 16, canary
+			}
+			token, err := tokens.IssueToken(ctx, req)
+			note(err)
+			for _, secret := range append(token.GetRecoveryCodes(), token.GetToken(), token.GetCode()) {
+				if secret != "" {
+					seen = append(seen, "issued "+secret)
+				}
+			}
+			presented := &tokenv1.ConsumeTokenRequest{Purpose: strings.ToLower(canary), Binding: canary, Source: canary, RequestId: canary, Code: canary}
+			for _, target := range []*tokenv1.ConsumeTokenRequest{
+				{Target: &tokenv1.ConsumeTokenRequest_Token{Token: token.GetToken()}},
+				{Target: &tokenv1.ConsumeTokenRequest_TokenId{TokenId: token.GetTokenId()}},
+				{Target: &tokenv1.ConsumeTokenRequest_Subject{Subject: canary}},
+			} {
+				presented.Target = target.Target
+				_, err := tokens.ConsumeToken(ctx, presented)
+				note(err)
+			}
+			presented.Code = token.GetCode()
+			presented.Target = &tokenv1.ConsumeTokenRequest_TokenId{TokenId: token.GetTokenId()}
+			_, err = tokens.ConsumeToken(ctx, presented)
+			note(err)
+		}
+		_, err = tokens.InspectToken(ctx, &tokenv1.InspectTokenRequest{Target: &tokenv1.InspectTokenRequest_Token{Token: canary}, Purpose: canary})
+		note(err)
+		_, err = tokens.InspectSubject(ctx, &tokenv1.InspectSubjectRequest{Subject: canary, Source: canary})
+		note(err)
+		_, err = tokens.ClaimOnce(ctx, &tokenv1.ClaimOnceRequest{Scope: canary, Id: canary, Ttl: durationpb.New(time.Minute), RequestId: canary})
+		note(err)
+		_, err = tokens.ClaimCounter(ctx, &tokenv1.ClaimCounterRequest{Scope: canary, Id: canary, Value: -1})
+		note(err)
 		_, err = sessions.GetSession(ctx, &sessionv1.GetSessionRequest{SessionId: canary})
 		note(err)
 		_, err = sessions.ListSubjectSessions(ctx, &sessionv1.ListSubjectSessionsRequest{Subject: canary, PageToken: canary})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/berthcare/larder/cmd/larder/setting"
 	"github.com/berthcare/larder/service"
+	"github.com/berthcare/larder/service/edge/rls"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/session"
@@ -26,6 +27,7 @@ type Config struct {
 	Rates    rateSettings    `embed:"" group:"Rate limits"`
 	Secrecy  secrecySettings `embed:"" group:"Encryption"`
 	Policy   policySettings  `embed:"" prefix:"policy-" group:"Policy"`
+	Envoy    envoySettings   `embed:"" prefix:"envoy-ratelimit-" group:"Envoy's rate limits"`
 	Serving  servingSettings `embed:"" group:"Serving"`
 	Log      logSettings     `embed:"" group:"Logs and diagnostics"`
 
@@ -35,22 +37,24 @@ type Config struct {
 }
 
 type redisSettings struct {
-	URL                  setting.RedisURL `env:"REDIS_URL" default:"redis://localhost:6379" help:"Redis server: redis:// or rediss://[username:password@]host[:port][/database]; embedded:// is a store inside this process, whose data is lost when it exits."`
+	URL                  setting.RedisURL `env:"REDIS_URL" default:"redis://localhost:6379" help:"Redis or Valkey server: redis://, rediss:// (TLS), valkey:// or valkeys:// (TLS), then [username:password@]host[:port][/database]; or unix:///path/of/socket. ?db=NUMBER gives the database, too. embedded:// is a store inside this process, whose data is lost when it exits."`
 	Username             string           `env:"REDIS_USERNAME" help:"Redis user; overrides the user in REDIS_URL."`
 	Password             setting.Secret   `env:"REDIS_PASSWORD" hidden:"" help:"Redis password; overrides the password in REDIS_URL."`
-	PasswordFile         string           `env:"REDIS_PASSWORD_FILE" help:"File that contains the Redis password; not together with REDIS_PASSWORD. It overrides the password in REDIS_URL."`
+	PasswordFile         string           `env:"REDIS_PASSWORD_FILE" help:"File that contains the Redis password, read for every new connection; not together with REDIS_PASSWORD. It overrides the password in REDIS_URL."`
 	DB                   int              `env:"REDIS_DB" default:"0" help:"Redis database number; overrides the number in REDIS_URL. A Redis Cluster has database 0 only."`
-	TLS                  bool             `env:"REDIS_TLS" default:"false" negatable:"" help:"Connect to Redis over TLS; default: false, unless REDIS_URL is rediss://."`
+	TLS                  bool             `env:"REDIS_TLS" default:"false" negatable:"" help:"Connect to Redis over TLS; default: false, unless REDIS_URL is rediss:// or valkeys://. The TLS files below are read for every new connection."`
 	TLSCAFile            string           `name:"tls-ca-file" env:"REDIS_TLS_CA_FILE" help:"PEM file with the authorities trusted to sign the Redis certificate; empty means the authorities of the system."`
 	TLSCertFile          string           `env:"REDIS_TLS_CERT_FILE" help:"PEM file with the client certificate presented to Redis."`
 	TLSKeyFile           string           `env:"REDIS_TLS_KEY_FILE" help:"PEM file with the private key of the client certificate."`
 	TLSServerName        string           `env:"REDIS_TLS_SERVER_NAME" help:"Host name expected in the Redis certificate; empty means the host that is dialled."`
+	TLSAllowCN           bool             `name:"tls-allow-cn" env:"REDIS_TLS_ALLOW_CN" default:"false" negatable:"" help:"Accept a Redis certificate that has no subject alternative name if its common name is the expected host; default: false."`
 	ClusterNodes         []string         `env:"REDIS_CLUSTER_NODES" placeholder:"HOST:PORT" help:"Addresses of some Redis Cluster nodes, not together with REDIS_URL; the other nodes are discovered."`
 	SentinelNodes        []string         `env:"REDIS_SENTINEL_NODES" placeholder:"HOST:PORT" help:"Addresses of some Sentinels, not together with REDIS_URL; the other Sentinels are discovered."`
 	SentinelMaster       string           `env:"REDIS_SENTINEL_MASTER" help:"Name of the primary in the Sentinel configuration; required with REDIS_SENTINEL_NODES."`
 	SentinelUsername     string           `env:"REDIS_SENTINEL_USERNAME" help:"User for the Sentinels themselves."`
 	SentinelPassword     setting.Secret   `env:"REDIS_SENTINEL_PASSWORD" hidden:"" help:"Password for the Sentinels themselves."`
-	SentinelPasswordFile string           `env:"REDIS_SENTINEL_PASSWORD_FILE" help:"File that contains the Sentinel password; not together with REDIS_SENTINEL_PASSWORD."`
+	SentinelPasswordFile string           `env:"REDIS_SENTINEL_PASSWORD_FILE" help:"File that contains the Sentinel password, read for every new connection; not together with REDIS_SENTINEL_PASSWORD."`
+	AddressMap           []string         `env:"REDIS_ADDRESS_MAP" placeholder:"TOLD=DIALLED" help:"Where to connect to instead of addresses that Sentinels or cluster nodes tell, as behind NAT, separated by commas: 10.0.0.5:6379=redis.example:7001, or 10.0.0.5=redis.example for every port of a host."`
 	Timeout              time.Duration    `env:"LARDER_REDIS_TIMEOUT" default:"2s" help:"Maximum wait for one reply from Redis, for a connection to it, and for the answer to a health probe."`
 	Strict               bool             `env:"LARDER_REDIS_STRICT" default:"false" negatable:"" help:"Refuse to start with a Redis that may lose or evict acknowledged writes: a maxmemory-policy other than noeviction, no append-only file, or no replica in a Cluster or with Sentinel. Default: off, which logs a warning instead."`
 }
@@ -87,12 +91,50 @@ type rateSettings struct {
 }
 
 type secrecySettings struct {
-	KeyringFile string `env:"LARDER_KEYRING_FILE" help:"File with the keys that encrypt session attributes, and values in namespaces marked encrypt. Each line has a key id and 32 bytes in base64; the first key encrypts."`
+	KeyringFile string `env:"LARDER_KEYRING_FILE" help:"File with the keys that encrypt session attributes, and values in namespaces marked encrypt. Each line has a key id and 32 bytes in base64; the first key encrypts. Reloaded when it changes."`
 }
 
 type policySettings struct {
 	File string `env:"LARDER_POLICY_FILE" help:"YAML or JSON file with limits and defaults for single namespaces, within the settings above; reloaded when it changes."`
 }
+
+type envoySettings struct {
+	Config          []string      `env:"LARDER_ENVOY_RATELIMIT_CONFIG" placeholder:"PATH" help:"Configuration files of envoyproxy/ratelimit, or folders of them, by which Envoy's rate limit protocol is served; reloaded when they change. Files named larder.yaml hold what only Larder knows of. Empty means that the protocol is not served."`
+	MergeDomains    bool          `env:"LARDER_ENVOY_RATELIMIT_MERGE_DOMAINS" default:"false" negatable:"" help:"Let several files have rules of one domain; default: false."`
+	FailurePolicy   string        `env:"LARDER_ENVOY_RATELIMIT_FAILURE_POLICY" default:"fail_open" help:"Answer while Redis does not decide: fail_open allows, fail_closed denies, local counts in this process alone, and error fails the call, so that failure_mode_deny of Envoy decides. larder.yaml may set another for a rule."`
+	RedisTimeout    time.Duration `env:"LARDER_ENVOY_RATELIMIT_REDIS_TIMEOUT" default:"50ms" help:"Maximum time for Redis to decide, at most 50ms; 3 ms before the deadline of the call if that is sooner."`
+	ChargeAll       bool          `env:"LARDER_ENVOY_RATELIMIT_CHARGE_ALL" default:"false" negatable:"" help:"Count a denied request on all of its descriptors, as envoyproxy/ratelimit does; default: false, which counts it on none."`
+	ShadowMode      bool          `env:"LARDER_ENVOY_RATELIMIT_SHADOW_MODE" default:"false" negatable:"" help:"Let every request pass, and still count and report it; default: false."`
+	QuotaMode       bool          `env:"LARDER_ENVOY_RATELIMIT_QUOTA_MODE" default:"false" negatable:"" help:"Treat every rule as one with quota_mode; default: false."`
+	NearLimitRatio  float64       `env:"LARDER_ENVOY_RATELIMIT_NEAR_LIMIT_RATIO" default:"0.8" help:"Share of a limit above which hits count as near_limit, above 0 and at most 1."`
+	Headers         bool          `env:"LARDER_ENVOY_RATELIMIT_HEADERS" default:"false" negatable:"" help:"Add headers about the tightest limit to responses; default: false. Envoy can add x-ratelimit headers by itself."`
+	LimitHeader     string        `env:"LARDER_ENVOY_RATELIMIT_LIMIT_HEADER" default:"RateLimit-Limit" help:"Name of the header with the limit."`
+	RemainingHeader string        `env:"LARDER_ENVOY_RATELIMIT_REMAINING_HEADER" default:"RateLimit-Remaining" help:"Name of the header with what remains of the limit."`
+	ResetHeader     string        `env:"LARDER_ENVOY_RATELIMIT_RESET_HEADER" default:"RateLimit-Reset" help:"Name of the header with the seconds until the limit is whole again."`
+	DynamicMetadata bool          `env:"LARDER_ENVOY_RATELIMIT_DYNAMIC_METADATA" default:"false" negatable:"" help:"Add the request, and metadata of the rules that allow it, to the dynamic metadata of Envoy; default: false."`
+}
+
+// options returns nil unless Envoy's rate limit protocol is to be served.
+func (e *envoySettings) options() *service.EnvoyRateLimits {
+	if len(e.Config) == 0 {
+		return nil
+	}
+	failure := rls.FailurePolicy(e.FailurePolicy)
+	if e.FailurePolicy == failWithError {
+		failure = ""
+	}
+	return &service.EnvoyRateLimits{
+		Options: rls.Options{
+			Shadow: e.ShadowMode, Quota: e.QuotaMode, ChargeAll: e.ChargeAll, NearRatio: e.NearLimitRatio, Headers: e.Headers,
+			HeaderNames:     rls.HeaderNames{Limit: e.LimitHeader, Remaining: e.RemainingHeader, Reset: e.ResetHeader},
+			DynamicMetadata: e.DynamicMetadata,
+		},
+		Failure: failure, RedisTimeout: e.RedisTimeout,
+	}
+}
+
+// failWithError is the failure policy by which calls fail.
+const failWithError = "error"
 
 type servingSettings struct {
 	GRPCAddr             string        `env:"LARDER_GRPC_ADDR" default:"127.0.0.1:50051" help:"Address of the gRPC port; :50051 listens on every interface."`
@@ -145,6 +187,7 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 			PlainNamespace:         c.Cache.PlainNamespace,
 			Keyring:                keyring != nil,
 		},
+		EnvoyRateLimits:      c.Envoy.options(),
 		SlowCall:             c.Log.SlowCall,
 		MaxDeadline:          c.Serving.MaxDeadline,
 		MaxInFlight:          c.Serving.MaxInFlight,
@@ -180,6 +223,12 @@ func (c *Config) broken() []error {
 		{isLimitPolicy(c.Sessions.LimitPolicy), "LARDER_SESSION_LIMIT_POLICY: must be evict_least_recently_used, evict_oldest or reject"},
 		{c.Sessions.SweepInterval >= time.Second && c.Sessions.SweepInterval <= 10*time.Minute, "LARDER_SESSION_SWEEP_INTERVAL: must be between 1s and 10m"},
 		{c.Rates.Replicas >= 1, "LARDER_REPLICAS: must be at least 1"},
+		{isFailurePolicy(c.Envoy.FailurePolicy), "LARDER_ENVOY_RATELIMIT_FAILURE_POLICY: must be fail_open, fail_closed, local or error"},
+		{c.Envoy.RedisTimeout >= time.Millisecond && c.Envoy.RedisTimeout <= 50*time.Millisecond, "LARDER_ENVOY_RATELIMIT_REDIS_TIMEOUT: must be between 1ms and 50ms"},
+		{c.Envoy.NearLimitRatio > 0 && c.Envoy.NearLimitRatio <= 1, "LARDER_ENVOY_RATELIMIT_NEAR_LIMIT_RATIO: must be above 0 and at most 1"},
+		{isHeader(c.Envoy.LimitHeader), "LARDER_ENVOY_RATELIMIT_LIMIT_HEADER: must be the name of an HTTP header"},
+		{isHeader(c.Envoy.RemainingHeader), "LARDER_ENVOY_RATELIMIT_REMAINING_HEADER: must be the name of an HTTP header"},
+		{isHeader(c.Envoy.ResetHeader), "LARDER_ENVOY_RATELIMIT_RESET_HEADER: must be the name of an HTTP header"},
 		{setting.IsAddr(c.Serving.GRPCAddr), "LARDER_GRPC_ADDR: must be host:port or :port"},
 		{setting.IsAddr(c.Serving.AdminAddr), "LARDER_ADMIN_ADDR: must be host:port or :port"},
 		{c.Serving.MaxDeadline > 0, "LARDER_MAX_DEADLINE: must be above zero"},
@@ -209,3 +258,12 @@ func orNone(d time.Duration) time.Duration {
 func isLimitPolicy(policy string) bool {
 	return slices.Contains([]session.LimitPolicy{session.EvictLeastRecentlyUsed, session.EvictOldest, session.Reject}, session.LimitPolicy(policy))
 }
+
+func isFailurePolicy(policy string) bool {
+	return slices.Contains([]rls.FailurePolicy{rls.FailOpen, rls.FailClosed, rls.Local, failWithError}, rls.FailurePolicy(policy))
+}
+
+// header matches names of HTTP headers.
+var header = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
+
+func isHeader(name string) bool { return header.MatchString(name) }

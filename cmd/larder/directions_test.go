@@ -73,8 +73,12 @@ var rooms = []room{
 		why: "limits and policies are plain values, which a check of the file needs without a server",
 	},
 	{
-		path: "service", may: []string{"gen", "store", "store/redis", "store/keyring", "store/cache", "store/session", "store/ratelimit", "store/token", "store/lock", "service/policy"},
-		outside: []string{grpcModule, codesPkg, prometheus}, why: "it serves the store over the API, whatever a client or a command does",
+		path: "service/edge/rls", outside: []string{envoyModule},
+		why: "what Envoy's files and requests mean is one thing, and how it is counted another",
+	},
+	{
+		path: "service", may: []string{"gen", "store", "store/redis", "store/keyring", "store/cache", "store/session", "store/ratelimit", "store/token", "store/lock", "service/policy", "service/edge/rls"},
+		outside: []string{grpcModule, codesPkg, prometheus, envoyModule}, why: "it serves the store over the API, whatever a client or a command does",
 	},
 	{
 		path: "client", may: []string{"gen"}, outside: []string{grpcModule, codesPkg},
@@ -87,11 +91,11 @@ var rooms = []room{
 		why: "it moves entries through the API, as any other client could",
 	},
 	{
-		path: "cmd/larder/bench", may: []string{"gen", "cmd/larder/setting"}, outside: []string{grpcModule, prometheus},
+		path: "cmd/larder/bench", may: []string{"gen", "cmd/larder/setting"}, outside: []string{grpcModule, prometheus, envoyModule},
 		why: "it compares servers over the wire, as a caller of either",
 	},
 	{
-		path: "cmd/larder", may: []string{"cmd/larder/bench", "cmd/larder/warm", "service", "service/policy", "store", "store/redis", "store/keyring", "store/session", "store/ratelimit", "cmd/larder/setting"},
+		path: "cmd/larder", may: []string{"cmd/larder/bench", "cmd/larder/warm", "service", "service/policy", "service/edge/rls", "store", "store/redis", "store/keyring", "store/session", "store/ratelimit", "cmd/larder/setting"},
 		outside: []string{grpcModule, kongModule}, why: "it wires everything, and reads the settings",
 	},
 }
@@ -104,9 +108,11 @@ const (
 	codesPkg   = "google.golang.org/grpc/codes"
 	prometheus = "github.com/prometheus"
 	kongModule = "github.com/alecthomas/kong"
+
+	envoyModule = "github.com/envoyproxy"
 )
 
-var guarded = []string{rueidis, miniredis, grpcModule, codesPkg, prometheus, kongModule, "flag"}
+var guarded = []string{rueidis, miniredis, grpcModule, codesPkg, prometheus, kongModule, envoyModule, "flag"}
 
 // statusFiles are the only files of the server that make or read codes and statuses: callers act on codes and reasons, so
 // that equal failures must look equal whichever handler met them.

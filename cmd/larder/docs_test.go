@@ -92,11 +92,37 @@ func TestBlocksOfDocumentsAreInKnownLanguages(t *testing.T) {
 			case b.language == "console", b.language == "go", b.language == "json": // entered, run, and shown
 			case b.language == "sh" && strings.HasPrefix(d.path, "docs/"): // run
 			case b.language == "sh": // about building and deploying, which TestDocumentsNameTargetsThatExist looks at
+			case b.language == "yaml" && d.path == "docs/envoy.md": // compared with deploy/envoy
 			case b.language == "" && d.path == "ARCHITECTURE.md": // a picture
 			default:
 				t.Errorf("%s has a block in %q, want console, go, sh or json", d.path, b.language)
 			}
 		}
+	}
+}
+
+// What docs/envoy.md shows is in the files that the tests of deploy/envoy run.
+func TestDocsShowTheFilesOfEnvoy(t *testing.T) {
+	t.Parallel()
+	var files []string
+	for _, path := range []string{"deploy/envoy/envoy.yaml", "deploy/envoy/ratelimit/gateway.yaml", "deploy/envoy/ratelimit/larder.yaml"} {
+		files = append(files, repoFile(t, path))
+	}
+	seen := 0
+	for _, b := range (document{"docs/envoy.md", repoFile(t, "docs/envoy.md")}).blocks("yaml") {
+		seen++
+		found := false
+		for indent := range 40 { // a block may be a part of a file
+			part := strings.ReplaceAll("\n"+b.text, "\n", "\n"+strings.Repeat(" ", indent))
+			part = strings.TrimRight(part, " ")
+			found = found || slices.ContainsFunc(files, func(file string) bool { return strings.Contains(file, part) })
+		}
+		if !found {
+			t.Errorf("docs/envoy.md shows this, want a part of a file in deploy/envoy:\n%s", b.text)
+		}
+	}
+	if seen < 4 {
+		t.Errorf("docs/envoy.md has %d blocks of files, want at least 4", seen)
 	}
 }
 

@@ -26,7 +26,11 @@ var varying = []struct {
 }{
 	{regexp.MustCompile(`ls1_[A-Za-z0-9_-]{66}`), "TOKEN"},
 	{regexp.MustCompile(`"sessionId": "[A-Za-z0-9_-]{23}"`), `"sessionId": "ID"`},
+	{regexp.MustCompile(`"tokenId": "[A-Za-z0-9_-]{23}"`), `"tokenId": "ID"`},
+	{regexp.MustCompile(`"code": "\d{6}"`), `"code": "CODE"`},
+	{regexp.MustCompile(`"([0-9A-Z]{5}-){4}[0-9A-Z]{6}"`), `"RECOVERY"`},
 	{regexp.MustCompile(`"subjectEpoch": "\d+"`), `"subjectEpoch": "EPOCH"`},
+	{regexp.MustCompile(`"reservationId": "lr1_[A-Za-z0-9_-]+"`), `"reservationId": "RESERVATION"`},
 	{regexp.MustCompile(`ll1_[A-Za-z0-9_-]{43}`), "LOCK"},
 	{regexp.MustCompile(`"fencingToken": "\d+"`), `"fencingToken": "FENCE"`},
 	{regexp.MustCompile(`"leaseToken": "[A-Za-z0-9_-]+"`), `"leaseToken": "LEASE"`},
@@ -192,7 +196,7 @@ func TestShellBlocks(t *testing.T) {
 	}
 }
 
-// The Go programs of the documents compile and run.
+// The Go programs of the documents compile and run, and print what the comment at their end says.
 func TestGoBlocks(t *testing.T) {
 	t.Parallel()
 	server := lardertest.Start(t, []string{"REDIS_URL=embedded://"}, "serve")
@@ -211,6 +215,11 @@ func TestGoBlocks(t *testing.T) {
 			out, err := run.CombinedOutput()
 			if err != nil || strings.Contains(string(out), "larder: ") {
 				t.Errorf("%s: go run: %v, want no error of it or of larder; it printed\n%s", d.path, err, out)
+			}
+			if _, want, ok := strings.Cut(b.text, "\n// Output:\n"); ok {
+				if diff := cmp.Diff(strings.ReplaceAll(want, "// ", ""), string(out)); diff != "" {
+					t.Errorf("%s: the program prints (-want, from its end, +got)\n%s", d.path, diff)
+				}
 			}
 		}
 	}

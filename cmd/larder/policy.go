@@ -8,23 +8,13 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"time"
-
-	"github.com/fsnotify/fsnotify"
 
 	"github.com/berthcare/larder/service"
 	"github.com/berthcare/larder/service/policy"
 )
 
-const (
-	// policySettleTime is the time without changes after which the policy file is read. Its writer may write it in parts.
-	policySettleTime = 100 * time.Millisecond
-	// policyInterval is the interval at which the policy file is read without a change, for file systems that report none.
-	policyInterval = time.Minute
-	// maxPolicyBytes is the maximum size of the policy file, which holds thousands of namespaces.
-	maxPolicyBytes = 256 << 10
-)
+// maxPolicyBytes is the maximum size of the policy file, which holds thousands of namespaces.
+const maxPolicyBytes = 256 << 10
 
 // A policyFile applies the policy in a file to a server, again whenever the file changes.
 type policyFile struct {
@@ -91,41 +81,8 @@ func (p *policyFile) apply(text []byte) error {
 	return err
 }
 
-// watch reloads the file whenever it changes, until ctx ends. It watches the folder of the file: a watch of the file itself
-// would not see another file that is renamed to its place, or the link that Kubernetes replaces to change a mounted
-// ConfigMap.
-func (p *policyFile) watch(ctx context.Context) {
-	var events chan fsnotify.Event
-	var failures chan error
-	watcher, err := fsnotify.NewWatcher()
-	if err == nil {
-		defer func() { _ = watcher.Close() }()
-		events, failures = watcher.Events, watcher.Errors
-		err = watcher.Add(filepath.Dir(p.path))
-	}
-	if err != nil {
-		p.log.Warn("the policy file cannot be watched and is read at an interval only", "interval", policyInterval, "error", err.Error())
-	}
-	settled := time.NewTimer(0) // the file may have changed before the watch began
-	defer settled.Stop()
-	interval := time.NewTicker(policyInterval)
-	defer interval.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-events:
-			settled.Reset(policySettleTime)
-		case err := <-failures: // for example, the queue of the kernel has overflowed and events are lost
-			p.log.Warn("watching the policy file failed", "error", err.Error())
-			settled.Reset(policySettleTime)
-		case <-interval.C:
-			p.reload()
-		case <-settled.C:
-			p.reload()
-		}
-	}
-}
+// watch reloads the file whenever it changes, until ctx ends.
+func (p *policyFile) watch(ctx context.Context) { watchFile(ctx, p.path, "policy", p.log, p.reload) }
 
 // reload loads the file, and logs and counts the result if anything has changed.
 func (p *policyFile) reload() {

@@ -53,11 +53,28 @@ func TestPolicyFaults(t *testing.T) {
 		{"sessions:\n  defaults: {preset: {a: 1}}", "2: sessions.defaults.preset: must be a name"},
 		{"cache: &c {}\nsessions: *c", "1: must be written out"},
 		{"{a: {a: {a: {a: {a: {a: {a: {a: {a: 1}}}}}}}}}", "1: braces are nested too deeply"},
+		{"rate_limits:\n  rules: {}", "2: rate_limits.rules: is not known"},
+		{"rate_limits:\n  defaults:\n    login: 3", "3: rate_limits.defaults.login: must be a mapping"},
+		{"rate_limits:\n  defaults:\n    login: {capasity: 3}", "3: rate_limits.defaults.login.capasity: is not known"},
+		{"rate_limits:\n  defaults:\n    login: {capacity: many}", "3: rate_limits.defaults.login.capacity: must be a whole number"},
+		{"rate_limits:\n  namespaces:\n    a:\n      login:\n        period: 60", "5: rate_limits.namespaces.a.login.period: must be a duration"},
+		{"rate_limits:\n  defaults:\n    login: {algorithm: {a: 1}}", "3: rate_limits.defaults.login.algorithm: must be a name"},
 		// The service finds these, and they have their lines as well.
 		{"cache:\n  namespaces:\n\n    No: {}", "4: cache.namespaces.No: must be 1 to 63 characters"},
 		{"cache:\n  namespaces:\n    a:\n      default_ttl: 2s\n      max_ttl: 1s", "4: cache.namespaces.a.default_ttl: must be at least 1ms and at most 1s (max_ttl)"},
 		{`{"sessions": {"defaults":` + "\n" + `{"preset": "aal3", "idle_timeout": "16m"}}}`, "2: sessions.defaults.idle_timeout: must be at least 1s and at most 15m (preset aal3)"},
 		{"sessions:\n  defaults: {idle_timeout: 1h}", "2: sessions.defaults.idle_timeout: must be at least 1s and at most 30m (LARDER_SESSION_IDLE_TIMEOUT)"},
+		{"rate_limits:\n  namespaces:\n    No: {}", "3: rate_limits.namespaces.No: must be 1 to 63 characters"},
+		{"rate_limits:\n  defaults:\n    login: {period: 1m}", "3: rate_limits.defaults.login: must have capacity"},
+		{"rate_limits:\n  defaults:\n    Log in: {capacity: 1, period: 1m}", "3: rate_limits.defaults.Log in: must be 1 to 63 characters"},
+		{"rate_limits:\n  defaults:\n    login:\n      capacity: 1\n      period: 1us", "5: rate_limits.defaults.login.period: must be at least 1ms and at most 8784h"},
+		{"rate_limits:\n  defaults:\n    login:\n      capacity: -1\n      period: 1m", "4: rate_limits.defaults.login.capacity: must be at least 0 and at most 1099511627776"},
+		{"rate_limits:\n  defaults:\n    login: {capacity: 1, period: 1m, algorithm: leaky}", "3: rate_limits.defaults.login.algorithm: must be gcra, sliding_window or fixed_window"},
+		{"rate_limits:\n  defaults:\n    login: {capacity: 1, period: 1m, on_failure: open}", "3: rate_limits.defaults.login.on_failure: must be fail_open, fail_closed or local"},
+		{"rate_limits:\n  defaults:\n    login: {capacity: 1, period: 1m, alignment: epoch}", "3: rate_limits.defaults.login.alignment: must be unset unless algorithm is fixed_window"},
+		{"rate_limits:\n  defaults:\n    login: {capacity: 1, period: 2m, alignment: calendar, algorithm: fixed_window}", "3: rate_limits.defaults.login.period: must be 1s, 1m, 1h, 24h, 168h (a week), 720h (a month) or 8760h (a year) if alignment is calendar"},
+		{"rate_limits:\n  defaults:\n    login: {capacity: 1, period: 1m, redis_timeout: 51ms}", "3: rate_limits.defaults.login.redis_timeout: must be at least 1ms and at most 50ms"},
+		{"rate_limits:\n  defaults:\n    login: {capacity: 9, period: 1m, burst: 3}\n  namespaces:\n    a:\n      login:\n        algorithm: fixed_window", "6: rate_limits.namespaces.a.login: has burst, which must be unset unless algorithm is gcra"},
 	} {
 		path := writePolicy(t, t.TempDir(), test.text)
 		code, stdout, stderr := call(t, environ{"LARDER_POLICY_FILE": path}, "serve", "--check")
@@ -160,7 +177,7 @@ func TestPolicyIsReadAgain(t *testing.T) {
 	})
 }
 
-// changesPolicy checks that a server applies a change of the file. It waits for less than policyInterval, so the watch must
+// changesPolicy checks that a server applies a change of the file. It waits for less than rereadInterval, so the watch must
 // see the change.
 func changesPolicy(t *testing.T, path string, change func()) {
 	t.Helper()

@@ -3,11 +3,9 @@ package main
 import (
 	"cmp"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 
@@ -38,7 +36,11 @@ func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
 	case r.URL == setting.Embedded:
 		o.Redis.Mode = redis.Embedded
 	default:
-		o.Redis.Addrs, addrFaults = hostPorts("REDIS_URL", []string{r.URL.Parts().Host}, redisPort)
+		if socket := r.URL.Socket(); socket != "" {
+			o.Redis.Addrs = []string{socket}
+		} else {
+			o.Redis.Addrs, addrFaults = hostPorts("REDIS_URL", []string{r.URL.Parts().Host}, redisPort)
+		}
 		if !given["REDIS_DB"] {
 			o.Redis.DB = r.URL.Database()
 		}
@@ -66,6 +68,12 @@ func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
 	} else if o.Redis.DB != 0 && o.Redis.Mode == redis.Cluster {
 		fault("REDIS_DB: must be 0 with REDIS_CLUSTER_NODES, a cluster has no other")
 	}
+	addresses, mapFaults := addressMap(r.AddressMap)
+	o.Redis.AddressMap = addresses
+	faults = append(faults, mapFaults...)
+	if len(addresses) > 0 && nodes == 0 {
+		fault("REDIS_ADDRESS_MAP: is set without REDIS_CLUSTER_NODES or REDIS_SENTINEL_NODES, whose addresses it is for")
+	}
 	if r.Timeout <= 0 {
 		fault("LARDER_REDIS_TIMEOUT: must be above zero")
 	}
@@ -84,8 +92,12 @@ func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
 	if o.Redis.SentinelPassword, err = secret("REDIS_SENTINEL_PASSWORD", r.SentinelPassword, r.SentinelPasswordFile, ""); err != nil {
 		faults = append(faults, err)
 	}
+	o.Redis.PasswordFile, o.Redis.SentinelPasswordFile = r.PasswordFile, r.SentinelPasswordFile
 	var tlsFaults []error
-	o.Redis.TLS, tlsFaults = r.tls(given, o)
+	if o.Redis.TLS, tlsFaults = r.tls(given, o); o.Redis.TLS != nil {
+		o.Redis.TLSCommonName = r.TLSAllowCN
+		o.Redis.TLSFiles = redis.TLSFiles{CA: r.TLSCAFile, Cert: r.TLSCertFile, Key: r.TLSKeyFile}
+	}
 	return o, errors.Join(append(faults, tlsFaults...)...)
 }
 
@@ -93,40 +105,36 @@ func (r *redisSettings) options(given map[string]bool) (store.Options, error) {
 func (r *redisSettings) tls(given map[string]bool, o store.Options) (*tls.Config, []error) {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	secure := r.URL.Parts().Scheme == "rediss" && o.Redis.Mode == redis.Standalone
+	secure := r.URL.TLS() && o.Redis.Mode == redis.Standalone
 	if secure && given["REDIS_TLS"] && !r.TLS {
-		fault("REDIS_TLS: is false and REDIS_URL is rediss://, which means TLS")
+		fault("REDIS_TLS: is false and REDIS_URL is rediss:// or valkeys://, which means TLS")
 	}
 	if !secure && !r.TLS {
-		for _, name := range []string{"REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_TLS_SERVER_NAME"} {
+		for _, name := range []string{"REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_TLS_SERVER_NAME", "REDIS_TLS_ALLOW_CN"} {
 			if given[name] {
 				fault("%s: is set without TLS; set REDIS_TLS=true or use rediss://", name)
 			}
 		}
 		return nil, faults
 	}
+	if r.URL.Socket() != "" && o.Redis.Mode == redis.Standalone {
+		fault("REDIS_TLS: is true and REDIS_URL is a Unix socket, which takes no TLS")
+	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: r.TLSServerName}
 	if config.ServerName == "" && o.Redis.Mode == redis.Standalone {
-		config.ServerName = r.URL.Parts().Hostname() // in the other modes tls.Dialer expects the name of each node
+		config.ServerName = r.URL.Parts().Hostname() // in the other modes the name of each node is expected
 	}
-	if r.TLSCAFile != "" {
-		config.RootCAs = x509.NewCertPool()
-		if text, err := os.ReadFile(r.TLSCAFile); err != nil {
-			fault("REDIS_TLS_CA_FILE: %w", err)
-		} else if !config.RootCAs.AppendCertsFromPEM(text) {
-			fault("REDIS_TLS_CA_FILE: %s holds no PEM certificate", r.TLSCAFile)
-		}
-	}
-	switch {
-	case r.TLSCertFile == "" && r.TLSKeyFile == "":
-	case r.TLSCertFile == "" || r.TLSKeyFile == "":
+	files := redis.TLSFiles{CA: r.TLSCAFile, Cert: r.TLSCertFile, Key: r.TLSKeyFile}
+	if (files.Cert == "") != (files.Key == "") {
 		fault("REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE: set both or neither")
-	default:
-		if pair, err := tls.LoadX509KeyPair(r.TLSCertFile, r.TLSKeyFile); err != nil {
-			fault("REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE: %w", err)
-		} else {
-			config.Certificates = []tls.Certificate{pair}
-		}
+		files.Cert, files.Key = "", ""
+	}
+	config, ca, pair := redis.LoadTLS(config, files)
+	if ca != nil {
+		fault("REDIS_TLS_CA_FILE: %w", ca)
+	}
+	if pair != nil {
+		fault("REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE: %w", pair)
 	}
 	return config, faults
 }
@@ -139,16 +147,35 @@ func secret(name string, value setting.Secret, file, inURL string) (string, erro
 	case file == "":
 		return cmp.Or(string(value), inURL), nil
 	}
-	text, err := os.ReadFile(file)
+	content, err := redis.ReadSecret(file)
 	if err != nil {
 		return "", fmt.Errorf("%s_FILE: %w", name, err)
 	}
-	// Most editors end a file with a line break. Passwords do not end with one.
-	content := strings.TrimRight(string(text), "\r\n")
-	if content == "" {
-		return "", fmt.Errorf("%s_FILE: %s is empty", name, file)
-	}
 	return content, nil
+}
+
+// addressMap parses pairs of an address that Redis tells and the one to connect to instead.
+func addressMap(pairs []string) (addresses map[string]string, faults []error) {
+	for _, pair := range pairs {
+		from, to, ok := strings.Cut(strings.TrimSpace(pair), "=")
+		if !ok || !isAddress(from) || !isAddress(to) {
+			return nil, []error{errors.New("REDIS_ADDRESS_MAP: expected pairs such as 10.0.0.5:6379=redis.example:7001, or 10.0.0.5=redis.example for every port")}
+		}
+		if addresses == nil {
+			addresses = make(map[string]string)
+		}
+		if _, twice := addresses[from]; twice {
+			faults = append(faults, fmt.Errorf("REDIS_ADDRESS_MAP: %s occurs twice", from))
+		}
+		addresses[from] = to
+	}
+	return addresses, faults
+}
+
+// isAddress reports whether text is a host, or a host and a port.
+func isAddress(text string) bool {
+	_, faults := hostPorts("", []string{text}, redisPort)
+	return len(faults) == 0
 }
 
 // hostPorts checks addresses, and adds the port to those that have none.

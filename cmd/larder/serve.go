@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/berthcare/larder/service"
+	"github.com/berthcare/larder/service/edge/rls"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 )
@@ -50,7 +51,9 @@ type program struct {
 	options store.Options
 	store   *store.Store
 	server  *service.Server
-	policy  *policyFile // nil without one
+	policy  *policyFile     // nil without one
+	keyring *keyringFile    // nil without one
+	limits  *rateLimitFiles // nil without any
 	grpc    net.Listener
 	admin   net.Listener
 }
@@ -73,11 +76,23 @@ func (p *program) prepare() error {
 		return err
 	}
 	p.server = service.New(p.store, metrics, serving)
+	if path := p.config.Secrecy.KeyringFile; path != "" {
+		p.keyring = &keyringFile{path: path, keyring: options.Keyring, metrics: metrics, log: p.log}
+	}
 	if path := p.config.Policy.File; path != "" {
 		p.policy = &policyFile{path: path, server: p.server, metrics: metrics, log: p.log}
 		if _, err := p.policy.load(); err != nil {
 			p.store.Close()
 			return fmt.Errorf("LARDER_POLICY_FILE: %w", err)
+		}
+	}
+	if paths := p.config.Envoy.Config; len(paths) > 0 {
+		p.limits = &rateLimitFiles{
+			paths: paths, options: rls.LoadOptions{MergeDomains: p.config.Envoy.MergeDomains}, server: p.server, metrics: metrics, log: p.log,
+		}
+		if _, err := p.limits.load(); err != nil {
+			p.store.Close()
+			return fmt.Errorf("LARDER_ENVOY_RATELIMIT_CONFIG: %w", err)
 		}
 	}
 	return nil
@@ -121,12 +136,18 @@ func (p *program) serve(ctx context.Context) error {
 		ended <- p.server.Serve(p.grpc)
 	}()
 	go func() { ended <- admin.Serve(p.admin) }()
+	watching, stop := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer stop()
 	if p.policy != nil {
-		watching, stop := context.WithCancel(ctx)
-		var watch sync.WaitGroup
 		watch.Go(func() { p.policy.watch(watching) })
-		defer watch.Wait()
-		defer stop()
+	}
+	if p.keyring != nil {
+		watch.Go(func() { p.keyring.watch(watching) })
+	}
+	if p.limits != nil {
+		watch.Go(func() { p.limits.watch(watching) })
 	}
 	p.log.Info("listening", "version", release(), "grpc", p.grpc.Addr().String(), "admin", p.admin.Addr().String())
 
@@ -166,26 +187,7 @@ func (p *program) connect(ctx context.Context) error {
 		p.hint()
 		return nil
 	}
-	cause := strings.Join(strings.Fields(redis.Cause(err)), " ")
-	switch {
-	case errors.Is(err, redis.ErrWrongMode) && strings.Contains(cause, "has no database"):
-		return fmt.Errorf("REDIS_DB: %s has no database %d; databases in redis.conf sets the number of databases", p.redis(), p.options.Redis.DB)
-	case errors.Is(err, redis.ErrWrongMode):
-		why := strings.TrimPrefix(cause, redis.ErrWrongMode.Error()+": ")
-		return fmt.Errorf("%s cannot be used: %s; check REDIS_URL, REDIS_CLUSTER_NODES and REDIS_SENTINEL_NODES", p.redis(), why)
-	case errors.Is(err, redis.ErrUnsafe):
-		return fmt.Errorf("LARDER_REDIS_STRICT: %s: %s", p.redis(), cause)
-	case !errors.Is(err, redis.ErrRefused) && p.options.Redis.TLS != nil:
-		return fmt.Errorf("%s could not be reached over TLS within %v: %s; check REDIS_TLS and that Redis serves TLS on this port", p.redis(), p.config.Serving.StartupTimeout, cause)
-	case !errors.Is(err, redis.ErrRefused):
-		return fmt.Errorf("%s could not be reached within %v: %s", p.redis(), p.config.Serving.StartupTimeout, cause)
-	case strings.Contains(cause, "NOPERM"):
-		return fmt.Errorf("redis refused a command to this user: check its ACL (%s)", cause)
-	case p.options.Redis.Mode == redis.Sentinel:
-		return fmt.Errorf("redis refused the credentials: check REDIS_USERNAME and REDIS_PASSWORD, REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD (%s)", cause)
-	default:
-		return fmt.Errorf("redis refused the credentials: check REDIS_USERNAME and REDIS_PASSWORD (%s)", cause)
-	}
+	return p.unusable(err)
 }
 
 // redis names the Redis of the settings, without credentials.

@@ -173,6 +173,13 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 	open := redistest.Start(t, redistest.Options{ACL: []string{"user larder on >hunter2 ~* +@all -time -info"}})
 	plain := redistest.Start(t, redistest.Options{})
 	cert := redistest.GenerateTLS(t)
+	secure := redistest.Start(t, redistest.Options{TLS: cert})
+	demanding := *cert
+	demanding.RequireClientCert = true
+	secret := redistest.Start(t, redistest.Options{TLS: &demanding})
+	namelessCert := redistest.GenerateTLSWithoutSAN(t)
+	nameless := redistest.Start(t, redistest.Options{TLS: namelessCert})
+	untracked := redistest.Start(t, redistest.Options{ACL: []string{"user larder on >hunter2 ~* +@all -client|tracking"}})
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatalf("listen: %v", err)
@@ -213,7 +220,43 @@ func TestOperatorsMistakesEndTheProcess(t *testing.T) {
 			"TLSToAPortWithoutIt",
 			environ{"REDIS_URL": plain.URL(), "REDIS_TLS": "true", "LARDER_STARTUP_TIMEOUT": "1s"},
 			nil,
-			"larder: redis at " + plain.Addr + " (standalone) could not be reached over TLS within 1s: ",
+			"larder: redis at " + plain.Addr + " (standalone) could not be reached over TLS within 1s: redis cannot be reached: the TLS handshake was not answered, as by a port without TLS; check that this is the TLS port",
+		},
+		{
+			"NoTLSToAPortWithIt",
+			environ{"REDIS_URL": "redis://" + secure.Addr, "LARDER_STARTUP_TIMEOUT": "1s"},
+			nil,
+			"larder: redis at " + secure.Addr + " (standalone) could not be reached within 1s: redis cannot be reached: ",
+		},
+		{
+			"UnknownAuthority",
+			environ{"REDIS_URL": "rediss://" + secure.Addr, "LARDER_STARTUP_TIMEOUT": "1s"},
+			nil,
+			"larder: redis at " + secure.Addr + " (standalone) could not be reached over TLS within 1s: redis cannot be reached: tls: failed to verify certificate: x509: certificate signed by unknown authority; check REDIS_TLS_CA_FILE",
+		},
+		{
+			"AnotherName",
+			environ{"REDIS_URL": "rediss://" + secure.Addr, "REDIS_TLS_CA_FILE": cert.CA, "REDIS_TLS_SERVER_NAME": "other", "LARDER_STARTUP_TIMEOUT": "1s"},
+			nil,
+			"larder: redis at " + secure.Addr + " (standalone) could not be reached over TLS within 1s: redis cannot be reached: tls: failed to verify certificate: x509: certificate is valid for localhost, not other; check REDIS_TLS_SERVER_NAME",
+		},
+		{
+			"NoClientCertificate",
+			environ{"REDIS_URL": "rediss://" + secret.Addr, "REDIS_TLS_CA_FILE": cert.CA, "LARDER_STARTUP_TIMEOUT": "1s"},
+			nil,
+			"larder: redis at " + secret.Addr + " (standalone) could not be reached over TLS within 1s: redis cannot be reached: it asks for a client certificate and none is set: ",
+		},
+		{
+			"CertificateWithoutSAN",
+			environ{"REDIS_URL": "rediss://" + strings.Replace(nameless.Addr, "127.0.0.1", "localhost", 1), "REDIS_TLS_CA_FILE": namelessCert.CA, "LARDER_STARTUP_TIMEOUT": "1s"},
+			nil,
+			"larder: redis at " + strings.Replace(nameless.Addr, "127.0.0.1", "localhost", 1) + " (standalone) could not be reached over TLS within 1s: redis cannot be reached: tls: failed to verify certificate: x509: certificate relies on legacy Common Name field, use SANs instead; check the certificate, which has no subject alternative name; REDIS_TLS_ALLOW_CN=true",
+		},
+		{
+			"NoTracking",
+			environ{"REDIS_URL": untracked.URL(), "REDIS_USERNAME": "larder", "REDIS_PASSWORD": "hunter2"},
+			nil,
+			"larder: redis refused a command to this user: allow client|tracking in its ACL, or set LARDER_NEAR_CACHE_BYTES=0",
 		},
 		{
 			"NotACluster",

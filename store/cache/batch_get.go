@@ -1,7 +1,9 @@
 package cache
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"github.com/redis/rueidis"
 
@@ -16,14 +18,13 @@ type BatchFound struct {
 	Err error
 }
 
-// batchPortion is the maximum number of entries read at a time, which bounds the values in memory at once.
-const batchPortion = 128
-
-// BatchGetEach reads entries as [Cache.BatchGet] does, at most 128 at a time, and calls use with the results of each portion
-// and the index of its first key. It stops once use returns false.
+// BatchGetEach reads entries as [Cache.BatchGet] does, about 1 MiB and at most 128 at a time, and calls use with the results of
+// each portion and the index of its first key. It stops once use returns false: what it has read in vain by then is little more
+// than a portion.
 func (c *Cache) BatchGetEach(ctx context.Context, namespace string, keys []string, useNear bool, use func(first int, found []BatchFound) (more bool)) error {
-	for first := 0; first < len(keys); first += batchPortion {
-		found, err := c.BatchGet(ctx, namespace, keys[first:min(first+batchPortion, len(keys))], useNear)
+	for first, next := 0, 0; first < len(keys); first = next {
+		next = min(first+c.sizes.portion(namespace), len(keys))
+		found, err := c.BatchGet(ctx, namespace, keys[first:next], useNear)
 		if err != nil || !use(first, found) {
 			return err
 		}
@@ -56,7 +57,7 @@ func (c *Cache) BatchGet(ctx context.Context, namespace string, keys []string, u
 		}
 		missing = append(missing, i)
 	}
-	if err := c.batchRead(ctx, redisKeys, missing, useNear, results); err != nil {
+	if err := c.batchRead(ctx, namespace, redisKeys, missing, useNear, results); err != nil {
 		return nil, err
 	}
 	if useNear {
@@ -67,7 +68,7 @@ func (c *Cache) BatchGet(ctx context.Context, namespace string, keys []string, u
 			}
 		}
 	}
-	known, err := c.batchInvalidations(ctx, namespace, results, useNear)
+	known, unknown, err := c.batchInvalidations(ctx, namespace, results, useNear)
 	if err != nil {
 		return nil, err
 	}
@@ -80,9 +81,14 @@ func (c *Cache) BatchGet(ctx context.Context, namespace string, keys []string, u
 		}
 		v := valid
 		if !e.AsOf.IsZero() {
-			latest := cleared
+			latest, failed := cleared, unknown[clearKey(namespace)]
 			for _, t := range e.Tags {
-				latest = latest.or(known[tagKey(namespace, t)])
+				key := tagKey(namespace, t)
+				latest, failed = latest.or(known[key]), cmp.Or(failed, unknown[key])
+			}
+			if failed != nil { // the others do not depend on it
+				results[i] = BatchFound{Err: failed}
+				continue
 			}
 			v = compare(e, latest)
 		}
@@ -94,10 +100,11 @@ func (c *Cache) BatchGet(ctx context.Context, namespace string, keys []string, u
 }
 
 // batchRead reads the missing entries, given by their indexes, into results.
-func (c *Cache) batchRead(ctx context.Context, redisKeys []string, missing []int, useNear bool, results []BatchFound) error {
+func (c *Cache) batchRead(ctx context.Context, namespace string, redisKeys []string, missing []int, useNear bool, results []BatchFound) error {
 	var plain []int
+	values, bytes := 0, 0 // read
 	err := c.redis.RunBatch(ctx, missing, redis.Batch{
-		Name: "get", Effect: redis.Reads, Tracked: useNear,
+		Name: "get", Effect: redis.Reads, Tracked: useNear, Bulk: true,
 		Command: func(b rueidis.Builder, i int) rueidis.Completed { return b.Get().Key(redisKeys[i]).Build() },
 		Read: func(i int, r rueidis.RedisResult) error {
 			raw, err := r.AsBytes()
@@ -107,6 +114,7 @@ func (c *Cache) batchRead(ctx context.Context, redisKeys []string, missing []int
 			if err != nil {
 				return err
 			}
+			values, bytes = values+1, bytes+len(raw)
 			e, isPlain, err := c.parseEntry(redisKeys[i], raw)
 			if isPlain {
 				plain = append(plain, i)
@@ -119,6 +127,7 @@ func (c *Cache) batchRead(ctx context.Context, redisKeys []string, missing []int
 	if err != nil {
 		return err
 	}
+	c.sizes.learn(namespace, values, bytes)
 	return c.redis.RunBatch(ctx, plain, redis.Batch{
 		Name: "pttl", Effect: redis.Reads, Tracked: useNear,
 		Command: func(b rueidis.Builder, i int) rueidis.Completed { return b.Pttl().Key(redisKeys[i]).Build() },
@@ -133,9 +142,10 @@ func (c *Cache) batchRead(ctx context.Context, redisKeys []string, missing []int
 	})
 }
 
-// batchInvalidations returns the invalidations that the validity of the entries depends on, by Redis key.
-func (c *Cache) batchInvalidations(ctx context.Context, namespace string, results []BatchFound, useNear bool) (map[string]invalidation, error) {
-	known := make(map[string]invalidation)
+// batchInvalidations returns the invalidations that the validity of the entries depends on, by Redis key, and why some of them
+// could not be read. Err means that there is no entry whose validity is known.
+func (c *Cache) batchInvalidations(ctx context.Context, namespace string, results []BatchFound, useNear bool) (known map[string]invalidation, unknown map[string]error, err error) {
+	known, unknown = make(map[string]invalidation), make(map[string]error)
 	var missing []string
 	look := func(key string) {
 		if _, ok := known[key]; ok {
@@ -165,11 +175,29 @@ func (c *Cache) batchInvalidations(ctx context.Context, namespace string, result
 		}
 	}
 	if len(missing) == 0 {
-		return known, nil
+		return known, unknown, nil
 	}
-	found, err := c.readInvalidations(ctx, missing, useNear)
+	found, errs, err := c.readEachInvalidation(ctx, missing, useNear)
 	for i, key := range missing {
-		known[key] = found[i]
+		if known[key] = found[i]; err != nil {
+			unknown[key] = err
+		} else if errs[i] != nil {
+			unknown[key] = errs[i]
+		}
 	}
-	return known, err
+	if ctxErr := ctx.Err(); ctxErr != nil && err != nil {
+		return nil, nil, ctxErr
+	}
+	if err != nil && !dependsOnOthers(namespace, results, unknown) {
+		return nil, nil, err
+	}
+	return known, unknown, nil
+}
+
+// dependsOnOthers reports whether the validity of an entry is known although some invalidations are not.
+func dependsOnOthers(namespace string, results []BatchFound, unknown map[string]error) bool {
+	return slices.ContainsFunc(results, func(r BatchFound) bool {
+		return r.Entry != nil && (r.AsOf.IsZero() || unknown[clearKey(namespace)] == nil &&
+			!slices.ContainsFunc(r.Tags, func(t string) bool { return unknown[tagKey(namespace, t)] != nil }))
+	})
 }

@@ -3,6 +3,8 @@ package cache_test
 import (
 	"context"
 	"errors"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -204,4 +206,37 @@ func TestBatchOfACancelledCaller(t *testing.T) {
 			t.Errorf("BatchDelete: error %v, want %v", err, context.Canceled)
 		}
 	})
+}
+
+// TestBatchReadsAboutWhatItAnswers: a batch of large values that its caller has no room for does not read them all.
+func TestBatchReadsAboutWhatItAnswers(t *testing.T) {
+	t.Parallel()
+	server, s := storetest.Alone(t)
+	keys := storetest.Keys(100)
+	for _, key := range keys {
+		storetest.Set(t, s, "n", key, cache.Write{Value: make([]byte, 512<<10)})
+	}
+	sent := func() int64 {
+		var n int64
+		for line := range strings.Lines(server.Do(t, "INFO", "stats").(string)) {
+			if text, ok := strings.CutPrefix(line, "total_net_output_bytes:"); ok {
+				n, _ = strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+			}
+		}
+		return n
+	}
+	for i, most := range []int64{10 << 20, 4 << 20} { // the first time nothing is known of the values
+		before, room := sent(), 2<<20
+		if err := s.Cache.BatchGetEach(t.Context(), "n", keys, false, func(_ int, found []cache.BatchFound) bool {
+			for _, f := range found {
+				room -= len(f.Value)
+			}
+			return room > 0
+		}); err != nil {
+			t.Fatalf("BatchGetEach = %v (%s), want no error", err, redis.Cause(err))
+		}
+		if got := sent() - before; got > most {
+			t.Errorf("batch %d that had room for 2 MiB has read %d bytes, want %d at most", i, got, most)
+		}
+	}
 }

@@ -34,6 +34,7 @@ type Cache struct {
 	options Options
 	leasing leasing
 	watches watches
+	sizes   sizes
 
 	tagMemory tagMemory
 }

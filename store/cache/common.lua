@@ -51,9 +51,23 @@ local function etag_at(key)
   return value and string.sub(redis.sha1hex(value), 1, 16) or ''
 end
 
+-- UNHASHED stands for the etag of a plain value that was not asked for. To hash a value keeps Redis busy for 26 ms for each MiB, so
+-- that those of more than HASHED bytes are hashed only for a condition on their etag.
+local UNHASHED, HASHED = '-', 65536
+local ALWAYS, IF_SHORT, NEVER = 1, 2, 3
+
+-- is_at reports whether key holds the value with an etag, '' for nothing.
+local function is_at(key, etag)
+  if etag == '' then
+    return not header(key) and redis.call('TYPE', key).ok == 'none' -- header refuses a key of another type
+  end
+  return etag_at(key) == etag
+end
+
 -- valid_etag returns the etag of the value at key in hexadecimal digits, '' if the key holds nothing or an entry that is gone,
--- nil if the validity of the entry is unknown; and the as-of time of a valid entry, '' if it has none.
-local function valid_etag(key, gone_until, checked_etag, checked_validity)
+-- nil if the validity of the entry is unknown, UNHASHED for a plain value that is not to be hashed, which hash says; and the as-of
+-- time of a valid entry, '' if it has none.
+local function valid_etag(key, gone_until, checked_etag, checked_validity, hash)
   local head = header(key)
   if head then
     local etag = hex(string.sub(head, 6, 13))
@@ -70,6 +84,12 @@ local function valid_etag(key, gone_until, checked_etag, checked_validity)
       end
     end
     return etag, as_of ~= NO_TIME and as_of or ''
+  end
+  if hash == NEVER then
+    return redis.call('TYPE', key).ok ~= 'none' and UNHASHED or '', ''
+  end
+  if hash == IF_SHORT and redis.call('GETRANGE', key, HASHED, HASHED) ~= '' then
+    return UNHASHED, ''
   end
   return etag_at(key), ''
 end

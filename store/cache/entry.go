@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"math"
+	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/s2"
 
@@ -234,6 +236,8 @@ func decodeHeader(raw []byte) (e Entry, flags byte, err error) {
 	if flags&flagContentType != 0 {
 		e.ContentType = short()
 	}
+	// Neither Larder nor a caller of it writes text that is not UTF-8, with which no answer could be encoded.
+	ok = ok && utf8.ValidString(e.ContentType) && !slices.ContainsFunc(e.Tags, func(tag string) bool { return !utf8.ValidString(tag) })
 	if !ok {
 		return Entry{}, 0, redis.Fail(redis.ErrCorrupt, nil)
 	}

@@ -151,17 +151,18 @@ func FuzzEntryRoundTrip(f *testing.F) {
 	f.Add([]byte{}, uint64(math.MaxUint64), int64(0), int64(0), int64(0), uint32(math.MaxUint32), true, "a", "b", "text/plain")
 	f.Add([]byte(magic), uint64(0), int64(math.MaxInt64), int64(math.MaxInt64), int64(math.MaxInt64), uint32(0), false, "\x00", magic, "\xff")
 	f.Fuzz(func(t *testing.T, value []byte, etag uint64, asOf, soft, hard int64, load uint32, negative bool, tag1, tag2, contentType string) {
-		at := func(us int64) time.Time { return fromMicros(uint64(max(us, 0))) } //nolint:gosec // not negative
+		text := func(s string) string { return strings.ToValidUTF8(s[:min(len(s), 255)], "") } // as callers' is
+		at := func(us int64) time.Time { return fromMicros(uint64(max(us, 0))) }               //nolint:gosec // not negative
 		e := Entry{
 			Value: value, AsOf: at(asOf), Soft: at(soft), Hard: at(hard),
-			LoadTime: time.Duration(load) * time.Microsecond, Negative: negative, ContentType: contentType[:min(len(contentType), 255)],
+			LoadTime: time.Duration(load) * time.Microsecond, Negative: negative, ContentType: text(contentType),
 		}
 		for i := range e.ETag {
 			e.ETag[i] = byte(etag >> (8 * i))
 		}
 		for _, tag := range []string{tag1, tag2} {
-			if tag != "" {
-				e.Tags = append(e.Tags, tag[:min(len(tag), 255)])
+			if tag = text(tag); tag != "" {
+				e.Tags = append(e.Tags, tag)
 			}
 		}
 		got, plain, err := decodeEntry(e.encode(0))

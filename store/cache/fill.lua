@@ -19,8 +19,7 @@ if refused then
   end
   return refused
 end
-local etag = etag_at(key)
-local superseded = etag ~= '' and etag ~= seen
+local superseded = not is_at(key, '') and (seen == '' or not is_at(key, seen))
 local held = redis.call('GET', lease) == own
 if superseded then
   if held then

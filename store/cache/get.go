@@ -118,7 +118,7 @@ func (c *Cache) fetch(ctx context.Context, redisKey, clearedKey string, choose f
 		}
 		return []rueidis.Completed{get, b.Get().Key(clearedKey).Build()}
 	}
-	answers, err := redis.RoundTrip(ctx, c.redis, "get", redis.Reads, func(ctx context.Context, conns *redis.Conns) ([]rueidis.RedisResult, error) {
+	answers, err := redis.RoundTripTo(ctx, c.redis, redisKey, "get", redis.Reads, func(ctx context.Context, conns *redis.Conns) ([]rueidis.RedisResult, error) {
 		client := choose(conns)
 		results := client.DoMulti(ctx, commands(client.B())...)
 		for _, r := range results {
@@ -150,7 +150,7 @@ func (c *Cache) fetch(ctx context.Context, redisKey, clearedKey string, choose f
 		return e, cleared, err
 	}
 	// The header of an entry holds its expiry. The expiry of a plain value is known to Redis alone.
-	left, err := redis.RoundTrip(ctx, c.redis, "pttl", redis.Reads, func(ctx context.Context, conns *redis.Conns) (int64, error) {
+	left, err := redis.RoundTripTo(ctx, c.redis, redisKey, "pttl", redis.Reads, func(ctx context.Context, conns *redis.Conns) (int64, error) {
 		client := choose(conns)
 		return client.Do(ctx, client.B().Pttl().Key(redisKey).Build()).AsInt64()
 	})

@@ -31,12 +31,15 @@ local function less(a, b)
   return a < b
 end
 
-local found = valid_etag(key, gone_until, checked_etag, checked_validity)
+-- A counter has 20 digits at most, its sign included. What is longer is none, and is not read.
+local MOST_DIGITS = 20
+
+local found = valid_etag(key, gone_until, checked_etag, checked_validity, NEVER)
 if not found then
   return validity_unknown(key)
 end
-local before = found ~= '' and redis.call('GET', key)
-if before and not (string.match(before, '^%-?[1-9]%d*$') or before == '0') then
+local before = found ~= '' and redis.call('GETRANGE', key, 0, MOST_DIGITS)
+if before and not (#before <= MOST_DIGITS and string.match(before, '^%-?[1-9]%d*$') or before == '0') then
   return redis.error_reply('LARDER_NOT_COUNTER not an integer')
 end
 local from = before or initial

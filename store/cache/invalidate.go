@@ -148,15 +148,23 @@ func (c *Cache) nearInvalidation(ctx context.Context, namespace string, tags []s
 // readInvalidations reads the invalidations at Redis keys in one round trip for each shard. With useNear it keeps them in
 // the near cache, which it does not ask.
 func (c *Cache) readInvalidations(ctx context.Context, keys []string, useNear bool) ([]invalidation, error) {
-	found := make([]invalidation, len(keys))
+	found, errs, err := c.readEachInvalidation(ctx, keys, useNear)
+	for i := 0; i < len(errs) && err == nil; i++ {
+		err = errs[i]
+	}
+	return found, err
+}
+
+// readEachInvalidation is readInvalidations with an error for each key that could not be read; err means that none could.
+func (c *Cache) readEachInvalidation(ctx context.Context, keys []string, useNear bool) (found []invalidation, errs []error, err error) {
+	found, errs = make([]invalidation, len(keys)), make([]error, len(keys))
 	tickets := make([]near.Ticket, len(keys))
 	if useNear {
 		for i, key := range keys {
 			tickets[i] = c.redis.Near.Begin(key)
 		}
 	}
-	var failed error
-	err := c.redis.RunBatch(ctx, redis.Items(len(keys)), redis.Batch{
+	err = c.redis.RunBatch(ctx, redis.Items(len(keys)), redis.Batch{
 		Name: "get", Effect: redis.Reads, Tracked: useNear,
 		Command: func(b rueidis.Builder, i int) rueidis.Completed { return b.Get().Key(keys[i]).Build() },
 		Read: func(i int, r rueidis.RedisResult) (err error) {
@@ -165,12 +173,9 @@ func (c *Cache) readInvalidations(ctx context.Context, keys []string, useNear bo
 			}
 			return err
 		},
-		Fail: func(_ int, err error) { failed = err },
+		Fail: func(i int, err error) { errs[i] = err },
 	})
-	if err == nil {
-		err = failed
-	}
-	return found, err
+	return found, errs, err
 }
 
 // parseInvalidation reads the answer of GET to the key of an invalidation; an absent key means never.

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"strings"
+	"unicode/utf8"
 
 	"github.com/berthcare/larder/store/redis"
 )
@@ -81,6 +82,13 @@ func tagKey(namespace, tag string) string { return "ld:t:{" + namespace + ":" + 
 
 // clearKey returns the Redis key of the invalidation of a namespace.
 func clearKey(namespace string) string { return "ld:n:{" + namespace + "}" }
+
+// toldKey is userKey for what callers are told of. Other clients may write keys that are not UTF-8, which no caller can name and
+// no answer can hold.
+func (c *Cache) toldKey(namespace, redisKey string) (string, bool) {
+	key, ok := c.userKey(namespace, redisKey)
+	return key, ok && utf8.ValidString(key)
+}
 
 // userKey returns the caller's key of an entryKey, and whether redisKey is one of the namespace.
 func (c *Cache) userKey(namespace, redisKey string) (string, bool) {

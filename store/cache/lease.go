@@ -119,6 +119,10 @@ func (c *Cache) GetOrLease(ctx context.Context, namespace, key string, o LeaseOp
 			changed, done = c.redis.Wait(redisKey, leaseKey)
 			continue
 		}
+		end, ok := redis.BeginWait(ctx)
+		if !ok {
+			return l, nil // too many wait already, and the caller is told when to ask again
+		}
 		wait := time.NewTimer(min(left, held+time.Millisecond))
 		select {
 		case <-changed:
@@ -127,6 +131,7 @@ func (c *Cache) GetOrLease(ctx context.Context, namespace, key string, o LeaseOp
 		case <-ctx.Done():
 		}
 		wait.Stop()
+		end()
 		if err := ctx.Err(); err != nil {
 			return l, err
 		}
@@ -169,7 +174,7 @@ func (c *Cache) leaseHeld(ctx context.Context, leaseKey string, ask bool) (time.
 	if !ok && ask {
 		var err error
 		v, _, err = c.redis.Near.Load(ctx, leaseKey, func() (any, int, time.Duration, error) {
-			left, err := redis.RoundTrip(ctx, c.redis, "pttl", redis.Reads, func(ctx context.Context, conns *redis.Conns) (int64, error) {
+			left, err := redis.RoundTripTo(ctx, c.redis, leaseKey, "pttl", redis.Reads, func(ctx context.Context, conns *redis.Conns) (int64, error) {
 				return conns.Tracked.Do(ctx, conns.Tracked.B().Pttl().Key(leaseKey).Build()).AsInt64()
 			})
 			return time.Now().Add(time.Duration(left) * time.Millisecond), 24, near.Longest, err

@@ -17,7 +17,7 @@ local pttl = redis.call('PTTL', lease)
 if pttl >= 0 then
   return {0, string.format('%.0f', pttl)}
 end
-if etag_at(key) ~= seen then
+if not is_at(key, seen) then
   return {-1, ''}
 end
 local now = now_us()

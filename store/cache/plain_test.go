@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -290,6 +291,57 @@ func TestPlainKeysInACluster(t *testing.T) {
 			if e := storetest.Get(t, s, "plain", key, false).Entry; e != nil {
 				t.Errorf("Get of %q after DeleteMatching = %v, want nothing", key, e)
 			}
+		}
+	}
+}
+
+// TestLongPlainValuesAreNotHashed where nobody asks for their etag: that would keep Redis from everybody for a second.
+func TestLongPlainValuesAreNotHashed(t *testing.T) {
+	t.Parallel()
+	server, s := storetest.Alone(t)
+	server.Do(t, "CONFIG", "SET", "slowlog-log-slower-than", "100000")
+	const key = "long"
+	for name, call := range map[string]func() error{
+		"Delete": func() error {
+			deleted, _, err := s.Cache.Delete(t.Context(), "n", key, nil)
+			if err == nil && !deleted {
+				t.Error("Delete of a long plain value = nothing there, want it removed")
+			}
+			return err
+		},
+		"Touch": func() error {
+			_, _, err := s.Cache.Touch(t.Context(), "n", key, time.Hour, cache.TouchOverwrite)
+			return err
+		},
+		"Set if absent": func() error {
+			stored, _, err := s.Cache.Set(t.Context(), "n", key, cache.Write{}, cache.Condition{Kind: cache.IfAbsent})
+			if stored {
+				t.Error("Set if_absent over a long plain value = stored, want it not stored")
+			}
+			return err
+		},
+		"Set if present": func() error {
+			stored, _, err := s.Cache.Set(t.Context(), "n", key, cache.Write{}, cache.Condition{Kind: cache.IfPresent})
+			if err == nil && !stored {
+				t.Error("Set if_present over a long plain value = not stored, want it stored")
+			}
+			return err
+		},
+		"Increment": func() error {
+			_, err := s.Cache.Increment(t.Context(), "n", key, cache.Increment{Delta: 1})
+			if !errors.Is(err, redis.ErrNotCounter) {
+				t.Errorf("Increment of a long plain value = %v, want %v", err, redis.ErrNotCounter)
+			}
+			return nil
+		},
+	} {
+		server.Do(t, "SETRANGE", storetest.EntryKey("n", key), strconv.Itoa(64<<20), "x")
+		server.Do(t, "SLOWLOG", "RESET")
+		if err := call(); err != nil {
+			t.Errorf("%s = %v (%s), want no error", name, err, redis.Cause(err))
+		}
+		if n := server.Do(t, "SLOWLOG", "LEN"); n != int64(0) {
+			t.Errorf("%s of 64 MiB keeps Redis busy for more than 100 ms, want less: %v", name, server.Do(t, "SLOWLOG", "GET"))
 		}
 	}
 }

@@ -19,7 +19,7 @@ func (c *Cache) ListKeys(ctx context.Context, namespace, pattern, token string, 
 			return nil, "", err
 		}
 		for _, k := range found {
-			if key, ok := c.userKey(namespace, k); ok {
+			if key, ok := c.toldKey(namespace, k); ok {
 				keys = append(keys, key)
 			}
 		}

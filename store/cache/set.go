@@ -90,7 +90,7 @@ func (c *Cache) Set(ctx context.Context, namespace, key string, w Write, cond Co
 			_, err = c.redis.Run(ctx, overwriteScript, redis.Writes, []string{redisKey, leaseKey},
 				rueidis.BinaryString(c.encode(redisKey, e)), redis.Millis(ttl))
 		} else {
-			_, err = redis.RoundTrip(ctx, c.redis, "set", redis.Writes, func(ctx context.Context, conns *redis.Conns) (rueidis.RedisMessage, error) {
+			_, err = redis.RoundTripTo(ctx, c.redis, redisKey, "set", redis.Writes, func(ctx context.Context, conns *redis.Conns) (rueidis.RedisMessage, error) {
 				return conns.Primary.Do(ctx, c.setCommand(conns.Primary.B(), redisKey, e, ttl)).ToMessage()
 			})
 		}

@@ -4,7 +4,8 @@
 --       4 the bytes to store, 5 time to live in milliseconds (0: never expires),
 --       6 condition (always, absent, present, match, none_match), 7 the etag of the condition,
 --       8 the lock of the fence ('': none), 9 its token, 10 '1' if its holder has the lock
--- RETURNS: {1 if written, else 0; the etag found before, '' for none; its as-of time, '' for none}, or validity_unknown, or
+-- RETURNS: {1 if written, else 0; the etag found before, '' for none and UNHASHED; its as-of time, '' for none}, or
+--          validity_unknown, or
 --          {FENCED or FENCE_UNKNOWN; ''; ''}
 
 local key, lease, fences = KEYS[1], KEYS[2], KEYS[3]
@@ -18,11 +19,13 @@ if refused then
 end
 local found, as_of = '', ''
 if condition ~= 'always' then
-  found, as_of = valid_etag(key, gone_until, checked_etag, checked_validity)
+  local hash = (condition == 'match' or condition == 'none_match') and ALWAYS or IF_SHORT
+  found, as_of = valid_etag(key, gone_until, checked_etag, checked_validity, hash)
   if not found then
     return validity_unknown(key)
   end
 end
+local known = found == UNHASHED and '' or found
 local full = room_for_fence(fences, lock)
 if full then
   return full
@@ -34,7 +37,7 @@ local holds = condition == 'always'
   or (condition == 'none_match' and found ~= etag)
 if not holds then
   remember_fence(fences, lock, token)
-  return {0, found, as_of}
+  return {0, known, as_of}
 end
 if px == '0' then
   redis.call('SET', key, bytes)
@@ -43,4 +46,4 @@ else
 end
 redis.call('UNLINK', lease)
 remember_fence(fences, lock, token)
-return {1, found, as_of}
+return {1, known, as_of}

@@ -9,7 +9,7 @@ local key, lease = KEYS[1], KEYS[2]
 local gone_until, checked_etag, checked_validity = ARGV[1], ARGV[2], ARGV[3]
 local fresh, mode = tonumber(ARGV[4]), ARGV[5]
 
-local found, as_of = valid_etag(key, gone_until, checked_etag, checked_validity)
+local found, as_of = valid_etag(key, gone_until, checked_etag, checked_validity, NEVER)
 if not found then
   return validity_unknown(key)
 elseif found == '' then

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/berthcare/larder/store/redis"
 )
@@ -205,8 +206,11 @@ func (n *namespaceWatch) written(redisKey string) {
 		e.Kind = NamespaceCleared
 	case strings.HasPrefix(redisKey, before):
 		e = WatchEvent{TagInvalidated, strings.TrimSuffix(redisKey[len(before):], "}")}
+		if !utf8.ValidString(e.Name) { // nor has Larder written it
+			return
+		}
 	default:
-		key, ok := n.cache.userKey(n.namespace, redisKey)
+		key, ok := n.cache.toldKey(n.namespace, redisKey)
 		if !ok {
 			return
 		}

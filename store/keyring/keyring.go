@@ -6,6 +6,7 @@ import (
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"maps"
@@ -25,12 +26,17 @@ var (
 )
 
 // A Keyring encrypts fields of records with AES-256-GCM (NIST SP 800-38D). The active key encrypts; every key decrypts, so
-// that the active key can be replaced while data lives. It is safe for concurrent use. A nil Keyring holds no key.
+// that the active key can be replaced while data lives. Make one with [New]. It is safe for concurrent use. A nil Keyring holds no key.
 //
 // Each record has an encryption key of its own, derived with HKDF-SHA-256 (RFC 5869) from the keyring's key and the record's
 // key in Redis. A ciphertext therefore cannot be moved from one record to another, and the limit of 2^32 random nonces for
 // one key (SP 800-38D section 8.3) applies to a single record.
 type Keyring struct {
+	set atomic.Pointer[set]
+}
+
+// A set is the keys of a keyring at one time.
+type set struct {
 	active string
 	keys   map[string]*secret
 }
@@ -62,7 +68,39 @@ func CheckID(id string) error {
 // New returns a keyring of keys by id, which encrypts with the key named active. An id is 1 to 32 letters, digits, dots,
 // underscores and dashes, as [CheckID] checks; a key is [KeyBytes] long. Errors never contain a key.
 func New(active string, keys map[string][]byte) (*Keyring, error) {
-	k := &Keyring{active: active, keys: make(map[string]*secret, len(keys))}
+	k := new(Keyring)
+	if err := k.Replace(active, keys); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// Replace replaces the keys, as those of [New], for calls that begin from now on. It fails, and changes nothing, where [New]
+// fails, and if a key that the keyring holds would become another under the same id: what it has encrypted would be lost.
+func (k *Keyring) Replace(active string, keys map[string][]byte) error {
+	next, err := newSet(active, keys)
+	if err != nil {
+		return err
+	}
+	if before := k.set.Load(); before != nil {
+		for id, key := range next.keys {
+			held := before.keys[id]
+			switch {
+			case held == nil:
+			case subtle.ConstantTimeCompare(held.extracted, key.extracted) == 0:
+				return fmt.Errorf("key %s is another one than before: a new key needs a new id", id)
+			default:
+				next.keys[id] = held // which counts its uses
+			}
+		}
+	}
+	k.set.Store(next)
+	return nil
+}
+
+// newSet returns a set of keys.
+func newSet(active string, keys map[string][]byte) (*set, error) {
+	k := &set{active: active, keys: make(map[string]*secret, len(keys))}
 	for id, key := range keys {
 		if err := CheckID(id); err != nil {
 			return nil, err
@@ -101,10 +139,11 @@ func (k *secret) aead(record string) cipher.AEAD {
 
 // Seal encrypts one field of a record with the active key. It panics on a nil Keyring.
 func (k *Keyring) Seal(record, field string, plain []byte) []byte {
-	sealed := make([]byte, 0, overhead+len(k.active)+len(plain))
+	s := k.set.Load()
+	sealed := make([]byte, 0, overhead+len(s.active)+len(plain))
 	sealed = append(sealed, magic...)
-	sealed = append(append(sealed, byte(len(k.active))), k.active...)
-	return k.keys[k.active].aead(record).Seal(sealed, nil, plain, []byte(field))
+	sealed = append(append(sealed, byte(len(s.active))), s.active...)
+	return s.keys[s.active].aead(record).Seal(sealed, nil, plain, []byte(field))
 }
 
 // Sealed reports whether stored bytes were returned by [Keyring.Seal].
@@ -124,14 +163,18 @@ func (k *Keyring) Open(record, field string, stored []byte) ([]byte, error) {
 		return nil, ErrCorrupt
 	}
 	id := string(rest[1:n])
-	if k == nil || k.keys[id] == nil {
+	var key *secret
+	if k != nil {
+		key = k.set.Load().keys[id]
+	}
+	if key == nil {
 		return nil, fmt.Errorf("%w: key %q", ErrKeyUnknown, id)
 	}
-	plain, err := k.keys[id].aead(record).Open(nil, nil, rest[n:], []byte(field))
+	plain, err := key.aead(record).Open(nil, nil, rest[n:], []byte(field))
 	if err != nil {
 		return nil, ErrCorrupt
 	}
-	k.keys[id].opened.Add(1)
+	key.opened.Add(1)
 	return plain, nil
 }
 
@@ -140,7 +183,7 @@ func (k *Keyring) Active() string {
 	if k == nil {
 		return ""
 	}
-	return k.active
+	return k.set.Load().active
 }
 
 // IDs returns the ids of the keys, sorted.
@@ -148,7 +191,7 @@ func (k *Keyring) IDs() []string {
 	if k == nil {
 		return nil
 	}
-	return slices.Sorted(maps.Keys(k.keys))
+	return slices.Sorted(maps.Keys(k.set.Load().keys))
 }
 
 // Uses returns how often each key has decrypted something since the start, by id.
@@ -156,8 +199,9 @@ func (k *Keyring) Uses() map[string]int64 {
 	if k == nil {
 		return nil
 	}
-	counts := make(map[string]int64, len(k.keys))
-	for id, key := range k.keys {
+	keys := k.set.Load().keys
+	counts := make(map[string]int64, len(keys))
+	for id, key := range keys {
 		counts[id] = key.opened.Load()
 	}
 	return counts

@@ -4,6 +4,8 @@ import (
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
+	"maps"
+	"slices"
 )
 
 // A MAC authenticates data under one key of a keyring.
@@ -20,15 +22,20 @@ func (k *Keyring) Sign(record string, data []byte) MAC {
 	if k == nil {
 		return unkeyed(record, data)
 	}
-	return MAC{k.active, k.keys[k.active].mac(record, data)}
+	s := k.set.Load()
+	return MAC{s.active, s.keys[s.active].mac(record, data)}
 }
 
 // MACs returns the MACs of data under every key and that without a key, for a comparison with what [Keyring.Sign] has returned
 // under any of them.
 func (k *Keyring) MACs(record string, data []byte) []MAC {
 	all := []MAC{unkeyed(record, data)}
-	for _, id := range k.IDs() {
-		all = append(all, MAC{id, k.keys[id].mac(record, data)})
+	if k == nil {
+		return all
+	}
+	keys := k.set.Load().keys
+	for _, id := range slices.Sorted(maps.Keys(keys)) {
+		all = append(all, MAC{id, keys[id].mac(record, data)})
 	}
 	return all
 }

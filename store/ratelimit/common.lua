@@ -71,8 +71,8 @@ end
 --   after(l, target)       returns the time until no more than target is used
 --   add(l, n)              uses n more, or gives back -n
 --   value(l)               returns what is to be stored; the time after which it means nothing is after(l, 0)
---   mark(l)                returns when a charge was made, as two numbers
---   give(l, n, a, b)       gives back n of what was used at a mark, or what is left of it
+--   mark(l)                returns when a charge was made, as three numbers
+--   give(l, n, a, b, c)    gives back n of what was used at a mark, or what is left of it
 local algorithms = {}
 
 -- GCRA, as a bucket that drains: u + r / period is used at the time at, and drains by capacity in each period. Stored are also
@@ -134,12 +134,28 @@ algorithms.g = {
     return digits(l.u) .. ' ' .. digits(l.r) .. ' ' .. digits(l.at) .. ' ' .. digits(l.period) .. ' ' .. digits(l.full)
   end,
   mark = function(l)
-    return l.u, l.at
+    return l.u, l.r, l.at
   end,
-  give = function(l, n, u, at)
+  give = function(l, n, u, r, at)
     -- What was used at the mark drains before what was used later.
     local whole, rest = muldiv(math.max(l.at - at, 0), l.capacity, l.period)
-    l.is.add(l, -math.min(n, math.max(u - (rest > 0 and whole + 1 or whole), 0)))
+    u, r = u - whole, r - rest
+    if r < 0 then
+      u, r = u - 1, r + l.period
+    end
+    if u < 0 then
+      return
+    end
+    if n <= u then
+      u, r = n, 0
+    end
+    l.u, l.r = l.u - u, l.r - r
+    if l.r < 0 then
+      l.u, l.r = l.u - 1, l.r + l.period
+    end
+    if l.u < 0 then
+      l.u, l.r = 0, 0
+    end
   end,
 }
 
@@ -190,7 +206,7 @@ algorithms.f = {
     return digits(l.count) .. ' ' .. digits(l.start) .. ' ' .. digits(l.stop)
   end,
   mark = function(l)
-    return l.start, 0
+    return l.start, 0, 0
   end,
   give = function(l, n, start)
     if l.start == start then
@@ -259,7 +275,7 @@ algorithms.s = {
     return digits(l.count) .. ' ' .. digits(l.previous) .. ' ' .. digits(l.start) .. ' ' .. digits(l.period)
   end,
   mark = function(l)
-    return l.start, 0
+    return l.start, 0, 0
   end,
   give = function(l, n, start)
     if l.start == start then

@@ -125,9 +125,9 @@ if record and denied == 0 then
   end
   lines[2] = table.concat(told, ' ')
   for i, c in ipairs(limits) do
-    local first, second = c[1].is.mark(c[1])
+    local first, second, third = c[1].is.mark(c[1])
     lines[#lines + 1] = table.concat({
-      digits(c.verdict), digits(c.charged), digits(first), digits(second),
+      digits(c.verdict), digits(c.charged), digits(first), digits(second), digits(third),
       ARGV[c.a], ARGV[c.a + 1], ARGV[c.a + 2], ARGV[c.a + 3], ARGV[c.a + 4],
     }, ',')
   end

@@ -87,20 +87,11 @@ func (d *denials) decide(c *call) (Decision, bool) {
 			return Decision{}, false
 		}
 		kept, ok := d.get(c.keys[i], now)
-		if !ok || kept.rule != c.charges[i].Rule {
+		if !ok || kept.cost != cost || kept.rule != c.charges[i].Rule {
 			return Decision{}, false
 		}
 		r := kept.said
-		switch {
-		case r.Outcome == Allowed:
-			if cost > kept.cost {
-				return Decision{}, false
-			}
-		case cost < kept.cost:
-			return Decision{}, false
-		default:
-			denied = denied || !kept.rule.Shadow
-		}
+		denied = denied || r.Outcome != Allowed && !kept.rule.Shadow
 		if results == nil {
 			results = make([]Result, len(c.charges))
 		}

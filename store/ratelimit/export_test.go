@@ -31,6 +31,12 @@ func (l *Limiter) UseTimeKey() {
 // UsageKey is the Redis key of a limit.
 func UsageKey(namespace string, c Charge) string { return usageKey(namespace, &c) }
 
+// ReservationKey is the Redis key of a reservation.
+func ReservationKey(namespace, id string) string {
+	r, _ := parseReservation(id)
+	return r.key(namespace)
+}
+
 // CalendarEdges is what the script is told of the windows of a calendar.
 func CalendarEdges(period time.Duration, now time.Time) string { return calendar(period, now) }
 

@@ -26,7 +26,10 @@ type usage interface {
 	give(n int64, m mark) usage
 }
 
-type mark struct{ used, at int64 }
+type mark struct {
+	level *big.Rat
+	at    int64
+}
 
 func full(r ratelimit.Rule) int64 {
 	if r.Algorithm == ratelimit.GCRA && r.Burst > 0 {
@@ -214,13 +217,23 @@ func (b *bucket) after(target int64) int64 {
 const maxTime = 315360000000000
 
 func (b *bucket) mark() mark {
-	return mark{new(big.Int).Quo(b.level.Num(), b.level.Denom()).Int64(), b.at}
+	return mark{b.level, b.at}
 }
 
 // give gives back what of the level at the mark has not drained yet, at most n: what was used before drains first.
 func (b *bucket) give(n int64, m mark) usage {
-	left := m.used - ceil(drained(b.rule, max(b.at-m.at, 0)))
-	return b.add(-min(n, max(left, 0)))
+	back := new(big.Rat).Sub(m.level, drained(b.rule, max(b.at-m.at, 0)))
+	if all := new(big.Rat).SetInt64(n); back.Cmp(all) > 0 {
+		back = all
+	}
+	if back.Sign() <= 0 {
+		return b
+	}
+	level := new(big.Rat).Sub(b.level, back)
+	if level.Sign() < 0 {
+		level = new(big.Rat)
+	}
+	return &bucket{level, b.at, b.rule}
 }
 
 // A fixed window counts from start to stop.

@@ -25,8 +25,8 @@ end
 local time = now()
 local limits, usage = {}, {}
 for i = 1, count do
-  local verdict, charged, first, second, algorithm, full, capacity, period, align =
-    string.match(lines[i + 2], '^(%d+),(%d+),(%d+),(%d+),(%a),(%d+),(%d+),(%d+),(.*)$')
+  local verdict, charged, first, second, third, algorithm, full, capacity, period, align =
+    string.match(lines[i + 2], '^(%d+),(%d+),(%d+),(%d+),(%d+),(%a),(%d+),(%d+),(%d+),(.*)$')
   local l = usage[KEYS[i]]
   if not l then
     l = {
@@ -42,7 +42,7 @@ for i = 1, count do
     if used > charged then
       l.is.add(l, used - charged)
     else
-      l.is.give(l, charged - used, tonumber(first), tonumber(second))
+      l.is.give(l, charged - used, tonumber(first), tonumber(second), tonumber(third))
     end
     l.dirty = true
     charged = used

@@ -3,6 +3,8 @@ package redis
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -16,6 +18,8 @@ type Batch struct {
 	Effect Effect
 	// Tracked sends the commands over the tracked connections, so that the answers may be kept in the near cache.
 	Tracked bool
+	// Bulk sends the commands over the connections for large answers.
+	Bulk bool
 	// Command returns the command of an item.
 	Command func(b rueidis.Builder, i int) rueidis.Completed
 	// Read takes the answer of an item. Its error, or that of the answer, makes the item fail.
@@ -24,41 +28,53 @@ type Batch struct {
 	Fail func(i int, err error)
 }
 
-// RunBatch sends the commands of the items. It returns an error, and tells Fail nothing, if the round trip failed; and one
-// if every item failed and the first failure may be retried.
+// RunBatch sends the commands of the items, those to each shard by themselves, so that a shard that hangs or is overloaded fails
+// its own items alone. It returns an error, and tells Fail nothing, if every round trip failed; and one if every item failed and
+// the first failure may be retried.
 func (c *Client) RunBatch(ctx context.Context, items []int, b Batch) error {
 	if len(items) == 0 {
 		return nil
 	}
+	conns := c.conns.Load()
+	if conns == nil {
+		return Fail(ErrUnavailable, errors.New("not connected yet"))
+	}
 	begin := time.Now()
-	results, err := RoundTrip(ctx, c, b.Name, b.Effect, func(ctx context.Context, conns *Conns) ([]rueidis.RedisResult, error) {
-		client := conns.Primary
-		if b.Tracked {
-			client = conns.Tracked
-		}
-		commands := make([]rueidis.Completed, len(items))
-		for n, i := range items {
-			commands[n] = b.Command(client.B(), i)
-		}
-		return client.DoMulti(ctx, commands...), nil
-	})
+	commands, err := c.build(conns, items, b)
+	if err != nil {
+		return err
+	}
+	answers := c.send(ctx, b, commands)
+	if !slices.ContainsFunc(answers, func(a shardAnswer) bool { return a.err == nil }) {
+		err = answers[0].err
+	}
+	if slices.ContainsFunc(answers, func(a shardAnswer) bool { return a.sent }) {
+		c.observe(ctx, b.Name, begin, err)
+	}
 	if err != nil {
 		return err
 	}
 	var first error
 	failed := 0
-	for n, r := range results {
-		err := b.Read(items[n], r)
-		if err == nil {
-			continue
+	for _, a := range answers {
+		for n, at := range a.commands {
+			err := a.err
+			if err == nil {
+				err = b.Read(items[at], a.results[n])
+			}
+			if err == nil {
+				continue
+			}
+			failed++
+			if a.err == nil {
+				c.notice(conns, err, b.Effect, begin)
+			}
+			err = classify(ctx, err, b.Effect)
+			if first == nil {
+				first = err
+			}
+			b.Fail(items[at], err)
 		}
-		failed++
-		c.notice(c.conns.Load(), err, b.Effect, begin)
-		err = classify(ctx, err, b.Effect)
-		if first == nil {
-			first = err
-		}
-		b.Fail(items[n], err)
 	}
 	if ctxErr := ctx.Err(); ctxErr != nil && failed > 0 {
 		return ctxErr
@@ -67,6 +83,65 @@ func (c *Client) RunBatch(ctx context.Context, items []int, b Batch) error {
 		return first
 	}
 	return nil
+}
+
+// client returns the connections that the batch goes over.
+func (b *Batch) client(conns *Conns) rueidis.Client {
+	switch {
+	case b.Bulk:
+		return conns.Bulk
+	case b.Tracked:
+		return conns.Tracked
+	}
+	return conns.Primary
+}
+
+// build builds the commands of the items.
+func (c *Client) build(conns *Conns, items []int, b Batch) (commands []rueidis.Completed, err error) {
+	defer c.recovered(&err)
+	commands = make([]rueidis.Completed, len(items))
+	for n, i := range items {
+		commands[n] = b.Command(b.client(conns).B(), i)
+	}
+	return commands, nil
+}
+
+// shardAnswer is what one shard has answered to the commands with the given indexes.
+type shardAnswer struct {
+	commands []int
+	results  []rueidis.RedisResult
+	sent     bool
+	err      error
+}
+
+// send sends the commands to each shard at the same time.
+func (c *Client) send(ctx context.Context, b Batch, commands []rueidis.Completed) []shardAnswer {
+	groups := c.byShare(commands)
+	answers := make([]shardAnswer, 0, len(groups))
+	for _, at := range groups {
+		answers = append(answers, shardAnswer{commands: at})
+	}
+	var sent sync.WaitGroup
+	for n := range answers {
+		a := &answers[n]
+		own := make([]rueidis.Completed, len(a.commands))
+		for m, at := range a.commands {
+			own[m] = commands[at]
+		}
+		run := func() {
+			in := c.shareOf(own[0].Slot())
+			a.results, a.sent, a.err = roundTrip(ctx, c, in, b.Effect, func(ctx context.Context, conns *Conns) ([]rueidis.RedisResult, error) {
+				return b.client(conns).DoMulti(ctx, own...), nil
+			})
+		}
+		if n == len(answers)-1 { // the last one in this goroutine, which is the only one outside a cluster
+			run()
+		} else {
+			sent.Go(run)
+		}
+	}
+	sent.Wait()
+	return answers
 }
 
 // Items returns the indexes of n items.

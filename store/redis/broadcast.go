@@ -126,7 +126,7 @@ func (b *Broadcast) check(ctx context.Context) error {
 			failed = r.err
 		}
 	}
-	if b.moves.lost(b.client.owners.Load()) || changed {
+	if b.moves.lost(b.client.slotOwners.Load()) || changed {
 		b.reset()
 	}
 	return failed
@@ -237,7 +237,9 @@ func (c *broadcastConn) check(ctx context.Context, client *Client) (renewed bool
 	}
 	// Only this goroutine makes connections, so that the answer came over the last one.
 	dials := c.dials.Load()
-	renewed = dials != c.whole
+	if renewed = dials != c.whole; renewed && client.options.Mode != Embedded {
+		client.protectOne(ctx, c.client)
+	}
 	c.whole = dials
 	return renewed, nil
 }

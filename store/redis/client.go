@@ -26,29 +26,34 @@ type Client struct {
 	options Options
 	conns   atomic.Pointer[Conns]
 	network *network
+	files   *files
 	dialer  *dialer
 	guests  *network // of connections that are for a question or two
 	// guestSessions spares most of these the work of a full TLS handshake.
 	guestSessions tls.ClientSessionCache
 
-	sentinels *sentinels // nil unless the mode is Sentinel
-	fence     fence
-	clock     *clock
-	slots     chan struct{} // one element for each round trip in flight
-	waiting   waiters
-	onWrite   onWrite
-	embedded  *embedded.Server
-	version   atomic.Pointer[string]
-	warnings  atomic.Pointer[[]Warning]
-	roles     sync.Map               // address of a cluster's node -> whether it was a primary when it last answered
-	nodeIDs   sync.Map               // address of a cluster's node -> its id when it last answered
-	pulses    sync.Map               // address of a node -> *pulse
-	owners    atomic.Pointer[owners] // of a cluster's slots when it was last asked; nil before
-	ownersSum string                 // of the survey that owners are from; keepConfirming uses it alone
-	elsewhere elsewhere
-	blind     sync.Once // warns that the topology of a cluster is not told
-	stop      context.CancelFunc
-	lifetime  context.Context //nolint:containedctx // of the client itself, for work that no request waits for
+	sentinels  *sentinels // nil unless the mode is Sentinel
+	fence      fence
+	clock      *clock
+	common     share                      // of round trips whose shard is not known, and of all to one server
+	shares     sync.Map                   // id of a node of a cluster -> its share
+	slotShares atomic.Pointer[slotShares] // the shares of the owners of slots
+	waiting    waiters
+	onWrite    onWrite
+	embedded   *embedded.Server
+	version    atomic.Pointer[string]
+	warnings   atomic.Pointer[[]Warning]
+	roles      sync.Map                   // address of a cluster's node -> whether it was a primary when it last answered
+	nodeIDs    sync.Map                   // address of a cluster's node -> its id when it last answered
+	pulses     sync.Map                   // address of a node -> *pulse
+	slotOwners atomic.Pointer[slotOwners] // of a cluster when it was last asked; nil before
+	ownersSum  string                     // of the survey that slotOwners are from; keepConfirming uses it alone
+	elsewhere  elsewhere
+	blind      sync.Once // warns that the topology of a cluster is not told
+	// unprotected tells that CLIENT NO-EVICT is refused.
+	unprotected sync.Once
+	stop        context.CancelFunc
+	lifetime    context.Context //nolint:containedctx // of the client itself, for work that no request waits for
 }
 
 // Conns are the connections to Redis. Redis tracks what is read over Tracked and pushes it back when it is written. Writes,
@@ -58,6 +63,9 @@ type Conns struct {
 	Primary rueidis.Client
 	// Tracked is for reads that fill the near cache. It is Primary if there is no near cache.
 	Tracked rueidis.Client
+	// Bulk is for reads whose answers may be large, which would hold up those of others on the same connection. It is tracked if
+	// there is a near cache.
+	Bulk rueidis.Client
 }
 
 // New returns a client that is not connected yet. Its errors are mistakes in the options.
@@ -66,16 +74,22 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{options: o, slots: make(chan struct{}, o.MaxInFlight)}
+	c := &Client{options: o, common: make(share, o.MaxInFlight)}
 	c.lifetime, c.stop = context.WithCancel(context.Background())
-	c.network = newNetwork(&c.options)
+	c.files = newFiles(&c.options)
+	c.network = newNetwork(&c.options, c.files)
 	unseen := c.options
 	unseen.Observer, unseen.Logger = noObserver{}, slog.New(slog.DiscardHandler)
-	c.guests, c.guestSessions = newNetwork(&unseen), tls.NewLRUClientSessionCache(8)
+	c.guests, c.guestSessions = newNetwork(&unseen, c.files), tls.NewLRUClientSessionCache(8)
 	if o.Mode == Sentinel {
 		c.sentinels = newSentinels(c)
 	}
 	c.dialer = c.newDialer()
+	c.dialer.greeted = func(addr string) {
+		if conns := c.conns.Load(); conns != nil {
+			go c.protect(conns, addr)
+		}
+	}
 	c.clock = newClock(o.Now)
 	if o.Mode == Embedded {
 		if c.embedded, err = embedded.Start(); err != nil {
@@ -106,7 +120,14 @@ func (c *Client) CommandTimeout() time.Duration { return c.options.CommandTimeou
 func (c *Client) Lifetime() context.Context { return c.lifetime }
 
 // InFlight returns the number of round trips in flight.
-func (c *Client) InFlight() int64 { return int64(len(c.slots)) }
+func (c *Client) InFlight() int64 {
+	n := len(c.common)
+	c.shares.Range(func(_, s any) bool {
+		n += len(s.(share))
+		return true
+	})
+	return int64(n)
+}
 
 // Stop ends Lifetime and with it the client's own work. Round trips still succeed until Close.
 func (c *Client) Stop() { c.stop() }
@@ -122,6 +143,14 @@ func (c *Client) Close() {
 	}
 }
 
+// bulkNodes returns the connections of Bulk by address, none if they are those of Primary.
+func (c *Conns) bulkNodes() map[string]rueidis.Client {
+	if c.Bulk == c.Primary {
+		return nil
+	}
+	return c.Bulk.Nodes()
+}
+
 // trackedNodes returns the tracked connections by address, none if they are those of Primary.
 func (c *Conns) trackedNodes() map[string]rueidis.Client {
 	if c.Tracked == c.Primary {
@@ -134,5 +163,8 @@ func (c *Conns) close() {
 	c.Primary.Close()
 	if c.Tracked != c.Primary {
 		c.Tracked.Close()
+	}
+	if c.Bulk != nil && c.Bulk != c.Primary {
+		c.Bulk.Close()
 	}
 }

@@ -56,7 +56,7 @@ func (c *Client) confirmPrimary(ctx context.Context, conns *Conns) error {
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		ids, err := identifyBoth(ctx, conns)
+		ids, err := identifyAll(ctx, conns)
 		answers <- answer{ids, err}
 	}()
 	led, sure, err := c.look(ctx)
@@ -130,7 +130,7 @@ func (c *Client) newGuest(addr string, anyRole bool) (rueidis.Client, error) {
 	o := c.clientOption()
 	o.InitAddress, o.ForceSingleClient, o.DisableCache = []string{addr}, true, true
 	o.DialCtxFn = (&dialer{network: c.guests, anyRole: anyRole}).dial
-	o.ClientName, o.ClientNoEvict, o.ClientSetInfo = "", false, rueidis.DisableClientSetInfo
+	o.ClientName, o.ClientSetInfo = "", rueidis.DisableClientSetInfo
 	o.RingScaleEachConn, o.ReadBufferEachConn, o.WriteBufferEachConn = 2, guestBuffer, guestBuffer
 	if o.TLSConfig != nil {
 		o.TLSConfig = o.TLSConfig.Clone()

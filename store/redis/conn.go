@@ -3,7 +3,6 @@ package redis
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -37,7 +36,7 @@ type watchedConn struct {
 // be delivered later, when the calls that wrote it have failed and others have written anew. Closing would by default leave
 // that to the kernel, which goes on for minutes.
 func reset(conn net.Conn) net.Conn {
-	if secure, ok := conn.(*tls.Conn); ok {
+	if secure, ok := conn.(*securedConn); ok {
 		conn = secure.NetConn()
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
@@ -55,7 +54,10 @@ func (c *watchedConn) Read(b []byte) (int, error) {
 		return n, err
 	}
 	c.settled()
+	first := len(c.greeting) == 0 && n > 0
 	switch known, primary := c.greeted(b[:n]); {
+	case first && b[0] == tlsAlert:
+		n, err = 0, errTLSPort
 	case known && primary:
 		c.heard.Store(true)
 		c.greeting = nil
@@ -64,11 +66,23 @@ func (c *watchedConn) Read(b []byte) (int, error) {
 		n, err = 0, errReplica
 	}
 	if err != nil && !c.heard.Load() {
-		err = fmt.Errorf("%w: %w", errDial, err)
+		err = fmt.Errorf("%w: %w", errDial, explain(c.Conn, err))
 		c.fail(err)
 	}
 	return n, err
 }
+
+func (c *watchedConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if err != nil && !c.heard.Load() { // no more than the greeting was sent
+		err = fmt.Errorf("%w: %w", errDial, explain(c.Conn, err))
+		c.fail(err)
+	}
+	return n, err
+}
+
+// tlsAlert begins the record with which a TLS server refuses what is no TLS.
+const tlsAlert = 0x15
 
 // mostGreeting is more than the answer to a greeting takes.
 const mostGreeting = 4 << 10

@@ -24,6 +24,7 @@ func (c *Client) Connect(ctx context.Context) error {
 		}
 		if err == nil {
 			c.version.Store(&version)
+			c.protect(conns, "")
 			if !c.conns.CompareAndSwap(nil, conns) {
 				conns.close()
 			} else if c.options.Mode != Embedded {
@@ -50,39 +51,48 @@ func (c *Client) open(ctx context.Context) (*Conns, string, error) {
 	if err != nil {
 		return nil, "", connectError(err)
 	}
-	conns := &Conns{Primary: primary, Tracked: primary}
+	conns := &Conns{Primary: primary, Tracked: primary, Bulk: primary}
+	var tracking *tracker
 	if c.Near != nil {
-		if conns.Tracked, err = c.newClient(&tracker{
-			// Not OPTIN: Redis tracks whatever is read over these connections, and no command has to ask for it.
-			options: []string{"OPTOUT"}, told: c.invalidated,
-		}); err != nil {
+		// Not OPTIN: Redis tracks whatever is read over these connections, and no command has to ask for it.
+		tracking = &tracker{options: []string{"OPTOUT"}, told: c.invalidated}
+		if conns.Tracked, err = c.newClient(tracking); err != nil {
 			primary.Close()
 			return nil, "", connectError(err)
 		}
+	}
+	if c.options.Mode != Embedded {
+		if conns.Bulk, err = c.newClient(tracking); err != nil {
+			conns.Bulk = primary
+			conns.close()
+			return nil, "", connectError(err)
+		}
+	}
+	// No context of a step ends before the last step: a dial that one step has begun and not waited for is that of the next.
+	opening, opened := context.WithCancel(ctx)
+	defer opened()
+	within := func(limit time.Duration, step func(context.Context) error) error {
+		timed, cancel := context.WithTimeout(opening, limit)
+		context.AfterFunc(opening, cancel)
+		return step(timed)
 	}
 	var version string
 	for _, step := range []func(context.Context) error{
 		func(ctx context.Context) (err error) { version, err = c.inspect(ctx, primary); return err },
 		func(ctx context.Context) error { return c.ping(ctx, conns) },
+		func(ctx context.Context) error { return c.askReads(ctx, conns) },
 		func(ctx context.Context) error { return c.appraise(ctx, conns) },
 	} {
-		if err := within(ctx, c.options.CommandTimeout, step); err != nil {
+		if err := within(c.options.CommandTimeout, step); err != nil {
 			conns.close()
 			return nil, "", err
 		}
 	}
 	if c.options.Mode != Embedded {
 		// The near cache must know its sources before it holds anything. Where that fails it will be dropped once.
-		_ = within(ctx, c.options.sentinelTimeout(), func(ctx context.Context) error { return c.confirm(ctx, conns) })
+		_ = within(c.options.sentinelTimeout(), func(ctx context.Context) error { return c.confirm(ctx, conns) })
 	}
 	return conns, version, nil
-}
-
-// within calls a function with a context that ends after a time.
-func within(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	return f(ctx)
 }
 
 // tracker says what Redis pushes over a rueidis client's connections, and which function is told.
@@ -110,8 +120,8 @@ func (c *Client) newDialer() *dialer {
 func (c *Client) clientOption() rueidis.ClientOption {
 	o := &c.options
 	return rueidis.ClientOption{
-		Username:         o.Username,
-		Password:         o.Password,
+		AuthCredentialsFn: c.credentials(o.Username, o.Password, o.PasswordFile),
+
 		ClientName:       "larder",
 		SelectDB:         o.DB,
 		TLSConfig:        o.TLS,
@@ -122,8 +132,15 @@ func (c *Client) clientOption() rueidis.ClientOption {
 		// Without it the deadline of one caller would close the connection that all callers share.
 		AlwaysPipelining:  true,
 		PipelineMultiplex: -1,
-		ClientNoEvict:     o.Mode != Embedded,
 		ClusterOption:     rueidis.ClusterOption{ShardsRefreshInterval: 2 * time.Second, MaxMovedRedirections: 8},
+	}
+}
+
+// credentials returns a function that tells rueidis how to authenticate a new connection. The password is that in the file, if
+// there is one.
+func (c *Client) credentials(username, password, file string) func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) {
+	return func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) {
+		return rueidis.AuthCredentials{Username: username, Password: c.files.password(file, password)}, nil
 	}
 }
 
@@ -177,7 +194,9 @@ func connectError(err error) error {
 	}
 	text := strings.ToUpper(err.Error())
 	switch {
-	case strings.Contains(text, "NOPERM"): // rueidis has wrapped it beyond recognition
+	case strings.Contains(text, "NOPERM") && strings.Contains(text, "TRACKING"): // rueidis has wrapped it beyond recognition
+		return Fail(ErrRefused, errNoTracking)
+	case strings.Contains(text, "NOPERM"):
 		return Fail(ErrRefused, err)
 	case strings.Contains(text, "CLUSTER SUPPORT DISABLED"):
 		return wrongMode("redis is not a cluster")
@@ -186,10 +205,13 @@ func connectError(err error) error {
 	case strings.Contains(text, "DB INDEX IS OUT OF RANGE"):
 		return wrongMode("redis has no database of that number")
 	case errors.Is(err, rueidis.ErrNoCache):
-		return wrongMode("redis does not support client-side caching: it is older than 6.0 or behind a proxy, or an ACL denies client|tracking")
+		return wrongMode("redis does not support client-side caching (CLIENT TRACKING over RESP3): it is older than 6.0 or behind a proxy")
 	}
 	return Fail(ErrUnavailable, err)
 }
+
+// errNoTracking is the reason of a near cache that cannot be kept right.
+var errNoTracking = errors.New("NOPERM this user may not run client|tracking, which the near cache needs")
 
 func wrongMode(why string) error {
 	return fmt.Errorf("%w: %s", ErrWrongMode, why)

@@ -236,8 +236,8 @@ func TestAddressOfSeveralServers(t *testing.T) {
 		}
 	}
 	// Of 30 looks most find another server.
-	if got := watched.seen(redis.Dialed); got > 8 {
-		t.Errorf("%d connections were made in 3 s, want 8 at most", got)
+	if got := watched.seen(redis.Dialed); got > 12 { // three at a time
+		t.Errorf("%d connections were made in 3 s, want 12 at most", got)
 	}
 	close(stop)
 	turns.Wait()

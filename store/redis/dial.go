@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -46,6 +47,8 @@ type dialer struct {
 	resolve func(ctx context.Context) (string, error)
 	// failed is called when a connection could not be opened, if set.
 	failed func()
+	// greeted is called when a connection to an address has been greeted, if set. It must not block.
+	greeted func(addr string)
 	// anyRole accepts servers that are no primaries: the nodes of a cluster, and sentinels.
 	anyRole bool
 
@@ -93,17 +96,46 @@ func (d *dialer) open(ctx context.Context, addr string, nd *net.Dialer, tc *tls.
 			return nil, "", err
 		}
 	}
-	if tc != nil {
-		conn, err = (&tls.Dialer{NetDialer: nd, Config: tc}).DialContext(ctx, "tcp", addr)
-	} else {
-		conn, err = nd.DialContext(ctx, "tcp", addr)
+	if nd.Timeout > 0 { // for both
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, nd.Timeout)
+		defer cancel()
+	}
+	kind, at, host := d.network.options.dialled(addr)
+	conn, err = nd.DialContext(ctx, kind, at)
+	if err == nil && tc != nil {
+		conn, err = d.network.secure(ctx, conn, tc, host)
 	}
 	return conn, addr, err
+}
+
+// dialled returns the kind of network, the address that is dialled for an address, and its host.
+func (o *Options) dialled(addr string) (kind, at, host string) {
+	if strings.HasPrefix(addr, "/") {
+		return "unix", addr, "localhost"
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "tcp", addr, addr
+	}
+	to, ok := o.AddressMap[addr]
+	if !ok {
+		if to, ok = o.AddressMap[host]; !ok {
+			return "tcp", addr, host
+		}
+	}
+	if toHost, toPort, err := net.SplitHostPort(to); err == nil {
+		return "tcp", net.JoinHostPort(toHost, toPort), toHost
+	}
+	return "tcp", net.JoinHostPort(to, port), to
 }
 
 // answered ends the backoff of an address and the counting of one lost connection to it.
 func (d *dialer) answered(addr string) {
 	d.network.answered(addr)
+	if d.greeted != nil {
+		d.greeted(addr)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if lost := d.lost[addr]; len(lost) > 0 {

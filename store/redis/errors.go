@@ -45,6 +45,8 @@ type failure struct {
 	cause error
 	// final means that repeating the call would mislead its caller.
 	final bool
+	// moving means that the slot of a key moves.
+	moving bool
 }
 
 // Fail returns an error that matches kind and prints as kind. [Cause] returns its cause, which may be nil and must not contain
@@ -81,6 +83,12 @@ func Refused(err error) bool {
 	return errors.As(err, &f) && !errors.Is(err, ErrOutcomeUnknown) && !errors.Is(err, ErrUnavailable)
 }
 
+// Moving reports whether Redis refused a command because the slot of its keys moves: the command did nothing, and works in a moment.
+func Moving(err error) bool {
+	var f *failure
+	return errors.As(err, &f) && f.moving
+}
+
 // Effect says what a lost answer of a command means.
 type Effect int
 
@@ -96,32 +104,41 @@ const (
 
 // refusals are the codes of Redis which mean that nothing was done, and the error that each becomes.
 var refusals = []struct {
-	code string
-	kind error
+	code   string
+	kind   error
+	moving bool
 }{
-	{"LOADING", ErrUnavailable},
-	{"MASTERDOWN", ErrUnavailable},
-	{"CLUSTERDOWN", ErrUnavailable},
-	{"TRYAGAIN", ErrUnavailable},
-	{"READONLY", ErrUnavailable},
-	{"NOREPLICAS", ErrUnavailable},
-	{"BUSY", ErrUnavailable},
-	{"MISCONF", ErrUnavailable},
-	{"MOVED", ErrUnavailable},
-	{"ASK", ErrUnavailable},
-	{"UNBLOCKED", ErrUnavailable},
+	{"LOADING", ErrUnavailable, false},
+	{"MASTERDOWN", ErrUnavailable, false},
+	{"CLUSTERDOWN", ErrUnavailable, false},
+	{"TRYAGAIN", ErrUnavailable, true},
+	{"READONLY", ErrUnavailable, false},
+	{"NOREPLICAS", ErrUnavailable, false},
+	{"BUSY", ErrUnavailable, false},
+	{"MISCONF", ErrUnavailable, false},
+	{"MOVED", ErrUnavailable, true},
+	{"ASK", ErrUnavailable, true},
+	{"UNBLOCKED", ErrUnavailable, false},
 	// A script that uses a key which it has not declared meets its slot while that moves, or a cluster that is not whole.
-	{"Script attempted to access a non local key", ErrUnavailable},
-	{"Script attempted to execute a command while the cluster is down", ErrUnavailable},
-	{"Script attempted to execute a write command while the cluster is down", ErrUnavailable},
-	{"OOM", ErrOverloaded},
-	{"WRONGTYPE", ErrWrongType},
-	{"NOAUTH", ErrRefused},
-	{"WRONGPASS", ErrRefused},
-	{"NOPERM", ErrRefused},
-	{"The user executing the script", ErrRefused},
-	{"LARDER_NOT_COUNTER", ErrNotCounter},
-	{"LARDER_OVERFLOW", ErrOverflow},
+	{"Script attempted to access a non local key", ErrUnavailable, true},
+	{"Script attempted to execute a command while the cluster is down", ErrUnavailable, false},
+	{"Script attempted to execute a write command while the cluster is down", ErrUnavailable, false},
+	// The same in Redis 8 and Valkey.
+	{"Attempted to access a non local key", ErrUnavailable, true},
+	{"Script attempted to access a slot not served", ErrUnavailable, false},
+	{"Can not execute a command", ErrUnavailable, false},
+	{"Can not execute a write command", ErrUnavailable, false},
+	{"Can not execute the command on a stale replica", ErrUnavailable, false},
+	{"Unable to execute command", ErrUnavailable, false},
+	{"OOM", ErrOverloaded, false},
+	{"WRONGTYPE", ErrWrongType, false},
+	{"NOAUTH", ErrRefused, false},
+	{"WRONGPASS", ErrRefused, false},
+	{"NOPERM", ErrRefused, false},
+	{"The user executing the script", ErrRefused, false}, // Redis 7.0
+	{"ACL failure in script", ErrRefused, false},         // Redis 7.2 and Valkey
+	{"LARDER_NOT_COUNTER", ErrNotCounter, false},
+	{"LARDER_OVERFLOW", ErrOverflow, false},
 }
 
 // classify turns the error of a command into one of the errors above, or into the context's own. A context error that is not
@@ -142,7 +159,7 @@ func classify(ctx context.Context, err error, eff Effect) error {
 		text := re.Error()
 		for _, r := range refusals {
 			if begins(text, r.code) {
-				return Fail(r.kind, errors.New(r.code))
+				return &failure{kind: r.kind, cause: errors.New(r.code), moving: r.moving}
 			}
 		}
 		if strings.Contains(text, "would overflow") {

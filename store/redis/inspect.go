@@ -20,6 +20,15 @@ func (c *Client) inspect(ctx context.Context, primary rueidis.Client) (version s
 		return "embedded", nil
 	}
 	info, err := c.serverInfo(ctx, primary)
+	if isDenied(err) {
+		// The greeting tells the same, and appraise warns that INFO is denied.
+		if info, err = greeting(ctx, primary); err == nil {
+			info["redis_mode"], info["redis_version"] = info["mode"], info["version"]
+			if info["server"] == "valkey" {
+				info["valkey_version"] = info["version"]
+			}
+		}
+	}
 	if err != nil {
 		return "", connectError(err)
 	}
@@ -27,12 +36,13 @@ func (c *Client) inspect(ctx context.Context, primary rueidis.Client) (version s
 	if c.options.Mode == Cluster {
 		want = "cluster"
 	}
-	if got := info["redis_mode"]; got != want {
+	// Valkey calls the mode server_mode, and redis_mode only if it is told to.
+	if got := cmp.Or(info["redis_mode"], info["server_mode"]); got != want {
 		return "", wrongMode(fmt.Sprintf("redis runs as %s, the configuration says %s", got, c.options.Mode))
 	}
 	major, _, _ := strings.Cut(info["redis_version"], ".")
 	if n, err := strconv.Atoi(major); err != nil || n < 7 {
-		return "", wrongMode(fmt.Sprintf("redis is version %q, the oldest supported is 7.0", info["redis_version"]))
+		return "", wrongMode(fmt.Sprintf("redis is version %q, the oldest supported is 7.0; the oldest Valkey is 7.2", info["redis_version"]))
 	}
 	if v := info["valkey_version"]; v != "" {
 		return "valkey " + v, nil

@@ -14,7 +14,7 @@ import (
 type moves struct {
 	mu sync.Mutex
 	// owners are those by which the rest is meant; nil before they are known.
-	owners *owners
+	owners *slotOwners
 	// restored are keys that another node than their owner has told of, and which.
 	restored map[string]string
 	// deleted are the last keys that owners have told of.
@@ -79,7 +79,7 @@ func (m *moves) move(slot uint16, to string) {
 
 // lost takes the owners that are known now, and reports whether slots have other owners than before without their keys having
 // moved there.
-func (m *moves) lost(now *owners) (lost bool) {
+func (m *moves) lost(now *slotOwners) (lost bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if now == nil || now == m.owners {

@@ -30,6 +30,7 @@ func backoff(failures int) time.Duration {
 // open connections, to close those to a server that must not be used any more.
 type network struct {
 	options *Options
+	files   *files
 
 	mu   sync.Mutex
 	down map[string]*downAddr
@@ -46,8 +47,8 @@ type downAddr struct {
 	trying   bool // whether an attempt is under way
 }
 
-func newNetwork(o *Options) *network {
-	return &network{options: o, down: make(map[string]*downAddr), conns: make(map[*watchedConn]struct{})}
+func newNetwork(o *Options, f *files) *network {
+	return &network{options: o, files: f, down: make(map[string]*downAddr), conns: make(map[*watchedConn]struct{})}
 }
 
 // errRefused is the reason of an address that others say must not be used.

@@ -27,22 +27,35 @@ const (
 type Options struct {
 	// Mode is the kind of Redis; empty means [Standalone].
 	Mode Mode
-	// Addrs are host:port of the server, of some nodes of the cluster or of the sentinels. [Embedded] ignores them.
+	// Addrs are host:port of the server, of some nodes of the cluster or of the sentinels, or the absolute path of a server's
+	// Unix socket. [Embedded] ignores them.
 	Addrs []string
+	// AddressMap says where to connect to instead of addresses that sentinels or nodes of a cluster tell, as behind network
+	// address translation. Keys are host:port, or a host that stands for all its ports; values likewise.
+	AddressMap map[string]string
 	// Username and Password authenticate to Redis (AUTH); empty means no authentication.
 	Username, Password string
+	// PasswordFile, if set, is read for every new connection, and its content is used instead of Password. While it cannot be
+	// read, what it contained last is used, and Password before that.
+	PasswordFile string
 	// DB is the database number; [Cluster] has database 0 only.
 	DB int
 	// TLS encrypts the connections to Redis and to the sentinels; nil means plain TCP.
 	TLS *tls.Config
+	// TLSFiles are read for every new connection and replace what TLS has of them.
+	TLSFiles TLSFiles
+	// TLSCommonName accepts a certificate of Redis that has no subject alternative name if its common name is the host.
+	TLSCommonName bool
 	// SentinelMaster is the name under which the sentinels monitor the primary; required with [Sentinel].
 	SentinelMaster string
 	// SentinelUsername and SentinelPassword authenticate to the sentinels; empty means no authentication.
 	SentinelUsername, SentinelPassword string
+	// SentinelPasswordFile is to SentinelPassword what PasswordFile is to Password.
+	SentinelPasswordFile string
 	// CommandTimeout bounds one round trip, beside the caller's deadline; 0 means 2 s. [Embedded] ignores it.
 	CommandTimeout time.Duration
-	// MaxInFlight bounds the concurrent round trips; 0 means 900. It must stay below 1024, the number of commands that
-	// rueidis queues on one connection: above that it would ignore callers' deadlines.
+	// MaxInFlight bounds the concurrent round trips to each shard; 0 means 900. It must stay below 1024, the number of commands
+	// that rueidis queues on one connection: above that it would ignore callers' deadlines.
 	MaxInFlight int
 	// NearCacheBytes bounds the memory of the near cache; 0 means no near cache.
 	NearCacheBytes int64

@@ -250,7 +250,10 @@ func (c *Client) examine(ctx context.Context, addr string, node, tracked rueidis
 			return err
 		},
 		func() error {
-			_, err := refusedOrAway(c.askTracked(ctx, tracked)) // what it refuses, the other refuses as well
+			if tracked == nil {
+				return nil
+			}
+			_, err := refusedOrAway(c.askRead(ctx, tracked)) // what it refuses, the other refuses as well
 			return err
 		},
 	)

@@ -37,8 +37,7 @@ func (c *Client) ping(ctx context.Context, conns *Conns) error {
 	err := together(
 		func() error { return c.askTime(ctx, addrOf(conns.Primary), conns.Primary) },
 		func() (err error) { id, err = identify(ctx, conns.Primary); return err },
-		func() error { return c.askRead(ctx, conns.Primary) },
-		func() error { return c.askTracked(ctx, conns.trackedNodes()[addrOf(conns.Primary)]) },
+		func() error { return askTracked(ctx, conns.trackedNodes()[addrOf(conns.Primary)]) },
 	)
 	if err != nil {
 		return classify(ctx, err, Reads)
@@ -57,12 +56,35 @@ func together(fs ...func() error) error {
 	return errors.Join(errs...)
 }
 
-// askTracked reads over the tracked connection of a server, nil for none.
-func (c *Client) askTracked(ctx context.Context, tracked rueidis.Client) error {
+// askTracked asks for a sign of life over the tracked connection of a server, nil for none. A Redis that cannot save its data
+// refuses a PING, and lives.
+func askTracked(ctx context.Context, tracked rueidis.Client) error {
 	if tracked == nil {
 		return nil
 	}
-	return c.askRead(ctx, tracked)
+	if err := tracked.Do(ctx, tracked.B().Ping().Build()).Error(); !isMisconf(err) {
+		return err
+	}
+	return nil
+}
+
+// askReads reads from every node as a call would: from one that answers, at least.
+func (c *Client) askReads(ctx context.Context, conns *Conns) error {
+	if c.options.Mode == Embedded {
+		return nil
+	}
+	nodes := conns.Primary.Nodes()
+	answers := make(chan error, len(nodes))
+	for _, node := range nodes {
+		go func() { answers <- c.askRead(ctx, node) }()
+	}
+	var failed error
+	for range nodes {
+		if failed = <-answers; failed == nil {
+			return nil
+		}
+	}
+	return classify(ctx, failed, Reads)
 }
 
 // identity is what a server says of itself.
@@ -117,11 +139,11 @@ func (c *Client) abandon(why error, before time.Time) error {
 	return Fail(ErrUnavailable, why)
 }
 
-// identifyBoth asks over both connections to a primary, or over the only one.
-func identifyBoth(ctx context.Context, conns *Conns) ([]identity, error) {
+// identifyAll asks over all connections to a primary over which the near cache is filled, and that of its writes.
+func identifyAll(ctx context.Context, conns *Conns) ([]identity, error) {
 	nodes := []rueidis.Client{conns.Primary}
 	if conns.Tracked != conns.Primary {
-		nodes = append(nodes, conns.Tracked)
+		nodes = append(nodes, conns.Tracked, conns.Bulk)
 	}
 	ids, asks := make([]identity, len(nodes)), make([]func() error, len(nodes))
 	for i, node := range nodes {
@@ -209,8 +231,7 @@ func (c *Client) pingNode(ctx context.Context, addr string, node, tracked rueidi
 	}
 	return together(
 		func() error { return c.askTime(ctx, addr, node) },
-		func() error { return c.askRead(ctx, node) },
-		func() error { return c.askTracked(ctx, tracked) },
+		func() error { return askTracked(ctx, tracked) },
 	)
 }
 

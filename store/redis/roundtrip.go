@@ -10,63 +10,57 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// enterTimeout is how long a round trip waits to begin while MaxInFlight others are in flight.
-const enterTimeout = 100 * time.Millisecond
-
-// enter takes a slot for a round trip.
-func (c *Client) enter(ctx context.Context) error {
-	select {
-	case c.slots <- struct{}{}:
-		return nil
-	default:
-	}
-	t := time.NewTimer(enterTimeout)
-	defer t.Stop()
-	select {
-	case c.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return Fail(ErrOverloaded, errors.New("too many round trips to redis in flight"))
-	}
-}
-
-func (c *Client) leave() { <-c.slots }
-
 // RoundTrip makes one round trip: run sends commands and returns the answer. It bounds the time by ctx and by
 // CommandTimeout, and the concurrency by MaxInFlight ([ErrOverloaded] beyond). An error of run is classified by the effect
 // of its commands; the answer nil of Redis is no error, and a panic is [ErrInternal]. Name labels metrics and must be one of a
 // small fixed set.
-func RoundTrip[T any](ctx context.Context, c *Client, name string, eff Effect, run func(context.Context, *Conns) (T, error)) (answer T, err error) {
+func RoundTrip[T any](ctx context.Context, c *Client, name string, eff Effect, run func(context.Context, *Conns) (T, error)) (T, error) {
+	return observed(ctx, c, c.common, name, eff, run)
+}
+
+// RoundTripTo is [RoundTrip] for commands to the shard of a key. While another shard hangs, they are not refused because of it.
+func RoundTripTo[T any](ctx context.Context, c *Client, key, name string, eff Effect, run func(context.Context, *Conns) (T, error)) (T, error) {
+	return observed(ctx, c, c.shareOfKey(key), name, eff, run)
+}
+
+// observed makes a round trip and reports it.
+func observed[T any](ctx context.Context, c *Client, in share, name string, eff Effect, run func(context.Context, *Conns) (T, error)) (T, error) {
+	start := time.Now()
+	answer, sent, err := roundTrip(ctx, c, in, eff, run)
+	if sent {
+		c.observe(ctx, name, start, err)
+	}
+	return answer, err
+}
+
+// roundTrip makes a round trip within a share of those in flight, and reports whether it got so far.
+func roundTrip[T any](ctx context.Context, c *Client, in share, eff Effect, run func(context.Context, *Conns) (T, error)) (answer T, sent bool, err error) {
 	conns := c.conns.Load()
 	if conns == nil {
-		return answer, Fail(ErrUnavailable, errors.New("not connected yet"))
+		return answer, false, Fail(ErrUnavailable, errors.New("not connected yet"))
 	}
 	if err := ctx.Err(); err != nil {
-		return answer, err
+		return answer, false, err
 	}
-	if err := c.enter(ctx); err != nil {
-		return answer, err
+	if err := in.enter(ctx); err != nil {
+		return answer, false, err
 	}
 	start := time.Now()
 	if c.dialer.busy.Load() == 0 {
-		answer, err = attached(ctx, c, conns, run)
+		answer, err = attached(ctx, c, in, conns, run)
 	} else {
-		answer, err = detached(ctx, c, conns, run)
+		answer, err = detached(ctx, c, in, conns, run)
 	}
 	if rueidis.IsRedisNil(err) {
 		err = nil
 	}
 	c.notice(conns, err, eff, start)
-	err = classify(ctx, err, eff)
-	c.observe(ctx, name, start, err)
-	return answer, err
+	return answer, true, classify(ctx, err, eff)
 }
 
-// attached runs a round trip in the caller's goroutine and frees its slot.
-func attached[T any](ctx context.Context, c *Client, conns *Conns, run func(context.Context, *Conns) (T, error)) (answer T, err error) {
-	defer c.leave()
+// attached runs a round trip in the caller's goroutine and frees its place.
+func attached[T any](ctx context.Context, c *Client, in share, conns *Conns, run func(context.Context, *Conns) (T, error)) (answer T, err error) {
+	defer in.leave()
 	defer c.recovered(&err)
 	// The embedded store always answers: on a busy machine it is as late as its caller, which has a deadline of its own.
 	if deadline, ok := ctx.Deadline(); c.options.Mode != Embedded && (!ok || time.Until(deadline) > c.options.CommandTimeout) {
@@ -95,14 +89,14 @@ func (c *Client) recovered(err *error) {
 
 // detached runs a round trip in a goroutine of its own and returns when ctx ends, whether or not the round trip has. It is
 // used while rueidis dials: callers block inside rueidis on the goroutine that dials, which ignores their deadlines.
-func detached[T any](ctx context.Context, c *Client, conns *Conns, run func(context.Context, *Conns) (T, error)) (none T, err error) {
+func detached[T any](ctx context.Context, c *Client, in share, conns *Conns, run func(context.Context, *Conns) (T, error)) (none T, err error) {
 	type result struct {
 		answer T
 		err    error
 	}
 	done := make(chan result, 1)
 	go func() {
-		answer, err := attached(ctx, c, conns, run)
+		answer, err := attached(ctx, c, in, conns, run)
 		done <- result{answer, err}
 	}()
 	timeout := time.NewTimer(c.options.CommandTimeout)

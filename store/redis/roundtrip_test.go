@@ -139,8 +139,8 @@ func TestCancelledCallerIsAlone(t *testing.T) {
 	s := storetest.Open(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20}})
 	storetest.Set(t, s, "n", "key", cache.Write{Value: []byte("value")})
 	before := clientIDs(t, server)
-	if len(before) != 2 {
-		t.Fatalf("connections = %v, want 2", before)
+	if len(before) != 3 {
+		t.Fatalf("connections = %v, want 3", before)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	gone, others := make(chan error, 20), make(chan error, 20)

@@ -66,7 +66,7 @@ func (c *Client) script(s *Script) *Script {
 // Run runs a script on the primary in one round trip.
 func (c *Client) Run(ctx context.Context, s *Script, eff Effect, keys []string, args ...string) (rueidis.RedisMessage, error) {
 	s = c.script(s)
-	return RoundTrip(ctx, c, s.name, eff, func(ctx context.Context, conns *Conns) (rueidis.RedisMessage, error) {
+	return RoundTripTo(ctx, c, firstOf(keys), s.name, eff, func(ctx context.Context, conns *Conns) (rueidis.RedisMessage, error) {
 		answer, err := s.lua.Exec(ctx, conns.Primary, keys, args).ToMessage()
 		return answer, s.translate(err)
 	})
@@ -75,13 +75,28 @@ func (c *Client) Run(ctx context.Context, s *Script, eff Effect, keys []string, 
 // RunRead runs a script that only reads in one round trip. Tracked sends it over the tracked connections, so that the answer
 // may be kept in the near cache.
 func (c *Client) RunRead(ctx context.Context, s *Script, tracked bool, keys []string, args ...string) (rueidis.RedisMessage, error) {
-	return RoundTrip(ctx, c, s.name, Reads, func(ctx context.Context, conns *Conns) (rueidis.RedisMessage, error) {
+	return RoundTripTo(ctx, c, firstOf(keys), s.name, Reads, func(ctx context.Context, conns *Conns) (rueidis.RedisMessage, error) {
 		client := conns.Primary
 		if tracked {
 			client = conns.Tracked
 		}
 		return s.lua.Exec(ctx, client, keys, args).ToMessage()
 	})
+}
+
+// RunBulk is RunRead over the connections for large answers, for one that is not kept.
+func (c *Client) RunBulk(ctx context.Context, s *Script, keys []string, args ...string) (rueidis.RedisMessage, error) {
+	return RoundTripTo(ctx, c, firstOf(keys), s.name, Reads, func(ctx context.Context, conns *Conns) (rueidis.RedisMessage, error) {
+		return s.lua.Exec(ctx, conns.Bulk, keys, args).ToMessage()
+	})
+}
+
+// firstOf returns the first key, whose slot is that of all; empty for none.
+func firstOf(keys []string) string {
+	if len(keys) == 0 {
+		return ""
+	}
+	return keys[0]
 }
 
 // command returns the command that runs the script.

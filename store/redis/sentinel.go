@@ -58,7 +58,7 @@ type sentinel struct {
 
 func newSentinels(c *Client) *sentinels {
 	return &sentinels{
-		client: c, network: newNetwork(&c.options), known: make(map[string]*sentinel), following: make(map[string]bool),
+		client: c, network: newNetwork(&c.options, c.files), known: make(map[string]*sentinel), following: make(map[string]bool),
 	}
 }
 
@@ -99,8 +99,10 @@ func (s *sentinels) all() []*sentinel {
 func (s *sentinels) connect(one *sentinel) (rueidis.Client, error) {
 	one.once.Do(func() {
 		o := s.client.clientOption()
-		o.Username, o.Password, o.SelectDB = s.client.options.SentinelUsername, s.client.options.SentinelPassword, 0
-		o.InitAddress, o.ForceSingleClient, o.DisableCache, o.ClientNoEvict = []string{one.addr}, true, true, false
+		options := &s.client.options
+		o.SelectDB = 0
+		o.AuthCredentialsFn = s.client.credentials(options.SentinelUsername, options.SentinelPassword, options.SentinelPasswordFile)
+		o.InitAddress, o.ForceSingleClient, o.DisableCache = []string{one.addr}, true, true
 		o.DialCtxFn = (&dialer{network: s.network, anyRole: true}).dial
 		// With ForceSingleClient there is a client also where there is an error, which connects later.
 		if one.client, one.err = rueidis.NewClient(o); one.client != nil {

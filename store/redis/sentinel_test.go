@@ -120,6 +120,25 @@ func TestSentinelFailoverLosesLittle(t *testing.T) {
 	}
 }
 
+// TestSentinelsAreToldOfAnotherPrimary: an operator promotes a replica by hand, and has the sentinels monitor it under the same
+// name. The former primary goes on.
+func TestSentinelsAreToldOfAnotherPrimary(t *testing.T) {
+	t.Parallel()
+	set := redistest.StartSentinel(t)
+	o := sentinelOptions(set)
+	o.NearCacheTTL = 2 * time.Second
+	cutOff(t, o, func() *redistest.Server {
+		next := set.Replicas[0]
+		next.Do(t, "REPLICAOF", "NO", "ONE")
+		host, port, _ := net.SplitHostPort(next.Addr)
+		for _, sentinel := range set.Sentinels {
+			sentinel.Do(t, "SENTINEL", "REMOVE", set.MasterSet)
+			sentinel.Do(t, "SENTINEL", "MONITOR", set.MasterSet, host, port, "2")
+		}
+		return next
+	})
+}
+
 // TestSentinelPrimaryCutOff: the sentinels have replaced a primary that they do not reach, and to which the store is connected.
 func TestSentinelPrimaryCutOff(t *testing.T) {
 	t.Parallel()

@@ -36,12 +36,12 @@ var crcTable = func() (table [256]uint16) {
 	return table
 }()
 
-// owners are the ids of the owners of all slots; empty for none.
-type owners [clusterSlots]string
+// slotOwners are the ids of the owners of all slots; empty for none.
+type slotOwners [clusterSlots]string
 
 // ownersOf returns the owners that views agree on.
-func ownersOf(s survey) *owners {
-	o := new(owners)
+func ownersOf(s survey) *slotOwners {
+	o := new(slotOwners)
 	for id, ranges := range s.slots {
 		for _, r := range ranges {
 			for slot := r[0]; slot <= r[1]; slot++ {

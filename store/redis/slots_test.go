@@ -49,6 +49,9 @@ func TestErrorsWhileASlotMoves(t *testing.T) {
 				continue
 			}
 			refused++
+			if !redis.Moving(err) {
+				t.Errorf("%s: Moving of the error of call %d (%s) = false, want true", when, i+1, storetest.Cause(err))
+			}
 			if !errors.Is(err, redis.ErrUnavailable) || !redis.Retryable(err) {
 				t.Errorf("%s: call %d = %v (%s), retryable %v, want %v, retryable", when, i+1, err, storetest.Cause(err), redis.Retryable(err), redis.ErrUnavailable)
 			}

@@ -174,7 +174,7 @@ func askView(ctx context.Context, node rueidis.Client) (view, error) {
 // slot moves its owner pushes nothing about keys that it does not have.
 func (c *Client) confirmCluster(ctx context.Context, conns *Conns) error {
 	ticket := c.Near.Begin("")
-	nodes, tracked := conns.Primary.Nodes(), conns.Tracked.Nodes()
+	nodes, tracked, bulk := conns.Primary.Nodes(), conns.Tracked.Nodes(), conns.bulkNodes()
 	for addr, node := range tracked {
 		if nodes[addr] == nil {
 			nodes[addr] = node
@@ -193,7 +193,15 @@ func (c *Client) confirmCluster(ctx context.Context, conns *Conns) error {
 			node, a.tracked = tracked[addr], true // nothing is read from a replica, and no such connection to it is needed
 		}
 		go func() {
-			a.view, a.err = askView(ctx, node)
+			a.err = together(
+				func() (err error) { a.view, err = askView(ctx, node); return err },
+				func() error { // its pushes have arrived, too
+					if large := bulk[addr]; a.tracked && large != nil {
+						return large.Do(ctx, large.B().Ping().Build()).NonRedisError()
+					}
+					return nil
+				},
+			)
 			answers <- a
 		}()
 	}
@@ -220,7 +228,9 @@ func (c *Client) confirmCluster(ctx context.Context, conns *Conns) error {
 		}
 	}
 	s := combine(views)
-	c.refuseReplaced(s, sources)
+	if c.refuseReplaced(s, sources); len(s.slots) > 0 {
+		c.divide(s)
+	}
 	if len(s.slots) == 0 {
 		return cmp.Or(failed, errors.New("no node knows an owner of slots"))
 	}
@@ -229,8 +239,9 @@ func (c *Client) confirmCluster(ctx context.Context, conns *Conns) error {
 			return cmp.Or(failed, errors.New("an owner of slots has not answered"))
 		}
 	}
-	if known := c.owners.Load(); known == nil || c.ownersSum != s.sum {
-		c.owners.Store(ownersOf(s))
+	moved := c.ownersSum != s.sum
+	if moved {
+		c.slotOwners.Store(ownersOf(s))
 		c.ownersSum = s.sum
 	}
 	sum := s.sum
@@ -240,7 +251,8 @@ func (c *Client) confirmCluster(ctx context.Context, conns *Conns) error {
 			sum = ""
 		}
 	}
-	if c.Near.Confirm(ticket, sum) {
+	// Who waits must look again: what it waits for is not told by the former owner, nor, while there is doubt, surely by anybody.
+	if c.Near.Confirm(ticket, sum) || moved || sum == "" {
 		c.waiting.wakeAll()
 	}
 	return nil

@@ -131,6 +131,33 @@ func TestSlotMovesBetweenPrimaries(t *testing.T) {
 	}
 }
 
+// TestWaitersHearOfASlotThatMoves also where there is no near cache, and where the slot moves before the owners were known.
+func TestWaitersHearOfASlotThatMoves(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, redistest.ClusterOptions{})
+	for _, bytes := range []int64{0, 1 << 20} {
+		o := clusterOptions(cluster)
+		o.NearCacheBytes, o.NearCacheTTL = bytes, 2*time.Second
+		s := storetest.Open(t, store.Options{Redis: o})
+		key := storetest.EntryKey("n", "absent")
+		slot := cluster.Slot(t, key)
+		to := cluster.Another(t, slot)
+		for step, move := range []func(){
+			func() { cluster.BeginMove(t, slot, to) },
+			func() { cluster.EndMove(t, slot, to) },
+		} {
+			changed, done := s.Redis.Wait(key)
+			move()
+			select {
+			case <-changed:
+			case <-time.After(10 * time.Second): // it takes a third of NearCacheTTL, and what a busy machine adds
+				t.Errorf("near cache of %d bytes, step %d: who waits for a key is told nothing for 10 s, want to be woken", bytes, step)
+			}
+			done()
+		}
+	}
+}
+
 // TestClusterPrimaryCutOff: the others have replaced a primary that they do not reach, and to which the store is connected.
 func TestClusterPrimaryCutOff(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,9 @@
 package redis
 
-import "sync"
+import (
+	"context"
+	"sync"
+)
 
 // waiters are told of every key that Redis has pushed and of every key that this process has written.
 type waiters struct {
@@ -21,6 +24,23 @@ func (c *Client) Wait(keys ...string) (changed <-chan struct{}, done func()) {
 // OnChange calls told with each of the keys that changes, or may have, until done is called. Told must not block.
 func (c *Client) OnChange(told func(key string), keys ...string) (done func()) {
 	return c.waiting.add(told, keys...)
+}
+
+type waitsKey struct{}
+
+// WithWaits returns a context whose call is told before it waits for another call, which may take long and needs nothing but
+// memory. Begin returns false if the call may not wait, or else what it calls when it goes on.
+func WithWaits(ctx context.Context, begin func() (end func(), ok bool)) context.Context {
+	return context.WithValue(ctx, waitsKey{}, begin)
+}
+
+// BeginWait tells whoever has made ctx that its call waits, and returns whether it may and what to call when it goes on. Calls that
+// wait for anything but Redis itself use it, so that they do not count as ones that work.
+func BeginWait(ctx context.Context) (end func(), ok bool) {
+	if begin, told := ctx.Value(waitsKey{}).(func() (func(), bool)); told {
+		return begin()
+	}
+	return func() {}, true
 }
 
 func (w *waiters) add(told func(key string), keys ...string) (done func()) {

@@ -81,8 +81,14 @@ func (c *Cluster) MoveKeys(tb testing.TB, slot int, to *Server, keys ...string) 
 		keys = c.KeysInSlot(tb, from, slot)
 	}
 	for batch := range slices.Chunk(keys, 100) {
-		from.Do(tb, append([]string{"MIGRATE", "127.0.0.1", strconv.Itoa(to.port), "", "0", "5000", "KEYS"}, batch...)...)
+		c.Migrate(tb, from, to, batch...)
 	}
+}
+
+// Migrate moves keys of a slot in one step after BeginMove.
+func (c *Cluster) Migrate(tb testing.TB, from, to *Server, keys ...string) {
+	tb.Helper()
+	from.Do(tb, append([]string{"MIGRATE", "127.0.0.1", strconv.Itoa(to.port), "", "0", "5000", "KEYS"}, keys...)...)
 }
 
 // EndMove makes the other primary the owner after MoveKeys, and returns once

@@ -162,6 +162,9 @@ func (s *Server) waitReady(p *process) (version string, err error) {
 			var info map[string]string
 			info, err = s.info("server")
 			if err == nil && info["process_id"] == strconv.Itoa(p.pid()) {
+				if v := info["valkey_version"]; v != "" {
+					return "valkey " + v, nil
+				}
 				return info["redis_version"], nil
 			}
 		}
@@ -184,7 +187,7 @@ func (s *Server) URL() string {
 	return "redis://" + s.Addr
 }
 
-// Version returns the server's version, such as "7.0.15".
+// Version returns the server's version, such as "7.0.15" or "valkey 8.1.1".
 func (s *Server) Version() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

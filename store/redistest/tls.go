@@ -34,14 +34,25 @@ type TLSFiles struct {
 // directory that is removed when the test ends.
 func GenerateTLS(tb testing.TB) *TLSFiles {
 	tb.Helper()
-	f, err := generateTLS(tb.TempDir())
+	f, err := generateTLS(tb.TempDir(), true)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return f
 }
 
-func generateTLS(dir string) (*TLSFiles, error) {
+// GenerateTLSWithoutSAN is GenerateTLS with a server's certificate that has no
+// subject alternative name but the common name localhost alone.
+func GenerateTLSWithoutSAN(tb testing.TB) *TLSFiles {
+	tb.Helper()
+	f, err := generateTLS(tb.TempDir(), false)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return f
+}
+
+func generateTLS(dir string, san bool) (*TLSFiles, error) {
 	f := &TLSFiles{
 		CA:         filepath.Join(dir, "ca.crt"),
 		Cert:       filepath.Join(dir, "server.crt"),
@@ -61,8 +72,10 @@ func generateTLS(dir string) (*TLSFiles, error) {
 		return nil, err
 	}
 	server := template("localhost")
-	server.DNSNames = []string{"localhost"}
-	server.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+	if san {
+		server.DNSNames = []string{"localhost"}
+		server.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+	}
 	server.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	client := template("client")
 	client.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}

@@ -42,6 +42,11 @@ func (s *Sessions) runRead(ctx context.Context, script *redis.Script, tracked bo
 	})
 }
 
+// runBulk is runRead over the connections for large answers.
+func (s *Sessions) runBulk(ctx context.Context, script *redis.Script, keys []string, args ...string) (rueidis.RedisMessage, error) {
+	return ask(keys, func(keys []string) (rueidis.RedisMessage, error) { return s.redis.RunBulk(ctx, script, keys, args...) })
+}
+
 func ask(keys []string, run func(keys []string) (rueidis.RedisMessage, error)) (m rueidis.RedisMessage, err error) {
 	for range maxAsks {
 		if m, err = run(keys); err != nil {

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"strconv"
 	"strings"
 
@@ -40,7 +41,7 @@ func (s *Sessions) ListSubject(ctx context.Context, namespace, subject string, l
 		l.Class, strconv.FormatInt(at.score, 10), at.id, strconv.Itoa(l.Count), strconv.FormatInt(s.redis.Now().UnixMilli(), 10),
 		sessionKey(p, namespace, ""), attributesKey(p, namespace, ""), subjectKey(p, namespace, ""),
 	}
-	answer, err := s.runRead(ctx, listScript, false, keys, args...)
+	answer, err := s.runBulk(ctx, listScript, keys, args...)
 	if err != nil {
 		return nil, "", err
 	}
@@ -54,8 +55,13 @@ func (s *Sessions) ListSubject(ctx context.Context, namespace, subject string, l
 		if at, class, m, err = parsePlace(m); err != nil {
 			return nil, "", err
 		}
-		r, err := s.parseRecord(m, sessionKey(p, namespace, at.id), at.id)
-		if err != nil {
+		r, err := s.parseRecordOnly(m, sessionKey(p, namespace, at.id), at.id)
+		switch {
+		case r != nil && err != nil: // it can be shown and revoked without its attributes
+			r.session.Attributes, r.session.Unreadable = nil, true
+		case errors.Is(err, redis.ErrCorrupt): // nobody can use it
+			continue
+		case err != nil:
 			return nil, "", err
 		}
 		if r == nil {
@@ -84,7 +90,7 @@ func (s *Sessions) unlistLater(index string, ids []string) {
 		defer done()
 		ctx, cancel := context.WithTimeout(s.redis.Lifetime(), s.redis.CommandTimeout())
 		defer cancel()
-		_, _ = redis.RoundTrip(ctx, s.redis, "zrem", redis.Writes, func(ctx context.Context, conns *redis.Conns) (int64, error) {
+		_, _ = redis.RoundTripTo(ctx, s.redis, index, "zrem", redis.Writes, func(ctx context.Context, conns *redis.Conns) (int64, error) {
 			return conns.Primary.Do(ctx, conns.Primary.B().Zrem().Key(index).Member(ids...).Build()).AsInt64()
 		})
 	}()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -250,6 +251,62 @@ func TestSessionIndexDoesNotGrowForEver(t *testing.T) {
 		}
 		if got := members(key); got != int64(0) {
 			t.Errorf("%v in the index, want none", got)
+		}
+	})
+}
+
+// One session that cannot be decrypted, or whose record is damaged, leaves the rest of the list as it is.
+func TestListSessionsWithOneThatCannotBeRead(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		var all []*session.Session
+		for range 4 {
+			n := sessionOf("ann")
+			n.Attributes = map[string]string{"a": "b"}
+			_, sess := createSession(t, s, namespace, n)
+			all = append(all, sess)
+		}
+		sealed := newKeyring(t, "other", map[string][]byte{"other": newKey()}).Seal(sessionKeysOf(t, namespace, all[1]).record, "a", []byte("b"))
+		storetest.Command(t, s, "HSET", sessionKeysOf(t, namespace, all[1]).attributes, "a", string(sealed))
+		storetest.Command(t, s, "HDEL", sessionKeysOf(t, namespace, all[2]).record, "abs")
+		got := map[string]bool{}
+		for _, sess := range walk(t, s, namespace, "ann", 50, nil) {
+			got[sess.ID] = sess.Unreadable
+			if sess.Unreadable != (len(sess.Attributes) == 0) {
+				t.Errorf("session %s has %d attributes, unreadable: %t; want none only where they are", sess.ID, len(sess.Attributes), sess.Unreadable)
+			}
+		}
+		want := map[string]bool{all[0].ID: false, all[1].ID: true, all[3].ID: false}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("listed sessions, and whether their attributes are unreadable (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A page ends early if its sessions are large, and the next one goes on.
+func TestListSessionsCutsLargePages(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		const number = 40
+		for range number {
+			n := sessionOf("ann")
+			n.Attributes = map[string]string{"a": strings.Repeat("b", 60<<10)}
+			createSession(t, s, namespace, n)
+		}
+		pages, seen, token := 0, map[string]bool{}, ""
+		for pages == 0 || token != "" {
+			page, next, err := s.Sessions.ListSubject(t.Context(), namespace, "ann", session.SubjectList{Count: 200, Token: token})
+			if err != nil {
+				t.Fatalf("ListSubject: error %v, want none: %s", err, redis.Cause(err))
+			}
+			if len(page) > 10 {
+				t.Errorf("a page of %d sessions of 60 KiB, want 10 at most", len(page))
+			}
+			for _, sess := range page {
+				seen[sess.ID] = true
+			}
+			pages, token = pages+1, next
+		}
+		if len(seen) != number {
+			t.Errorf("%d sessions on %d pages, want %d", len(seen), pages, number)
 		}
 	})
 }

@@ -36,9 +36,9 @@ func KeysOf(p Partition, namespace string) PartitionKeys {
 	}
 }
 
-// SessionKeys returns the keys of the record and the attributes of a session; ok is false if the id is malformed or the session
+// KeysOfSession returns the keys of the record and the attributes of a session; ok is false if the id is malformed or the session
 // is in another partition.
-func SessionKeys(p Partition, namespace, id string) (record, attributes string, ok bool) {
+func KeysOfSession(p Partition, namespace, id string) (record, attributes string, ok bool) {
 	if q, ok := parseSessionID(id); !ok || q != p {
 		return "", "", false
 	}

@@ -53,6 +53,15 @@ func (r *record) active(subjectEpoch int64, now time.Time) bool {
 
 // parseRecord reads a snapshot, the answer of read.lua and other scripts. It returns nil if there is no record.
 func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record, error) {
+	r, err := s.parseRecordOnly(m, key, id)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// parseRecordOnly is parseRecord that also returns the record, with an error, if only its attributes cannot be decrypted.
+func (s *Sessions) parseRecordOnly(m rueidis.RedisMessage, key, id string) (_ *record, sealed error) {
 	parts, err := m.ToArray()
 	if err != nil || len(parts) != 4 {
 		return nil, redis.ErrInternal
@@ -69,7 +78,7 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 		return nil, redis.ErrInternal
 	}
 	if err := s.openAttributes(key, attributes); err != nil {
-		return nil, err
+		sealed = err
 	}
 	epoch, err := parts[2].ToString()
 	if err != nil {
@@ -141,7 +150,7 @@ func (s *Sessions) parseRecord(m rueidis.RedisMessage, key, id string) (*record,
 	if !n.ok || len(r.secrets.hash) != sha256.Size {
 		return nil, redis.Fail(redis.ErrCorrupt, nil)
 	}
-	return r, nil
+	return r, sealed
 }
 
 // maxAAL is the highest authentication assurance level.

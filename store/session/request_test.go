@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -113,5 +114,42 @@ func TestRequestIsOfOneOperation(t *testing.T) {
 				t.Errorf("the answer is kept for %v, want at most 2 m", left)
 			}
 		}
+	})
+}
+
+// Without a grace, too, a rotation that is repeated as one request returns the token of the first attempt, and another request
+// with the superseded token returns none.
+func TestRotationRepeatedWithoutAGrace(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		token, sess := createSession(t, s, namespace, sessionOf("ann"))
+		ctx := session.WithRequest(t.Context(), "")
+		rotate := func(ctx context.Context) string {
+			t.Helper()
+			next, _, err := s.Sessions.Rotate(ctx, namespace, token, 0)
+			if err != nil {
+				t.Fatalf("Rotate: error %v, want none", err)
+			}
+			return next
+		}
+		next := rotate(ctx)
+		for range 2 {
+			if again := rotate(ctx); again != next || next == "" {
+				t.Errorf("repeated Rotate = %q, want %q", again, next)
+			}
+		}
+		for what, ctx := range map[string]context.Context{"another request": session.WithRequest(t.Context(), ""), "no request": t.Context()} {
+			if other := rotate(ctx); other != "" {
+				t.Errorf("Rotate by the superseded token, %s = %q, want none", what, other)
+			}
+		}
+		wantInactive(t, s, namespace, token)
+		wantActive(t, s, namespace, next)
+		wantEvents(t, s, namespace, sess, "created", "rotated")
+		// Presented late it is stolen, whatever request presents it.
+		rotatedLongAgo(t, s, namespace, sess)
+		if again := rotate(ctx); again != "" {
+			t.Errorf("late Rotate = %q, want none", again)
+		}
+		wantInactive(t, s, namespace, next)
 	})
 }

@@ -23,12 +23,14 @@ func reuseAfter(grace time.Duration) string { return redis.Millis(max(grace+unde
 // meanwhile changes nothing and returns the current token. With a grace of zero it is inactive at once, and so is every older
 // one. If a token is presented when neither it nor a request that was sent while it was good can be in honest use any longer,
 // the session is revoked, however many rotations ago it was superseded.
+//
+// Repeated within [minReuse] with the same [WithRequest], Rotate returns the same successor, whatever the grace.
 func (s *Sessions) Rotate(ctx context.Context, namespace, token string, grace time.Duration) (next string, session *Session, err error) {
 	cred, ok := parseToken(token)
 	if !ok {
 		return "", nil, nil
 	}
-	salt := newSalt()
+	salt := saltOf(ctx, cred.id)
 	_, successor := cred.withSecret(succeed(cred.secret, salt))
 	keys, args := changing(cred.partition, namespace, cred.id)
 	defer s.redis.Forget(keys[0])

@@ -38,6 +38,8 @@ type Session struct {
 	// Attributes are the data of the session. Version counts their changes, from 1.
 	Attributes map[string]string
 	Version    int64
+	// Unreadable means that Attributes are left out because they cannot be decrypted here. Only lists have such sessions.
+	Unreadable bool
 	// Device describes the client.
 	Device Device
 	// CreatedAt is when the session was created and LastActiveAt its last recorded activity.

@@ -430,3 +430,69 @@ func TestRevokedSessionWhileItsSlotMoves(t *testing.T) {
 	cluster.EndMove(t, slot, to)
 	m.look("ended")
 }
+
+// Of the keys that belong to a session, and that a script learns of from its record, any one may have moved away: each call does
+// all that it should, or nothing and without an event.
+func TestOneKeyOfASessionHasMoved(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, redistest.ClusterOptions{})
+	for _, kind := range []string{"index", "subject", "classes", "attributes", "ends", "events", "epoch"} {
+		for _, class := range []string{"", "mobile"} {
+			what := fmt.Sprintf("%s, class %q", kind, class)
+			m := newMoving(t, cluster)
+			n := ofClass(m.subject, class)
+			n.Attributes = map[string]string{"a": "b"}
+			add := func() (string, *session.Session) {
+				token, sess := createSession(t, m.s, m.namespace, n)
+				m.active[token] = sess
+				return token, sess
+			}
+			add()
+			token, sess := add()
+			keys := sessionKeysOf(t, m.namespace, sess)
+			_, hash := subjectPartition(m.namespace, m.subject)
+			key := map[string]string{
+				"index": keys.index, "subject": keys.subject, "attributes": keys.attributes,
+				"classes": fmt.Sprintf("ld:k:{p%d}:%s:%s", m.partition, m.namespace, hash),
+				"ends":    fmt.Sprintf("ld:x:{p%d}", m.partition), "events": fmt.Sprintf("ld:e:{p%d}", m.partition), "epoch": fmt.Sprintf("ld:m:{p%d}", m.partition),
+			}[kind]
+			slot := cluster.Slot(t, key)
+			from, to := cluster.Owner(t, slot), cluster.Another(t, slot)
+			cluster.BeginMove(t, slot, to)
+			cluster.Migrate(t, from, to, key)
+			m.look(what)
+			calls := map[string]func() (done bool, err error){
+				"Revoke by id":    func() (bool, error) { return m.s.Sessions.Revoke(t.Context(), m.namespace, byID(sess)) },
+				"Revoke by token": func() (bool, error) { return m.s.Sessions.Revoke(t.Context(), m.namespace, byToken(token)) },
+			}
+			for name, call := range calls {
+				done, err := call()
+				if m.answered(what+": "+name, err) {
+					if _, active := m.active[token]; done != active {
+						t.Errorf("%s: %s = %t, want %t", what, name, done, active)
+					}
+					if done {
+						m.end(token)
+					}
+				}
+				m.look(what + ", after " + name)
+			}
+			cluster.MoveKeys(t, slot, to)
+			cluster.EndMove(t, slot, to)
+			storetest.Eventually(t, "the clients know the new owner", func() bool {
+				_, err := m.s.Sessions.SubjectEpoch(t.Context(), m.namespace, m.subject)
+				_, err2 := m.other.Sessions.SubjectEpoch(t.Context(), m.namespace, m.subject)
+				return err == nil && err2 == nil
+			})
+			m.look(what + ", ended")
+			m.whole(what + ", ended")
+			if _, active := m.active[token]; active {
+				if !revokeSession(t, m.s, m.namespace, byID(sess)) {
+					t.Errorf("%s: Revoke after the move = false, want true", what)
+				}
+				m.end(token)
+			}
+			m.whole(what + ", revoked")
+		}
+	}
+}

@@ -76,7 +76,7 @@ func (e *subjectEpochs) size() (size int) {
 
 // readSubjectEpochs reads the epochs of a subject; they are zero if its sessions were never revoked together.
 func (s *Sessions) readSubjectEpochs(ctx context.Context, key string, tracked bool) (e subjectEpochs, err error) {
-	fields, err := redis.RoundTrip(ctx, s.redis, "hgetall", redis.Reads, func(ctx context.Context, conns *redis.Conns) (map[string]string, error) {
+	fields, err := redis.RoundTripTo(ctx, s.redis, key, "hgetall", redis.Reads, func(ctx context.Context, conns *redis.Conns) (map[string]string, error) {
 		client := conns.Primary
 		if tracked {
 			client = conns.Tracked

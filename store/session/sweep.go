@@ -17,9 +17,10 @@ const (
 	// partitions is the number of partitions.
 	partitions = 256
 	// One step of the sweeper handles up to sweepDue expired and sweepDiscarded revoked sessions, which keeps Redis busy for
-	// about a millisecond.
-	sweepDue       = 100
-	sweepDiscarded = 200
+	// about two milliseconds. Then it rests for sweepRest times as long as the step took, so that others have most of Redis.
+	sweepDue       = 20
+	sweepDiscarded = 40
+	sweepRest      = 3
 	// maxPartitionEvents bounds the events of a partition to about 20 MB. Events are kept for a day, and an unusual number
 	// of changes must not fill Redis. Changes within one sweep interval may exceed the bound.
 	maxPartitionEvents = 100_000
@@ -59,6 +60,10 @@ func (s *Sessions) sweepInTurn(ctx context.Context) (wait time.Duration, err err
 	interval := s.options.SweepInterval
 	turn := interval * 9 / 10
 	m, err := s.redis.Run(ctx, leaseScript, redis.WritesOnce, []string{sweepKey}, redis.Millis(turn))
+	if redis.Retryable(err) && ctx.Err() == nil {
+		// The shard of that key is away, which must not keep the sessions on the others. Two that sweep at once do no harm.
+		return interval, s.sweepAll(ctx)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -81,6 +86,7 @@ func (s *Sessions) sweepAll(ctx context.Context) error {
 	for len(due) > 0 && ctx.Err() == nil {
 		var left []partition
 		for _, p := range due {
+			begin := time.Now()
 			more, behind, failed := s.sweepPartition(ctx, p)
 			if failed != nil {
 				err = errors.Join(err, failed) // the other partitions do not wait for this one
@@ -89,6 +95,7 @@ func (s *Sessions) sweepAll(ctx context.Context) error {
 			late = max(late, behind)
 			if more {
 				left = append(left, p)
+				rest(ctx, sweepRest*time.Since(begin))
 			}
 		}
 		due = left
@@ -97,6 +104,14 @@ func (s *Sessions) sweepAll(ctx context.Context) error {
 		s.sweeper.late.Store(late)
 	}
 	return err
+}
+
+// rest waits, or until ctx ends.
+func rest(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
 }
 
 // sweepDue returns the partitions that have something to remove. It sends three short commands for each partition, one of
@@ -146,7 +161,7 @@ func (s *Sessions) sweepDue(ctx context.Context) (due []partition, err error) {
 func (s *Sessions) sweepPartition(ctx context.Context, p partition) (more bool, late int64, err error) {
 	most, discarded := sweepDue, sweepDiscarded
 	if s.redis.Mode() == redis.Embedded { // miniredis is slower
-		most, discarded = most/10, discarded/10
+		most, discarded = most/2, discarded/2
 	}
 	m, err := s.run(ctx, sweepScript, redis.WritesOnce, []string{endsKey(p), eventsKey(p), discardedKey(p)},
 		sessionPrefix(p), attributesPrefix(p), subjectPrefix(p), indexPrefix(p), strconv.Itoa(most), strconv.Itoa(discarded))

@@ -18,6 +18,13 @@ local function look_at(member, missing)
   local namespace, id = string.match(member, '^([^:]*):(.*)$')
   local m = {member = member, namespace = namespace, id = id, subject_prefix = subjects .. namespace .. ':'}
   m.session = load(records .. member)
+  if m.session and not (m.session.idle and m.session.absolute and m.session.epoch and m.session.subject_hash) then
+    m.session, m.damaged = nil, true -- a field is missing, as another client may have done: nobody can use it
+  end
+  if m.damaged then
+    m.has_attributes = redis.call('EXISTS', attributes .. member) == 1
+    return m
+  end
   if not m.session then
     missing[#missing + 1] = records .. member
     return m
@@ -35,7 +42,7 @@ end
 local gone = {}
 local function remove(m)
   gone[m.member] = true
-  if m.session then
+  if m.session or m.damaged then
     redis.call('UNLINK', records .. m.member)
   end
   if m.has_attributes then

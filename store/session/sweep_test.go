@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -379,5 +380,54 @@ func TestSweepersTakeTurns(t *testing.T) {
 	storetest.Eventually(t, "more turns", func() bool { return server.CommandCalls(t)["llen"] >= 2*256 })
 	if took := time.Since(start); took < 800*time.Millisecond {
 		t.Errorf("two turns took %v, want at least 800 ms", took)
+	}
+}
+
+// A record without a field that others do not have either is removed like one that is gone, and keeps nothing else from being
+// swept.
+func TestSweepRemovesDamagedRecords(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		w := watchEvents(t, s, namespace, session.EventFilter{Types: []string{"expired_idle", "revoked"}}, "", nil)
+		_, damaged := createSession(t, s, namespace, withData("ann"))
+		_, ended := createSession(t, s, namespace, withData("ann"))
+		for _, sess := range []*session.Session{damaged, ended} {
+			outlive(t, s, namespace, sess, 90*time.Minute)
+		}
+		storetest.Command(t, s, "HDEL", sessionKeysOf(t, namespace, damaged).record, "idle")
+		sweep(t, s)
+		storetest.Eventually(t, "the events", func() bool { return len(w.seen()) == 2 })
+		for _, sess := range []*session.Session{damaged, ended} {
+			keys := sessionKeysOf(t, namespace, sess)
+			if got := storetest.Command(t, s, "EXISTS", keys.record); got != int64(0) {
+				t.Errorf("the record of session %s is there after the sweep, want it gone", sess.ID)
+			}
+			if got := storetest.Command(t, s, "EXISTS", keys.attributes); got != int64(0) {
+				t.Errorf("the attributes of session %s are there after the sweep, want them gone", sess.ID)
+			}
+		}
+		w.stop(t)
+	})
+}
+
+// While many sessions are swept Redis is left to others most of the time.
+func TestSweepRestsBetweenSteps(t *testing.T) {
+	t.Parallel()
+	server, s := storetest.Alone(t)
+	_, sessions := createMany(t, s, "n", sessionOf("ann"), 400)
+	for _, sess := range sessions {
+		outlive(t, s, "n", sess, 90*time.Minute)
+	}
+	server.ResetCommandCalls(t)
+	begin := time.Now()
+	sweep(t, s)
+	took := time.Since(begin)
+	var steps, micros int64
+	for line := range strings.Lines(server.Do(t, "INFO", "commandstats").(string)) {
+		if n, err := fmt.Sscanf(line, "cmdstat_evalsha:calls=%d,usec=%d", &steps, &micros); n == 2 && err != nil {
+			t.Fatalf("INFO commandstats: %v, want numbers", err)
+		}
+	}
+	if steps < 400/20 || time.Duration(micros)*time.Microsecond > took/3 {
+		t.Errorf("400 sessions were swept in %d steps, which kept Redis busy for %d µs of %v; want 20 steps or more and a third of the time at most", steps, micros, took)
 	}
 }

@@ -52,9 +52,7 @@ func (s *Sessions) ValidateAll(ctx context.Context, namespace string, vs []Valid
 		}
 	}
 	b := &validationBatch{s, namespace, items, results}
-	if err := b.read(ctx, missing, epochs); err != nil {
-		return nil, err
-	}
+	b.failAll(slices.Concat(missing, epochs), b.read(ctx, missing, epochs))
 	// The near cache did not lead to an active verdict: only the primary may give another one.
 	var doubted []int
 	for _, i := range epochs {
@@ -62,13 +60,31 @@ func (s *Sessions) ValidateAll(ctx context.Context, namespace string, vs []Valid
 			doubted = append(doubted, i)
 		}
 	}
-	if err := b.read(ctx, doubted, nil); err != nil {
-		return nil, err
+	b.failAll(doubted, b.read(ctx, doubted, nil))
+	b.failAll(b.settle(ctx))
+	return results, b.err(ctx)
+}
+
+// failAll gives items the error of the round trip that they share, unless it is nil. Those that the near cache has decided are not
+// among them.
+func (b *validationBatch) failAll(items []int, err error) {
+	if err == nil {
+		return
 	}
-	if err := b.settle(ctx); err != nil {
-		return nil, err
+	for _, i := range items {
+		b.results[i] = BatchVerdict{Err: err}
 	}
-	return results, nil
+}
+
+// err returns the error of the whole batch: if it has failed for every token and may be repeated.
+func (b *validationBatch) err(ctx context.Context) error {
+	if len(b.results) == 0 || slices.ContainsFunc(b.results, func(v BatchVerdict) bool { return !redis.Retryable(v.Err) }) {
+		if slices.ContainsFunc(b.results, func(v BatchVerdict) bool { return v.Err != nil }) {
+			return ctx.Err()
+		}
+		return nil
+	}
+	return b.results[0].Err
 }
 
 // decideNear decides a token from the near cache, if the verdict is active.
@@ -211,9 +227,8 @@ func (b *validationBatch) readRecord(i int, answer rueidis.RedisResult, tracked 
 	return nil
 }
 
-// settle runs the touches that the verdicts call for, as [Sessions.settle] does.
-func (b *validationBatch) settle(ctx context.Context) error {
-	var now []int
+// settle runs the touches that the verdicts call for, as [Sessions.settle] does, and returns the items that waited for one.
+func (b *validationBatch) settle(ctx context.Context) (now []int, err error) {
 	intervals := make(map[int]time.Duration)
 	for i := range b.items {
 		item, verdict := &b.items[i], b.results[i].Verdict
@@ -230,7 +245,7 @@ func (b *validationBatch) settle(ctx context.Context) error {
 	}
 	defer b.redis.Forget(keys...)
 	var again []int
-	err := b.redis.RunScripts(ctx, now, redis.ScriptBatch{
+	err = b.redis.RunScripts(ctx, now, redis.ScriptBatch{
 		Script: touchScript, Effect: redis.Writes,
 		Call: func(i int) (keys, args []string) { return touching(b.items[i].cred, b.namespace, intervals[i]) },
 		Read: func(i int, answer rueidis.RedisResult) error {
@@ -254,5 +269,5 @@ func (b *validationBatch) settle(ctx context.Context) error {
 			b.results[i].Verdict = b.results[i].at(last)
 		}
 	}
-	return err
+	return now, err
 }

@@ -71,8 +71,11 @@ local function save_failures(key, failures, window_end, streak)
   redis.call('HSET', key, 'f', ms(failures), 'fu', ms(window_end), 'st', ms(streak))
 end
 
--- list_token adds a token to a state, which then lives at least as long as the record of the token.
-local function list_token(state_key, id, kind, issued, expires)
-  redis.call('HSET', state_key, 't:' .. id, ms(issued) .. ' ' .. ms(expires) .. ' ' .. kind)
-  keep_until(state_key, expires + RETAIN_TOKEN, issued)
+-- open_field returns the field of a state that lists a token, and open_value what it holds.
+local function open_field(id)
+  return 't:' .. id
+end
+
+local function open_value(issued, expires, kind)
+  return ms(issued) .. ' ' .. ms(expires) .. ' ' .. kind
 end

@@ -142,7 +142,7 @@ func (t *Tokens) consume(ctx context.Context, namespace string, p Presented, g *
 	record, slot := tokenKey(part, namespace, id), session.KeysOf(part, namespace)
 	keys := []string{record, slot.Events, slot.Epoch, slot.Ends, slot.Discarded}
 	kept, keptAt := "", "0"
-	if of, attributes, ok := session.SessionKeys(part, namespace, p.Except); ok {
+	if of, attributes, ok := session.KeysOfSession(part, namespace, p.Except); ok {
 		kept, keptAt = p.Except, strconv.Itoa(len(keys)+1)
 		keys = append(keys, of, attributes)
 	}

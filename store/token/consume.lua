@@ -129,8 +129,8 @@ local function grant()
     'pl', t.payload, 'pk', t.payload_key, 'pi', t.payload_id)
   redis.call('PEXPIREAT', grant_key, ms(expires + RETAIN_TOKEN))
   local issued = math.max(now, s.last_issue + 1)
-  redis.call('HSET', state_key, 'la', ms(issued))
-  list_token(state_key, grant_id, 'link', issued, expires)
+  redis.call('HSET', state_key, 'la', ms(issued), open_field(grant_id), open_value(issued, expires, 'link'))
+  keep_until(state_key, expires + RETAIN_TOKEN, now)
   return ms(expires)
 end
 
@@ -142,7 +142,7 @@ if used then
     -- Whoever has consumed the first grant has received it; nobody else has.
     same = s.open[used_grant] ~= nil
     if same then
-      redis.call('HDEL', state_key, 't:' .. used_grant)
+      redis.call('HDEL', state_key, open_field(used_grant))
       answer_of.grant_expires = grant()
       if t.kind == 'recovery' then
         redis.call('HSET', token_key, 'c:' .. recovery_digest, ms(used) .. ' ' .. request .. ' ' .. grant_id)
@@ -162,22 +162,32 @@ if now >= t.expires or not s.open[id] then
   return reply(now >= t.expires and 'expired' or 'revoked')
 end
 
-local gone = {'f', 'fu', 'st', 'n', 'ca', 'rq', 'ri'}
+-- What is left of the state are open tokens that this one does not end.
+local gone, left = {'f', 'fu', 'st', 'n', 'ca', 'rq', 'ri'}, grant_id ~= ''
 if t.kind == 'recovery' then
   answer_of.left = t.left - 1
   redis.call('HSET', token_key, 'c:' .. recovery_digest, ms(now) .. ' ' .. request .. ' ' .. grant_id, 'left', ms(t.left - 1))
   if t.left <= 1 then
-    gone[#gone + 1] = 't:' .. id
+    gone[#gone + 1] = open_field(id)
+  end
+  for other in pairs(s.open) do
+    left = left or other ~= id or t.left > 1
   end
 else
   redis.call('HSET', token_key, 'us', ms(now), 'rq', request, 'gr', grant_id)
   for other, o in pairs(s.open) do
     if o.kind ~= 'recovery' then
-      gone[#gone + 1] = 't:' .. other
+      gone[#gone + 1] = open_field(other)
+    else
+      left = true
     end
   end
 end
-redis.call('HDEL', state_key, unpack(gone))
+if left then
+  redis.call('HDEL', state_key, unpack(gone))
+else
+  redis.call('DEL', state_key)
+end
 emit(events, now, 'token_consumed', namespace, '', subject, {'token', id, 'purpose', purpose, 'grant', grant_id})
 if grant_id ~= '' then
   answer_of.grant_expires = grant()

@@ -138,7 +138,7 @@ func TestDecoyTakesTheSameTime(t *testing.T) {
 		i := issue(t, s, "n", a(token.Code, subject, append(changes, revoking, func(i *token.Issue) { i.MaxAttempts = 1 << 20 })...))
 		return present(i, wrong, func(p *token.Presented) { p.Limits = many })
 	}
-	real, fake := open("ann"), open("nobody", decoy)
+	genuine, fake := open("ann"), open("nobody", decoy)
 	took := func(p token.Presented) time.Duration {
 		begin := time.Now()
 		expect(t, s, "n", p, token.Incorrect)
@@ -147,9 +147,9 @@ func TestDecoyTakesTheSameTime(t *testing.T) {
 	var reals, fakes []time.Duration
 	for n := range 1500 {
 		if n%2 == 0 {
-			reals, fakes = append(reals, took(real)), append(fakes, took(fake))
+			reals, fakes = append(reals, took(genuine)), append(fakes, took(fake))
 		} else {
-			fakes, reals = append(fakes, took(fake)), append(reals, took(real))
+			fakes, reals = append(fakes, took(fake)), append(reals, took(genuine))
 		}
 	}
 	// The probability that one is slower than the other, after Mann and Whitney; 0.5 if there is no difference.
@@ -188,8 +188,8 @@ func TestDecoyLooksTheSameInRedis(t *testing.T) {
 				slices.Sort(fields)
 				return fields
 			}
-			real, fake := shape("someone"), shape("nobody1", decoy)
-			if diff := cmp.Diff(real, fake); diff != "" || len(real) < 5 {
+			genuine, fake := shape("someone"), shape("nobody1", decoy)
+			if diff := cmp.Diff(genuine, fake); diff != "" || len(genuine) < 5 {
 				t.Errorf("the record of a %s (-real +decoy):\n%s", kind, diff)
 			}
 		}

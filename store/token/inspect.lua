@@ -16,4 +16,4 @@ end
 -- The embedded store refuses TIME in read-only scripts.
 local time = redis.pcall('TIME')
 local now = time.err and '0' or ms(time[1] * 1000 + math.floor(time[2] / 1000))
-return {f, redis.call('HMGET', state_key, 't:' .. ARGV[1], 'f', 'fu', 'st'), now}
+return {f, redis.call('HMGET', state_key, open_field(ARGV[1]), 'f', 'fu', 'st'), now}

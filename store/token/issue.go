@@ -102,7 +102,7 @@ func (t *Tokens) Issue(ctx context.Context, namespace string, n Issue) (issued I
 	if err1 != nil || err2 != nil || err3 != nil {
 		return issued, redis.ErrInternal
 	}
-	wait, result := wait, Issued{RetryAfter: time.Duration(wait) * time.Millisecond}
+	result := Issued{RetryAfter: time.Duration(wait) * time.Millisecond}
 	switch outcome {
 	case "locked":
 		result.Locked = true
@@ -136,7 +136,7 @@ func (t *Tokens) secrets(record, id string, n Issue) (secret Issued, fields []st
 		mac := t.keyring.Sign(record, []byte(normalize(secret.Code)))
 		fields = []string{"h", digestOf(string(mac.Sum)), "kid", mac.Key}
 	case Recovery:
-		fields = []string{"left", strconv.Itoa(n.Count)}
+		fields = append(make([]string, 0, 2+2*n.Count), "left", strconv.Itoa(n.Count))
 		for range n.Count {
 			code := newRecoveryCode()
 			secret.RecoveryCodes, fields = append(secret.RecoveryCodes, code), append(fields, "c:"+digestOf(recoveryDigest(code)), "")

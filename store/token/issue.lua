@@ -26,7 +26,7 @@ local dropped = {}
 local next_issue = now
 if kind ~= 'recovery' then -- nobody is sent a message with recovery codes
   if request ~= '' and request == s.request and now < s.last_issue + REPLAYABLE then
-    dropped[#dropped + 1] = 't:' .. s.last_id
+    dropped[#dropped + 1] = open_field(s.last_id)
     s.open[s.last_id] = nil
     next_issue = s.next_issue
   elseif cooldown > 0 then
@@ -38,35 +38,36 @@ if kind ~= 'recovery' then -- nobody is sent a message with recovery codes
     s.issues = issues + 1
   end
 end
+local expires = now + ttl
 local issued = math.max(now, s.last_issue + 1) -- so that the order of tokens is known
+
 -- The first write is one that Redis refuses if it has no memory left; after one that frees memory it would allow all others.
-redis.call('HSET', state_key, 'la', ms(issued))
-if kind ~= 'recovery' then
-  redis.call('HSET', state_key, 'rq', request, 'ri', id, 'n', ms(s.issues), 'ca', ms(next_issue))
+if kind == 'recovery' then
+  redis.call('HSET', state_key, 'la', ms(issued), open_field(id), open_value(issued, expires, kind))
+  redis.call('DEL', token_key) -- an earlier set
+else
+  redis.call('HSET', state_key, 'la', ms(issued), open_field(id), open_value(issued, expires, kind), 'rq', request, 'ri', id,
+    'n', ms(s.issues), 'ca', ms(next_issue))
 end
 
 -- The oldest open tokens make room.
 local open = {}
 for other, o in pairs(s.open) do
-  if o.expires <= now then
-    dropped[#dropped + 1] = 't:' .. other
+  if o.expires <= now and other ~= id then
+    dropped[#dropped + 1] = open_field(other)
   elseif o.kind ~= 'recovery' then
     open[#open + 1] = {id = other, issued = o.issued}
   end
 end
-table.sort(open, function(a, b) return a.issued < b.issued or a.issued == b.issued and a.id < b.id end)
+table.sort(open, function(a, b) return a.issued < b.issued end)
 for i = 1, kind ~= 'recovery' and #open - max_open + 1 or 0 do
-  dropped[#dropped + 1] = 't:' .. open[i].id
+  dropped[#dropped + 1] = open_field(open[i].id)
 end
 if #dropped > 0 then
   redis.call('HDEL', state_key, unpack(dropped))
 end
-
-local expires = now + ttl
-redis.call('DEL', token_key) -- an earlier set of recovery codes
 redis.call('HSET', token_key, 'k', kind, 'sub', subject, 'pu', purpose, 'ct', ms(now), 'exp', ms(expires), 'att', '0', unpack(ARGV, first_field))
 redis.call('PEXPIREAT', token_key, ms(expires + RETAIN_TOKEN))
-list_token(state_key, id, kind, issued, expires)
-keep_until(state_key, now + FORGET_ISSUES, now)
+keep_until(state_key, now + math.max(ttl + RETAIN_TOKEN, FORGET_ISSUES), now)
 emit(events, now, 'token_issued', namespace, '', subject, {'token', id, 'purpose', purpose, 'reason', reason})
 return {'issued', math.max(next_issue - now, 0), ms(expires)}

@@ -19,7 +19,7 @@ if ask then
   return ask
 end
 local now = now_ms()
-local open = redis.call('HDEL', state_key, 't:' .. ARGV[2])
+local open = redis.call('HDEL', state_key, open_field(ARGV[2]))
 if open == 1 and now >= t.expires then
   open = 0
 end

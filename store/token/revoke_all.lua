@@ -10,7 +10,7 @@ if before then
 end
 local now, open, gone = now_ms(), 0, {}
 for id, o in pairs(load_state(KEYS[1]).open) do
-  gone[#gone + 1] = 't:' .. id
+  gone[#gone + 1] = open_field(id)
   if now < o.expires then
     open = open + 1
   end

@@ -109,8 +109,8 @@ func TestRedisHoldsNoTokenSecret(t *testing.T) {
 			}
 		}
 		// An attacker is not stopped by the attempts here, so that each one is compared.
-		for subject, id := range map[string]string{"ann": link.ID, "ann ": code.ID} {
-			server.Do(t, "HSET", recordOf("n", strings.TrimSpace(subject), id), "att", "0")
+		for _, id := range []string{link.ID, code.ID} {
+			server.Do(t, "HSET", recordOf("n", "ann", id), "att", "0")
 		}
 		server.Do(t, "HSET", recordOf("n", "carl", grant.GrantID), "att", "0")
 	}

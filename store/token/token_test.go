@@ -139,8 +139,15 @@ func TestMalformedTokenNeverReachesRedis(t *testing.T) {
 	i := issue(t, s, "n", a(token.Link, "ann"))
 	calls := storetest.Costs(t, server, func() {
 		for _, p := range []token.Presented{
-			{Link: "lt1_"}, {Link: i.Link + "A"}, {Link: i.Link[:len(i.Link)-1]}, {Link: "ls1_" + i.Link[4:]}, {Link: i.Link[:len(i.Link)-1] + "\n"},
-			{ID: "x", Code: "123456"}, {ID: i.ID + "A", Code: "123456"}, {ID: i.ID[:22] + "\n", Code: "123456"}, {ID: "", Code: "1"},
+			{Link: "lt1_"},
+			{Link: i.Link + "A"},
+			{Link: i.Link[:len(i.Link)-1]},
+			{Link: "ls1_" + i.Link[4:]},
+			{Link: i.Link[:len(i.Link)-1] + "\n"},
+			{ID: "x", Code: "123456"},
+			{ID: i.ID + "A", Code: "123456"},
+			{ID: i.ID[:22] + "\n", Code: "123456"},
+			{ID: "", Code: "1"},
 		} {
 			p.Purpose, p.Limits = purpose, limits
 			expect(t, s, "n", p, token.Incorrect)

@@ -24,7 +24,7 @@ type Command struct {
 	// Version is the version of Larder that the report names.
 	Version string `kong:"-"`
 
-	Workload     []string         `enum:"near-get,redis-get,set,mixed,batchget,stampede,validate,consume,consume-denied,lock" default:"near-get,redis-get,set,mixed,batchget,stampede,validate,consume,consume-denied,lock" placeholder:"NAME" help:"Workloads to measure: ${enum}. Default: all of them."`
+	Workload     []string         `enum:"near-get,redis-get,set,mixed,batchget,stampede,validate,consume,consume-denied,should-rate-limit,token,lock" default:"near-get,redis-get,set,mixed,batchget,stampede,validate,consume,consume-denied,should-rate-limit,token,lock" placeholder:"NAME" help:"Workloads to measure: ${enum}. Default: all of them. A target is not measured with should-rate-limit, which needs rules of its own."`
 	Connections  int              `default:"4" help:"Connections to each server."`
 	InFlight     int              `default:"64" help:"Concurrent callers; each has one call in flight."`
 	ValueSize    setting.Bytes    `default:"1KiB" help:"Size of each value."`
@@ -55,6 +55,7 @@ func (c *Command) check() error {
 		{c.Duration > 0, "--duration must be above zero"},
 		{c.Target == "" || setting.IsAddr(c.Target), "--target must be host:port"},
 		{c.TargetAdmin == "" || setting.IsAddr(c.TargetAdmin), "--target-admin must be host:port"},
+		{c.Target == "" || !slices.Equal(c.Workload, []string{"should-rate-limit"}), "--workload=should-rate-limit needs rules of its own, which a --target does not have"},
 		{c.TargetAdmin == "" || c.Target != "", "--target-admin requires --target"},
 	} {
 		if !rule.holds {
@@ -108,7 +109,9 @@ func (c *Command) measure(ctx context.Context) (r *report, err error) {
 		defer func() { err = errors.Join(err, l.remove(ctx, larder)) }()
 	}
 
-	chosen := slices.DeleteFunc(slices.Clone(workloads), func(w workload) bool { return !slices.Contains(c.Workload, w.name) })
+	chosen := slices.DeleteFunc(slices.Clone(workloads), func(w workload) bool {
+		return !slices.Contains(c.Workload, w.name) || w.ownRules && c.Target != ""
+	})
 	p := newProgress(chosen, c.Rounds)
 	defer p.end()
 	for _, w := range chosen {
@@ -160,9 +163,13 @@ func (c *Command) startLarder(ctx context.Context, s *server) error {
 	if addr, plain := strings.CutPrefix(url, "redis://"); plain && setting.IsAddr(addr) {
 		s.redisAddr = addr
 	}
-	var env []string
+	env, remove, err := envoyEnv()
+	if err != nil {
+		return err
+	}
+	s.remove = remove
 	if url != "" {
-		env = []string{"REDIS_URL=" + url}
+		env = append(env, "REDIS_URL="+url)
 	}
 	return s.startLarder(ctx, env, c.Connections)
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -19,6 +20,7 @@ import (
 	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 // floorServices are the services of the floor, in the order of the server's registry.
@@ -29,6 +31,7 @@ var floorServices = []struct {
 	{&cachev1.CacheService_ServiceDesc, func() any { return new(floorCache) }},
 	{&sessionv1.SessionService_ServiceDesc, func() any { return new(floorSession) }},
 	{&ratelimitv1.RateLimitService_ServiceDesc, func() any { return new(floorRateLimit) }},
+	{&tokenv1.TokenService_ServiceDesc, func() any { return new(floorToken) }},
 	{&lockv1.LockService_ServiceDesc, func() any { return new(floorLock) }},
 }
 
@@ -55,6 +58,7 @@ func (FloorCommand) Run(ctx context.Context, stdout io.Writer) error {
 	for _, service := range floorServices {
 		server.RegisterService(service.desc, service.make())
 	}
+	envoy.RegisterRateLimitServiceServer(server, floorEnvoy{})
 	defer context.AfterFunc(ctx, server.Stop)()
 	slog.New(slog.NewJSONHandler(stdout, nil)).Info("listening", "grpc", listener.Addr().String())
 	return server.Serve(listener)

@@ -10,11 +10,13 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
 	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
+	tokenv1 "github.com/berthcare/larder/gen/larder/token/v1"
 )
 
 // failurePause is how long a caller waits after a failed call, so that a server that fails at once does not make it spin.
@@ -51,6 +53,8 @@ type caller struct {
 	session sessionv1.SessionServiceClient
 
 	ratelimit ratelimitv1.RateLimitServiceClient
+	envoy     envoy.RateLimitServiceClient
+	token     tokenv1.TokenServiceClient
 	locks     lockv1.LockServiceClient
 	lock      string // the name of the caller's own lock
 
@@ -71,8 +75,8 @@ func (l *load) caller(s *server, number int) *caller {
 	random := rand.New(rand.NewPCG(uint64(number), 1)) //nolint:gosec // the choice of keys is no secret
 	return &caller{
 		load: l, cache: cachev1.NewCacheServiceClient(conn), session: sessionv1.NewSessionServiceClient(conn),
-		ratelimit: ratelimitv1.NewRateLimitServiceClient(conn),
-		locks:     lockv1.NewLockServiceClient(conn), lock: "worker:" + strconv.Itoa(number),
+		ratelimit: ratelimitv1.NewRateLimitServiceClient(conn), envoy: envoy.NewRateLimitServiceClient(conn),
+		token: tokenv1.NewTokenServiceClient(conn), locks: lockv1.NewLockServiceClient(conn), lock: "worker:" + strconv.Itoa(number),
 		random: random, choose: chooser(random, l.command.Distribution, len(l.keys)), tokens: s.tokens,
 		latencies: newHistogram(), failures: make(map[string]int64),
 	}

@@ -29,6 +29,7 @@ type server struct {
 	tokens    []string // of the sessions that it holds
 	// throwaway is true if the data that the run writes is lost when the server's Redis stops.
 	throwaway bool
+	remove    func() // removes the files that were written for it; nil for none
 }
 
 // dial makes the connections, which the first calls establish. It uses neither a resolver nor a proxy.
@@ -51,6 +52,9 @@ func (s *server) close() {
 	}
 	for _, c := range slices.Backward(s.children) {
 		c.stop()
+	}
+	if s.remove != nil {
+		s.remove()
 	}
 }
 

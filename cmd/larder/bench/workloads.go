@@ -29,6 +29,8 @@ type workload struct {
 	// the least ratio that Larder is meant to reach.
 	beside     callFunc
 	besideGoal float64
+	// ownRules means that Larder needs the rules of bench, so that a target cannot be measured.
+	ownRules bool
 	// waves makes the callers begin each call at the same time, on a key that is new in each wave.
 	waves bool
 }
@@ -43,6 +45,8 @@ var workloads = []workload{
 	{name: "validate", about: "ValidateSession, answered from the near cache", goal: 0.90, needs: data{sessions: true}, call: validate, warm: validate},
 	{name: "consume", about: "Consume of one limit, charged in Redis", goal: 0.60, call: consume},
 	{name: "consume-denied", about: "Consume by 100 subjects that are denied, which Larder remembers for up to 1s", goal: 0.90, call: consumeDenied, warm: consumeDenied},
+	{name: "should-rate-limit", about: "ShouldRateLimit of Envoy's protocol with one descriptor, within its limit", goal: 0.64, call: shouldRateLimit, ownRules: true},
+	{name: "token", about: "IssueToken of a link and ConsumeToken of it, as one call", call: token},
 	{name: "lock", about: "AcquireLock and ReleaseLock, each caller of its own lock", call: lockAndRelease},
 }
 

@@ -3,13 +3,10 @@
 package setting
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math"
-	"net/url"
-	"strconv"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -68,87 +65,4 @@ func (l *Level) UnmarshalText(text []byte) error {
 	}
 	*l = Level(level)
 	return nil
-}
-
-// Embedded is the URL of the embedded store: a Redis inside the larder process, whose data is lost when the process ends.
-const Embedded RedisURL = "embedded://"
-
-// A RedisURL names one Redis server: redis:// or rediss:// (TLS), then [username[:password]@]host[:port][/database]; or
-// it is [Embedded]. fmt, slog and the JSON encoder write it without its credentials.
-type RedisURL string
-
-var errURL = errors.New("expected redis://, rediss://[username:password@]host[:port][/database] or embedded://, the username and the password percent-encoded")
-
-// UnmarshalText parses a URL. Its errors repeat no part of the URL: url.Parse takes a password with an unescaped character
-// for a host, port, path, query or fragment.
-func (r *RedisURL) UnmarshalText(text []byte) error {
-	u, err := url.Parse(string(text))
-	if err != nil {
-		return errURL
-	}
-	*r = RedisURL(text)
-	if u.Scheme == "embedded" {
-		if *r != Embedded {
-			return errors.New("embedded:// takes no host, credentials or database")
-		}
-		return nil
-	}
-	if u.Scheme != "redis" && u.Scheme != "rediss" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
-		return errURL
-	}
-	if r.Database() < 0 {
-		return errURL
-	}
-	return nil
-}
-
-// String returns the URL without its credentials.
-func (r RedisURL) String() string {
-	if r == Embedded {
-		return string(r) // url.URL would print "embedded:"
-	}
-	u := r.Parts()
-	u.User = nil
-	return u.String()
-}
-
-// GoString returns the same as [RedisURL.String], for %#v.
-func (r RedisURL) GoString() string { return r.String() }
-
-// Format writes the same as [RedisURL.String] whatever the verb.
-func (r RedisURL) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, r.String()) }
-
-// LogValue logs the same as [RedisURL.String].
-func (r RedisURL) LogValue() slog.Value { return slog.StringValue(r.String()) }
-
-// MarshalText encodes the same as [RedisURL.String].
-func (r RedisURL) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
-
-// Parts returns the parsed URL, credentials included. It is empty for a string that [RedisURL.UnmarshalText] refuses.
-func (r RedisURL) Parts() *url.URL {
-	u, err := url.Parse(string(r))
-	if err != nil {
-		return new(url.URL)
-	}
-	return u
-}
-
-// Credentials returns the username and the password, each empty if the URL has none.
-func (r RedisURL) Credentials() (username, password string) {
-	user := r.Parts().User
-	password, _ = user.Password()
-	return user.Username(), password
-}
-
-// Database returns the database number in the URL's path: 0 if the path is empty, -1 if it is not a number below 2^31.
-func (r RedisURL) Database() int {
-	path := strings.TrimPrefix(r.Parts().Path, "/")
-	if path == "" {
-		return 0
-	}
-	number, err := strconv.ParseUint(path, 10, 31)
-	if err != nil {
-		return -1
-	}
-	return int(number)
 }

@@ -58,7 +58,17 @@ func TestRedisURL(t *testing.T) {
 		{"redis://h/2147483648", "redis://h/2147483648", "h", "", "", -1, "redis", false},
 		{"embedded://h", "embedded://h", "h", "", "", 0, "embedded", false},
 		{"http://h", "http://h", "h", "", "", 0, "http", false},
-		{"redis://h?db=1", "redis://h?db=1", "h", "", "", 0, "redis", false},
+		{"redis://h?db=1", "redis://h?db=1", "h", "", "", 1, "redis", true},
+		{"valkey://h:1/2", "valkey://h:1/2", "h:1", "", "", 2, "valkey", true},
+		{"valkeys://:p@h", "valkeys://h", "h", "", "p", 0, "valkeys", true},
+		{"unix:///run/redis.sock", "unix:///run/redis.sock", "", "", "", 0, "unix", true},
+		{"unix://ann:p@/run/redis.sock?db=3", "unix:///run/redis.sock?db=3", "", "ann", "p", 3, "unix", true},
+		{"redis://h/1?db=1", "redis://h/1?db=1", "h", "", "", 1, "redis", false},
+		{"redis://h?db=1&db=2", "redis://h?db=1&db=2", "h", "", "", 1, "redis", false},
+		{"redis://h?db=", "redis://h?db=", "h", "", "", -1, "redis", false},
+		{"redis://h?timeout=1", "redis://h?timeout=1", "h", "", "", 0, "redis", false},
+		{"unix://run/redis.sock", "unix://run/redis.sock", "run", "", "", 0, "unix", false},
+		{"unix://", "unix:", "", "", "", 0, "unix", false},
 	} {
 		var parsed RedisURL
 		if err := parsed.UnmarshalText([]byte(test.url)); (err == nil) != test.valid || err == nil && parsed != test.url {

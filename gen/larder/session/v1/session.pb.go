@@ -938,9 +938,12 @@ type Session struct {
 	// current is true for the session that the caller of ListSubjectSessions named as its own.
 	Current bool `protobuf:"varint,11,opt,name=current,proto3" json:"current,omitempty"`
 	// assurance says how the subject was authenticated; unset means that the session is anonymous.
-	Assurance     *Assurance `protobuf:"bytes,12,opt,name=assurance,proto3" json:"assurance,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Assurance *Assurance `protobuf:"bytes,12,opt,name=assurance,proto3" json:"assurance,omitempty"`
+	// attributes_unreadable is true if the session has attributes that the server cannot decrypt; they are left out. Only
+	// ListSubjectSessions returns such sessions: other calls fail with DATA_LOSS.
+	AttributesUnreadable bool `protobuf:"varint,13,opt,name=attributes_unreadable,json=attributesUnreadable,proto3" json:"attributes_unreadable,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Session) Reset() {
@@ -1055,6 +1058,13 @@ func (x *Session) GetAssurance() *Assurance {
 		return x.Assurance
 	}
 	return nil
+}
+
+func (x *Session) GetAttributesUnreadable() bool {
+	if x != nil {
+		return x.AttributesUnreadable
+	}
+	return false
 }
 
 // CreateSessionRequest asks for a new session.
@@ -3458,7 +3468,7 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"\tAssurance\x12\x10\n" +
 	"\x03aal\x18\x01 \x01(\x05R\x03aal\x12\x10\n" +
 	"\x03amr\x18\x02 \x03(\tR\x03amr\x12E\n" +
-	"\x10authenticated_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0fauthenticatedAt\"\xb8\x05\n" +
+	"\x10authenticated_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0fauthenticatedAt\"\xed\x05\n" +
 	"\aSession\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x18\n" +
@@ -3477,7 +3487,8 @@ const file_larder_session_v1_session_proto_rawDesc = "" +
 	"expires_at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x18\n" +
 	"\acurrent\x18\v \x01(\bR\acurrent\x12:\n" +
-	"\tassurance\x18\f \x01(\v2\x1c.larder.session.v1.AssuranceR\tassurance\x1a=\n" +
+	"\tassurance\x18\f \x01(\v2\x1c.larder.session.v1.AssuranceR\tassurance\x123\n" +
+	"\x15attributes_unreadable\x18\r \x01(\bR\x14attributesUnreadable\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xee\x04\n" +
