@@ -28,9 +28,9 @@ var (
 	ErrOverloaded error = &kind{text: "larder: overloaded", reasons: []string{"SERVER_OVERLOADED", "REDIS_OVERLOADED"}}
 	// ErrInvalid means that an argument was invalid; [Error].Field names it.
 	ErrInvalid error = &kind{text: "larder: invalid argument", code: codes.InvalidArgument, reasons: []string{"INVALID_FIELD", "MESSAGE_MALFORMED", "PAGE_TOKEN_INVALID", "TOO_MANY_ATTRIBUTES"}}
-	// ErrTooLarge means that the request is larger than the server accepts: 4 MiB, or more where the server's limit of values
-	// needs it. Nothing was written.
-	ErrTooLarge error = &kind{text: "larder: message too large", reasons: []string{"MESSAGE_TOO_LARGE"}}
+	// ErrTooLarge means that the request is larger than the server accepts, so that nothing was written, or that the answer of
+	// a read would be larger than it sends: 4 MiB, or more where the server's limit of values needs it.
+	ErrTooLarge error = &kind{text: "larder: message too large", reasons: []string{"MESSAGE_TOO_LARGE", "ANSWER_TOO_LARGE"}}
 	// ErrPageToken means that a page token or a resume token was not returned by an earlier call of the same method with
 	// the same arguments. Such an error is an [ErrInvalid] too.
 	ErrPageToken error = &kind{text: "larder: invalid page token", reasons: []string{"PAGE_TOKEN_INVALID"}}
@@ -216,12 +216,17 @@ func newError(err error) *Error {
 
 // invalid returns the error for options that no request can express.
 func invalid(field, description string) error {
+	return invalidFields(Violation{Field: field, Description: description})
+}
+
+// invalidFields is invalid for several fields, at least one.
+func invalidFields(fields ...Violation) error {
 	return &Error{
 		Code:       codes.InvalidArgument,
 		Reason:     "INVALID_FIELD",
-		Message:    field + ": " + description,
-		Field:      field,
-		Violations: []Violation{{Field: field, Description: description}},
+		Message:    fields[0].Field + ": " + fields[0].Description,
+		Field:      fields[0].Field,
+		Violations: fields,
 	}
 }
 

@@ -65,6 +65,7 @@ func TestErrorsAreOfTheirKindAndNoOther(t *testing.T) {
 		{codes.InvalidArgument, "PAGE_TOKEN_INVALID", []string{"ErrInvalid", "ErrPageToken"}},
 		{codes.InvalidArgument, "MESSAGE_MALFORMED", []string{"ErrInvalid"}},
 		{codes.ResourceExhausted, "MESSAGE_TOO_LARGE", []string{"ErrTooLarge"}},
+		{codes.ResourceExhausted, "ANSWER_TOO_LARGE", []string{"ErrTooLarge"}},
 		{codes.Aborted, "SESSION_VERSION_MISMATCH", []string{"ErrVersionMismatch"}},
 		{codes.Aborted, "SUBJECT_EPOCH_CHANGED", []string{"ErrSubjectEpochChanged"}},
 		{codes.InvalidArgument, "TOO_MANY_ATTRIBUTES", []string{"ErrInvalid", "ErrTooManyAttributes"}},

@@ -295,14 +295,17 @@ func inlineRule(r *RateLimitRule) (*ratelimitv1.Rule, error) {
 	return rule, nil
 }
 
-// decision returns what the answers of several rpcs say about a call.
-func decision(r interface {
+// A decided is the answer of several rpcs.
+type decided interface {
 	GetOutcome() ratelimitv1.ConsumeOutcome
 	GetDenialReason() ratelimitv1.DenialReason
 	GetRetryAfter() *durationpb.Duration
 	GetDegraded() bool
 	GetLimits() []*ratelimitv1.LimitStatus
-}, granted int64) RateLimitDecision {
+}
+
+// decision returns what an answer says about a call.
+func decision(r decided, granted int64) RateLimitDecision {
 	return RateLimitDecision{
 		Outcome: Outcome(text(r.GetOutcome(), "CONSUME_OUTCOME_")),
 		Allowed: r.GetOutcome() == ratelimitv1.ConsumeOutcome_CONSUME_OUTCOME_ALLOWED,

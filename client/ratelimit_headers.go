@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"encoding/base64"
 	"net/http"
 	"strconv"
@@ -19,7 +20,7 @@ func RateLimitHeaders(d RateLimitDecision) http.Header {
 	var policies, limits []string
 	several := false
 	for i := range d.Limits {
-		several = several || string(d.Limits[i].Partition) != string(d.Limits[0].Partition)
+		several = several || !bytes.Equal(d.Limits[i].Partition, d.Limits[0].Partition)
 	}
 	for i := range d.Limits {
 		l := &d.Limits[i]

@@ -22,9 +22,7 @@ func unsent(request any, err error) error {
 	if len(bad) == 0 {
 		return err
 	}
-	e := invalid(bad[0].Field, bad[0].Description).(*Error)
-	e.Violations = bad
-	return e
+	return invalidFields(bad...)
 }
 
 // eachText returns a function that collects the text that is not UTF-8 in the fields of a message at a path.

@@ -219,7 +219,8 @@ func TestTokenOutcomes(t *testing.T) {
 		field string
 		err   error
 	}{
-		{"token_id", second(c.Tokens.RevokeID(t.Context(), ""))}, {"source", second(c.Tokens.InspectSource(t.Context(), ""))},
+		{"token_id", second(c.Tokens.RevokeID(t.Context(), ""))},
+		{"source", second(c.Tokens.InspectSource(t.Context(), ""))},
 		{"source", c.Tokens.ResetSource(t.Context(), "")},
 	} {
 		var e *client.Error

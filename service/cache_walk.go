@@ -2,8 +2,6 @@ package service
 
 import (
 	"context"
-	"slices"
-	"unicode/utf8"
 
 	"google.golang.org/grpc"
 
@@ -36,7 +34,5 @@ func (c *Cache) ListKeys(ctx context.Context, r *cachev1.ListKeysRequest) (*cach
 	if err != nil {
 		return nil, err
 	}
-	// A key that is not UTF-8, as others may write, can be named by no request and would break the answer.
-	keys = slices.DeleteFunc(keys, func(key string) bool { return !utf8.ValidString(key) })
 	return &cachev1.ListKeysResponse{Keys: keys, NextPageToken: next}, nil
 }

@@ -23,12 +23,12 @@ func TestManyFailedCallsAreOneLineASecond(t *testing.T) {
 			if d.first(overload, time.Duration(i)*time.Microsecond, "cause") {
 				written++
 			}
-			time.Sleep(250 * time.Microsecond)
+			<-time.After(250 * time.Microsecond)
 		}
 		if !d.first(other, 0, "") {
 			t.Error("first of another kind = false, want true")
 		}
-		time.Sleep(3 * time.Second)
+		<-time.After(3 * time.Second)
 		lines := log.lines(t, "calls failed")
 		if written != 1 || len(lines) != 3 {
 			t.Fatalf("%d single lines and %d of many for 2.5 s, want 1 and 3:\n%s", written, len(lines), log)

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
-	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/berthcare/larder/service/edge/rls"
 	"github.com/berthcare/larder/store/ratelimit"
@@ -46,37 +44,6 @@ func newEnvoyRateLimit(o EnvoyRateLimits) *envoyRateLimit {
 	e := &envoyRateLimit{options: o}
 	e.config.Store(new(rls.Config))
 	return e
-}
-
-// envoyRateLimitDesc is the service as generated, except that it reads requests by [rls.Unmarshal].
-var envoyRateLimitDesc = func() *grpc.ServiceDesc {
-	desc := envoy.RateLimitService_ServiceDesc
-	desc.Methods = []grpc.MethodDesc{{MethodName: "ShouldRateLimit", Handler: shouldRateLimitHandler}}
-	return &desc
-}()
-
-// shouldRateLimitHandler reads a request and passes it to the interceptors and the handler. What is not a request becomes an
-// error there, so that it is counted and logged like any other.
-//
-//nolint:revive // the order of the arguments is that of [grpc.MethodDesc]
-func shouldRateLimitHandler(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-	wire := new(emptypb.Empty) // keeps the bytes, as fields that it does not know
-	if err := decode(wire); err != nil {
-		return nil, err
-	}
-	request := new(envoy.RateLimitRequest)
-	unread := rls.Unmarshal(wire.ProtoReflect().GetUnknown(), request)
-	handle := func(ctx context.Context, req any) (any, error) {
-		if unread != nil {
-			return nil, &FieldError{"request", "must be a RateLimitRequest"}
-		}
-		return srv.(envoy.RateLimitServiceServer).ShouldRateLimit(ctx, req.(*envoy.RateLimitRequest))
-	}
-	if interceptor == nil {
-		return handle(ctx, request)
-	}
-	info := &grpc.UnaryServerInfo{Server: srv, FullMethod: envoy.RateLimitService_ShouldRateLimit_FullMethodName}
-	return interceptor(ctx, request, info, handle)
 }
 
 // use sets the counters, and the clock that tells when windows end.

@@ -220,7 +220,7 @@ func TestEnvoyRateLimitsReadWhatEnvoySends(t *testing.T) {
 	}
 	for _, wire := range [][]byte{[]byte("\x0a\x03\xff"), []byte("\x12\x02\x0a\x05"), []byte("\x12\x04\x0a\x02\x0a\x7f")} {
 		_, err := send(wire)
-		if code := codeOf(err); code != codes.InvalidArgument && code != codes.Internal { // grpc-go reads the outermost fields
+		if codeOf(err) != codes.InvalidArgument {
 			t.Errorf("ShouldRateLimit with %q = %v, want INVALID_ARGUMENT", wire, err)
 		}
 	}
@@ -237,7 +237,6 @@ func TestEnvoyRateLimitsWithoutRedis(t *testing.T) {
 			server := redistest.Start(t, redistest.Options{})
 			proxy := redistest.StartProxy(t, server.Addr)
 			l := serveEnvoy(t, redis.Options{Addrs: []string{proxy.Addr}, CommandTimeout: time.Second}, EnvoyRateLimits{Failure: policy})
-			expect(t, "answer with Redis", l.ask(t, limit("ten", "a")), "OK: OK 9")
 			proxy.Blackhole(true)
 
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)

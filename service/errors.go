@@ -52,6 +52,7 @@ var errorTable = []errorRow{
 	{err: errInvalidField, code: codes.InvalidArgument, reason: "INVALID_FIELD"},
 	{err: errMessageMalformed, code: codes.InvalidArgument, reason: "MESSAGE_MALFORMED"},
 	{err: errMessageTooLarge, code: codes.ResourceExhausted, reason: "MESSAGE_TOO_LARGE"},
+	{err: errAnswerTooLarge, code: codes.ResourceExhausted, reason: "ANSWER_TOO_LARGE"},
 	{err: redis.ErrUnavailable, code: codes.Unavailable, reason: "REDIS_UNAVAILABLE", retryAfter: 500 * time.Millisecond},
 	{err: redis.ErrOutcomeUnknown, code: codes.Unavailable, reason: "WRITE_OUTCOME_UNKNOWN", retryAfter: 500 * time.Millisecond},
 	{err: redis.ErrOverloaded, code: codes.ResourceExhausted, reason: "REDIS_OVERLOADED", retryAfter: 500 * time.Millisecond},

@@ -35,6 +35,7 @@ func TestErrors(t *testing.T) {
 		{"InvalidFields", FieldErrors{{"key", "must not be empty"}}, answer{codes.InvalidArgument, "INVALID_FIELD", false}},
 		{"MessageMalformed", errMessageMalformed, answer{codes.InvalidArgument, "MESSAGE_MALFORMED", false}},
 		{"MessageTooLarge", errMessageTooLarge, answer{codes.ResourceExhausted, "MESSAGE_TOO_LARGE", false}},
+		{"AnswerTooLarge", errAnswerTooLarge, answer{codes.ResourceExhausted, "ANSWER_TOO_LARGE", false}},
 		{"Unavailable", redis.ErrUnavailable, answer{codes.Unavailable, "REDIS_UNAVAILABLE", true}},
 		{"OutcomeUnknown", redis.ErrOutcomeUnknown, answer{codes.Unavailable, "WRITE_OUTCOME_UNKNOWN", true}},
 		{"StoreOverloaded", redis.ErrOverloaded, answer{codes.ResourceExhausted, "REDIS_OVERLOADED", true}},

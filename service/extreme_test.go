@@ -27,6 +27,7 @@ func TestTheLongestTimes(t *testing.T) {
 			a := serveStore(t, store.Options{
 				Redis: redis.Options{Addrs: []string{server.Addr}, DB: i, CommandTimeout: 10 * time.Second}, Cache: cache.Options{MaxTTL: longest},
 			}, policy.Limits{MaxTTL: longest, SessionAbsoluteTimeout: longest, SessionIdleTimeout: longest})
+			longest := a.options.Limits.MaxTTL
 			ctx, most := t.Context(), durationpb.New(longest)
 			half := durationpb.New(longest / 2)
 

@@ -22,8 +22,8 @@ import (
 	"github.com/berthcare/larder/store/redis"
 )
 
-// FuzzRequests calls every method with any message that decodes: whatever it holds, the answer is a success or an error of
-// the table that blames the request. The seeds are random messages of likely and of unlikely values.
+// FuzzRequests calls every method with any bytes: whatever they hold, the answer is a success or an error of the table that
+// blames the request. The seeds are random messages of likely and of unlikely values.
 func FuzzRequests(f *testing.F) {
 	a := serveStore(f, store.Options{Redis: redis.Options{Mode: redis.Embedded}}, policy.Limits{MaxValueBytes: 1 << 10, PlainNamespace: "plain"})
 	all := methods()
@@ -34,6 +34,10 @@ func FuzzRequests(f *testing.F) {
 		session.SessionToken, session.Session.SessionId, a.set(f, &cachev1.SetRequest{Key: "k", Value: []byte("v")}),
 	}}
 	for i := range all {
+		for _, bad := range badStrings(all[i].Input(), 8) {
+			f.Add(uint8(i), bad)              //nolint:gosec // there are fewer than 256 methods
+			f.Add(uint8(i), bad[:len(bad)-1]) //nolint:gosec // as above
+		}
 		for range 25 {
 			b, err := proto.Marshal(g.message(all[i].Input()).Interface())
 			if err != nil {
@@ -52,6 +56,10 @@ func FuzzRequests(f *testing.F) {
 		m := all[int(method)%len(all)]
 		req := newMessage(t, m.Input())
 		if proto.Unmarshal(request, req) != nil {
+			err := a.raw(t, m, request)
+			if got := answerOf(t, err); got.Code != codes.InvalidArgument || got.Reason != "INVALID_FIELD" && got.Reason != "MESSAGE_MALFORMED" {
+				t.Errorf("%s with bytes that are no message = %v, want INVALID_ARGUMENT", m.Name(), err)
+			}
 			return
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -120,6 +121,9 @@ func (h *Health) Serving(name string) bool {
 
 // serving is Serving for callers that hold the lock.
 func (h *Health) serving(name string) bool {
+	if slices.Contains(h.edges, name) {
+		return !h.draining
+	}
 	for _, service := range services {
 		if all := name == "" || name == "ready"; (all || name == service.desc.ServiceName) && h.abilities[service.needs].holds {
 			return !h.draining
@@ -277,18 +281,11 @@ func (h *Health) drain() {
 func (h *Health) publish() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, name := range readyNames() {
+	for _, name := range slices.Concat(readyNames(), h.edges) {
 		status := healthv1.HealthCheckResponse_NOT_SERVING
 		if h.serving(name) {
 			status = healthv1.HealthCheckResponse_SERVING
 		}
-		h.grpc.SetServingStatus(name, status)
-	}
-	status := healthv1.HealthCheckResponse_SERVING
-	if h.draining {
-		status = healthv1.HealthCheckResponse_NOT_SERVING
-	}
-	for _, name := range h.edges {
 		h.grpc.SetServingStatus(name, status)
 	}
 }

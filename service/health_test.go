@@ -80,7 +80,14 @@ func observe(t *testing.T, redis int32) *patient {
 // check asks the way a probe asks, and that all names which follow Redis agree.
 func (p *patient) want(t *testing.T, want healthv1.HealthCheckResponse_ServingStatus) {
 	t.Helper()
+	p.wantEach(t, func(string) healthv1.HealthCheckResponse_ServingStatus { return want })
+}
+
+// wantEach is want with a status for each name.
+func (p *patient) wantEach(t *testing.T, wanted func(name string) healthv1.HealthCheckResponse_ServingStatus) {
+	t.Helper()
 	for _, name := range readyNames() {
+		want := wanted(name)
 		resp, err := p.grpc.Check(t.Context(), &healthv1.HealthCheckRequest{Service: name})
 		if err != nil || resp.Status != want {
 			t.Errorf("status of %q = %v, %v, want %v", name, resp, err, want)
@@ -190,7 +197,14 @@ func TestHealth(t *testing.T) {
 		p := observe(t, well)
 		p.redis.Store(readOnly)
 		pass(5 * time.Second)
-		p.want(t, serving)
+		p.wantEach(t, func(name string) healthv1.HealthCheckResponse_ServingStatus {
+			for _, service := range services {
+				if service.desc.ServiceName == name && service.needs == redis.ToWrite {
+					return notServing
+				}
+			}
+			return serving
+		})
 		if got := p.Problems(); got["writes"] == "" || len(got) != 1 {
 			t.Errorf("Problems = %v, want one of writes", got)
 		}

@@ -5,7 +5,11 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
@@ -51,5 +55,52 @@ func TestWaitingCallsAreNotInFlight(t *testing.T) {
 	waiters.Wait()
 	if got := metric(t, a.Server, "larder_rpc_waiting"); got != 0 {
 		t.Errorf("larder_rpc_waiting afterwards = %v, want 0", got)
+	}
+}
+
+// What calls in flight carry is bounded together, and those that carry little are served all the same.
+func TestBytesInFlightAreBounded(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	proxy := redistest.StartProxy(t, server.Addr)
+	a := serveWith(t, store.Options{Redis: redis.Options{Addrs: []string{proxy.Addr}}}, Options{MaxInFlightBytes: 2 << 20})
+	eventually(t, "ready", a.health.Ready)
+	large := make([]byte, 900<<10)
+	proxy.Delay(time.Second)
+	var callers sync.WaitGroup
+	for range 2 {
+		callers.Go(func() { a.set(t, &cachev1.SetRequest{Key: "k", Value: large}) })
+	}
+	eventually(t, "in flight", func() bool { return metric(t, a.Server, "larder_rpc_in_flight_bytes") > 1<<20 })
+	_, err := a.cache.Set(t.Context(), &cachev1.SetRequest{Key: "k", Value: large})
+	wantAnswer(t, err, answer{Code: codes.ResourceExhausted, Reason: "SERVER_OVERLOADED", Retry: true})
+	a.set(t, &cachev1.SetRequest{Key: "small", Value: large[:1<<10]})
+	callers.Wait()
+	proxy.Delay(0)
+	a.set(t, &cachev1.SetRequest{Key: "k", Value: large})
+	if got := metric(t, a.Server, "larder_rpc_in_flight_bytes"); got != 0 {
+		t.Errorf("larder_rpc_in_flight_bytes afterwards = %v, want 0", got)
+	}
+	if got := metric(t, a.Server, "larder_rpc_shed_total", "type", "unary"); got != 1 {
+		t.Errorf("larder_rpc_shed_total = %v, want 1", got)
+	}
+}
+
+// Callers who begin a request and send nothing of it do not keep others from sending theirs.
+func TestSilentCallersAreNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, policy.Limits{})
+	silent := dial(t, a.running.addr)
+	for range 3 * maxReceiving {
+		if _, err := silent.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true}, cachev1.CacheService_Set_FullMethodName); err != nil {
+			t.Fatalf("NewStream = %v, want nil", err)
+		}
+	}
+	for range 20 {
+		start := time.Now()
+		a.set(t, &cachev1.SetRequest{Key: "k", Value: []byte("v")})
+		if took := time.Since(start); took > 1500*time.Millisecond { // three times receivingFor, and a busy machine
+			t.Errorf("Set beside silent callers took %v, want 1.5 s at most", took)
+		}
 	}
 }

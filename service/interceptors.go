@@ -46,6 +46,8 @@ func (s *Server) interceptors() (unary []grpc.UnaryServerInterceptor, stream []g
 		exceptHealth(unaryCap.unary, streamCap.stream),
 		// Outside the retries, which must end before the deadline. Streams may last as long as their callers want.
 		{deadlineCap(s.options.MaxDeadline).unary, nil},
+		// Outside the retries, which would not make the answer smaller.
+		{newAnswerCap(s.receiver.most).unary, nil},
 		// Next to the handler, so that a call that is retried counts as one call above. Streams are not retried, because
 		// they may have sent messages already.
 		{retries.unary, nil},

@@ -241,6 +241,12 @@ func (c keyringCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
+// watchReceives adds the size of the requests in flight.
+func (m *Metrics) watchReceives(r *receiving) {
+	m.registry.MustRegister(gaugeFunc("larder_rpc_in_flight_bytes", "Size of the requests of unary calls in flight in bytes, but for those of 16 KiB and less.", nil,
+		func() float64 { return float64(r.held.Load()) }))
+}
+
 // watchReads adds the counts of reads. They are collected when Prometheus scrapes, so that a read updates one counter only.
 func (m *Metrics) watchReads(r *reads) { m.registry.MustRegister(readsCollector{r}) }
 

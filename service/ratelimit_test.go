@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"strings"
 	"testing"
@@ -118,7 +119,7 @@ func TestConsumeAnswers(t *testing.T) {
 	r = a.consume(t, `subject: "ann" cost: 2 `+login+` limits {inline {capacity: 9 period {seconds: 60} shadow: true}}`)
 	remains(t, "retry_after", &r.RetryAfter, 15*time.Minute)
 	for _, l := range r.Limits {
-		if string(l.Partition) != string(partition) {
+		if !bytes.Equal(l.Partition, partition) {
 			t.Errorf("partition = %x, want %x as before", l.Partition, partition)
 		}
 		l.Partition, l.AvailableAfter, l.ResetAfter, l.RetryAfter = nil, nil, nil, nil

@@ -36,10 +36,12 @@ type rawStream interface {
 	RecvCompress() string
 }
 
-// A registrar registers services whose unary methods receive through a receiver. Streams do so in [drainedStream.RecvMsg].
+// A registrar registers services whose unary methods receive through a receiver, within the bounds of receives unless it is nil.
+// Streams receive so in [drainedStream.RecvMsg].
 type registrar struct {
 	*grpc.Server
 	receiver *receiver
+	receives *receiving
 }
 
 // RegisterService registers a service.
@@ -47,7 +49,11 @@ func (r registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	received := *desc
 	received.Methods = make([]grpc.MethodDesc, len(desc.Methods))
 	for i, m := range desc.Methods {
-		received.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: r.receiver.unary(m.Handler)}
+		handle := m.Handler
+		if r.receives != nil {
+			handle = r.receives.handler("/"+desc.ServiceName+"/"+m.MethodName, handle)
+		}
+		received.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: r.receiver.unary(handle)}
 	}
 	r.Server.RegisterService(&received, impl)
 }
@@ -135,13 +141,13 @@ func (r *receiver) inflate(c encoding.Compressor, data mem.BufferSlice) (mem.Buf
 		return nil, fmt.Errorf("%w: it is compressed and no encoding is named", errMessageMalformed)
 	}
 	in := data.Reader()
-	defer in.Close()
+	defer func() { _ = in.Close() }() // returns its buffers
 	inflating, err := c.Decompress(in)
 	if err != nil {
 		return nil, fmt.Errorf("%w: it is not compressed as it says", errMessageMalformed)
 	}
 	if closer, ok := inflating.(io.Closer); ok {
-		defer closer.Close()
+		defer func() { _ = closer.Close() }()
 	}
 	out, err := mem.ReadAll(io.LimitReader(inflating, int64(r.most)+1), mem.DefaultBufferPool())
 	switch {

@@ -3,8 +3,10 @@ package service
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -26,6 +28,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	sessionv1 "github.com/berthcare/larder/gen/larder/session/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
@@ -292,4 +295,21 @@ func reasonIn(t testing.TB, details string) string {
 		t.Fatalf("grpc-status-details-bin = %q, want a status", details)
 	}
 	return answerOf(t, status.FromProto(st).Err()).Reason
+}
+
+// An answer that is too large to be sent is told like every other failure, where grpc-go would tell nobody but the caller.
+func TestAnswersThatAreTooLarge(t *testing.T) {
+	t.Parallel()
+	limit := newAnswerCap(100)
+	for size, want := range map[int]error{10: nil, 1000: errAnswerTooLarge} {
+		answer := &cachev1.BatchGetResponse{Results: []*cachev1.BatchGetResult{{Value: make([]byte, size)}}}
+		info := &grpc.UnaryServerInfo{FullMethod: cachev1.CacheService_BatchGet_FullMethodName}
+		_, err := limit.unary(t.Context(), nil, info, func(context.Context, any) (any, error) { return answer, nil })
+		if !errors.Is(err, want) {
+			t.Errorf("answer with %d bytes = %v, want %v", size, err, want)
+		}
+	}
+	if !limit.lists[sessionv1.SessionService_ListSubjectSessions_FullMethodName] || limit.lists[cachev1.CacheService_Get_FullMethodName] {
+		t.Errorf("methods with lists = %v, want ListSubjectSessions and not Get among them", limit.lists)
+	}
 }

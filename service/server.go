@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -52,7 +53,7 @@ var edgeServices = []struct {
 	make  func(*Server, *store.Store) any
 }{
 	{
-		envoyRateLimitDesc, func(o *Options) bool { return o.EnvoyRateLimits != nil },
+		&envoy.RateLimitService_ServiceDesc, func(o *Options) bool { return o.EnvoyRateLimits != nil },
 		func(s *Server, st *store.Store) any { return s.envoy.use(st.RateLimits, st.Redis.Now) },
 	},
 }
@@ -89,6 +90,9 @@ type Options struct {
 	// MaxInFlight is the maximum number of unary calls in flight, and separately that of streams; further ones are refused
 	// with the reason SERVER_OVERLOADED; 4096 by default.
 	MaxInFlight int
+	// MaxInFlightBytes is the maximum size of the requests of unary calls in flight together, but for those of 16 KiB and less;
+	// further ones are refused with the reason SERVER_OVERLOADED; 64 MiB by default. A request takes about three times its size.
+	MaxInFlightBytes int64
 	// MaxConcurrentStreams is the maximum number of calls in flight on one connection; its client queues further ones;
 	// 1000 by default.
 	MaxConcurrentStreams uint32
@@ -113,6 +117,7 @@ func (o Options) withDefaults() Options {
 	o.SlowCall = cmp.Or(o.SlowCall, 100*time.Millisecond)
 	o.MaxDeadline = cmp.Or(o.MaxDeadline, 30*time.Second)
 	o.MaxInFlight = cmp.Or(o.MaxInFlight, 4096)
+	o.MaxInFlightBytes = cmp.Or(o.MaxInFlightBytes, 64<<20)
 	o.MaxConcurrentStreams = cmp.Or(o.MaxConcurrentStreams, 1000)
 	o.StopTimeout = cmp.Or(o.StopTimeout, 20*time.Second)
 	o.ProbeInterval = cmp.Or(o.ProbeInterval, 500*time.Millisecond)
@@ -128,6 +133,7 @@ type Server struct {
 	receiver *receiver
 	digest   *digest
 	grpc     *grpc.Server
+	receives *receiving
 
 	envoy    *envoyRateLimit        // nil unless it is served
 	warnings func() []redis.Warning // of the store; nil without one
@@ -167,7 +173,7 @@ func (s *Server) register(st *store.Store) {
 }
 
 // registrar returns where services are registered, so that the requests of all are received alike.
-func (s *Server) registrar() registrar { return registrar{s.grpc, s.receiver} }
+func (s *Server) registrar() registrar { return registrar{s.grpc, s.receiver, s.receives} }
 
 // newServer returns a server without the services of the registry.
 func newServer(check func(context.Context) redis.Condition, patience func() time.Duration, m *Metrics, o Options) *Server {
@@ -176,18 +182,20 @@ func newServer(check func(context.Context) redis.Condition, patience func() time
 		options: o, metrics: m, policies: policy.New(o.Limits), health: newHealth(check, patience, m, o), stopped: make(chan struct{}),
 		digest: newDigest(o.Logger, digestEvery),
 	}
+	s.receives = &receiving{gate: gate{max: maxReceiving}, max: s.options.MaxInFlightBytes, load: &m.unary}
 	m.watchHealth(s.health)
 	if o.EnvoyRateLimits != nil {
 		s.envoy = newEnvoyRateLimit(*o.EnvoyRateLimits)
 		m.watchEnvoyRateLimits(s.envoy)
 	}
+	m.watchReceives(s.receives)
 	s.forced, s.force = context.WithCancel(context.Background())
 	s.probing, s.stopProbes = context.WithCancel(context.Background())
 	s.streams, s.endStreams = context.WithCancel(context.Background())
 
 	s.receiver = &receiver{most: messageBytes(o.Limits), refuse: func(reason string) { m.messagesRefused.WithLabelValues(reason).Inc() }}
 	s.grpc = grpc.NewServer(s.grpcOptions()...)
-	healthv1.RegisterHealthServer(s.registrar(), s.health.grpc)
+	healthv1.RegisterHealthServer(registrar{Server: s.grpc, receiver: s.receiver}, s.health.grpc)
 	if o.Reflection {
 		reflection.Register(s.registrar())
 	}

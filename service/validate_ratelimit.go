@@ -131,9 +131,10 @@ func (f *fields) inlineRule(i int, r *ratelimitv1.Rule) ratelimit.Rule {
 		rule.RedisTimeout = -1 // zero would be the default
 	}
 	policy.CheckRateLimit(rule, func(field, description string) {
-		if !(field == "period" && wrongPeriod || field == "redis_timeout" && wrongTimeout) {
-			f.add(field, "%s", description)
+		if field == "period" && wrongPeriod || field == "redis_timeout" && wrongTimeout {
+			return
 		}
+		f.add(field, "%s", description)
 	})
 	return rule
 }

@@ -4,15 +4,22 @@ import (
 	"strconv"
 	"unicode/utf8"
 
+	envoy "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/berthcare/larder/service/edge/rls"
 )
 
 // decode decodes a message. Its error names every string field that is not UTF-8, which protobuf requires and of which
-// [proto.Unmarshal] does not say where it is, or the field at which the message cannot be decoded.
+// [proto.Unmarshal] does not say where it is, or the field at which the message cannot be decoded. Requests of Envoy are
+// decoded as they are: a client chooses what they contain.
 func decode(b []byte, into proto.Message) error {
 	if proto.Unmarshal(b, into) == nil {
+		return nil
+	}
+	if request, ok := into.(*envoy.RateLimitRequest); ok && rls.Unmarshal(b, request) == nil {
 		return nil
 	}
 	s := scan{fields: &fields{}}

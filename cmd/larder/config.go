@@ -141,6 +141,7 @@ type servingSettings struct {
 	AdminAddr            string        `env:"LARDER_ADMIN_ADDR" default:"127.0.0.1:9090" help:"Address of the HTTP port for /health and /metrics."`
 	MaxDeadline          time.Duration `env:"LARDER_MAX_DEADLINE" default:"30s" help:"Maximum duration of a unary call, whatever deadline its caller set."`
 	MaxInFlight          int           `env:"LARDER_MAX_IN_FLIGHT" default:"4096" help:"Maximum concurrent unary calls, and as many streams; further ones fail with RESOURCE_EXHAUSTED."`
+	MaxInFlightBytes     setting.Bytes `env:"LARDER_MAX_IN_FLIGHT_BYTES" default:"64MiB" help:"Maximum size of the requests of unary calls in flight together, each of which takes about three times its size; further ones fail with RESOURCE_EXHAUSTED. Requests of 16 KiB and less are not counted."`
 	MaxConcurrentStreams uint32        `env:"LARDER_MAX_CONCURRENT_STREAMS" default:"1000" help:"Maximum concurrent calls on one connection."`
 	StartupTimeout       time.Duration `env:"LARDER_STARTUP_TIMEOUT" default:"30s" help:"Maximum time to connect to Redis at start, after which the process exits with 1."`
 	DrainDelay           time.Duration `env:"LARDER_DRAIN_DELAY" default:"5s" help:"Time for which a stopping server keeps serving, so that callers notice that it leaves."`
@@ -191,6 +192,7 @@ func (c *Config) Options() (store.Options, service.Options, error) {
 		SlowCall:             c.Log.SlowCall,
 		MaxDeadline:          c.Serving.MaxDeadline,
 		MaxInFlight:          c.Serving.MaxInFlight,
+		MaxInFlightBytes:     int64(c.Serving.MaxInFlightBytes),
 		MaxConcurrentStreams: c.Serving.MaxConcurrentStreams,
 		DrainDelay:           c.Serving.DrainDelay,
 		StopTimeout:          c.Serving.StopTimeout,
@@ -233,6 +235,7 @@ func (c *Config) broken() []error {
 		{setting.IsAddr(c.Serving.AdminAddr), "LARDER_ADMIN_ADDR: must be host:port or :port"},
 		{c.Serving.MaxDeadline > 0, "LARDER_MAX_DEADLINE: must be above zero"},
 		{c.Serving.MaxInFlight > 0, "LARDER_MAX_IN_FLIGHT: must be above zero"},
+		{c.Serving.MaxInFlightBytes > 0, "LARDER_MAX_IN_FLIGHT_BYTES: must be above zero"},
 		{c.Serving.MaxConcurrentStreams > 0, "LARDER_MAX_CONCURRENT_STREAMS: must be above zero"},
 		{c.Serving.StartupTimeout > 0, "LARDER_STARTUP_TIMEOUT: must be above zero"},
 		{c.Serving.DrainDelay >= 0, "LARDER_DRAIN_DELAY: must not be below zero"},

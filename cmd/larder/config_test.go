@@ -65,6 +65,7 @@ func TestDefaults(t *testing.T) {
 		SlowCall:             100 * time.Millisecond,
 		MaxDeadline:          30 * time.Second,
 		MaxInFlight:          4096,
+		MaxInFlightBytes:     64 << 20,
 		MaxConcurrentStreams: 1000,
 		DrainDelay:           5 * time.Second,
 		StopTimeout:          20 * time.Second,
@@ -81,7 +82,7 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 		"REDIS_URL": "redis://cache:1", "LARDER_REDIS_TIMEOUT": "1s", "LARDER_NEAR_CACHE_BYTES": "2", "LARDER_NEAR_CACHE_TTL": "3s",
 		"LARDER_MAX_VALUE_BYTES": "4", "LARDER_DEFAULT_TTL": "5s", "LARDER_MAX_TTL": "6s", "LARDER_PLAIN_NAMESPACE": "seven",
 		"LARDER_SESSION_IDLE_TIMEOUT": "8s", "LARDER_SESSION_ABSOLUTE_TIMEOUT": "9s", "LARDER_MAX_DEADLINE": "10s",
-		"LARDER_MAX_IN_FLIGHT": "11", "LARDER_MAX_CONCURRENT_STREAMS": "12", "LARDER_DRAIN_DELAY": "13s", "LARDER_STOP_TIMEOUT": "14s",
+		"LARDER_MAX_IN_FLIGHT": "11", "LARDER_MAX_IN_FLIGHT_BYTES": "11", "LARDER_MAX_CONCURRENT_STREAMS": "12", "LARDER_DRAIN_DELAY": "13s", "LARDER_STOP_TIMEOUT": "14s",
 		"LARDER_SLOW_CALL": "15s", "LARDER_COMPRESS_ABOVE": "16", "LARDER_REFLECTION": "false", "LARDER_SESSION_ROTATION_GRACE": "17s",
 		"LARDER_SESSION_CACHE_FOR":    "0",
 		"LARDER_SESSIONS_PER_SUBJECT": "17", "LARDER_SESSIONS_PER_CLASS": "18", "LARDER_SESSION_LIMIT_POLICY": "reject",
@@ -102,7 +103,7 @@ func TestEverySettingReachesItsOption(t *testing.T) {
 			SessionRotationGrace: 17 * time.Second, SessionCacheFor: -1,
 			SessionsPerSubject: 17, SessionsPerClass: 18, SessionLimitPolicy: session.Reject,
 		},
-		MaxDeadline: 10 * time.Second, MaxInFlight: 11, MaxConcurrentStreams: 12,
+		MaxDeadline: 10 * time.Second, MaxInFlight: 11, MaxInFlightBytes: 11, MaxConcurrentStreams: 12,
 		DrainDelay: 13 * time.Second, StopTimeout: 14 * time.Second, SlowCall: 15 * time.Second,
 	}
 	if diff := cmp.Diff(wantServing, serving); diff != "" {

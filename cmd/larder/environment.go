@@ -135,6 +135,8 @@ func (e environment) ofKubernetes(name string) bool {
 	if m := serviceLink.FindStringSubmatch(name); m != nil {
 		return e[m[1]+"_SERVICE_HOST"] != "" && e[m[1]+"_SERVICE_PORT"] != ""
 	}
-	m := portLink.FindStringSubmatch(name)
-	return m != nil && (m[1] != "" || portLinkForm.MatchString(e[name]))
+	if m := portLink.FindStringSubmatch(name); m != nil {
+		return m[1] != "" || portLinkForm.MatchString(e[name])
+	}
+	return false
 }

@@ -16,6 +16,7 @@ import (
 )
 
 func main() {
+	setMemoryLimit()
 	setBuffers(os.Args[1:])
 	os.Exit(run(untilSignal(), os.Args[1:], environmentOf(os.Environ()), os.Stdout, os.Stderr))
 }

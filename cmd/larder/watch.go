@@ -13,8 +13,8 @@ import (
 const (
 	// settleTime is the time without changes after which a file is read. Its writer may write it in parts.
 	settleTime = 100 * time.Millisecond
-	// watchInterval is the interval at which files are read without a change, for file systems that report none.
-	watchInterval = time.Minute
+	// rereadInterval is the interval at which a watched file is read without a change, for file systems that report none.
+	rereadInterval = time.Minute
 )
 
 // watchFile calls reload after changes of a file, and at an interval, until ctx ends. What names the file in the log.
@@ -24,7 +24,7 @@ func watchFile(ctx context.Context, path, what string, log *slog.Logger, reload 
 
 // watchFolders calls reload after changes in the folders of some files, and at an interval, until ctx ends. It watches the
 // folders: a watch of a file itself would not see another file that is renamed to its place, or the link that Kubernetes
-// replaces to change a mounted ConfigMap. What names the files in the log. Folders are asked for again after each reload,
+// replaces to change a mounted ConfigMap or Secret. What names the files in the log. Folders are asked for again after each reload,
 // because a link may lead to others by then.
 func watchFolders(ctx context.Context, what string, folders func() []string, log *slog.Logger, reload func()) {
 	var events chan fsnotify.Event
@@ -42,7 +42,7 @@ func watchFolders(ctx context.Context, what string, folders func() []string, log
 		err = watch()
 	}
 	if err != nil {
-		log.Warn("the "+what+" cannot be watched and is read at an interval only", "interval", watchInterval, "error", err.Error())
+		log.Warn("the "+what+" cannot be watched and is read at an interval only", "interval", rereadInterval, "error", err.Error())
 	}
 	again := func() {
 		reload()
@@ -52,7 +52,7 @@ func watchFolders(ctx context.Context, what string, folders func() []string, log
 	}
 	settled := time.NewTimer(0) // the files may have changed before the watch began
 	defer settled.Stop()
-	interval := time.NewTicker(watchInterval)
+	interval := time.NewTicker(rereadInterval)
 	defer interval.Stop()
 	for {
 		select {

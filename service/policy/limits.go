@@ -6,6 +6,10 @@ import (
 	"github.com/berthcare/larder/store/session"
 )
 
+// MaxLifetime is the maximum time for which anything may be kept, 200 years. Dates after the year 2262 do not fit into the
+// nanoseconds of 64 bits that Go counts.
+const MaxLifetime = 200 * 365 * 24 * time.Hour
+
 // Limits bounds what any request may ask for and gives the defaults of what a request leaves out, in every namespace.
 // A [Policy] can only narrow it.
 type Limits struct {
@@ -16,11 +20,13 @@ type Limits struct {
 	MaxBatchBytes int
 	// DefaultTTL is the ttl of entries and counters whose request sets none, at most MaxTTL; zero means 1 h.
 	DefaultTTL time.Duration
-	// MaxTTL is the maximum of ttl and stale_ttl together; zero means 720 h.
+	// MaxTTL is the maximum of ttl and stale_ttl together; zero means 720 h, and it is at most [MaxLifetime].
 	MaxTTL time.Duration
-	// SessionIdleTimeout is the default and the maximum idle timeout of a session; zero means 30 min.
+	// SessionIdleTimeout is the default and the maximum idle timeout of a session; zero means 30 min, and it is at most
+	// [MaxLifetime].
 	SessionIdleTimeout time.Duration
-	// SessionAbsoluteTimeout is the default and the maximum absolute timeout of a session; zero means 12 h.
+	// SessionAbsoluteTimeout is the default and the maximum absolute timeout of a session; zero means 12 h, and it is at most
+	// [MaxLifetime].
 	SessionAbsoluteTimeout time.Duration
 	// SessionRotationGrace is how long the previous token stays valid after a rotation; zero means 30 s, and a negative
 	// duration means that it ends at once.
@@ -56,6 +62,7 @@ func (l Limits) WithDefaults() Limits {
 	if l.MaxTTL <= 0 {
 		l.MaxTTL = 720 * time.Hour
 	}
+	l.MaxTTL = min(l.MaxTTL, MaxLifetime)
 	l.DefaultTTL = min(l.DefaultTTL, l.MaxTTL)
 	if l.SessionIdleTimeout <= 0 {
 		l.SessionIdleTimeout = 30 * time.Minute
@@ -63,6 +70,7 @@ func (l Limits) WithDefaults() Limits {
 	if l.SessionAbsoluteTimeout <= 0 {
 		l.SessionAbsoluteTimeout = 12 * time.Hour
 	}
+	l.SessionIdleTimeout, l.SessionAbsoluteTimeout = min(l.SessionIdleTimeout, MaxLifetime), min(l.SessionAbsoluteTimeout, MaxLifetime)
 	if l.SessionRotationGrace == 0 {
 		l.SessionRotationGrace = 30 * time.Second
 	}

@@ -22,12 +22,13 @@ type BatchFound struct {
 // each portion and the index of its first key. It stops once use returns false: what it has read in vain by then is little more
 // than a portion.
 func (c *Cache) BatchGetEach(ctx context.Context, namespace string, keys []string, useNear bool, use func(first int, found []BatchFound) (more bool)) error {
-	for first, next := 0, 0; first < len(keys); first = next {
-		next = min(first+c.sizes.portion(namespace), len(keys))
+	for first := 0; first < len(keys); {
+		next := min(first+c.sizes.portion(namespace), len(keys))
 		found, err := c.BatchGet(ctx, namespace, keys[first:next], useNear)
 		if err != nil || !use(first, found) {
 			return err
 		}
+		first = next
 	}
 	return nil
 }

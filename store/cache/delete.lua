@@ -4,8 +4,7 @@
 --       4 the etag that the entry must have ('': any),
 --       5 the lock of the fence ('': none), 6 its token, 7 '1' if its holder has the lock
 -- RETURNS: {1 if removed, else 0; the etag found before, '' for none and UNHASHED; its as-of time, '' for none}, or
---          validity_unknown, or
---          {FENCED or FENCE_UNKNOWN; ''; ''}
+--          validity_unknown, or {FENCED or FENCE_UNKNOWN; ''; ''}
 
 local key, lease, fences = KEYS[1], KEYS[2], KEYS[3]
 local gone_until, checked_etag, checked_validity = ARGV[1], ARGV[2], ARGV[3]

@@ -42,7 +42,7 @@ func TestEntryRoundTrip(t *testing.T) {
 		"tag":      {Tags: []string{"t"}},
 		"type":     {ContentType: "text/plain"},
 		"load":     {LoadTime: 1500 * time.Microsecond},
-		"nested":   {Value: []byte(magic + "\x01"), Tags: []string{magic}},
+		"nested":   {Value: []byte(magic + "\x01"), Tags: []string{"LD\x01"}},
 	}
 	for name, e := range entries {
 		got, plain, err := decodeEntry(e.encode(0))

@@ -5,8 +5,7 @@
 --       6 condition (always, absent, present, match, none_match), 7 the etag of the condition,
 --       8 the lock of the fence ('': none), 9 its token, 10 '1' if its holder has the lock
 -- RETURNS: {1 if written, else 0; the etag found before, '' for none and UNHASHED; its as-of time, '' for none}, or
---          validity_unknown, or
---          {FENCED or FENCE_UNKNOWN; ''; ''}
+--          validity_unknown, or {FENCED or FENCE_UNKNOWN; ''; ''}
 
 local key, lease, fences = KEYS[1], KEYS[2], KEYS[3]
 local gone_until, checked_etag, checked_validity = ARGV[1], ARGV[2], ARGV[3]
@@ -25,7 +24,6 @@ if condition ~= 'always' then
     return validity_unknown(key)
   end
 end
-local known = found == UNHASHED and '' or found
 local full = room_for_fence(fences, lock)
 if full then
   return full
@@ -35,6 +33,7 @@ local holds = condition == 'always'
   or (condition == 'present' and found ~= '')
   or (condition == 'match' and found == etag)
   or (condition == 'none_match' and found ~= etag)
+local known = found == UNHASHED and '' or found
 if not holds then
   remember_fence(fences, lock, token)
   return {0, known, as_of}

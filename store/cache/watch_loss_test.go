@@ -258,7 +258,14 @@ func TestWatchOfASlotThatMovesToANewPrimary(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, redistest.ClusterOptions{Replicas: 1})
 	fresh := cluster.Nodes[3]
-	fresh.Do(t, "CLUSTER", "RESET")
+	// A soft reset would leave it in the shard of its primary, by CLUSTER SHARDS; the others forget who it was.
+	id := fresh.Do(t, "CLUSTER", "MYID").(string)
+	fresh.Do(t, "CLUSTER", "RESET", "HARD")
+	for _, node := range cluster.Nodes {
+		if node != fresh {
+			node.Do(t, "CLUSTER", "FORGET", id)
+		}
+	}
 	fresh.Do(t, "CLUSTER", "MEET", "127.0.0.1", port(cluster.Nodes[0]))
 	for _, node := range cluster.Nodes[:3] {
 		storetest.Eventually(t, "it is nobody's replica", func() bool {

@@ -178,6 +178,15 @@ func (k *Keyring) Open(record, field string, stored []byte) ([]byte, error) {
 	return plain, nil
 }
 
+// KeyOf returns the id of the key that sealed bytes are encrypted with; empty if they are not sealed.
+func KeyOf(stored []byte) string {
+	if !Sealed(stored) || len(stored) < overhead {
+		return ""
+	}
+	rest := stored[len(magic):]
+	return string(rest[1:min(1+int(rest[0]), len(rest))])
+}
+
 // Active returns the id of the key that encrypts; empty for a nil Keyring.
 func (k *Keyring) Active() string {
 	if k == nil {

@@ -85,3 +85,51 @@ func TestSealedBytesBelongToTheirField(t *testing.T) {
 		}
 	})
 }
+
+// A MAC is that of its key, record and data alone, and every key of a keyring makes one.
+func TestMACs(t *testing.T) {
+	t.Parallel()
+	one, two := newKey(), newKey()
+	k := newKeyring(t, "one", map[string][]byte{"one": one, "two": two})
+	after := newKeyring(t, "two", map[string][]byte{"one": one, "two": two})
+	has := func(all []keyring.MAC, want keyring.MAC) (n int) {
+		for _, m := range all {
+			if m.Key == want.Key && bytes.Equal(m.Sum, want.Sum) {
+				n++
+			}
+		}
+		return n
+	}
+	signed := k.Sign("record", []byte("data"))
+	if signed.Key != "one" || len(signed.Sum) != 32 || has(after.MACs("record", []byte("data")), signed) != 1 {
+		t.Errorf("Sign = %q of %d bytes, want 32 bytes under the key one that another keyring with that key makes too", signed.Key, len(signed.Sum))
+	}
+	var none *keyring.Keyring
+	unkeyed := none.Sign("record", []byte("data"))
+	if unkeyed.Key != "" || has(k.MACs("record", []byte("data")), unkeyed) != 1 || has(none.MACs("record", []byte("data")), unkeyed) != 1 {
+		t.Errorf("Sign without a keyring = %+v, want a MAC without a key that every keyring makes", unkeyed)
+	}
+	if n := len(k.MACs("record", nil)); n != 3 {
+		t.Errorf("there are %d MACs, want 3: those of two keys, and one without a key", n)
+	}
+	for what, all := range map[string][]keyring.MAC{
+		"another record": k.MACs("record2", []byte("data")), "other data": k.MACs("record", []byte("data2")), "shifted": k.MACs("recor", []byte("ddata")),
+	} {
+		if has(all, signed)+has(all, unkeyed) != 0 {
+			t.Errorf("a MAC is that of %s too, want it to differ", what)
+		}
+	}
+	if sealed := k.Seal("record", "field", []byte("data")); keyring.KeyOf(sealed) != "one" || keyring.KeyOf([]byte("data")) != "" {
+		t.Errorf("KeyOf = %q and %q, want one and nothing", keyring.KeyOf(sealed), keyring.KeyOf([]byte("data")))
+	}
+}
+
+// KeyOf never panics, whatever is stored.
+func FuzzKeyOf(f *testing.F) {
+	f.Add([]byte("\xc1LE\x01\xffabc"))
+	f.Fuzz(func(t *testing.T, stored []byte) {
+		if id := keyring.KeyOf(stored); id != "" && !keyring.Sealed(stored) {
+			t.Errorf("KeyOf(%q) = %q, want nothing", stored, id)
+		}
+	})
+}

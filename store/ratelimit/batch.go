@@ -17,7 +17,8 @@ type BatchResult struct {
 	Err error
 }
 
-// BatchConsume decides about several calls, in one round trip for each shard. Each call is decided by itself, in their order.
+// BatchConsume decides about several calls, in one round trip, or in a cluster in parallel ones for each
+// subject. Each call is decided by itself; those of one subject in their order.
 func (l *Limiter) BatchConsume(ctx context.Context, namespace string, items []BatchItem) []BatchResult {
 	results := make([]BatchResult, len(items))
 	calls := make([]*call, len(items))
@@ -37,7 +38,7 @@ func (l *Limiter) BatchConsume(ctx context.Context, namespace string, items []Ba
 		asked = append(asked, c)
 	}
 	if asked != nil {
-		l.run(ctx, asked)
+		l.run(ctx, asked...)
 	}
 	for i, c := range calls {
 		if c != nil {

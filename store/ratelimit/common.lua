@@ -36,11 +36,6 @@ local function muldiv(a, b, c)
   return whole, rest
 end
 
--- ceildiv returns a / b, rounded up.
-local function ceildiv(a, b)
-  return math.ceil(a / b)
-end
-
 -- digits formats a number without an exponent.
 local function digits(n)
   return string.format('%.0f', n)
@@ -65,7 +60,7 @@ local function now()
   return tonumber(t[1]) * 1000000 + tonumber(t[2])
 end
 
--- Each algorithm has these functions:
+-- Each algorithm is a function, so that a script makes only what it needs, which returns these functions:
 --   load(l, value, time)   reads the stored value, false if there is none, as of the time
 --   used(l)                returns what is used, rounded up
 --   after(l, target)       returns the time until no more than target is used
@@ -77,248 +72,255 @@ local algorithms = {}
 
 -- GCRA, as a bucket that drains: u + r / period is used at the time at, and drains by capacity in each period. Stored are also
 -- the period and full of the rule, so that a changed rule is noticed.
-algorithms.g = {
-  load = function(l, value, time)
-    local v = value and numbers(value)
-    local u, r = 0, 0
-    if v and #v == 5 and l.capacity > 0 then
-      local at, period, full = v[3], v[4], v[5]
-      u, r = v[1], v[2]
-      if period ~= l.period then
-        local whole, rest = muldiv(r, l.period, period)
-        r = rest > 0 and whole + 1 or whole
-      end
-      if full > l.full and u >= l.full then
-        -- The bucket has become smaller: what is above its rim is gone, but for a debt.
-        if u >= full then
-          u = u - full + l.full
-        else
-          u, r = l.full, 0
+algorithms.g = function()
+  return {
+    load = function(l, value, time)
+      local u, r, at, period, full = string.match(value or '', '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
+      if not u or l.capacity == 0 then
+        u, r = 0, 0
+      else
+        u, r, at, period, full = tonumber(u), tonumber(r), tonumber(at), tonumber(period), tonumber(full)
+        if period ~= l.period then
+          local whole, rest = muldiv(r, l.period, period)
+          r = rest > 0 and whole + 1 or whole
+        end
+        if full > l.full and u >= l.full then
+          -- The bucket has become smaller: what is above its rim is gone, but for a debt.
+          if u >= full then
+            u = u - full + l.full
+          else
+            u, r = l.full, 0
+          end
+        end
+        if time > at then
+          local whole, rest = muldiv(time - at, l.capacity, l.period)
+          u, r = u - whole, r - rest
+        end
+        if r < 0 then
+          u, r = u - 1, r + l.period
+        elseif r >= l.period then
+          u, r = u + 1, r - l.period
+        end
+        if u < 0 then
+          u, r = 0, 0
         end
       end
-      if time > at then
-        local whole, rest = muldiv(time - at, l.capacity, l.period)
-        u, r = u - whole, r - rest
+      l.u, l.r, l.at = u, r, time
+    end,
+    used = function(l)
+      return l.r > 0 and l.u + 1 or l.u
+    end,
+    after = function(l, target)
+      if l.u < target or (l.u == target and l.r == 0) then
+        return 0
       end
+      if l.capacity == 0 then
+        return MAX_TIME
+      end
+      local whole, rest = muldiv(l.u - target, l.period, l.capacity)
+      return whole + math.ceil((rest + l.r) / l.capacity)
+    end,
+    add = function(l, n)
+      l.u = math.min(l.u + n, MAX_USED)
+      if l.u < 0 then
+        l.u, l.r = 0, 0
+      end
+    end,
+    value = function(l)
+      return string.format('%.0f %.0f %.0f %.0f %.0f', l.u, l.r, l.at, l.period, l.full)
+    end,
+    mark = function(l)
+      return l.u, l.r, l.at
+    end,
+    give = function(l, n, u, r, at)
+      -- What was used at the mark drains before what was used later.
+      local whole, rest = muldiv(math.max(l.at - at, 0), l.capacity, l.period)
+      u, r = u - whole, r - rest
       if r < 0 then
         u, r = u - 1, r + l.period
-      elseif r >= l.period then
-        u, r = u + 1, r - l.period
       end
       if u < 0 then
-        u, r = 0, 0
+        return
       end
-    end
-    l.u, l.r, l.at = u, r, time
-  end,
-  used = function(l)
-    return l.r > 0 and l.u + 1 or l.u
-  end,
-  after = function(l, target)
-    if l.u < target or (l.u == target and l.r == 0) then
-      return 0
-    end
-    if l.capacity == 0 then
-      return MAX_TIME
-    end
-    local whole, rest = muldiv(l.u - target, l.period, l.capacity)
-    return whole + ceildiv(rest + l.r, l.capacity)
-  end,
-  add = function(l, n)
-    l.u = math.min(l.u + n, MAX_USED)
-    if l.u < 0 then
-      l.u, l.r = 0, 0
-    end
-  end,
-  value = function(l)
-    return digits(l.u) .. ' ' .. digits(l.r) .. ' ' .. digits(l.at) .. ' ' .. digits(l.period) .. ' ' .. digits(l.full)
-  end,
-  mark = function(l)
-    return l.u, l.r, l.at
-  end,
-  give = function(l, n, u, r, at)
-    -- What was used at the mark drains before what was used later.
-    local whole, rest = muldiv(math.max(l.at - at, 0), l.capacity, l.period)
-    u, r = u - whole, r - rest
-    if r < 0 then
-      u, r = u - 1, r + l.period
-    end
-    if u < 0 then
-      return
-    end
-    if n <= u then
-      u, r = n, 0
-    end
-    l.u, l.r = l.u - u, l.r - r
-    if l.r < 0 then
-      l.u, l.r = l.u - 1, l.r + l.period
-    end
-    if l.u < 0 then
-      l.u, l.r = 0, 0
-    end
-  end,
-}
-
--- current_window returns when the fixed window at a time begins and ends. align is '' if a window begins with its first charge,
--- else a number of microseconds after 1970, from which on windows follow each other, or the limits of several windows in a row.
-local function current_window(l, time)
-  if l.align == '' then
-    return time, time + l.period
-  end
-  local edges = numbers(l.align)
-  if #edges == 1 then
-    local start = math.floor((time - edges[1]) / l.period) * l.period + edges[1]
-    return start, start + l.period
-  end
-  for i = 1, #edges - 1 do
-    if time < edges[i + 1] or i == #edges - 1 then
-      return edges[i], edges[i + 1]
-    end
-  end
+      if n <= u then
+        u, r = n, 0
+      end
+      l.u, l.r = l.u - u, l.r - r
+      if l.r < 0 then
+        l.u, l.r = l.u - 1, l.r + l.period
+      end
+      if l.u < 0 then
+        l.u, l.r = 0, 0
+      end
+    end,
+  }
 end
 
 -- The fixed window counts from start to stop.
-algorithms.f = {
-  load = function(l, value, time)
-    local start, stop = current_window(l, time)
-    local v = value and numbers(value)
-    l.count = 0
-    -- A window that is not over counts, also if a changed rule has other windows. One that begins after the next is of a clock
-    -- that was set back.
-    if v and #v == 3 and time < v[3] and v[2] <= stop then
-      l.count = v[1]
-      if l.align == '' and v[2] + l.period > time then
-        start, stop = v[2], v[2] + l.period
+algorithms.f = function()
+  -- current_window returns when the fixed window at a time begins and ends. align is '' if a window begins with its first charge,
+  -- else a number of microseconds after 1970, from which on windows follow each other, or the limits of several windows in a row.
+  local function current_window(l, time)
+    if l.align == '' then
+      return time, time + l.period
+    end
+    local edges = numbers(l.align)
+    if #edges == 1 then
+      local start = math.floor((time - edges[1]) / l.period) * l.period + edges[1]
+      return start, start + l.period
+    end
+    for i = 1, #edges - 1 do
+      if time < edges[i + 1] or i == #edges - 1 then
+        return edges[i], edges[i + 1]
       end
     end
-    l.start, l.stop, l.at = start, stop, time
-  end,
-  used = function(l)
-    return l.count
-  end,
-  after = function(l, target)
-    return l.count <= target and 0 or l.stop - l.at
-  end,
-  add = function(l, n)
-    l.count = math.max(math.min(l.count + n, MAX_USED), 0)
-  end,
-  value = function(l)
-    return digits(l.count) .. ' ' .. digits(l.start) .. ' ' .. digits(l.stop)
-  end,
-  mark = function(l)
-    return l.start, 0, 0
-  end,
-  give = function(l, n, start)
-    if l.start == start then
-      l.is.add(l, -n)
-    end
-  end,
-}
+  end
+
+  return {
+    load = function(l, value, time)
+      local start, stop = current_window(l, time)
+      local count, begun, over = string.match(value or '', '^(%d+) (%d+) (%d+)$')
+      l.count, begun = 0, tonumber(begun)
+      -- A window that is not over counts, also if a changed rule has other windows. One that begins after the next is of a clock
+      -- that was set back.
+      if count and time < tonumber(over) and begun <= stop then
+        l.count = tonumber(count)
+        if l.align == '' and begun + l.period > time then
+          start, stop = begun, begun + l.period
+        end
+      end
+      l.start, l.stop, l.at = start, stop, time
+    end,
+    used = function(l)
+      return l.count
+    end,
+    after = function(l, target)
+      return l.count <= target and 0 or l.stop - l.at
+    end,
+    add = function(l, n)
+      l.count = math.max(math.min(l.count + n, MAX_USED), 0)
+    end,
+    value = function(l)
+      return string.format('%.0f %.0f %.0f', l.count, l.start, l.stop)
+    end,
+    mark = function(l)
+      return l.start, 0, 0
+    end,
+    give = function(l, n, start)
+      if l.start == start then
+        l.is.add(l, -n)
+      end
+    end,
+  }
+end
 
 -- The sliding window counts in windows of one period. What was used in the previous one counts for the share of it that is less
 -- than a period ago.
-local function weighted(l)
-  local whole, rest = muldiv(l.previous, l.start + l.period - l.at, l.period)
-  return rest > 0 and whole + 1 or whole
+algorithms.s = function()
+  local function weighted(l)
+    local whole, rest = muldiv(l.previous, l.start + l.period - l.at, l.period)
+    return rest > 0 and whole + 1 or whole
+  end
+
+  return {
+    load = function(l, value, time)
+      local start = math.floor(time / l.period) * l.period
+      local count, previous, begun, period = string.match(value or '', '^(%d+) (%d+) (%d+) (%d+)$')
+      l.count, l.previous, l.at = 0, 0, time
+      if count then
+        count, previous, begun, period = tonumber(count), tonumber(previous), tonumber(begun), tonumber(period)
+        if period ~= l.period then
+          -- The usage under the rule of before, as if it were of now.
+          if time >= begun + period then
+            previous = count -- one by one, because the embedded store would assign 0 first
+            count, begun = 0, begun + period
+          end
+          if time < begun + period then
+            local old = {count = count, previous = previous, start = begun, period = period, at = math.max(time, begun)}
+            l.count = count + weighted(old)
+          end
+        elseif begun == start then
+          l.count, l.previous = count, previous
+        elseif begun + period == start then
+          l.previous = count
+        elseif begun == start + period then -- a clock was set back
+          l.count, l.previous, start, l.at = count, previous, begun, begun
+        end
+      end
+      l.start = start
+    end,
+    used = function(l)
+      return l.count + weighted(l)
+    end,
+    after = function(l, target)
+      local left = l.start + l.period - l.at
+      if l.count <= target then
+        if l.previous == 0 then
+          return 0
+        end
+        local share = muldiv(target - l.count, l.period, l.previous)
+        return math.max(left - share, 0)
+      end
+      local share = muldiv(target, l.period, l.count)
+      return left + l.period - share
+    end,
+    add = function(l, n)
+      l.count = math.min(l.count + n, MAX_USED)
+      if l.count < 0 then
+        l.previous = math.max(l.previous + l.count, 0)
+        l.count = 0
+      end
+    end,
+    value = function(l)
+      return string.format('%.0f %.0f %.0f %.0f', l.count, l.previous, l.start, l.period)
+    end,
+    mark = function(l)
+      return l.start, 0, 0
+    end,
+    give = function(l, n, start)
+      if l.start == start then
+        l.count = math.max(l.count - n, 0)
+      elseif l.start == start + l.period then
+        l.previous = math.max(l.previous - n, 0)
+      end
+    end,
+  }
 end
 
-algorithms.s = {
-  load = function(l, value, time)
-    local start = math.floor(time / l.period) * l.period
-    local v = value and numbers(value)
-    l.count, l.previous, l.at = 0, 0, time
-    if v and #v == 4 then
-      local count, previous, begun, period = v[1], v[2], v[3], v[4]
-      if period ~= l.period then
-        -- The usage under the rule of before, as if it were of now.
-        if time >= begun + period then
-          previous = count -- one by one, because the embedded store would assign 0 first
-          count, begun = 0, begun + period
-        end
-        if time < begun + period then
-          local old = {count = count, previous = previous, start = begun, period = period, at = math.max(time, begun)}
-          l.count = count + weighted(old)
-        end
-      elseif begun == start then
-        l.count, l.previous = count, previous
-      elseif begun + period == start then
-        l.previous = count
-      elseif begun == start + period then -- a clock was set back
-        l.count, l.previous, start, l.at = count, previous, begun, begun
-      end
-    end
-    l.start = start
-  end,
-  used = function(l)
-    return l.count + weighted(l)
-  end,
-  after = function(l, target)
-    local left = l.start + l.period - l.at
-    if l.count <= target then
-      if l.previous == 0 then
-        return 0
-      end
-      local share = muldiv(target - l.count, l.period, l.previous)
-      return math.max(left - share, 0)
-    end
-    local share = muldiv(target, l.period, l.count)
-    return left + l.period - share
-  end,
-  add = function(l, n)
-    l.count = math.min(l.count + n, MAX_USED)
-    if l.count < 0 then
-      l.previous = math.max(l.previous + l.count, 0)
-      l.count = 0
-    end
-  end,
-  value = function(l)
-    return digits(l.count) .. ' ' .. digits(l.previous) .. ' ' .. digits(l.start) .. ' ' .. digits(l.period)
-  end,
-  mark = function(l)
-    return l.start, 0, 0
-  end,
-  give = function(l, n, start)
-    if l.start == start then
-      l.count = math.max(l.count - n, 0)
-    elseif l.start == start + l.period then
-      l.previous = math.max(l.previous - n, 0)
-    end
-  end,
-}
+local made = {}
 
 -- load reads the usage of a limit.
 local function load(l, time)
-  l.is = algorithms[l.algorithm]
+  local is = made[l.algorithm] or algorithms[l.algorithm]()
+  made[l.algorithm], l.is = is, is
   local value = redis.call('GET', l.key)
   l.found = value and true
   l.is.load(l, value, time)
 end
 
--- save stores the usage of a limit that has changed.
+-- tell appends what the caller is told of a limit: what is used; the times until more is available, until nothing is used and,
+-- if the cost is denied, until it fits, which is -1 if it never does. A denied cost is nil if there is none.
+local function tell(answer, l, denied)
+  local used = l.is.used(l)
+  local available, retry = 0, 0
+  l.left = 0
+  if used > 0 then
+    available = l.is.after(l, math.max(math.min(used, l.full) - 1, 0))
+    l.left = math.min(l.is.after(l, 0), MAX_TIME)
+  end
+  if denied then
+    retry = denied > l.full and -1 or l.is.after(l, l.full - denied)
+  end
+  local n = #answer
+  answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4] =
+    used, math.min(available, MAX_TIME), l.left, math.min(retry, MAX_TIME)
+end
+
+-- save stores the usage of a limit that has changed, after it was told.
 local function save(l)
-  local left = math.min(l.is.after(l, 0), MAX_TIME)
-  if left > 0 then
-    redis.call('SET', l.key, l.is.value(l), 'PX', digits(ceildiv(left, 1000)))
+  if l.left > 0 then
+    redis.call('SET', l.key, l.is.value(l), 'PX', digits(math.ceil(l.left / 1000)))
   elseif l.found then
     redis.call('UNLINK', l.key)
   end
-end
-
--- tell appends what the caller is told of a limit: what is used; the times until more is available, until nothing is used and
--- until cost fits, which is -1 if it never does.
-local function tell(answer, l, cost)
-  local used = l.is.used(l)
-  local available, retry = 0, 0
-  if used > 0 then
-    available = l.is.after(l, math.max(math.min(used, l.full) - 1, 0))
-  end
-  if cost > l.full then
-    retry = -1
-  elseif cost >= 0 then
-    retry = l.is.after(l, l.full - cost)
-  end
-  answer[#answer + 1] = used
-  answer[#answer + 1] = math.min(available, MAX_TIME)
-  answer[#answer + 1] = math.min(l.is.after(l, 0), MAX_TIME)
-  answer[#answer + 1] = math.min(retry, MAX_TIME)
 end

@@ -41,8 +41,12 @@ for i = 1, count do
   end
   limits[i] = {
     l, cost = tonumber(ARGV[a + 5]), charged = 0, verdict = 1, a = a,
-    shadow = string.find(flags, 's', 1, true), penalize = string.find(flags, 'p', 1, true), peek = string.find(flags, 'k', 1, true),
   }
+  if flags ~= '' then
+    limits[i].shadow = string.find(flags, 's', 1, true)
+    limits[i].penalize = string.find(flags, 'p', 1, true)
+    limits[i].peek = string.find(flags, 'k', 1, true)
+  end
 end
 
 -- How much all limits allow.
@@ -56,7 +60,7 @@ if mode == 'partial' then
   granted = math.max(granted, limits[1].cost > 0 and 1 or 0)
 end
 
-local denied = 0
+local denied, more = 0, mode == 'each'
 for _, c in ipairs(limits) do
   local l = c[1]
   local cost = mode == 'partial' and math.min(c.cost, granted) or c.cost
@@ -71,17 +75,18 @@ for _, c in ipairs(limits) do
   if c.verdict ~= 1 and not c.shadow then
     denied = 1
   end
+  more = more or cost < 0
 end
 
-for _, c in ipairs(limits) do
-  local l = c[1]
-  if denied == 1 and mode ~= 'each' and c.charged > 0 then
-    l.is.add(l, -c.charged)
-    c.charged = 0
-    l.dirty = nil
+if denied == 1 and mode ~= 'each' then
+  for _, c in ipairs(limits) do
+    if c.charged > 0 then
+      c[1].is.add(c[1], -c.charged)
+      c.charged, c[1].dirty = 0, nil
+    end
   end
 end
-for _, c in ipairs(limits) do
+for _, c in ipairs((denied == 1 or more) and limits or {}) do
   local l = c[1]
   if c.cost < 0 and not c.peek then
     if l.is.used(l) > 0 then
@@ -109,7 +114,7 @@ local answer = {0, denied, granted}
 for _, c in ipairs(limits) do
   answer[#answer + 1] = c.verdict
   answer[#answer + 1] = c.charged
-  tell(answer, c[1], mode == 'partial' and math.min(c.cost, 1) or c.cost)
+  tell(answer, c[1], c.verdict ~= 1 and (mode == 'partial' and math.min(c.cost, 1) or c.cost) or nil)
 end
 for _, l in pairs(usage) do
   if l.dirty then

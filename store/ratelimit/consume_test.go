@@ -217,10 +217,10 @@ func TestPartial(t *testing.T) {
 // TestShadow: a limit in shadow denies nothing, keeps no other limit from being charged, and says what it would have done.
 func TestShadow(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
-		shadow, real := charge("ann", "shadow", perHour(ratelimit.GCRA, 1), 1), charge("ann", "real", perHour(ratelimit.GCRA, 3), 1)
+		shadow, enforced := charge("ann", "shadow", perHour(ratelimit.GCRA, 1), 1), charge("ann", "real", perHour(ratelimit.GCRA, 3), 1)
 		shadow.Rule.Shadow = true
 		for i := range int64(4) {
-			d := consume(t, s, namespace, plain, shadow, real)
+			d := consume(t, s, namespace, plain, shadow, enforced)
 			if d.Allowed != (i < 3) || d.Results[0].Used != 1 || d.Results[1].Used != min(i+1, 3) || (d.Results[0].Outcome == ratelimit.Allowed) != (i == 0) {
 				t.Errorf("%d: Consume = %+v, want the limit in shadow to deny from the second call on and the real one from the fourth", i, d)
 			}

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/berthcare/larder/store/redis"
@@ -14,7 +15,7 @@ const (
 	realTime = "  local t = redis.call('TIME')\n  return tonumber(t[1]) * 1000000 + tonumber(t[2])\n"
 	testTime = "  return tonumber(redis.call('GET', '" + TimeKey + "'))\n"
 	// Keys must not expire by another time than that.
-	realExpiry = "'PX', digits(ceildiv(left, 1000))"
+	realExpiry = "'PX', digits(math.ceil(l.left / 1000))"
 	testExpiry = "'PX', '3600000'"
 )
 
@@ -35,6 +36,22 @@ func UsageKey(namespace string, c Charge) string { return usageKey(namespace, &c
 func ReservationKey(namespace, id string) string {
 	r, _ := parseReservation(id)
 	return r.key(namespace)
+}
+
+// Late asks Redis about a charge, and returns a function that reads the answer.
+func (l *Limiter) Late(t *testing.T, namespace string, c Charge) func() Decision {
+	asked, err := l.newCall(namespace, []Charge{c}, ConsumeOptions{})
+	if err != nil {
+		t.Fatalf("newCall: error %v, want none", err)
+	}
+	l.run(t.Context(), asked)
+	return func() Decision {
+		d, err := l.conclude(t.Context(), asked)
+		if err != nil {
+			t.Errorf("conclude: error %v, want none", err)
+		}
+		return d
+	}
 }
 
 // CalendarEdges is what the script is told of the windows of a calendar.

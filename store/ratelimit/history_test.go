@@ -108,13 +108,13 @@ func check(t *testing.T, rule ratelimit.Rule, begin, end time.Time, grants []gra
 		case ratelimit.GCRA:
 			return full(rule) + int64(d)*rule.Capacity/int64(period)
 		case ratelimit.FixedWindow:
-			windows := int64(to.UnixMicro()/period.Microseconds()-from.UnixMicro()/period.Microseconds()) + 1
+			windows := to.UnixMicro()/period.Microseconds() - from.UnixMicro()/period.Microseconds() + 1
 			if rule.Alignment != ratelimit.Epoch {
 				windows = int64(d/period) + 2 // the first may end as the time begins
 			}
 			return windows * rule.Capacity
 		default:
-			windows := int64(to.UnixMicro()/period.Microseconds()-from.UnixMicro()/period.Microseconds()) + 1
+			windows := to.UnixMicro()/period.Microseconds() - from.UnixMicro()/period.Microseconds() + 1
 			return windows * rule.Capacity
 		}
 	}

@@ -60,8 +60,6 @@ type said struct {
 	outcome                 ratelimit.Outcome
 	charged, used           int64
 	available, reset, retry int64
-	allowed                 bool
-	granted                 int64
 	usage                   usage
 }
 

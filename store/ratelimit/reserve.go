@@ -55,7 +55,7 @@ func (l *Limiter) Reserve(ctx context.Context, namespace string, charges []Charg
 		r.limits = append(r.limits, letters[charges[i].Rule.Algorithm]+charges[i].Name)
 	}
 	c.record, c.about, c.keep = r.key(namespace), aboutKeys(c.keys), ttl
-	l.run(ctx, []*call{c})
+	l.run(ctx, c)
 	d, err := l.conclude(ctx, c)
 	if err != nil || !d.Allowed || d.Degraded {
 		return d, "", err

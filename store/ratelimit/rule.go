@@ -117,8 +117,8 @@ func (r *Rule) check() error {
 	return nil
 }
 
-// align returns the argument of a script that says when windows begin, at about the time now.
-func (r *Rule) align(now time.Time) string {
+// align returns the argument of a script that says when the windows of a rule begin.
+func (l *Limiter) align(r *Rule) string {
 	if r.Algorithm != FixedWindow {
 		return ""
 	}
@@ -126,7 +126,7 @@ func (r *Rule) align(now time.Time) string {
 	case Epoch:
 		return "0"
 	case Calendar:
-		return calendar(r.Period, now.UTC())
+		return calendar(r.Period, l.redis.Now().UTC())
 	default:
 		return ""
 	}

@@ -54,7 +54,7 @@ local answer = {1}
 for _, c in ipairs(limits) do
   answer[#answer + 1] = c.charged
   answer[#answer + 1] = c[1].full
-  tell(answer, c[1], 0)
+  tell(answer, c[1])
 end
 for _, l in pairs(usage) do
   if l.dirty then

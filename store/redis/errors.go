@@ -176,5 +176,5 @@ func classify(ctx context.Context, err error, eff Effect) error {
 
 // notSent reports errors which mean that the command never left this process.
 func notSent(err error) bool {
-	return errors.Is(err, rueidis.ErrNoAddr) || errors.Is(err, errDial)
+	return errors.Is(err, rueidis.ErrNoAddr) || errors.Is(err, rueidis.ErrNoSlot) || errors.Is(err, errDial)
 }

@@ -139,7 +139,7 @@ func (f *files) renew(base *tls.Config) *tls.Config {
 		f.tell(from.CA, caErr)
 	}
 	if from.Cert != "" {
-		if pairErr == nil && !(bytes.Equal(now.cert, f.pems.cert) && bytes.Equal(now.key, f.pems.key)) {
+		if pairErr == nil && (!bytes.Equal(now.cert, f.pems.cert) || !bytes.Equal(now.key, f.pems.key)) {
 			changed := new(tls.Config)
 			if pairErr = now.setPair(changed); pairErr == nil {
 				f.replaced(f.pair != nil, from.Cert)

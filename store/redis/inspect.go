@@ -60,17 +60,24 @@ func (c *Client) serverInfo(ctx context.Context, primary rueidis.Client) (map[st
 	answers := make(chan answer, len(nodes))
 	for _, node := range nodes {
 		go func() {
+			// Not the caller's context: the end of that would end the dialling of nodes which answer later.
+			ctx, cancel := context.WithTimeout(c.lifetime, c.options.CommandTimeout)
+			defer cancel()
 			text, err := node.Do(ctx, node.B().Info().Section("server").Build()).ToString()
 			answers <- answer{text, err}
 		}()
 	}
 	err := rueidis.ErrNoAddr
 	for range nodes {
-		a := <-answers
-		if a.err == nil {
-			return infoFields(a.text), nil
+		select {
+		case a := <-answers:
+			if a.err == nil {
+				return infoFields(a.text), nil
+			}
+			err = a.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
-		err = a.err
 	}
 	return nil, err
 }

@@ -13,15 +13,11 @@ func (c *Client) protect(conns *Conns, addr string) {
 	if c.options.Mode == Embedded {
 		return
 	}
-	clients := []rueidis.Client{conns.Primary}
-	if conns.Tracked != conns.Primary {
-		clients = append(clients, conns.Tracked)
-	}
 	ctx, cancel := context.WithTimeout(c.lifetime, c.options.CommandTimeout)
 	defer cancel()
 	var asked sync.WaitGroup
-	for _, client := range clients {
-		for at, node := range client.Nodes() {
+	for _, nodes := range []map[string]rueidis.Client{conns.Primary.Nodes(), conns.trackedNodes(), conns.bulkNodes()} {
+		for at, node := range nodes {
 			if addr == "" || addr == at {
 				asked.Go(func() { c.protectOne(ctx, node) })
 			}

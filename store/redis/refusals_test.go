@@ -82,7 +82,7 @@ func TestRefusals(t *testing.T) {
 			options: redistest.Options{Args: []string{"enable-debug-command", "yes", "loading-process-events-interval-bytes", "1024"}},
 			begin: func(t *testing.T, s *redistest.Server) {
 				t.Helper()
-				do(t, s, "DEBUG POPULATE 5000 x 1000", "CONFIG SET key-load-delay 1000")
+				do(t, s, "DEBUG POPULATE 20000 x 1000", "CONFIG SET key-load-delay 1000")
 				go func() { _, _ = s.TryDo("DEBUG", "RELOAD") }()
 				storetest.Eventually(t, "it is loading", func() bool {
 					_, err := s.TryDo("GET", "x")
@@ -180,7 +180,7 @@ func TestRefusals(t *testing.T) {
 			if writes != nil && reads == nil && (len(got.Problems) != 1 || got.Problems[0].Kind != "writes") {
 				t.Errorf("Check: problems = %v, want one of writes", got.Problems)
 			}
-			err := connect(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20}}, 300*time.Millisecond)
+			err := connect(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}, NearCacheBytes: 1 << 20}}, 3*time.Second)
 			if reads == nil && err != nil || reads != nil && err == nil {
 				t.Errorf("Connect = %v (%s), want an error only if calls that read have one: %v", err, storetest.Cause(err), reads)
 			}

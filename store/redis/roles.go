@@ -76,12 +76,21 @@ func (c *Client) askReads(ctx context.Context, conns *Conns) error {
 	nodes := conns.Primary.Nodes()
 	answers := make(chan error, len(nodes))
 	for _, node := range nodes {
-		go func() { answers <- c.askRead(ctx, node) }()
+		go func() {
+			ctx, cancel := context.WithTimeout(c.lifetime, c.options.CommandTimeout) // see serverInfo
+			defer cancel()
+			answers <- c.askRead(ctx, node)
+		}()
 	}
 	var failed error
 	for range nodes {
-		if failed = <-answers; failed == nil {
-			return nil
+		select {
+		case failed = <-answers:
+			if failed == nil {
+				return nil
+			}
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 	return classify(ctx, failed, Reads)

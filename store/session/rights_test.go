@@ -16,6 +16,7 @@ import (
 	"github.com/berthcare/larder/store/redistest"
 	"github.com/berthcare/larder/store/session"
 	"github.com/berthcare/larder/store/storetest"
+	"github.com/berthcare/larder/store/token"
 )
 
 // The command of docs/operating.md that creates Larder's user works as it stands, leaves no file behind, and gives rights
@@ -86,9 +87,9 @@ func TestDocumentedRights(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	token, sess := created.Token, created.Session
+	secret, sess := created.Token, created.Session
 	for range 2 {
-		_, err = s.Sessions.ValidateSession(ctx, "n", token, true, session.TouchForce)
+		_, err = s.Sessions.ValidateSession(ctx, "n", secret, true, session.TouchForce)
 		ok("validate", err)
 	}
 	_, err = s.Sessions.Update(ctx, "n", session.Target{ID: sess.ID}, session.Changes{
@@ -97,11 +98,11 @@ func TestDocumentedRights(t *testing.T) {
 	ok("update", err)
 	_, _, err = s.Sessions.ListSubject(ctx, "n", "ann", session.SubjectList{Count: 10})
 	ok("list sessions", err)
-	_, err = s.Sessions.ValidateAll(ctx, "n", []session.Validation{{Token: token, Near: true}, {Token: token, Touch: session.TouchForce}})
+	_, err = s.Sessions.ValidateAll(ctx, "n", []session.Validation{{Token: secret, Near: true}, {Token: secret, Touch: session.TouchForce}})
 	ok("validate in a batch", err)
-	token, _, err = s.Sessions.Rotate(ctx, "n", token, time.Minute)
+	secret, _, err = s.Sessions.Rotate(ctx, "n", secret, time.Minute)
 	ok("rotate", err)
-	_, _, err = s.Sessions.Reauthenticate(ctx, "n", token, session.Reauthentication{AAL: 2, ResetTimeouts: true})
+	_, _, err = s.Sessions.Reauthenticate(ctx, "n", secret, session.Reauthentication{AAL: 2, ResetTimeouts: true})
 	ok("reauthenticate", err)
 	anonymous, err := s.Sessions.Create(ctx, "n", session.Creation{Idle: time.Minute, Absolute: time.Hour})
 	ok("create an anonymous session", err)
@@ -115,6 +116,44 @@ func TestDocumentedRights(t *testing.T) {
 	ok("revoke a subject's sessions", err)
 	_, err = s.Sessions.Revoke(ctx, "n", session.Target{ID: sess.ID})
 	ok("revoke", err)
+
+	limits := token.Limits{Failures: 10, Window: time.Hour, Consecutive: 100, SourceFailures: 10, SourceWindow: time.Hour, Cooldown: time.Minute, MaxCooldown: time.Hour}
+	issue := func(kind token.Kind, purpose string) token.Issued {
+		issued, err := s.Tokens.Issue(ctx, "n", token.Issue{
+			Subject: "ann", Purpose: purpose, Kind: kind, TTL: time.Minute, Alphabet: token.Digits, Length: 6, Count: 2, MaxAttempts: 5, MaxOpen: 1,
+			RevokeSessions: kind == token.Link, Limits: limits, Request: purpose,
+		})
+		ok("issue a token", err)
+		return issued
+	}
+	link, set := issue(token.Link, "p"), issue(token.Recovery, "p")
+	issue(token.Code, "q")
+	code := issue(token.Code, "q") // takes the place of the first
+	presented := token.Presented{Link: link.Link, Purpose: "p", Source: "ip", Longest: time.Hour, Limits: limits}
+	_, err = s.Tokens.Inspect(ctx, "n", presented)
+	ok("inspect a token", err)
+	_, err = s.Tokens.Consume(ctx, "n", presented)
+	ok("consume a token", err)
+	_, err = s.Tokens.Consume(ctx, "n", token.Presented{Subject: "ann", Code: set.RecoveryCodes[0], Purpose: "p", Limits: limits})
+	ok("consume a recovery code", err)
+	_, err = s.Tokens.Consume(ctx, "n", token.Presented{ID: code.ID, Code: "wrong", Purpose: "q", Source: "ip", Limits: limits})
+	ok("fail to consume a token", err)
+	_, err = s.Tokens.Exchange(ctx, "n", token.Presented{ID: code.ID, Code: code.Code, Purpose: "q", Limits: limits}, token.Grant{TTL: time.Minute, MaxAttempts: 5})
+	ok("exchange a token", err)
+	_, err = s.Tokens.Revoke(ctx, "n", set.ID)
+	ok("revoke a token", err)
+	_, err = s.Tokens.RevokeAll(ctx, "n", "ann", "q")
+	ok("revoke all tokens", err)
+	_, err = s.Tokens.InspectSubject(ctx, "n", "ann", "q", limits)
+	ok("inspect a subject", err)
+	ok("reset a subject", s.Tokens.ResetSubject(ctx, "n", "ann", "q"))
+	ok("reset a source", s.Tokens.ResetSource(ctx, "n", "ip"))
+	for _, ttl := range []time.Duration{time.Millisecond, time.Hour} { // the second removes the first
+		_, err = s.Tokens.ClaimOnce(ctx, "n", token.Claim{Scope: "s", ID: "id", TTL: ttl})
+		ok("claim", err)
+		_, err = s.Tokens.ClaimCounter(ctx, "n", token.Claim{Scope: "s", ID: "id", TTL: ttl, Request: "r"}, 1)
+		ok("claim a number", err)
+	}
 
 	other, err := s.Sessions.Create(ctx, "n", sessionOf("ann"))
 	ok("create another session", err)

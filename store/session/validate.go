@@ -68,11 +68,15 @@ func (s *Sessions) Validate(ctx context.Context, namespace string, v Validation)
 		return Verdict{}, nil
 	}
 	if v.Near {
-		r, err := s.readNear(ctx, cred.partition, namespace, cred.id)
-		if err != nil {
+		r, own, err := s.readNear(ctx, cred.partition, namespace, cred.id)
+		if err != nil || r == nil && own {
 			return Verdict{}, err
 		}
-		if verdict, as := r.weigh(cred, v, s.redis.Now()); verdict.Outcome == Active {
+		now := s.redis.Now()
+		if own {
+			now = r.readAt
+		}
+		if verdict, as := r.weigh(cred, v, now); verdict.Outcome == Active || own {
 			return s.settle(ctx, namespace, cred, v, r, verdict, as)
 		}
 	}

@@ -87,7 +87,7 @@ if revocation and is_right() then
 end
 
 if limited then
-  redis.call('HINCRBY', token_key, 'att', 1)
+  redis.call('HSET', token_key, 'att', ms(t.attempts + 1))
 end
 local failures, window_end = s.failures, s.window_end
 if now >= window_end then
@@ -111,7 +111,7 @@ end
 -- From here on the caller has shown that it knows the secret: the attempt was no failure.
 local function uncount()
   if limited then
-    redis.call('HINCRBY', token_key, 'att', -1)
+    redis.call('HSET', token_key, 'att', ms(t.attempts))
   end
   save_failures(state_key, s.failures, s.window_end, s.streak)
 end

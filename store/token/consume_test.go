@@ -10,6 +10,7 @@ import (
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/redistest"
+	"github.com/berthcare/larder/store/session"
 	"github.com/berthcare/larder/store/storetest"
 	"github.com/berthcare/larder/store/token"
 )
@@ -242,5 +243,27 @@ func TestRevokedTokensAreNotAccepted(t *testing.T) {
 		if revoked, err := s.Tokens.Revoke(t.Context(), namespace, "nonsense"); err != nil || revoked {
 			t.Errorf("Revoke of a malformed id = %t, %v, want false", revoked, err)
 		}
+	})
+}
+
+// A revocation that is repeated by the same request says what the first attempt did, and ends nothing that was issued since.
+func TestRepeatedRevocationIsTheSame(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		request := session.WithRequest(t.Context(), "")
+		first := issue(t, s, namespace, a(token.Link, "ann"))
+		for range 2 {
+			if ok, err := s.Tokens.Revoke(request, namespace, first.ID); err != nil || !ok {
+				t.Errorf("Revoke = %t, %v, want true", ok, err)
+			}
+		}
+		issue(t, s, namespace, a(token.Link, "ann"))
+		if n, err := s.Tokens.RevokeAll(request, namespace, "ann", purpose); err != nil || n != 1 {
+			t.Errorf("RevokeAll = %d, %v, want 1", n, err)
+		}
+		last := issue(t, s, namespace, a(token.Link, "ann"))
+		if n, err := s.Tokens.RevokeAll(request, namespace, "ann", purpose); err != nil || n != 1 {
+			t.Errorf("RevokeAll again = %d, %v, want 1 as before", n, err)
+		}
+		expect(t, s, namespace, present(last), token.Accepted)
 	})
 }

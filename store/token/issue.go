@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/berthcare/larder/store/keyring"
 	"github.com/berthcare/larder/store/redis"
 	"github.com/berthcare/larder/store/session"
 )
@@ -153,5 +154,6 @@ func (t *Tokens) seal(record, payload string) (stored, key string) {
 	if t.keyring == nil {
 		return payload, ""
 	}
-	return string(t.keyring.Seal(record, payloadField, []byte(payload))), t.keyring.Active()
+	sealed := t.keyring.Seal(record, payloadField, []byte(payload))
+	return string(sealed), keyring.KeyOf(sealed)
 }

@@ -4,8 +4,9 @@
 -- RETURNS: 1 if it was taken back, else 0
 
 local f = redis.call('HMGET', KEYS[1], 'f', 'fu')
-if f[2] ~= ARGV[1] or tonumber(f[1] or '0') <= 0 then
+local failures = tonumber(f[1] or '0')
+if f[2] ~= ARGV[1] or failures <= 0 then
   return 0
 end
-redis.call('HINCRBY', KEYS[1], 'f', -1)
+redis.call('HSET', KEYS[1], 'f', string.format('%.0f', failures - 1))
 return 1

@@ -238,6 +238,16 @@ func FuzzNormalizedCodes(f *testing.F) {
 	})
 }
 
+// The keys of tokens begin with letters that nothing else has.
+func TestKeysHaveLettersOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	for _, k := range token.Keys(7, "n", strings.Repeat("0", 32), purpose, strings.Repeat("A", 23), "ip") {
+		if !strings.HasPrefix(k, "ld:") || !strings.ContainsAny(k[3:4], "obj") || k[4:7] != ":{p" {
+			t.Errorf("a key is %q, want ld:o:, ld:b: or ld:j: and a partition", k)
+		}
+	}
+}
+
 // Keys of different things are never equal, whatever the purpose and the source are called.
 func FuzzKeysAreInjective(f *testing.F) {
 	f.Add("n", "source", "reset", "n", "reset", "source")

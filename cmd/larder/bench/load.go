@@ -76,7 +76,8 @@ func (l *load) caller(s *server, number int) *caller {
 	return &caller{
 		load: l, cache: cachev1.NewCacheServiceClient(conn), session: sessionv1.NewSessionServiceClient(conn),
 		ratelimit: ratelimitv1.NewRateLimitServiceClient(conn), envoy: envoy.NewRateLimitServiceClient(conn),
-		token: tokenv1.NewTokenServiceClient(conn), locks: lockv1.NewLockServiceClient(conn), lock: "worker:" + strconv.Itoa(number),
+		token: tokenv1.NewTokenServiceClient(conn),
+		locks: lockv1.NewLockServiceClient(conn), lock: "worker:" + strconv.Itoa(number),
 		random: random, choose: chooser(random, l.command.Distribution, len(l.keys)), tokens: s.tokens,
 		latencies: newHistogram(), failures: make(map[string]int64),
 	}

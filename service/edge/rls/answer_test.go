@@ -188,6 +188,13 @@ func TestShadowMode(t *testing.T) {
 	if status := got.GetStatuses()[0]; got.GetOverallCode() != ok || status.GetCode() != ok || status.GetLimitRemaining() != 0 || status.GetCurrentLimit() == nil {
 		t.Errorf("answer of a rule in shadow mode = %v, want OK with nothing remaining", got)
 	}
+	if got := s.ask(t, request("d", hits(descriptor("shadow=a"), 6), descriptor("five=a"))); got.GetStatuses()[1].GetLimitRemaining() != 4 {
+		t.Errorf("answer of another rule beside it = %v, want it counted", got)
+	}
+	s = serve(t, answering, Options{Shadow: true})
+	if got := s.ask(t, request("d", descriptor("none=a"), descriptor("five=a"))); got.GetStatuses()[1].GetLimitRemaining() != 4 {
+		t.Errorf("answer beside a rule over its limit in global shadow mode = %v, want it counted", got)
+	}
 	s = serve(t, answering, Options{Shadow: true})
 	got = s.ask(t, request("d", descriptor("none=a")))
 	if diff := cmp.Diff([]envoy.RateLimitResponse_Code{ok, over}, codes(got)); diff != "" || s.stats.GlobalShadow() != 1 {

@@ -153,14 +153,15 @@ anchors.c: unit=HOUR requests_per_unit=2, shadow_mode: false
 func TestFaultsNameFileLineAndPath(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct{ text, want string }{
-		"empty":               {"", "a.yaml:1: is empty"},
-		"only a comment":      {"# nothing yet\n", "a.yaml:1: is empty"},
-		"no YAML":             {"domain: [\n", "a.yaml:1: sequence end token ']' not found"},
-		"a list":              {"- domain: d\n", "a.yaml:1: must be a mapping"},
-		"no domain":           {"descriptors: []\n", "a.yaml:1: domain: must not be empty"},
-		"an empty domain":     {"\ndomain: ''\n", "a.yaml:2: domain: must not be empty"},
-		"an unknown key":      {"domain: d\nlimits: []\n", "a.yaml:2: limits: is not known"},
-		"a key that is twice": {"domain: d\ndomain: e\n", `a.yaml:2: mapping key "domain" already defined at [1:1]`},
+		"empty":                    {"", "a.yaml:1: is empty"},
+		"only a comment":           {"# nothing yet\n", "a.yaml:1: is empty"},
+		"no YAML":                  {"domain: [\n", "a.yaml:1: sequence end token ']' not found"},
+		"brackets within brackets": {"domain: " + strings.Repeat("[", 33), "a.yaml:1: has more than 32 nested braces"},
+		"a list":                   {"- domain: d\n", "a.yaml:1: must be a mapping"},
+		"no domain":                {"descriptors: []\n", "a.yaml:1: domain: must not be empty"},
+		"an empty domain":          {"\ndomain: ''\n", "a.yaml:2: domain: must not be empty"},
+		"an unknown key":           {"domain: d\nlimits: []\n", "a.yaml:2: limits: is not known"},
+		"a key that is twice":      {"domain: d\ndomain: e\n", `a.yaml:2: mapping key "domain" already defined at [1:1]`},
 		"descriptors as a mapping": {
 			"domain: d\ndescriptors:\n  key: a\n", "a.yaml:3: descriptors: must be a list",
 		},

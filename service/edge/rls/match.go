@@ -25,7 +25,7 @@ func (l *level) find(entries []*common.RateLimitDescriptor_Entry) (rule *Rule, s
 			if shared == nil {
 				shared = make([]string, len(entries))
 			}
-			shared[i] = strings.TrimPrefix(n.pattern, entry.GetKey()+"_")
+			shared[i] = n.pattern
 		}
 		if i == len(entries)-1 {
 			return n.rule, shared

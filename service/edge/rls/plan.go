@@ -136,7 +136,7 @@ func (p *Plan) replace() {
 		return
 	}
 	for i, l := range p.lines {
-		if l.rule != nil && l.rule.Name != "" && slices.Contains(replaced, l.rule.Name) {
+		if l.rule != nil && slices.Contains(replaced, l.rule.Name) {
 			p.lines[i].rule = nil
 		}
 	}

@@ -52,7 +52,7 @@ type RateLimitServiceClient interface {
 	// lost, a second call may charge again.
 	Consume(ctx context.Context, in *ConsumeRequest, opts ...grpc.CallOption) (*ConsumeResponse, error)
 	// BatchConsume decides about 1 to 100 calls, each as Consume does and with an outcome of its own. It costs one round
-	// trip for each shard of Redis, and is not atomic.
+	// trip to Redis, or in a Redis Cluster parallel ones for each subject, and is not atomic.
 	BatchConsume(ctx context.Context, in *BatchConsumeRequest, opts ...grpc.CallOption) (*BatchConsumeResponse, error)
 	// Peek says what Consume would answer, and charges nothing.
 	Peek(ctx context.Context, in *PeekRequest, opts ...grpc.CallOption) (*PeekResponse, error)
@@ -183,7 +183,7 @@ type RateLimitServiceServer interface {
 	// lost, a second call may charge again.
 	Consume(context.Context, *ConsumeRequest) (*ConsumeResponse, error)
 	// BatchConsume decides about 1 to 100 calls, each as Consume does and with an outcome of its own. It costs one round
-	// trip for each shard of Redis, and is not atomic.
+	// trip to Redis, or in a Redis Cluster parallel ones for each subject, and is not atomic.
 	BatchConsume(context.Context, *BatchConsumeRequest) (*BatchConsumeResponse, error)
 	// Peek says what Consume would answer, and charges nothing.
 	Peek(context.Context, *PeekRequest) (*PeekResponse, error)
