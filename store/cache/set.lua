@@ -24,7 +24,6 @@ if condition ~= 'always' then
     return validity_unknown(key)
   end
 end
-local known = found == UNHASHED and '' or found
 local full = room_for_fence(fences, lock)
 if full then
   return full
@@ -34,6 +33,7 @@ local holds = condition == 'always'
   or (condition == 'present' and found ~= '')
   or (condition == 'match' and found == etag)
   or (condition == 'none_match' and found ~= etag)
+local known = found == UNHASHED and '' or found
 if not holds then
   remember_fence(fences, lock, token)
   return {0, known, as_of}

@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -111,7 +112,7 @@ func (l *Locks) try(ctx context.Context, a *attempt, ticket bool) (*Grant, *Busy
 		left, text, expiry := in.micros(), in.text(), in.time()
 		r, ok := parseRecord(text)
 		if in.err != nil || !ok {
-			return nil, nil, redis.ErrInternal
+			return nil, nil, redis.Fail(redis.ErrInternal, cmp.Or(in.err, errUnreadable))
 		}
 		l.redis.Forget(k.holders())
 		l.counts.acquired.Add(1)
@@ -124,7 +125,7 @@ func (l *Locks) try(ctx context.Context, a *attempt, ticket bool) (*Grant, *Busy
 		text := in.text()
 		b.Holders, b.order = int(in.number()), in.number()
 		if in.err != nil {
-			return nil, nil, in.err
+			return nil, nil, in.failed()
 		}
 		if text != "" {
 			h := holder("", text, b.RetryAfter)
@@ -134,7 +135,7 @@ func (l *Locks) try(ctx context.Context, a *attempt, ticket bool) (*Grant, *Busy
 	case -1:
 		return nil, nil, redis.Fail(ErrTooManyWaiters, errors.New("too many tickets"))
 	}
-	return nil, nil, redis.ErrInternal
+	return nil, nil, redis.Fail(redis.ErrInternal, cmp.Or(in.err, errUnreadable))
 }
 
 // abandon takes back what a request that has failed may have acquired, unless it can be repeated: that is so if its caller has

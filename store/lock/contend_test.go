@@ -156,7 +156,11 @@ func TestContendersWhileRedisFails(t *testing.T) {
 		acquired(100)
 		proxy.DropReplies(true) // writes are applied, and nobody is told
 		acquired(150)
+		// A connection that has lost bytes must not go on, which TCP would not let happen.
+		proxy.Refuse(true)
+		proxy.CutAll()
 		proxy.DropReplies(false)
+		proxy.Refuse(false)
 		acquired(200)
 		proxy.Blackhole(true)
 		acquired(300)

@@ -31,7 +31,7 @@ func (l *Locks) renew(ctx context.Context, k lockKey, c credential, ttl time.Dur
 	in := read(m)
 	if in.number() != 1 {
 		if in.err != nil {
-			return nil, in.err
+			return nil, in.failed()
 		}
 		return nil, ErrNotHeld
 	}
@@ -74,7 +74,7 @@ func (l *Locks) release(ctx context.Context, k lockKey, c credential) (r Release
 		return r, err
 	}
 	in := read(m)
-	return Released{Held: in.number() == 1, At: in.time()}, in.err
+	return Released{Held: in.number() == 1, At: in.time()}, in.failed()
 }
 
 // Forced is the result of [Locks.ForceRelease].
@@ -102,5 +102,5 @@ func (l *Locks) ForceRelease(ctx context.Context, namespace, name string, fence 
 		f.Holders = append(f.Holders, holder("", text, ends.Sub(f.At)))
 	}
 	l.counts.forced.Add(int64(f.Count))
-	return f, in.err
+	return f, in.failed()
 }

@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -65,6 +66,9 @@ func holder(id, text string, left time.Duration) Holder {
 	return Holder{Owner: r.owner, Metadata: r.metadata, Fence: r.fence, AcquiredAt: r.at, Left: left, id: id}
 }
 
+// errUnreadable means that a script has answered what it never does.
+var errUnreadable = errors.New("not in the form of the script")
+
 // An answer reads the elements of a script's answer one after the other.
 type answer struct {
 	parts []rueidis.RedisMessage
@@ -73,35 +77,37 @@ type answer struct {
 
 func read(m rueidis.RedisMessage) *answer {
 	parts, err := m.ToArray()
-	if err != nil {
-		return &answer{err: redis.ErrInternal}
-	}
-	return &answer{parts: parts}
+	return &answer{parts, err}
 }
 
 // left is the number of elements that were not read.
 func (a *answer) left() int { return len(a.parts) }
 
 func (a *answer) text() (s string) {
-	if a.err == nil && len(a.parts) > 0 {
-		if s, a.err = a.parts[0].ToString(); a.err == nil {
-			a.parts = a.parts[1:]
-			return s
-		}
+	if m, ok := a.next(); ok {
+		s, a.err = m.ToString()
 	}
-	a.err = redis.ErrInternal
-	return ""
+	return s
 }
 
 func (a *answer) number() (n int64) {
-	if a.err == nil && len(a.parts) > 0 {
-		if n, a.err = a.parts[0].AsInt64(); a.err == nil {
-			a.parts = a.parts[1:]
-			return n
-		}
+	if m, ok := a.next(); ok {
+		n, a.err = m.AsInt64()
 	}
-	a.err = redis.ErrInternal
-	return 0
+	return n
+}
+
+// next returns the next element; ok is false if there is none or an earlier one could not be read.
+func (a *answer) next() (m rueidis.RedisMessage, ok bool) {
+	switch {
+	case a.err != nil:
+		return m, false
+	case len(a.parts) == 0:
+		a.err = errUnreadable
+		return m, false
+	}
+	m, a.parts = a.parts[0], a.parts[1:]
+	return m, true
 }
 
 // micros reads a number of microseconds.
@@ -109,3 +115,11 @@ func (a *answer) micros() time.Duration { return time.Duration(a.number()) * tim
 
 // time reads a time of Redis in microseconds.
 func (a *answer) time() time.Time { return time.UnixMicro(a.number()) }
+
+// failed returns why an answer could not be read, nil if it could.
+func (a *answer) failed() error {
+	if a.err == nil {
+		return nil
+	}
+	return redis.Fail(redis.ErrInternal, a.err)
+}

@@ -64,7 +64,7 @@ func parseState(name string, in *answer) (State, error) {
 		id, ends, text := in.text(), in.time(), in.text()
 		s.Holders = append(s.Holders, holder(id, text, ends.Sub(s.now)))
 	}
-	return s, in.err
+	return s, in.failed()
 }
 
 // List returns about count locks of a namespace that are held and whose names match a glob pattern, an empty one meaning all,
