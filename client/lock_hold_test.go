@@ -119,7 +119,7 @@ func TestDoIsToldOfALoss(t *testing.T) {
 	c := connect(t, client.Options{Target: r.addr})
 	for _, own := range []error{nil, errors.New("of the function")} {
 		err := c.Locks.Do(t.Context(), "n", client.HoldOptions{TTL: time.Hour}, func(ctx context.Context) error {
-			if n, err := c.Locks.ForceRelease(ctx, "n", 0); err != nil || n != 1 {
+			if n, err := c.Locks.ForceRelease(t.Context(), "n", 0); err != nil || n != 1 { // the loss may end ctx before the answer comes
 				t.Errorf("ForceRelease = %d, %v, want 1", n, err)
 			}
 			<-ctx.Done()
