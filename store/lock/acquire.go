@@ -92,16 +92,21 @@ func (l *Locks) attempt(ctx context.Context, k lockKey, r Request) *attempt {
 	return a
 }
 
-// try asks Redis for the lock once. Ticket takes or keeps a place in the queue.
-func (l *Locks) try(ctx context.Context, a *attempt, ticket bool) (*Grant, *Busy, error) {
+// A place is what an attempt that fails does with its ticket in the queue, as acquire.lua takes it.
+type place string
+
+const (
+	noPlace    place = "0" // the caller has none and wants none
+	takePlace  place = "1" // takes one, or keeps the one that it has
+	leavePlace place = "2" // gives it back
+)
+
+// try asks Redis for the lock once.
+func (l *Locks) try(ctx context.Context, a *attempt, p place) (*Grant, *Busy, error) {
 	k := a.key
-	take := "0"
-	if ticket {
-		take = "1"
-	}
 	begin := time.Now()
 	m, err := l.redis.Run(ctx, acquireScript, redis.Writes, []string{k.holders(), k.records(), k.counter(), k.queue(), k.kept()},
-		a.id, a.salt, proofOf(a.secret), redis.Millis(a.TTL), strconv.Itoa(a.Permits), take, redis.Millis(ticketLife),
+		a.id, a.salt, proofOf(a.secret), redis.Millis(a.TTL), strconv.Itoa(a.Permits), string(p), redis.Millis(ticketLife),
 		strconv.Itoa(maxTickets), a.Owner, a.Metadata, redis.Millis(FenceMemory))
 	if err != nil {
 		return nil, nil, err

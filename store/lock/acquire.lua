@@ -3,8 +3,9 @@
 -- KEYS: 1 the holders, 2 their records, 3 the highest fencing token, 4 the queue: tickets scored by their order, 5 until when
 --       each ticket is kept (us)
 -- ARGV: 1 holder id, also the name of the ticket, 2 16 bytes of salt, 3 16 bytes of the hash of the secret, 4 ttl in
---       milliseconds, 5 permits, 6 '1' to take a ticket, else '0', 7 how long a ticket is kept in milliseconds, 8 maximum number
---       of tickets, 9 owner, 10 metadata, 11 how long the highest fencing token is kept after its own time, in milliseconds
+--       milliseconds, 5 permits, 6 what to do with the caller's ticket if others have the lock: '1' to take or keep it, '2' to give
+--       it back, '0' for neither, 7 how long a ticket is kept in milliseconds, 8 maximum number of tickets, 9 owner, 10 metadata,
+--       11 how long the highest fencing token is kept after its own time, in milliseconds
 -- RETURNS: {1 the caller has the lock; us until it ends; its record; when it ends (us)},
 --          {0 others have it or come first; us until the first of them ends; the record of that holder, '' for none; number of
 --           holders; order of the caller's ticket, 0 for none},
@@ -12,7 +13,7 @@
 
 local holders, records, counter, queue, kept = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, salt, secret, ttl, permits = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local ticket, ticket_ms, most = ARGV[6] == '1', tonumber(ARGV[7]), tonumber(ARGV[8])
+local place, ticket_ms, most = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 local owner, metadata, memory = ARGV[9], ARGV[10], tonumber(ARGV[11])
 
 -- A step removes at most this many leftovers.
@@ -46,7 +47,10 @@ local having = live(holders, now)
 
 if having + before >= permits then
   local order = 0
-  if ticket then
+  if place == '2' then
+    redis.call('ZREM', queue, id)
+    redis.call('ZREM', kept, id)
+  elseif place == '1' then
     order = tonumber(waiting > 0 and redis.call('ZSCORE', queue, id) or 0)
     if order == 0 then
       if waiting >= most then

@@ -25,14 +25,18 @@ type waiting struct {
 func (l *Locks) acquire(ctx context.Context, a *attempt, w *waiting) (g *Grant, b *Busy, err error) {
 	key := gateKey{a.key, a.Permits, a.Fair}
 	if a.Wait == 0 || a.Fair || !l.queued(key) {
-		if g, b, err = l.try(ctx, a, a.Fair && a.Wait != 0); err != nil || g != nil || a.Wait == 0 {
+		first := noPlace
+		if a.Fair && a.Wait != 0 {
+			first = takePlace
+		}
+		if g, b, err = l.try(ctx, a, first); err != nil || g != nil || a.Wait == 0 {
 			l.abandon(ctx, a, err)
 			l.count(b)
 			return g, b, err
 		}
 	}
 	g, b, err = l.wait(ctx, a, key, b, w)
-	if g == nil && a.Fair {
+	if err != nil && a.Fair {
 		l.leaveQueue(a)
 	}
 	l.count(b)
@@ -112,7 +116,14 @@ func (l *Locks) wait(ctx context.Context, a *attempt, key gateKey, busy *Busy, t
 		if !ask {
 			continue
 		}
-		g, b, err := l.try(ctx, a, a.Fair && !final)
+		p := noPlace
+		switch {
+		case a.Fair && final:
+			p = leavePlace // in the same step, or whoever comes next would be refused for a caller that is gone
+		case a.Fair:
+			p = takePlace
+		}
+		g, b, err := l.try(ctx, a, p)
 		switch {
 		case g != nil:
 			return g, nil, nil
