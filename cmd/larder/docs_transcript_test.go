@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/berthcare/larder/cmd/larder/lardertest"
+	"github.com/berthcare/larder/store/redistest"
 )
 
 var pause = flag.Duration("pause", 0, "how long TestTranscripts waits before each command, as a person would: go test ./cmd/larder -run TestTranscripts -pause 30s -timeout 2h")
@@ -196,6 +197,19 @@ func TestShellBlocks(t *testing.T) {
 	}
 }
 
+// goRun runs a Go program of a document against a server and returns all that it prints.
+func goRun(t *testing.T, program, addr string) (string, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "main.go")
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(program, "127.0.0.1:50051", addr)), 0o600); err != nil {
+		t.Fatalf("WriteFile: %v", err)
+	}
+	run := exec.CommandContext(t.Context(), "go", "run", file)
+	run.Dir = repoRoot
+	out, err := run.CombinedOutput()
+	return string(out), err
+}
+
 // The Go programs of the documents compile and run, and print what the comment at their end says.
 func TestGoBlocks(t *testing.T) {
 	t.Parallel()
@@ -206,18 +220,12 @@ func TestGoBlocks(t *testing.T) {
 	for _, d := range documents(t) {
 		for _, b := range d.blocks("go") {
 			ran++
-			program := filepath.Join(t.TempDir(), "main.go")
-			if err := os.WriteFile(program, []byte(strings.ReplaceAll(b.text, "127.0.0.1:50051", addr)), 0o600); err != nil {
-				t.Fatalf("WriteFile: %v", err)
-			}
-			run := exec.CommandContext(t.Context(), "go", "run", program)
-			run.Dir = repoRoot
-			out, err := run.CombinedOutput()
-			if err != nil || strings.Contains(string(out), "larder: ") {
+			out, err := goRun(t, b.text, addr)
+			if err != nil || strings.Contains(out, "larder: ") {
 				t.Errorf("%s: go run: %v, want no error of it or of larder; it printed\n%s", d.path, err, out)
 			}
 			if _, want, ok := strings.Cut(b.text, "\n// Output:\n"); ok {
-				if diff := cmp.Diff(strings.ReplaceAll(want, "// ", ""), string(out)); diff != "" {
+				if diff := cmp.Diff(strings.ReplaceAll(want, "// ", ""), out); diff != "" {
 					t.Errorf("%s: the program prints (-want, from its end, +got)\n%s", d.path, diff)
 				}
 			}
@@ -225,5 +233,38 @@ func TestGoBlocks(t *testing.T) {
 	}
 	if ran < 2 {
 		t.Errorf("%d programs were run, want at least 2", ran)
+	}
+}
+
+// While Redis is away the recipes of docs/recipes.md let nobody log in, and serve the API without limits.
+func TestRateLimitRecipesWhileRedisIsAway(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t, redistest.Options{})
+	server := lardertest.Start(t, []string{"REDIS_URL=" + redis.URL()}, "serve")
+	server.Stdout.Await(t, "connected to redis")
+	redis.Kill()
+	for _, recipe := range []struct {
+		namespace string
+		answer    *regexp.Regexp
+		want      string
+		count     int
+	}{
+		{"recipe-login", regexp.MustCompile(`(?m)^\S+@example\.com from \S+: (.*)$`), "Nobody can log in at the moment.", 9},
+		{"recipe-api", regexp.MustCompile(`(?m)^key-of-\S+ (.*)$`), "200", 4},
+	} {
+		for _, b := range (document{"docs/recipes.md", repoFile(t, "docs/recipes.md")}).blocks("go") {
+			if !strings.Contains(b.text, strconv.Quote(recipe.namespace)) {
+				continue
+			}
+			out, err := goRun(t, b.text, server.Addr(t, "grpc"))
+			for _, m := range recipe.answer.FindAllStringSubmatch(out, -1) {
+				if recipe.count--; m[1] != recipe.want {
+					t.Errorf("%s: %q, want %q", recipe.namespace, m[0], recipe.want)
+				}
+			}
+			if recipe.count != 0 {
+				t.Errorf("%s has %d answers too few, want none; it ended with %v and printed\n%s", recipe.namespace, recipe.count, err, out)
+			}
+		}
 	}
 }
