@@ -120,8 +120,8 @@ func TestReconnectsWithoutEnd(t *testing.T) {
 			t.Errorf("opened %d connections, want 2 to 4", got)
 		}
 	}
-	storetest.Eventually(t, "every connection but two has ended", func() bool {
-		return watched.seen(redis.Dialed)-watched.seen(redis.Closed) == 2
+	storetest.Eventually(t, "every connection but those of Primary, Tracked and Bulk has ended", func() bool {
+		return watched.seen(redis.Dialed)-watched.seen(redis.Closed) == 3
 	})
 }
 
