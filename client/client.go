@@ -2,6 +2,7 @@ package client
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -26,6 +27,13 @@ import (
 const balancing = `{
 	"loadBalancingConfig": [{"round_robin": {}}],
 	"healthCheckConfig": {"serviceName": "ready"}
+}`
+
+// balancingLimits is balancing for calls of RateLimitService, which backends answer by failure policies while they are not ready
+// for want of Redis.
+const balancingLimits = `{
+	"loadBalancingConfig": [{"round_robin": {}}],
+	"healthCheckConfig": {"serviceName": "larder.ratelimit.v1.RateLimitService"}
 }`
 
 // maxMessage is the size of the largest message that a Client sends or receives. The server's own limits are lower.
@@ -80,14 +88,15 @@ type Client struct {
 	Cache *Cache
 	// Sessions calls larder.session.v1.SessionService.
 	Sessions *Sessions
-	// RateLimits calls larder.ratelimit.v1.RateLimitService.
+	// RateLimits calls larder.ratelimit.v1.RateLimitService, over connections of its own: a backend without Redis is not ready for
+	// other calls, and answers these by their failure policies.
 	RateLimits *RateLimits
 	// Tokens calls larder.token.v1.TokenService.
 	Tokens *Tokens
 	// Locks calls larder.lock.v1.LockService.
 	Locks *Locks
 
-	conn *grpc.ClientConn
+	conn, limits *grpc.ClientConn
 }
 
 // New returns a Client. It does not connect: the first call does, and fails with [ErrUnavailable] if nothing answers.
@@ -97,17 +106,23 @@ func New(o Options) (*Client, error) {
 	if err := checkTarget(o.Target); err != nil {
 		return nil, fmt.Errorf("larder: %w", err)
 	}
-	conn, err := grpc.NewClient(o.Target, dialOptions(o)...)
+	conn, err := grpc.NewClient(o.Target, dialOptions(o, balancing)...)
 	if err != nil {
+		return nil, fmt.Errorf("larder: %w", err)
+	}
+	limits, err := grpc.NewClient(o.Target, dialOptions(o, balancingLimits)...)
+	if err != nil {
+		_ = conn.Close()
 		return nil, fmt.Errorf("larder: %w", err)
 	}
 	return &Client{
 		Cache:      &Cache{rpc: cachev1.NewCacheServiceClient(conn), namespace: o.Namespace},
 		Sessions:   &Sessions{rpc: sessionv1.NewSessionServiceClient(conn), namespace: o.Namespace},
-		RateLimits: &RateLimits{rpc: ratelimitv1.NewRateLimitServiceClient(conn), namespace: o.Namespace},
+		RateLimits: &RateLimits{rpc: ratelimitv1.NewRateLimitServiceClient(limits), namespace: o.Namespace},
 		Tokens:     &Tokens{rpc: tokenv1.NewTokenServiceClient(conn), namespace: o.Namespace},
 		Locks:      &Locks{rpc: lockv1.NewLockServiceClient(conn), namespace: o.Namespace},
 		conn:       conn,
+		limits:     limits,
 	}, nil
 }
 
@@ -116,9 +131,9 @@ func New(o Options) (*Client, error) {
 func (c *Client) Conn() *grpc.ClientConn { return c.conn }
 
 // Close closes the connections. Calls in flight fail.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error { return errors.Join(c.conn.Close(), c.limits.Close()) }
 
-func dialOptions(o Options) []grpc.DialOption {
+func dialOptions(o Options, serviceConfig string) []grpc.DialOption {
 	creds := insecure.NewCredentials()
 	if o.TLS != nil {
 		creds = credentials.NewTLS(o.TLS)
@@ -126,7 +141,7 @@ func dialOptions(o Options) []grpc.DialOption {
 	return slices.Concat([]grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
 		grpc.WithUserAgent("larder-go"),
-		grpc.WithDefaultServiceConfig(balancing),
+		grpc.WithDefaultServiceConfig(serviceConfig),
 		// Neither a DNS TXT record nor an option may add a second layer of retries. gRPC's transparent retries of calls
 		// that the server cannot have seen remain on.
 		grpc.WithDisableServiceConfig(),

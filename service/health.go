@@ -23,18 +23,25 @@ const (
 	upAfter   = 2
 )
 
-// readyNames returns the names that follow Redis and draining: the empty name, ready and the name of each service.
+// readyNames returns the names that follow Redis and draining: the empty name, ready and the name of each service that needs Redis.
 func readyNames() []string {
 	names := append(make([]string, 0, 2+len(services)), "", "ready")
 	for _, service := range services {
-		names = append(names, service.desc.ServiceName)
+		if service.needs != withoutRedis {
+			names = append(names, service.desc.ServiceName)
+		}
 	}
 	return names
 }
 
-// edgeNames returns the names of the services that answer without Redis too, by a failure policy. They are SERVING until the
-// server shuts down.
-func edgeNames(o *Options) (names []string) {
+// independentNames returns the names of the services that answer without Redis too, by a failure policy. They are SERVING until
+// the server shuts down.
+func independentNames(o *Options) (names []string) {
+	for _, service := range services {
+		if service.needs == withoutRedis {
+			names = append(names, service.desc.ServiceName)
+		}
+	}
 	for _, edge := range edgeServices {
 		if edge.asked(o) {
 			names = append(names, edge.desc.ServiceName)
@@ -53,7 +60,8 @@ type Health struct {
 	timeout  func() time.Duration
 	logger   *slog.Logger
 	metrics  *Metrics
-	edges    []string
+	// independent are the names that do not follow Redis.
+	independent []string
 
 	mu        sync.Mutex
 	abilities map[redis.Ability]*belief
@@ -86,8 +94,8 @@ func (b *belief) see(now bool, after int) (changed bool) {
 func newHealth(check func(context.Context) redis.Condition, timeout func() time.Duration, m *Metrics, o Options) *Health {
 	h := &Health{
 		grpc: health.NewServer(), check: check, interval: o.ProbeInterval, timeout: timeout, logger: o.Logger, metrics: m,
-		edges:     edgeNames(&o),
-		abilities: make(map[redis.Ability]*belief), problems: make(map[string]*belief),
+		independent: independentNames(&o),
+		abilities:   make(map[redis.Ability]*belief), problems: make(map[string]*belief),
 	}
 	for _, a := range []redis.Ability{redis.ToRead, redis.ToReadByScript, redis.ToWrite} {
 		h.abilities[a] = new(belief)
@@ -121,15 +129,20 @@ func (h *Health) Serving(name string) bool {
 
 // serving is Serving for callers that hold the lock.
 func (h *Health) serving(name string) bool {
-	if slices.Contains(h.edges, name) {
+	if slices.Contains(h.independent, name) {
 		return !h.draining
 	}
 	for _, service := range services {
-		if all := name == "" || name == "ready"; (all || name == service.desc.ServiceName) && h.abilities[service.needs].holds {
+		if all := name == "" || name == "ready"; (all || name == service.desc.ServiceName) && h.holds(service.needs) {
 			return !h.draining
 		}
 	}
 	return false
+}
+
+// holds reports whether Redis can do what services need of it. The lock must be held.
+func (h *Health) holds(need redis.Ability) bool {
+	return need != withoutRedis && h.abilities[need].holds
 }
 
 // Problems returns what makes some calls fail while others succeed, by kind.
@@ -281,7 +294,7 @@ func (h *Health) drain() {
 func (h *Health) publish() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, name := range slices.Concat(readyNames(), h.edges) {
+	for _, name := range slices.Concat(readyNames(), h.independent) {
 		status := healthv1.HealthCheckResponse_NOT_SERVING
 		if h.serving(name) {
 			status = healthv1.HealthCheckResponse_SERVING

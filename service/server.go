@@ -33,6 +33,7 @@ import (
 // services is the registry: one line adds a service. Its name in the health service, its metrics, its entry in the
 // reflection service and the tests that go through every method follow from the line. A service is SERVING while Redis can do
 // what its calls need: a service whose reads are of use by themselves needs to read, one all of whose calls write needs to write.
+// One that is withoutRedis answers by a failure policy then.
 var services = []struct {
 	desc  *grpc.ServiceDesc
 	needs redis.Ability
@@ -40,7 +41,7 @@ var services = []struct {
 }{
 	{&cachev1.CacheService_ServiceDesc, redis.ToRead, func(b backend) any { return NewCache(b.store, b.policies, b.metrics) }},
 	{&sessionv1.SessionService_ServiceDesc, redis.ToReadByScript, func(b backend) any { return NewSession(b.store, b.policies) }},
-	{&ratelimitv1.RateLimitService_ServiceDesc, redis.ToWrite, func(b backend) any { return NewRateLimit(b.store, b.policies, b.metrics) }},
+	{&ratelimitv1.RateLimitService_ServiceDesc, withoutRedis, func(b backend) any { return NewRateLimit(b.store, b.policies, b.metrics) }},
 	{&tokenv1.TokenService_ServiceDesc, redis.ToWrite, func(b backend) any { return NewToken(b.store, b.policies, b.metrics, b.log) }},
 	{&lockv1.LockService_ServiceDesc, redis.ToReadByScript, func(b backend) any { return NewLock(b.store, b.policies, b.log) }},
 }
@@ -57,6 +58,9 @@ var edgeServices = []struct {
 		func(s *Server, st *store.Store) any { return s.envoy.use(st.RateLimits, st.Redis.Now) },
 	},
 }
+
+// withoutRedis is what a service needs that is SERVING until the server shuts down. It does not count for ready.
+const withoutRedis redis.Ability = -1
 
 // A backend is what the handlers of a service are made from.
 type backend struct {
