@@ -73,9 +73,10 @@ func (c *call) worth(i int) (cost int64, ok bool) {
 	return ch.Cost, true
 }
 
-// decide answers a call if one of its limits has denied as much lately, and every limit was heard since.
+// decide answers a call if one of its limits has denied as much lately, and every limit was heard since. A request with an id may
+// have been allowed before, so that Redis answers it.
 func (d *denials) decide(c *call) (Decision, bool) {
-	if d == nil || c.options.Mode == Each {
+	if d == nil || c.named || c.options.Mode == Each {
 		return Decision{}, false
 	}
 	var results []Result
