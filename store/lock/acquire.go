@@ -158,11 +158,18 @@ func (l *Locks) leaveQueue(a *attempt) {
 	})
 }
 
-// afterwards does what no caller waits for. If it fails, what it should have removed expires.
+// afterwards does what no caller waits for, and repeats it while Redis does not answer, for as long as a command may take. If it
+// fails, what it should have removed expires.
 func (l *Locks) afterwards(do func(ctx context.Context) error) {
 	go func() {
 		ctx, cancel := context.WithTimeout(l.redis.Lifetime(), l.redis.CommandTimeout())
 		defer cancel()
-		_ = do(ctx)
+		for redis.Retryable(do(ctx)) {
+			select {
+			case <-time.After(tryAgain):
+			case <-ctx.Done():
+				return
+			}
+		}
 	}()
 }
