@@ -22,7 +22,7 @@ type call struct {
 	keep          time.Duration
 	// named means that the caller has named the request, so that only Redis knows whether it is a repetition.
 	named  bool
-	groups        [][]int // the charges of each slot
+	groups [][]int // the charges of each slot
 
 	sent    time.Time
 	ticket  uint64 // of the denials
