@@ -107,6 +107,12 @@ for _, c in ipairs((denied == 1 or more) and limits or {}) do
   end
 end
 
+for _, c in ipairs(limits) do
+  if c[1].moved and c.cost > 0 and not c.peek then
+    c[1].dirty = true
+  end
+end
+
 if denied == 1 and mode ~= 'each' then
   granted = 0
 end

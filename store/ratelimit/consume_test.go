@@ -198,6 +198,33 @@ func TestChangedRuleActsAtOnce(t *testing.T) {
 	})
 }
 
+// TestShortenedPeriodActsAtOnce: what was used under a rule of a longer period keeps nobody waiting for longer than is told.
+func TestShortenedPeriodActsAtOnce(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		for _, a := range algorithms {
+			for _, alignment := range []ratelimit.Alignment{ratelimit.FirstUse, ratelimit.Epoch} {
+				c := charge("ann", string(a)+"-"+string(alignment), perHour(a, 5), 1)
+				if c.Rule.Alignment = alignment; a != ratelimit.FixedWindow {
+					c.Rule.Alignment = ""
+				}
+				for range 6 {
+					consume(t, s, namespace, plain, c)
+				}
+				c.Rule.Period = 200 * time.Millisecond
+				begin := time.Now()
+				d := consume(t, s, namespace, plain, c)
+				for time.Since(begin) < 5*time.Second && !d.Allowed {
+					<-time.After(min(d.RetryAfter, time.Second))
+					d = consume(t, s, namespace, plain, c)
+				}
+				if !d.Allowed {
+					t.Errorf("%s, %s: Consume %v after the period was shortened to %v = %+v, want it allowed", a, alignment, time.Since(begin), c.Rule.Period, d)
+				}
+			}
+		}
+	})
+}
+
 // TestPartial: as much as is left is granted, and nothing left is a denial.
 func TestPartial(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
