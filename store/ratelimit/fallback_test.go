@@ -79,6 +79,13 @@ func TestFailurePolicies(t *testing.T) {
 			if d, _, err := call(ratelimit.FailOpen, 5*time.Millisecond, 0, 11, ""); err != nil || d.Allowed || d.RetryAfter != ratelimit.Never {
 				t.Errorf("fail open: Consume of more than the capacity = %+v, %v, want it denied for ever", d, err)
 			}
+			if d, _, err := call(ratelimit.FailOpen, 5*time.Millisecond, 0, 11, ratelimit.Partial); err != nil || !d.Allowed || d.Granted != 10 {
+				t.Errorf("fail open, partial: Consume of more than the capacity = %+v, %v, want 10 granted", d, err)
+			}
+			rule.Period = 2 * time.Hour // another rule
+			if d, _, err := call(ratelimit.FailLocal, 5*time.Millisecond, 0, 11, ratelimit.Partial); err != nil || !d.Allowed || d.Granted != 5 {
+				t.Errorf("local, partial: Consume of more than the capacity = %+v, %v, want 5 granted", d, err)
+			}
 			rule.Period = time.Minute // another rule
 			if d, _, err := call(ratelimit.FailLocal, 5*time.Millisecond, 0, 9, ratelimit.Partial); err != nil || !d.Allowed || d.Granted != 5 {
 				t.Errorf("local, partial: Consume = %+v, %v, want 5 granted", d, err)
