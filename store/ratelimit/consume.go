@@ -118,10 +118,10 @@ func (l *Limiter) conclude(ctx context.Context, c *call) (Decision, error) {
 		}
 		for _, i := range failed {
 			switch rule := &c.charges[i].Rule; {
-			case c.options.Mode != Partial:
+			case c.options.Mode != Partial || rule.Shadow:
 			case rule.OnFailure == FailLocal:
 				d.Granted = min(d.Granted, d.Results[i].Charged)
-			case !rule.Shadow:
+			default:
 				d.Granted = min(d.Granted, rule.full())
 			}
 		}
