@@ -225,6 +225,30 @@ func TestShortenedPeriodActsAtOnce(t *testing.T) {
 	})
 }
 
+// TestOneKeyUnderTwoRules: two charges of one call may count in one key, as descriptors of Envoy do of which one brings a limit of
+// its own. Each keeps to its own capacity.
+func TestOneKeyUnderTwoRules(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		for _, a := range []ratelimit.Algorithm{ratelimit.FixedWindow, ratelimit.SlidingWindow} {
+			high, low := charge("ann", string(a), perHour(a, 100), 1), charge("ann", string(a), perHour(a, 2), 1)
+			for i, charges := range [][]ratelimit.Charge{{high, low}, {high, low}, {low, high}} {
+				d := consume(t, s, namespace, plain, charges...)
+				wide, tight := d.Results[0], d.Results[1]
+				if i == 2 {
+					tight, wide = wide, tight
+				}
+				want := ratelimit.Denied
+				if i == 0 {
+					want = ratelimit.Allowed
+				}
+				if d.Allowed != (i == 0) || tight.Outcome != want || wide.Outcome != ratelimit.Allowed || tight.Remaining != 0 || wide.Remaining != 98 {
+					t.Errorf("%s: Consume %d = %+v, want the limit of 2 %v, that of 100 allowed, and 2 used", a, i, d, want)
+				}
+			}
+		}
+	})
+}
+
 // TestPartial: as much as is left is granted, and nothing left is a denial.
 func TestPartial(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
