@@ -56,6 +56,11 @@ func (l *Locks) wait(ctx context.Context, a *attempt, key gateKey, busy *Busy, t
 		return nil, nil, err
 	}
 	defer l.leave(key, w)
+	end, ok := redis.BeginWait(ctx)
+	if !ok {
+		return nil, nil, redis.Fail(ErrTooManyWaiters, errors.New("too many calls wait, in all or on one connection"))
+	}
+	defer end()
 	o := l.observe(a.key)
 	defer o.leave()
 
