@@ -207,7 +207,8 @@ func (h *HeldLock) follow(ctx context.Context, stream *holdStream) {
 			continue
 		}
 		for {
-			if h.ctx.Err() != nil || !errors.Is(typed(err), ErrUnavailable) && !errors.Is(err, io.EOF) {
+			again := errors.Is(err, io.EOF) || errors.Is(typed(err), ErrUnavailable) || errors.Is(typed(err), ErrOverloaded)
+			if h.ctx.Err() != nil || !again {
 				h.cancel(&LockLostError{LockGone}) // no effect if the context has ended
 				return
 			}

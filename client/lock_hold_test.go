@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -174,6 +175,42 @@ func TestHoldGoesOnAtAnotherReplica(t *testing.T) {
 	h.Release()
 	if !errors.Is(h.Context().Err(), context.Canceled) || h.Lost() != nil {
 		t.Errorf("context after Release = %v, lost %v, want that it has ended without a loss", h.Context().Err(), h.Lost())
+	}
+}
+
+// TestHoldGoesOnAtABusyReplica: a replica that has too many calls in flight, as others shut down, does not end the hold.
+func TestHoldGoesOnAtABusyReplica(t *testing.T) {
+	t.Parallel()
+	var calls atomic.Int32
+	again := make(chan *lockv1.HoldLockRequest, 1)
+	b := &backend{hold: func(req *lockv1.HoldLockRequest, stream grpc.ServerStreamingServer[lockv1.HoldLockResponse]) error {
+		call := calls.Add(1)
+		switch call {
+		case 2, 3:
+			return larderError(codes.ResourceExhausted, "SERVER_OVERLOADED")
+		case 4:
+			again <- req
+		}
+		if err := stream.Send(&lockv1.HoldLockResponse{
+			Event: lockv1.HoldLockEvent_HOLD_LOCK_EVENT_ACQUIRED, LockToken: "token", FencingToken: 7, ValidUntilElapsed: durationpb.New(time.Minute),
+		}); err != nil || call == 1 {
+			return larderError(codes.Unavailable, "SERVER_SHUTTING_DOWN")
+		}
+		<-stream.Context().Done()
+		return nil
+	}}
+	c := connect(t, client.Options{Target: b.start(t, insecure.NewCredentials()).addr})
+	h, err := c.Locks.Hold(t.Context(), "n", client.HoldOptions{})
+	if err != nil {
+		t.Fatalf("Hold = error %v, want none", err)
+	}
+	select {
+	case req := <-again:
+		if req.GetLockToken() != "token" {
+			t.Errorf("lock_token = %q, want that of the lock", req.GetLockToken())
+		}
+	case <-h.Context().Done():
+		t.Errorf("the lock is lost: %v, want that it is held", h.Lost())
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	"github.com/berthcare/larder/store/redis"
 )
 
@@ -24,6 +25,7 @@ type inFlight struct {
 // waitingMethods are the methods whose calls may wait for other calls.
 var waitingMethods = map[string]bool{
 	cachev1.CacheService_GetOrLease_FullMethodName: true,
+	lockv1.LockService_AcquireLock_FullMethodName:  true,
 }
 
 func (f inFlight) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {

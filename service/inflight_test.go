@@ -7,8 +7,10 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
 	"github.com/berthcare/larder/service/policy"
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
@@ -56,6 +58,43 @@ func TestWaitingCallsAreNotInFlight(t *testing.T) {
 	if got := metric(t, a.Server, "larder_rpc_waiting"); got != 0 {
 		t.Errorf("larder_rpc_waiting afterwards = %v, want 0", got)
 	}
+}
+
+// Calls that wait for locks leave their place to others, and leave room on their connection for the call that releases the lock.
+func TestCallsThatWaitForLocksAreNotInFlight(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	a := serveWith(t, store.Options{Redis: redis.Options{Addrs: []string{server.Addr}}}, Options{MaxInFlight: 20, MaxConcurrentStreams: 6})
+	a.redis = server
+	locks := a.lock
+	eventually(t, "ready", a.health.Ready)
+	held := must[*lockv1.AcquireLockResponse](t)(locks.AcquireLock(t.Context(), &lockv1.AcquireLockRequest{Name: "l"}))
+
+	var waiters sync.WaitGroup
+	for range 3 {
+		waiters.Go(func() {
+			r, err := locks.AcquireLock(t.Context(), &lockv1.AcquireLockRequest{Name: "l", WaitTimeout: secs(20)})
+			if err != nil || r.Outcome != lockv1.AcquireLockOutcome_ACQUIRE_LOCK_OUTCOME_ACQUIRED {
+				t.Errorf("AcquireLock = %v, %v, want acquired", r, err)
+				return
+			}
+			must[*lockv1.ReleaseLockResponse](t)(locks.ReleaseLock(t.Context(), &lockv1.ReleaseLockRequest{Name: "l", LockToken: r.LockToken}))
+		})
+	}
+	eventually(t, "waiting", func() bool { return metric(t, a.Server, "larder_lock_waiters") == 3 })
+	if got := metric(t, a.Server, "larder_rpc_waiting"); got != 3 {
+		t.Errorf("larder_rpc_waiting = %v, want 3", got)
+	}
+	if got := metric(t, a.Server, "larder_rpc_in_flight", "type", "unary"); got != 0 {
+		t.Errorf("larder_rpc_in_flight with 3 calls that wait = %v, want 0", got)
+	}
+	start := time.Now()
+	_, err := locks.AcquireLock(t.Context(), &lockv1.AcquireLockRequest{Name: "l", WaitTimeout: secs(20)})
+	if took := time.Since(start); status.Code(err) != codes.ResourceExhausted || took > 5*time.Second {
+		t.Errorf("AcquireLock beyond those that may wait = %v after %v, want %v at once", err, took, codes.ResourceExhausted)
+	}
+	must[*lockv1.ReleaseLockResponse](t)(locks.ReleaseLock(t.Context(), &lockv1.ReleaseLockRequest{Name: "l", LockToken: held.LockToken}))
+	waiters.Wait()
 }
 
 // What calls in flight carry is bounded together, and those that carry little are served all the same.

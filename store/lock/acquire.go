@@ -70,20 +70,20 @@ type attempt struct {
 
 	key     lockKey
 	request string // the caller's request id, or one of this process
-	// repeatable says that the request may be repeated while its context lasts.
-	repeatable bool
-	id         string
-	salt       string
-	secret     []byte
+	// named is the request of [WithRequest], which may be repeated while its context lasts; nil if it may not.
+	named  *named
+	id     string
+	salt   string
+	secret []byte
 }
 
 func (l *Locks) attempt(ctx context.Context, k lockKey, r Request) *attempt {
 	a := &attempt{Request: r, key: k, request: r.ID, salt: newSalt()}
 	a.Permits = max(a.Permits, 1)
 	if a.request == "" {
-		id, ok := ctx.Value(requestID{}).(string)
-		if a.repeatable = ok; !ok {
-			id = rand.Text()
+		id := rand.Text()
+		if n, ok := ctx.Value(requestKey{}).(*named); ok {
+			a.named, id = n, n.id
 		}
 		a.request = "\x00" + id // which is no request id of a caller
 	}
@@ -121,6 +121,9 @@ func (l *Locks) try(ctx context.Context, a *attempt, p place) (*Grant, *Busy, er
 		}
 		l.redis.Forget(k.holders())
 		l.counts.acquired.Add(1)
+		if a.named != nil {
+			a.named.granted.Store(true)
+		}
 		return &Grant{
 			Token: tokenOf(a.id, secretOf(k, a.request, r.salt)), Fence: r.fence, At: r.at, Ends: begin.Add(left - margin(left)),
 			Expiry: expiry, id: a.id, ttl: r.ttl,
@@ -143,17 +146,27 @@ func (l *Locks) try(ctx context.Context, a *attempt, p place) (*Grant, *Busy, er
 	return nil, nil, redis.Fail(redis.ErrInternal, cmp.Or(in.err, errUnreadable))
 }
 
-// abandon takes back what a request that has failed may have acquired, unless it can be repeated: that is so if its caller has
-// named it, or while the context lasts whose attempts are one request.
+// abandon takes back what a request that has failed may have acquired, unless its caller has named it and can repeat it. If the
+// attempts of a context are one request, it waits for the end of the context.
 func (l *Locks) abandon(ctx context.Context, a *attempt, err error) {
 	unsure := errors.Is(err, redis.ErrOutcomeUnknown) || err != nil && ctx.Err() != nil
-	if !unsure || a.ID != "" || a.repeatable && ctx.Err() == nil {
+	if !unsure || a.ID != "" {
 		return
 	}
-	l.afterwards(func(ctx context.Context) error {
-		_, err := l.release(ctx, a.key, credential{id: a.id})
-		return err
-	})
+	release := func() {
+		if a.named != nil && a.named.granted.Load() {
+			return
+		}
+		l.afterwards(func(ctx context.Context) error {
+			_, err := l.release(ctx, a.key, credential{id: a.id})
+			return err
+		})
+	}
+	if a.named == nil {
+		release()
+		return
+	}
+	context.AfterFunc(ctx, release)
 }
 
 // leaveQueue gives the ticket of a request back.
@@ -164,11 +177,18 @@ func (l *Locks) leaveQueue(a *attempt) {
 	})
 }
 
-// afterwards does what no caller waits for. If it fails, what it should have removed expires.
+// afterwards does what no caller waits for, and repeats it while Redis does not answer, for as long as a command may take. If it
+// fails, what it should have removed expires.
 func (l *Locks) afterwards(do func(ctx context.Context) error) {
 	go func() {
 		ctx, cancel := context.WithTimeout(l.redis.Lifetime(), l.redis.CommandTimeout())
 		defer cancel()
-		_ = do(ctx)
+		for redis.Retryable(do(ctx)) {
+			select {
+			case <-time.After(tryAgain):
+			case <-ctx.Done():
+				return
+			}
+		}
 	}()
 }

@@ -175,6 +175,92 @@ func TestContendersWhileRedisFails(t *testing.T) {
 	})
 }
 
+// A caller that ends its wait after an attempt whose answer was lost keeps no lock that the attempt has acquired.
+func TestAWaitThatEndsAfterALostAnswer(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	proxy := redistest.StartProxy(t, server.Addr)
+	open := func(addr string) *store.Store {
+		return storetest.Open(t, store.Options{Redis: redis.Options{Addrs: []string{addr}, CommandTimeout: 500 * time.Millisecond}})
+	}
+	direct, waiter := open(server.Addr), open(proxy.Addr)
+	g := acquire(t, direct, "n", "name", lock.Request{TTL: time.Hour})
+	errGone := errors.New("the caller has gone")
+	begun := false
+	err := waiter.Locks.Hold(t.Context(), "n", "name", lock.Request{TTL: time.Hour, Wait: -1, Fair: true, Owner: "waiter"},
+		lock.HoldOptions{Every: time.Millisecond}, func(e lock.HoldEvent) error {
+			if e.Kind != lock.HoldWaiting {
+				t.Errorf("event = %+v, want only that it waits", e)
+				return errGone
+			}
+			if !begun {
+				begun = true
+				proxy.DropReplies(true)
+				release(t, direct, "n", "name", g)
+			}
+			state, err := direct.Locks.Get(t.Context(), "n", "name")
+			if err != nil || len(state.Holders) == 0 || state.Holders[0].Owner != "waiter" {
+				return err
+			}
+			proxy.DropReplies(false)
+			proxy.CutAll()
+			return errGone
+		})
+	if !errors.Is(err, errGone) {
+		t.Errorf("Hold = %v, want %v", err, errGone)
+	}
+	storetest.Eventually(t, "nobody holds the lock", func() bool {
+		state, err := direct.Locks.Get(t.Context(), "n", "name")
+		return err == nil && state.Count == 0
+	})
+}
+
+// What a request has acquired whose answers were lost is given back when its context ends, unless a later attempt was told.
+func TestARequestThatIsNotToldKeepsNoLock(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	proxy := redistest.StartProxy(t, server.Addr)
+	open := func(addr string) *store.Store {
+		return storetest.Open(t, store.Options{Redis: redis.Options{Addrs: []string{addr}, CommandTimeout: 500 * time.Millisecond}})
+	}
+	direct, caller := open(server.Addr), open(proxy.Addr)
+	holders := func() int {
+		state, err := direct.Locks.Get(t.Context(), "n", "name")
+		if err != nil {
+			t.Fatalf("Get = %v, want nil", err)
+		}
+		return state.Count
+	}
+	for _, told := range []bool{true, false} {
+		ctx, cancel := context.WithCancel(t.Context())
+		ctx = lock.WithRequest(ctx)
+		proxy.DropReplies(true)
+		if g, _, err := caller.Locks.Acquire(ctx, "n", "name", lock.Request{TTL: time.Hour}); !errors.Is(err, redis.ErrOutcomeUnknown) {
+			t.Fatalf("Acquire without an answer = %v, %v, want %v", g, err, redis.ErrOutcomeUnknown)
+		}
+		proxy.DropReplies(false)
+		proxy.CutAll()
+		var g *lock.Grant
+		if told {
+			storetest.Eventually(t, "the lock is granted", func() bool {
+				g, _, _ = caller.Locks.Acquire(ctx, "n", "name", lock.Request{TTL: time.Hour})
+				return g != nil
+			})
+		}
+		if n := holders(); n != 1 {
+			t.Errorf("holders = %d, want 1", n)
+		}
+		cancel()
+		if told {
+			if released, err := caller.Locks.Release(t.Context(), "n", "name", g.Token); err != nil || !released.Held {
+				t.Errorf("Release = %v, %v, want that it was held", released, err)
+			}
+			continue
+		}
+		storetest.Eventually(t, "nobody holds the lock", func() bool { return holders() == 0 })
+	}
+}
+
 // Those who wait fairly are served in their order, whichever replica they wait at, and before those who do not.
 func TestFairOrder(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, ns string) {

@@ -118,12 +118,19 @@ func (l *Locks) Stats() Stats {
 	}
 }
 
-type requestID struct{}
+type requestKey struct{}
+
+// A named request has several attempts.
+type named struct {
+	id      string
+	granted atomic.Bool // whether an attempt was told that it has the lock
+}
 
 // WithRequest returns a context whose calls of [Locks.Acquire] without a request id belong to one request: the attempts of a
-// caller that repeats a call whose answer was lost.
+// caller that repeats a call whose answer was lost. When the context ends, what they may have acquired is released, unless one of
+// them has returned a grant.
 func WithRequest(ctx context.Context) context.Context {
-	return context.WithValue(ctx, requestID{}, rand.Text())
+	return context.WithValue(ctx, requestKey{}, &named{id: rand.Text()})
 }
 
 // margin is what valid times are shortened by, for clocks that do not run equally fast.

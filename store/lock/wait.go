@@ -50,7 +50,7 @@ func (l *Locks) count(b *Busy) {
 }
 
 // wait waits for a lock in the gate of this process. Busy is the last answer; nil if Redis was not asked.
-func (l *Locks) wait(ctx context.Context, a *attempt, key gateKey, busy *Busy, told *waiting) (*Grant, *Busy, error) {
+func (l *Locks) wait(ctx context.Context, a *attempt, key gateKey, busy *Busy, told *waiting) (g *Grant, b *Busy, err error) {
 	var order int64
 	if busy != nil {
 		order = busy.order
@@ -60,6 +60,11 @@ func (l *Locks) wait(ctx context.Context, a *attempt, key gateKey, busy *Busy, t
 		return nil, nil, err
 	}
 	defer l.leave(key, w)
+	end, ok := redis.BeginWait(ctx)
+	if !ok {
+		return nil, nil, redis.Fail(ErrTooManyWaiters, errors.New("too many calls wait, in all or on one connection"))
+	}
+	defer end()
 	o := l.observe(a.key)
 	defer o.leave()
 
@@ -79,6 +84,12 @@ func (l *Locks) wait(ctx context.Context, a *attempt, key gateKey, busy *Busy, t
 	turn := w.turn // nil once it is this waiter's turn
 	var seen *observed
 	failures := 0
+	var failed error // of the attempts since the last answer, that of one which may have acquired the lock if there was one
+	defer func() {
+		if g == nil {
+			l.abandon(ctx, a, failed)
+		}
+	}()
 	for {
 		ask, final := false, false
 		var changed <-chan struct{}
@@ -124,11 +135,13 @@ func (l *Locks) wait(ctx context.Context, a *attempt, key gateKey, busy *Busy, t
 			p = takePlace
 		}
 		g, b, err := l.try(ctx, a, p)
+		if err == nil || !errors.Is(failed, redis.ErrOutcomeUnknown) {
+			failed = err
+		}
 		switch {
 		case g != nil:
 			return g, nil, nil
 		case err != nil && (final || ctx.Err() != nil || !redis.Retryable(err)):
-			l.abandon(ctx, a, err)
 			return nil, nil, err
 		case err != nil:
 			failures++

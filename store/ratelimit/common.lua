@@ -4,7 +4,9 @@
 -- A limit is a table with the arguments of its rule:
 --   key, algorithm ('g' GCRA, 's' sliding window, 'f' fixed window), full (the most that may be used at once), capacity, period,
 --   align ('' or where windows begin, see current_window)
--- and with the usage that was found, which load brings to the time of the script.
+-- and with the usage that was found, which load brings to the time of the script. It sets moved if the usage was found in a window
+-- that lasts longer than those of the rule, because the rule had a longer period: then it counts in the window of now, and must be
+-- stored there to end with it.
 
 local EXACT = 9007199254740992
 -- Factors of muldiv and its divisor are below 2^45, so that a digit times a factor is below 2^52.
@@ -188,6 +190,7 @@ algorithms.f = function()
         if l.align == '' and begun + l.period > time then
           start, stop = begun, begun + l.period
         end
+        l.moved = l.count > 0 and begun <= start and tonumber(over) > stop
       end
       l.start, l.stop, l.at = start, stop, time
     end,
@@ -238,6 +241,7 @@ algorithms.s = function()
           if time < begun + period then
             local old = {count = count, previous = previous, start = begun, period = period, at = math.max(time, begun)}
             l.count = count + weighted(old)
+            l.moved = l.count > 0 and period > l.period
           end
         elseif begun == start then
           l.count, l.previous = count, previous

@@ -117,8 +117,12 @@ func (l *Limiter) conclude(ctx context.Context, c *call) (Decision, error) {
 			d.Granted = c.charges[0].Cost
 		}
 		for _, i := range failed {
-			if c.options.Mode == Partial && c.charges[i].Rule.OnFailure == FailLocal {
+			switch rule := &c.charges[i].Rule; {
+			case c.options.Mode != Partial || rule.Shadow:
+			case rule.OnFailure == FailLocal:
 				d.Granted = min(d.Granted, d.Results[i].Charged)
+			default:
+				d.Granted = min(d.Granted, rule.full())
 			}
 		}
 	}

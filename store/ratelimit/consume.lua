@@ -39,8 +39,9 @@ for i = 1, count do
     load(l, time)
     usage[key] = l
   end
+  -- Two charges of one key may be under rules that differ in full.
   limits[i] = {
-    l, cost = tonumber(ARGV[a + 5]), charged = 0, verdict = 1, a = a,
+    l, full = tonumber(ARGV[a + 1]), cost = tonumber(ARGV[a + 5]), charged = 0, verdict = 1, a = a,
   }
   if flags ~= '' then
     limits[i].shadow = string.find(flags, 's', 1, true)
@@ -54,7 +55,7 @@ local granted = limits[1].cost
 if mode == 'partial' then
   for _, c in ipairs(limits) do
     if not c.shadow then
-      granted = math.min(granted, c.cost, c[1].full - c[1].is.used(c[1]))
+      granted = math.min(granted, c.cost, c.full - c[1].is.used(c[1]))
     end
   end
   granted = math.max(granted, limits[1].cost > 0 and 1 or 0)
@@ -64,9 +65,9 @@ local denied, more = 0, mode == 'each'
 for _, c in ipairs(limits) do
   local l = c[1]
   local cost = mode == 'partial' and math.min(c.cost, granted) or c.cost
-  if cost > l.full then
+  if cost > c.full then
     c.verdict = 3
-  elseif cost >= 0 and l.is.used(l) + cost > l.full then
+  elseif cost >= 0 and l.is.used(l) + cost > c.full then
     c.verdict = 2
   elseif cost > 0 and not c.peek then
     l.is.add(l, cost)
@@ -96,14 +97,20 @@ for _, c in ipairs((denied == 1 or more) and limits or {}) do
   elseif c.cost > 0 and c.charged == 0 and not c.peek then
     local over = 0
     if mode == 'each' and c.verdict ~= 1 then
-      over = l.algorithm == 'g' and math.min(c.cost, l.full - l.is.used(l)) or c.cost
+      over = l.algorithm == 'g' and math.min(c.cost, c.full - l.is.used(l)) or c.cost
     elseif denied == 1 and c.penalize and c.verdict ~= 3 then
-      over = math.min(c.cost, l.full - l.is.used(l))
+      over = math.min(c.cost, c.full - l.is.used(l))
     end
     if over > 0 then
       l.is.add(l, over)
       c.charged, l.dirty = over, true
     end
+  end
+end
+
+for _, c in ipairs(limits) do
+  if c[1].moved and c.cost > 0 and not c.peek then
+    c[1].dirty = true
   end
 end
 
@@ -114,6 +121,7 @@ local answer = {0, denied, granted}
 for _, c in ipairs(limits) do
   answer[#answer + 1] = c.verdict
   answer[#answer + 1] = c.charged
+  c[1].full = c.full
   tell(answer, c[1], c.verdict ~= 1 and (mode == 'partial' and math.min(c.cost, 1) or c.cost) or nil)
 end
 for _, l in pairs(usage) do

@@ -198,6 +198,57 @@ func TestChangedRuleActsAtOnce(t *testing.T) {
 	})
 }
 
+// TestShortenedPeriodActsAtOnce: what was used under a rule of a longer period keeps nobody waiting for longer than is told.
+func TestShortenedPeriodActsAtOnce(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		for _, a := range algorithms {
+			for _, alignment := range []ratelimit.Alignment{ratelimit.FirstUse, ratelimit.Epoch} {
+				c := charge("ann", string(a)+"-"+string(alignment), perHour(a, 5), 1)
+				if c.Rule.Alignment = alignment; a != ratelimit.FixedWindow {
+					c.Rule.Alignment = ""
+				}
+				for range 6 {
+					consume(t, s, namespace, plain, c)
+				}
+				c.Rule.Period = 200 * time.Millisecond
+				begin := time.Now()
+				d := consume(t, s, namespace, plain, c)
+				for time.Since(begin) < 5*time.Second && !d.Allowed {
+					<-time.After(min(d.RetryAfter, time.Second))
+					d = consume(t, s, namespace, plain, c)
+				}
+				if !d.Allowed {
+					t.Errorf("%s, %s: Consume %v after the period was shortened to %v = %+v, want it allowed", a, alignment, time.Since(begin), c.Rule.Period, d)
+				}
+			}
+		}
+	})
+}
+
+// TestOneKeyUnderTwoRules: two charges of one call may count in one key, as descriptors of Envoy do of which one brings a limit of
+// its own. Each keeps to its own capacity.
+func TestOneKeyUnderTwoRules(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		for _, a := range []ratelimit.Algorithm{ratelimit.FixedWindow, ratelimit.SlidingWindow} {
+			high, low := charge("ann", string(a), perHour(a, 100), 1), charge("ann", string(a), perHour(a, 2), 1)
+			for i, charges := range [][]ratelimit.Charge{{high, low}, {high, low}, {low, high}} {
+				d := consume(t, s, namespace, plain, charges...)
+				wide, tight := d.Results[0], d.Results[1]
+				if i == 2 {
+					tight, wide = wide, tight
+				}
+				want := ratelimit.Denied
+				if i == 0 {
+					want = ratelimit.Allowed
+				}
+				if d.Allowed != (i == 0) || tight.Outcome != want || wide.Outcome != ratelimit.Allowed || tight.Remaining != 0 || wide.Remaining != 98 {
+					t.Errorf("%s: Consume %d = %+v, want the limit of 2 %v, that of 100 allowed, and 2 used", a, i, d, want)
+				}
+			}
+		}
+	})
+}
+
 // TestPartial: as much as is left is granted, and nothing left is a denial.
 func TestPartial(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {

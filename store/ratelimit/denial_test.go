@@ -166,6 +166,38 @@ func TestRefundIsNotUndoneByADenialUnderWay(t *testing.T) {
 	}
 }
 
+// TestARepeatedRequestIsNotDeniedFromMemory: a request that was allowed gets that answer again, also if the limit has denied
+// others since.
+func TestARepeatedRequestIsNotDeniedFromMemory(t *testing.T) {
+	t.Parallel()
+	_, s := storetest.Alone(t)
+	o := ratelimit.ConsumeOptions{RequestID: "r"}
+	for name, call := range map[string]func(c ratelimit.Charge) (ratelimit.Decision, error){
+		"Consume": func(c ratelimit.Charge) (ratelimit.Decision, error) {
+			return s.RateLimits.Consume(t.Context(), "n", []ratelimit.Charge{c}, o)
+		},
+		"BatchConsume": func(c ratelimit.Charge) (ratelimit.Decision, error) {
+			r := s.RateLimits.BatchConsume(t.Context(), "n", []ratelimit.BatchItem{{Charges: []ratelimit.Charge{c}, Options: o}})[0]
+			return r.Decision, r.Err
+		},
+		"Reserve": func(c ratelimit.Charge) (ratelimit.Decision, error) {
+			d, _, err := s.RateLimits.Reserve(t.Context(), "n", []ratelimit.Charge{c}, time.Minute, o)
+			return d, err
+		},
+	} {
+		c := charge(name, "api", perHour(ratelimit.GCRA, 1), 1)
+		if d, err := call(c); err != nil || !d.Allowed {
+			t.Fatalf("%s = %+v, %v, want it allowed", name, d, err)
+		}
+		if d := consume(t, s, "n", plain, c); d.Allowed {
+			t.Fatalf("Consume of another = %+v, want a denial", d)
+		}
+		if d, err := call(c); err != nil || !d.Allowed || !d.Repeated || d.Local {
+			t.Errorf("%s again = %+v, %v, want the answer to the first attempt", name, d, err)
+		}
+	}
+}
+
 // TestDenialsAreBounded: however many subjects are denied, the memory is bounded.
 func TestDenialsAreBounded(t *testing.T) {
 	t.Parallel()

@@ -67,15 +67,13 @@ func (c *call) worth(i int) (cost int64, ok bool) {
 	if ch.Cost <= 0 || ch.Peek || ch.Rule.Penalize {
 		return 0, false
 	}
-	if c.options.Mode == Partial {
-		return 1, true
-	}
-	return ch.Cost, true
+	return c.least(i), true
 }
 
-// decide answers a call if one of its limits has denied as much lately, and every limit was heard since.
+// decide answers a call if one of its limits has denied as much lately, and every limit was heard since. A request with an id may
+// have been allowed before, so that Redis answers it.
 func (d *denials) decide(c *call) (Decision, bool) {
-	if d == nil || c.options.Mode == Each {
+	if d == nil || c.named || c.options.Mode == Each {
 		return Decision{}, false
 	}
 	var results []Result

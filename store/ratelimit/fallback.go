@@ -30,7 +30,7 @@ func (l *Limiter) fallBack(c *call, failed []int, results []Result) bool {
 		switch {
 		case ch.Cost <= 0 && ch.Rule.OnFailure != FailClosed:
 			r.Outcome = Allowed
-		case ch.Cost > ch.Rule.full():
+		case c.least(i) > ch.Rule.full():
 			r.Outcome, r.RetryAfter = TooCostly, Never
 		case ch.Rule.OnFailure == FailLocal:
 			local = append(local, i)
@@ -49,6 +49,14 @@ func (l *Limiter) fallBack(c *call, failed []int, results []Result) bool {
 		l.buckets.decide(c, local, results, allowed, l.options.Replicas)
 	}
 	return true
+}
+
+// least returns the least cost with which a charge is content.
+func (c *call) least(i int) int64 {
+	if c.options.Mode == Partial {
+		return min(c.charges[i].Cost, 1)
+	}
+	return c.charges[i].Cost
 }
 
 // maxBuckets is the maximum number of buckets in each of two generations. Of more subjects, those that were not heard of for the
@@ -75,10 +83,7 @@ func (b *buckets) decide(c *call, charges []int, results []Result, allowed bool,
 	for _, i := range charges {
 		ch, r := &c.charges[i], &results[i]
 		of := b.of(c.keys[i], &ch.Rule, replicas)
-		cost := ch.Cost
-		if c.options.Mode == Partial {
-			cost = 1
-		}
+		cost := c.least(i)
 		left := of.TokensAt(now)
 		r.Outcome = Allowed
 		if missing := float64(cost) - left; missing > 0 {

@@ -79,6 +79,13 @@ func TestFailurePolicies(t *testing.T) {
 			if d, _, err := call(ratelimit.FailOpen, 5*time.Millisecond, 0, 11, ""); err != nil || d.Allowed || d.RetryAfter != ratelimit.Never {
 				t.Errorf("fail open: Consume of more than the capacity = %+v, %v, want it denied for ever", d, err)
 			}
+			if d, _, err := call(ratelimit.FailOpen, 5*time.Millisecond, 0, 11, ratelimit.Partial); err != nil || !d.Allowed || d.Granted != 10 {
+				t.Errorf("fail open, partial: Consume of more than the capacity = %+v, %v, want 10 granted", d, err)
+			}
+			rule.Period = 2 * time.Hour // another rule
+			if d, _, err := call(ratelimit.FailLocal, 5*time.Millisecond, 0, 11, ratelimit.Partial); err != nil || !d.Allowed || d.Granted != 5 {
+				t.Errorf("local, partial: Consume of more than the capacity = %+v, %v, want 5 granted", d, err)
+			}
 			rule.Period = time.Minute // another rule
 			if d, _, err := call(ratelimit.FailLocal, 5*time.Millisecond, 0, 9, ratelimit.Partial); err != nil || !d.Allowed || d.Granted != 5 {
 				t.Errorf("local, partial: Consume = %+v, %v, want 5 granted", d, err)
@@ -97,6 +104,15 @@ func TestFailurePolicies(t *testing.T) {
 			if d := consume(t, s, "n", plain, local, closed); !d.Allowed || d.Results[0].Charged != 1 {
 				t.Errorf("Consume with a limit in shadow = %+v, want it allowed", d)
 			}
+			whole := closed
+			whole.Cost, local.Cost, whole.Rule.Shadow, whole.Rule.OnFailure, local.Rule.Shadow = 9, 9, false, ratelimit.FailOpen, true
+			for range 2 { // the bucket of the limit in shadow has 5, and then none
+				d, err := s.RateLimits.Consume(t.Context(), "n", []ratelimit.Charge{local, whole}, ratelimit.ConsumeOptions{Mode: ratelimit.Partial})
+				if err != nil || !d.Allowed || d.Granted != 9 {
+					t.Errorf("Consume, partial, with a local limit in shadow = %+v, %v, want all granted", d, err)
+				}
+			}
+			local.Cost, local.Rule.Shadow = 1, false
 			if d, id, err := s.RateLimits.Reserve(t.Context(), "n", []ratelimit.Charge{local}, time.Minute, plain); err != nil || !d.Degraded || id != "" {
 				t.Errorf("Reserve = %+v, %q, %v, want a degraded answer without a reservation", d, id, err)
 			}

@@ -24,6 +24,8 @@ type usage interface {
 	// mark is when something was charged; give gives back what is left of it.
 	mark() mark
 	give(n int64, m mark) usage
+	// moved reports whether it was found in a window that ends later than that of a rule, in which it is seen then.
+	moved(r ratelimit.Rule, seen usage) bool
 }
 
 type mark struct {
@@ -109,6 +111,9 @@ func (m *model) consume(mode ratelimit.Mode, charges []ratelimit.Charge) (result
 			r.charged = min(c.Cost, room)
 		}
 		after := before[i]
+		if old := m.limits[key(c)]; old != nil && c.Cost > 0 && !c.Peek && old.moved(c.Rule, after) {
+			m.limits[key(c)] = after
+		}
 		if r.charged != 0 && (r.charged > 0 || after.used() > 0) {
 			after = after.add(r.charged)
 			m.limits[key(c)] = after
@@ -192,6 +197,8 @@ func ceil(r *big.Rat) int64 {
 	return q.Int64()
 }
 
+func (b *bucket) moved(ratelimit.Rule, usage) bool { return false }
+
 func (b *bucket) used() int64 { return ceil(b.level) }
 
 func (b *bucket) add(n int64) usage {
@@ -253,6 +260,11 @@ func (f *fixed) seen(r ratelimit.Rule, now int64) usage {
 	return n
 }
 
+func (f *fixed) moved(_ ratelimit.Rule, seen usage) bool {
+	n, ok := seen.(*fixed)
+	return ok && n.count > 0 && f.start <= n.start && f.stop > n.stop
+}
+
 func (f *fixed) used() int64 { return f.count }
 
 func (f *fixed) add(n int64) usage { return &fixed{max(f.count+n, 0), f.start, f.stop, f.now} }
@@ -292,6 +304,10 @@ func (s *sliding) seen(r ratelimit.Rule, now int64) usage {
 		}
 	}
 	return n
+}
+
+func (s *sliding) moved(r ratelimit.Rule, seen usage) bool {
+	return seen.used() > 0 && s.period > r.Period.Microseconds()
 }
 
 // shifted returns the window after as many windows as have passed.

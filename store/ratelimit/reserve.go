@@ -40,6 +40,7 @@ func (l *Limiter) Reserve(ctx context.Context, namespace string, charges []Charg
 			return Decision{}, "", redis.Fail(redis.ErrInternal, errSubjects)
 		}
 	}
+	c.named = request != ""
 	if d, ok := l.denials.decide(c); ok {
 		l.counters.local.Add(1)
 		return d, "", nil

@@ -20,7 +20,9 @@ type call struct {
 	// record, about and keep are the key of the record of the request, what it says of it, and how long it lives.
 	record, about string
 	keep          time.Duration
-	groups        [][]int // the charges of each slot
+	// named means that the caller has named the request, so that only Redis knows whether it is a repetition.
+	named  bool
+	groups [][]int // the charges of each slot
 
 	sent    time.Time
 	ticket  uint64 // of the denials
@@ -45,7 +47,7 @@ type answer struct {
 
 // newCall prepares a call.
 func (l *Limiter) newCall(namespace string, charges []Charge, o ConsumeOptions) (*call, error) {
-	c := &call{namespace: namespace, charges: charges, options: o}
+	c := &call{namespace: namespace, charges: charges, options: o, named: o.RequestID != ""}
 	if c.keys = c.room.keys[:]; len(charges) > len(c.keys) {
 		c.keys = make([]string, len(charges))
 	}

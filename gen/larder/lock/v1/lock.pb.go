@@ -403,8 +403,9 @@ type AcquireLockRequest struct {
 	// configured otherwise. Unset means the default of the namespace, 30 s unless configured otherwise.
 	Ttl *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	// wait_timeout is the maximum time to wait for the lock, 0 to 30 s; unset means not to wait. A replica lets at most
-	// 500 callers wait for one lock and 2000 in all, or half of LARDER_MAX_IN_FLIGHT if that is less; further ones get
-	// RESOURCE_EXHAUSTED with the reason TOO_MANY_WAITERS.
+	// 500 callers wait for one lock and 2000 in all, or half of LARDER_MAX_IN_FLIGHT if that is less, and on one
+	// connection half of the calls that it has room for; further ones get RESOURCE_EXHAUSTED with the reason
+	// TOO_MANY_WAITERS.
 	WaitTimeout *durationpb.Duration `protobuf:"bytes,4,opt,name=wait_timeout,json=waitTimeout,proto3" json:"wait_timeout,omitempty"`
 	// permits is the maximum number of concurrent holders: 1, the default, for a lock and more for a semaphore, at most
 	// 1000. All callers should say the same; if they do not, each is granted the lock only while there are fewer holders

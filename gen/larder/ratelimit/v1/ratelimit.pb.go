@@ -844,8 +844,9 @@ type ConsumeRequest struct {
 	Cost *int64 `protobuf:"varint,4,opt,name=cost,proto3,oneof" json:"cost,omitempty"`
 	// allow_partial charges less than cost if the limits do not allow all of it but at least 1; granted says how much.
 	AllowPartial bool `protobuf:"varint,5,opt,name=allow_partial,json=allowPartial,proto3" json:"allow_partial,omitempty"`
-	// request_id names the request, 1 to 128 bytes: a repetition with the same subject, limits and cost within a minute gets the
-	// same answer and charges nothing. Empty means none. No limit may then have a subject of its own.
+	// request_id names the request, 1 to 128 bytes: a repetition of a call that was allowed, with the same subject, limits and cost
+	// within a minute, gets the same answer and charges nothing. A call that was denied is decided anew. Empty means none. No limit
+	// may then have a subject of its own.
 	RequestId     string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
