@@ -94,7 +94,8 @@ if now >= window_end then
   failures, window_end = 0, now + window
 end
 save_failures(state_key, failures + 1, window_end, s.streak + 1)
-keep_until(state_key, now + STREAK_MEMORY, now)
+-- Not by keep_until, which would tell the state of a token that lives longer from one that is new.
+redis.call('PEXPIREAT', state_key, ms(now + math.max(redis.call('PTTL', state_key), STREAK_MEMORY)))
 
 if not is_right() then
   emit(events, now, 'token_failed', namespace, '', subject, {'token', id, 'purpose', t and t.purpose or purpose})
