@@ -36,8 +36,9 @@ local evicted, since = {}, nil
 if subject_hash ~= '' then
   local s = subject_of(subject_key, class)
   epoch = highest_epoch(epoch_key, ends, s, now)
-  -- An epoch that the caller has seen and that is gone may have been raised before.
-  local unknown = if_epoch > 0 and if_epoch < epoch and not s.since
+  -- An epoch that the caller has seen and that is gone may have been raised before, unless it is the highest one still. If it is
+  -- above that, the highest one is gone, too.
+  local unknown = if_epoch > 0 and if_epoch ~= epoch and not s.since
   if if_epoch >= 0 and s.epoch > if_epoch or unknown then
     return redis.error_reply('LARDER_SUBJECT_EPOCH_CHANGED revoked meanwhile')
   end
