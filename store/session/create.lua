@@ -37,9 +37,11 @@ if subject_hash ~= '' then
   local s = subject_of(subject_key, class)
   epoch = highest_epoch(epoch_key, ends, s, now)
   -- An epoch that the caller has seen and that is gone may have been raised before, unless it is the highest one still. If it is
-  -- above that, the highest one is gone, too.
-  local unknown = if_epoch > 0 and if_epoch ~= epoch and not s.since
-  if if_epoch >= 0 and s.epoch > if_epoch or unknown then
+  -- above that, the highest one is gone, too. Of the key that the caller has seen no epoch is below the one that names it, and a
+  -- key that has had epochs in microseconds says so.
+  local unknown = not s.since and if_epoch ~= epoch
+    or s.since and (tonumber(s.since) > if_epoch or if_epoch > MICROSECONDS and not s.micros)
+  if if_epoch >= 0 and s.epoch > if_epoch or if_epoch > 0 and unknown then
     return redis.error_reply('LARDER_SUBJECT_EPOCH_CHANGED revoked meanwhile')
   end
   local plan = plan_of(now, namespace, string.sub(record, 1, -#id - 1), string.sub(attributes, 1, -#id - 1), subject_prefix)

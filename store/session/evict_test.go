@@ -228,6 +228,15 @@ func TestEvictedEpochRefusesALogin(t *testing.T) {
 		if _, err := s.Sessions.Create(t.Context(), namespace, n); !errors.Is(err, session.ErrSubjectEpochChanged) {
 			t.Errorf("Create with an epoch from before the eviction: error %v, want ErrSubjectEpochChanged", err)
 		}
+		createSession(t, s, namespace, sessionOf("ann")) // which makes another key of the subject
+		if _, err := s.Sessions.Create(t.Context(), namespace, n); !errors.Is(err, session.ErrSubjectEpochChanged) {
+			t.Errorf("Create with an epoch from before the eviction, after another login: error %v, want ErrSubjectEpochChanged", err)
+		}
+		revokeClass(t, s, namespace, "ann", "mobile", "")
+		epoch = subjectEpoch(t, s, namespace, "ann")
+		if _, err := s.Sessions.Create(t.Context(), namespace, n); err != nil {
+			t.Errorf("Create with the epoch of now: error %v, want none", err)
+		}
 	})
 }
 
@@ -253,6 +262,10 @@ func TestEvictedEpochInMicrosecondsRefusesALogin(t *testing.T) {
 	n.IfSubjectEpoch = &epoch
 	if _, err := s.Sessions.Create(t.Context(), "n", n); !errors.Is(err, session.ErrSubjectEpochChanged) {
 		t.Errorf("Create with an epoch from before the eviction: error %v, want ErrSubjectEpochChanged", err)
+	}
+	createSession(t, s, "n", sessionOf("ann"))
+	if _, err := s.Sessions.Create(t.Context(), "n", n); !errors.Is(err, session.ErrSubjectEpochChanged) {
+		t.Errorf("Create with an epoch from before the eviction, after another login: error %v, want ErrSubjectEpochChanged", err)
 	}
 	epoch = subjectEpoch(t, s, "n", "ann")
 	if _, err := s.Sessions.Create(t.Context(), "n", n); err != nil {
