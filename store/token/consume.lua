@@ -164,7 +164,7 @@ if now >= t.expires or not s.open[id] then
 end
 
 -- What is left of the state are open tokens that this one does not end.
-local gone, left = {'f', 'fu', 'st', 'n', 'ca', 'rq', 'ri'}, grant_id ~= ''
+local gone, left = {'f', 'fu', 'st', 'n', 'ca', 'rq', 'ra', 'ri'}, grant_id ~= ''
 if t.kind == 'recovery' then
   answer_of.left = t.left - 1
   redis.call('HSET', token_key, 'c:' .. recovery_digest, ms(now) .. ' ' .. request .. ' ' .. grant_id, 'left', ms(t.left - 1))
