@@ -74,7 +74,6 @@ var costCases = []struct {
 	{"CreateSession", "anonymous", nil, ``},
 	{"ValidateSession", "near-cached", (*costs).validated, `session_token: "$TOKEN"`},
 	{"ValidateSession", "else", (*costs).signIn, `session_token: "$TOKEN"`},
-	{"ValidateSession", "a token of no session", nil, `session_token: "ls1_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"`},
 	{"ValidateSession", "PRIMARY", (*costs).validated, `session_token: "$TOKEN" consistency: CONSISTENCY_PRIMARY`},
 	{"ValidateSession", "TOUCH_FORCE", (*costs).validated, `session_token: "$TOKEN" touch: TOUCH_FORCE`},
 	{"BatchValidateSessions", "2 tokens, near-cached", (*costs).validated, `items {session_token: "$TOKEN"} items {session_token: "$TOKEN"}`},

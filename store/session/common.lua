@@ -126,7 +126,11 @@ end
 -- the script must have changed nothing yet: it replies with what elsewhere returns, which makes the caller declare the keys and
 -- run the script again. Redis then refuses if the slot moves, so that a declared key which is missing does not exist.
 local function elsewhere(keys)
-  if #keys == 0 or redis.call('EXISTS', unpack(keys)) == #keys then
+  local existing = 0
+  for i = 1, #keys, 1000 do -- Lua unpacks some thousands at most
+    existing = existing + redis.call('EXISTS', unpack(keys, i, math.min(i + 999, #keys)))
+  end
+  if existing == #keys then
     return nil
   end
   local declared, missing = {}, {'LARDER_MISSING'}

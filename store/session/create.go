@@ -45,6 +45,7 @@ type Created struct {
 
 	at      time.Time // zero if there is no new session
 	existed bool      // the session, or its promotion, exists already
+	again   bool      // the script has only tidied an index, and must be run again
 }
 
 // Create writes a session and returns its token, of which Redis keeps the hash alone. It fails with
@@ -94,13 +95,18 @@ func (s *Sessions) create(ctx context.Context, namespace string, n Creation, cre
 		args = append(args, name, value)
 	}
 	defer s.redis.Forget(keys[0])
-	m, err := s.run(ctx, createScript, eff, keys, args...)
-	if err != nil {
-		return Created{}, err
+	var created Created
+	for again := true; again; again = created.again {
+		m, err := s.run(ctx, createScript, eff, keys, args...)
+		if err != nil {
+			return Created{}, err
+		}
+		if created, err = parseCreated(m); err != nil {
+			return created, err
+		}
 	}
-	created, err := parseCreated(m)
-	if err != nil || created.at.IsZero() {
-		return created, err
+	if created.at.IsZero() {
+		return created, nil
 	}
 	for _, o := range created.Evicted {
 		s.redis.Forget(sessionKey(p, namespace, o.ID))
@@ -126,7 +132,11 @@ func parseCreated(m rueidis.RedisMessage) (created Created, err error) {
 		return created, redis.ErrInternal
 	}
 	if len(parts) < 3 {
-		return Created{existed: true}, nil
+		n, err := parts[0].AsInt64()
+		if err != nil {
+			return created, redis.ErrInternal
+		}
+		return Created{existed: n == 0, again: n == 3}, nil
 	}
 	at, err1 := parts[1].AsInt64()
 	list, err2 := parts[2].ToArray()

@@ -7,8 +7,9 @@
 --       (evict_least_recently_used, evict_oldest, reject), 18 authentication assurance level, 19 authentication methods,
 --       20 time of authentication in milliseconds ('': now), 21 id of the anonymous session that is promoted ('': none),
 --       22 how long to keep the note in milliseconds, then name and value of each attribute
--- RETURNS: {1, time of creation in milliseconds, sessions that were revoked to make room}; {2, 0, sessions at the limit}; or
---          {0} if the record exists or the promotion was completed before. A session is {id, ip, user agent, label, device
+-- RETURNS: {1, time of creation in milliseconds, sessions that were revoked to make room}; {2, 0, sessions at the limit}; {0}
+--          if the record exists or the promotion was completed before; or {3} if the script must be run again, as it has removed
+--          many ids of sessions that are gone from an index and there are more. A session is {id, ip, user agent, label, device
 --          class, created, last active, expires}
 
 local record, attributes, events, ends, epoch_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -36,9 +37,12 @@ local evicted, since = {}, nil
 if subject_hash ~= '' then
   local s = subject_of(subject_key, class)
   epoch = highest_epoch(epoch_key, ends, s, now)
-  -- An epoch that the caller has seen and that is gone may have been raised before.
-  local unknown = if_epoch > 0 and if_epoch < epoch and not s.since
-  if if_epoch >= 0 and s.epoch > if_epoch or unknown then
+  -- An epoch that the caller has seen and that is gone may have been raised before, unless it is the highest one still. If it is
+  -- above that, the highest one is gone, too. Of the key that the caller has seen no epoch is below the one that names it, and a
+  -- key that has had epochs in microseconds says so.
+  local unknown = not s.since and if_epoch ~= epoch
+    or s.since and (tonumber(s.since) > if_epoch or if_epoch > MICROSECONDS and not s.micros)
+  if if_epoch >= 0 and s.epoch > if_epoch or if_epoch > 0 and unknown then
     return redis.error_reply('LARDER_SUBJECT_EPOCH_CHANGED revoked meanwhile')
   end
   local plan = plan_of(now, namespace, string.sub(record, 1, -#id - 1), string.sub(attributes, 1, -#id - 1), subject_prefix)
@@ -58,6 +62,10 @@ if subject_hash ~= '' then
   local ask = elsewhere(plan.missing)
   if ask then
     return ask
+  end
+  if plan.unfinished then
+    tidy(plan)
+    return {3}
   end
   if refused then
     return {2, 0, refused}

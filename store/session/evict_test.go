@@ -228,7 +228,49 @@ func TestEvictedEpochRefusesALogin(t *testing.T) {
 		if _, err := s.Sessions.Create(t.Context(), namespace, n); !errors.Is(err, session.ErrSubjectEpochChanged) {
 			t.Errorf("Create with an epoch from before the eviction: error %v, want ErrSubjectEpochChanged", err)
 		}
+		createSession(t, s, namespace, sessionOf("ann")) // which makes another key of the subject
+		if _, err := s.Sessions.Create(t.Context(), namespace, n); !errors.Is(err, session.ErrSubjectEpochChanged) {
+			t.Errorf("Create with an epoch from before the eviction, after another login: error %v, want ErrSubjectEpochChanged", err)
+		}
+		revokeClass(t, s, namespace, "ann", "mobile", "")
+		epoch = subjectEpoch(t, s, namespace, "ann")
+		if _, err := s.Sessions.Create(t.Context(), namespace, n); err != nil {
+			t.Errorf("Create with the epoch of now: error %v, want none", err)
+		}
 	})
+}
+
+// Epochs count microseconds after the highest one of the partition was evicted, and milliseconds again if nothing tells any longer
+// that there were sessions. A login that has seen the former does not slip through because its epoch is the greater number.
+func TestEvictedEpochInMicrosecondsRefusesALogin(t *testing.T) {
+	t.Parallel()
+	s := beside(t, redistest.Start(t, redistest.Options{}))
+	p, _ := subjectPartition("n", "ann")
+	highest, ends := fmt.Sprintf("ld:m:{p%d}", p), fmt.Sprintf("ld:x:{p%d}", p)
+	_, sess := createSession(t, s, "n", sessionOf("ann"))
+	storetest.Command(t, s, "DEL", highest)
+	revokeSubject(t, s, "n", "ann", "")
+	epoch := subjectEpoch(t, s, "n", "ann")
+	if epoch < 1e15 {
+		t.Fatalf("SubjectEpoch = %d, want microseconds", epoch)
+	}
+	revokeSubject(t, s, "n", "ann", "")
+	for _, key := range []string{sessionKeysOf(t, "n", sess).subject, highest, ends} {
+		storetest.Command(t, s, "DEL", key)
+	}
+	n := sessionOf("ann")
+	n.IfSubjectEpoch = &epoch
+	if _, err := s.Sessions.Create(t.Context(), "n", n); !errors.Is(err, session.ErrSubjectEpochChanged) {
+		t.Errorf("Create with an epoch from before the eviction: error %v, want ErrSubjectEpochChanged", err)
+	}
+	createSession(t, s, "n", sessionOf("ann"))
+	if _, err := s.Sessions.Create(t.Context(), "n", n); !errors.Is(err, session.ErrSubjectEpochChanged) {
+		t.Errorf("Create with an epoch from before the eviction, after another login: error %v, want ErrSubjectEpochChanged", err)
+	}
+	epoch = subjectEpoch(t, s, "n", "ann")
+	if _, err := s.Sessions.Create(t.Context(), "n", n); err != nil {
+		t.Errorf("Create with the epoch of now, %d: error %v, want none", epoch, err)
+	}
 }
 
 // If the partition's highest epoch is evicted and the clock was set back, a revocation still ends what was created before.

@@ -54,11 +54,13 @@ func reading(p partition, namespace, id string) (keys, args []string) {
 	return []string{sessionKey(p, namespace, id)}, []string{subjectKey(p, namespace, ""), attributesKey(p, namespace, id)}
 }
 
-// readNear returns an active session from the near cache, or reads it into the near cache. Only the primary may say that a session
-// is inactive: a nil record decides that only if own is set, when this call has read it.
-func (s *Sessions) readNear(ctx context.Context, p partition, namespace, id string) (_ *record, own bool, err error) {
+// readNear returns an active session from the near cache, or reads it into the near cache. A nil record decides nothing:
+// only the primary may say that a session is inactive.
+func (s *Sessions) readNear(ctx context.Context, p partition, namespace, id string) (*record, error) {
 	var room [redis.KeyRoom]byte
 	v, ok := s.redis.Near.GetBytes(appendSessionKey(room[:0], p, namespace, id))
+	own := false
+	var err error
 	if !ok {
 		v, _, err = s.redis.Near.Load(ctx, sessionKey(p, namespace, id), func() (any, int, time.Duration, error) {
 			own = true
@@ -71,13 +73,13 @@ func (s *Sessions) readNear(ctx context.Context, p partition, namespace, id stri
 	}
 	r, _ := v.(*record)
 	if err != nil || r == nil || own {
-		return r, own, err
+		return r, err
 	}
 	// The record may come from a read of another caller that began before the subject's sessions were revoked. A revocation
 	// invalidates the key of the subject and not that of the record, so the epoch must be looked up too.
 	epoch, err := s.subjectEpoch(ctx, p, namespace, r)
 	if err != nil || !r.active(epoch, s.redis.Now()) {
-		return nil, false, err
+		return nil, err
 	}
-	return r, false, nil
+	return r, nil
 }

@@ -7,6 +7,9 @@ local LISTED = 200
 -- The maximum number of records of one index to read at a time, those that expire first, as other callers wait meanwhile.
 local READ = 1000
 
+-- How many times as many are read of an index in one script if none of them is active.
+local BATCHES = 4
+
 -- plan_of returns an empty plan. Sessions are those to revoke; read has what was read of each index; missing are keys of which
 -- the plan does not know whether they exist.
 local function plan_of(now, namespace, record_prefix, attributes_prefix, subject_prefix)
@@ -38,7 +41,8 @@ local function look_at(id, plan)
   return active(s, attributes, plan.subject_prefix, plan.now)
 end
 
--- living returns the active sessions of an index, those that expire first, the ids of others, and how many it did not read.
+-- living returns the active sessions of an index, those that expire first, the ids of others, and how many it did not read. If
+-- there are more ids and it has found no active session, the plan is unfinished.
 local function living(index, plan)
   local r = plan.read[index]
   if r then
@@ -46,7 +50,7 @@ local function living(index, plan)
   end
   r = {found = {}, gone = {}, unread = unexpired(index, plan.now)}
   plan.read[index] = r
-  local from = 0
+  local from, batch = 0, 0
   repeat
     local ids = redis.call('ZRANGEBYSCORE', index, '(' .. ms(plan.now), '+inf', 'LIMIT', from, READ)
     for _, id in ipairs(ids) do
@@ -58,8 +62,9 @@ local function living(index, plan)
         r.gone[#r.gone + 1] = id
       end
     end
-    from, r.unread = from + #ids, r.unread - #ids
-  until #r.found > 0 or #ids == 0
+    from, batch, r.unread = from + #ids, batch + 1, r.unread - #ids
+  until #r.found > 0 or #ids == 0 or batch == BATCHES
+  plan.unfinished = plan.unfinished or #r.found == 0 and r.unread > 0
   return r
 end
 
@@ -128,6 +133,16 @@ local function make_room(indexes, limit, policy, plan)
   return nil
 end
 
+-- tidy removes from the indexes that were read what is not active.
+local function tidy(plan)
+  for index, r in pairs(plan.read) do
+    for i = 1, #r.gone, READ do
+      redis.call('ZREM', index, unpack(r.gone, i, math.min(i + READ - 1, #r.gone)))
+    end
+    redis.call('ZREMRANGEBYSCORE', index, '-inf', ms(plan.now))
+  end
+end
+
 -- carry_out revokes what was planned, tidies the indexes that were read, and returns the revoked sessions.
 local function carry_out(plan, events, ends)
   local evicted = {}
@@ -142,11 +157,6 @@ local function carry_out(plan, events, ends)
     redis.call('ZREM', s.index, s.id)
     emit(events, plan.now, 'revoked', plan.namespace, s.id, s.subject, {'reason', 'limit'})
   end
-  for index, r in pairs(plan.read) do
-    for _, id in ipairs(r.gone) do
-      redis.call('ZREM', index, id)
-    end
-    redis.call('ZREMRANGEBYSCORE', index, '-inf', ms(plan.now))
-  end
+  tidy(plan)
   return evicted
 end

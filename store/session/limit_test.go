@@ -12,6 +12,7 @@ import (
 
 	"github.com/berthcare/larder/store"
 	"github.com/berthcare/larder/store/redis"
+	"github.com/berthcare/larder/store/redistest"
 	"github.com/berthcare/larder/store/session"
 	"github.com/berthcare/larder/store/storetest"
 )
@@ -311,4 +312,40 @@ func TestFarTooManySessionsEndLoginByLogin(t *testing.T) {
 			t.Errorf("%d sessions left, want 2", n)
 		}
 	})
+}
+
+// An index may hold many ids whose records Redis has evicted. They keep nobody from logging in for long, and no script reads all of
+// them.
+func TestLimitCountsNoEvictedSessions(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	s := beside(t, server)
+	for _, policy := range []session.LimitPolicy{session.EvictOldest, session.Reject} {
+		subject := string(policy)
+		_, sess := createSession(t, s, "n", sessionOf(subject))
+		index := sessionKeysOf(t, "n", sess).index
+		ends := fmt.Sprint(time.Now().Add(time.Minute).UnixMilli())
+		for n := 0; n < 20000; n += 1000 {
+			args := []string{"ZADD", index}
+			for i := range 1000 {
+				args = append(args, ends, fmt.Sprint("evicted", n+i))
+			}
+			server.Do(t, args...)
+		}
+		n := sessionOf(subject)
+		n.Limits = session.Limits{PerSubject: 2, Policy: policy}
+		created := session.Created{}
+		for attempt := 0; created.Session == nil; attempt++ {
+			var err error
+			if created, err = s.Sessions.Create(t.Context(), "n", n); err != nil {
+				t.Fatalf("Create (%s): error %v: %s; want none", policy, err, redis.Cause(err))
+			}
+			if attempt > 10 {
+				t.Fatalf("Create (%s) was refused %d times, want it to succeed: one session is active", policy, attempt)
+			}
+		}
+		if getSession(t, s, "n", sess.ID) == nil {
+			t.Errorf("%s: the first session has ended, want both active", policy)
+		}
+	}
 }

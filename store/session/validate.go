@@ -68,15 +68,11 @@ func (s *Sessions) Validate(ctx context.Context, namespace string, v Validation)
 		return Verdict{}, nil
 	}
 	if v.Near {
-		r, own, err := s.readNear(ctx, cred.partition, namespace, cred.id)
-		if err != nil || r == nil && own {
+		r, err := s.readNear(ctx, cred.partition, namespace, cred.id)
+		if err != nil {
 			return Verdict{}, err
 		}
-		now := s.redis.Now()
-		if own {
-			now = r.readAt
-		}
-		if verdict, as := r.weigh(cred, v, now); verdict.Outcome == Active || own {
+		if verdict, as := r.weigh(cred, v, s.redis.Now()); verdict.Outcome == Active {
 			return s.settle(ctx, namespace, cred, v, r, verdict, as)
 		}
 	}

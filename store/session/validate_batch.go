@@ -33,8 +33,8 @@ type validating struct {
 }
 
 // ValidateAll checks tokens independently of each other and returns the verdicts in the order of vs. Sessions in the near
-// cache cost no round trip. The others are read in one round trip per shard. A second one follows for sessions that are not
-// active by the near cache, and a last one for touches that the answer waits for.
+// cache cost no round trip. The others are read in one round trip per shard. A second one follows for those that are not active by
+// the near cache or by what was read for it, and a last one for touches that the answer waits for.
 func (s *Sessions) ValidateAll(ctx context.Context, namespace string, vs []Validation) ([]BatchVerdict, error) {
 	results := make([]BatchVerdict, len(vs))
 	items := make([]validating, len(vs))
@@ -52,15 +52,17 @@ func (s *Sessions) ValidateAll(ctx context.Context, namespace string, vs []Valid
 		}
 	}
 	b := &validationBatch{s, namespace, items, results}
-	b.failAll(slices.Concat(missing, epochs), b.read(ctx, missing, epochs))
-	// The near cache did not lead to an active verdict: only the primary may give another one.
+	read := slices.Concat(missing, epochs)
+	b.failAll(read, b.read(ctx, missing, epochs, true))
+	// The near cache, or what was read to fill it, did not lead to an active verdict: only the primary may give another one. After
+	// a failover the tracked connections may lead to the former one for a while.
 	var doubted []int
-	for _, i := range epochs {
+	for _, i := range read {
 		if !items[i].decided && results[i].Err == nil {
 			doubted = append(doubted, i)
 		}
 	}
-	b.failAll(doubted, b.read(ctx, doubted, nil))
+	b.failAll(doubted, b.read(ctx, doubted, nil, false))
 	b.failAll(b.settle(ctx))
 	return results, b.err(ctx)
 }
@@ -127,12 +129,13 @@ type validationBatch struct {
 }
 
 // read reads the records of the items in missing and decides them, and reads the subject's epochs for the items in epochs.
-// If any answer may go into the near cache, all commands use the tracked connections.
-func (b *validationBatch) read(ctx context.Context, missing, epochs []int) error {
+// If any answer may go into the near cache, all commands use the tracked connections, and decide nothing but active verdicts.
+// Keep says whether answers may go there.
+func (b *validationBatch) read(ctx context.Context, missing, epochs []int, keep bool) error {
 	tracked := len(epochs) > 0
 	for _, i := range missing {
 		item := &b.items[i]
-		tracked = tracked || item.Near
+		tracked = tracked || keep && item.Near
 		item.ticket, item.near = b.redis.Near.Begin(item.record), nil
 	}
 	for _, i := range epochs {
@@ -215,15 +218,17 @@ func (b *validationBatch) readRecord(i int, answer rueidis.RedisResult, tracked 
 	if err != nil {
 		return err
 	}
-	item.decided = true
+	item.decided = !tracked
 	if r == nil || !r.active(r.readEpoch, r.readAt) {
 		return nil
 	}
 	if tracked && item.Near {
 		b.redis.Near.Put(item.record, item.ticket, r, r.size, min(near.Longest, r.session.ExpiresAt().Sub(r.readAt)))
 	}
-	b.results[i].Verdict, item.as = r.weigh(item.cred, item.Validation, r.readAt)
-	item.read = r
+	verdict, as := r.weigh(item.cred, item.Validation, r.readAt)
+	if item.decided = item.decided || verdict.Outcome == Active; item.decided {
+		b.results[i].Verdict, item.read, item.as = verdict, r, as
+	}
 	return nil
 }
 

@@ -19,6 +19,15 @@ if answered(request) then
 end
 local bound = redis.call('HMGET', bounds, 'claims', 'numbers')
 local claims_until, numbers_until = tonumber(bound[1] or '0'), tonumber(bound[2] or '0')
+if not bound[1] and redis.call('PTTL', claims) > 0 then
+  -- Redis has evicted the bounds alone: none of the claims must end sooner.
+  claims_until = now + redis.call('PTTL', claims)
+  redis.call('HSET', bounds, 'claims', ms(claims_until))
+  if redis.call('PTTL', numbers) > 0 then
+    numbers_until = now + redis.call('PTTL', numbers)
+    redis.call('HSET', bounds, 'numbers', ms(numbers_until))
+  end
+end
 if claims_until > now and redis.call('EXISTS', claims) == 0 then
   return {'uncertain', '', claims_until - now}
 end
@@ -32,6 +41,9 @@ end
 local last = number ~= '' and ends > now and redis.call('HGET', numbers, member)
 if last and number <= last then
   return {'refused', last, 0}
+end
+if number ~= '' and ends > now and not last then
+  return {'uncertain', '', ends - now} -- its number was evicted
 end
 local over = redis.call('ZRANGEBYSCORE', claims, '-inf', ms(now), 'LIMIT', 0, TRIM)
 if #over > 0 then

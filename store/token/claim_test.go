@@ -162,6 +162,10 @@ func TestEvictedClaimsAreNotGivenAgain(t *testing.T) {
 		t.Errorf("ClaimCounter after an eviction = %+v, want it uncertain", got)
 	}
 	storetest.Command(t, s, "HSET", keys[2], "numbers", "1000")
+	storetest.Command(t, s, "DEL", keys[2]) // the numbers are gone, and so is the time until when there were any
+	if got := claimCounter(t, s, namespace, counter, 4); got.OK || !got.Uncertain || got.RetryAfter <= 0 {
+		t.Errorf("ClaimCounter after an eviction of all but the claims = %+v, want it uncertain for a while", got)
+	}
 }
 
 // Claims that have ended are removed as others are made.
@@ -181,5 +185,38 @@ func TestClaimsThatEndedAreRemoved(t *testing.T) {
 	}
 	if claims != 3000 || numbers != 0 {
 		t.Errorf("there are %d claims and %d numbers, want 3000 and 0", claims, numbers)
+	}
+}
+
+// If Redis evicts the time until when there are claims, those that there are stay for as long as they are in force.
+func TestClaimsOutliveTheEvictionOfTheirEnd(t *testing.T) {
+	t.Parallel()
+	_, s := storetest.Alone(t)
+	long := token.Claim{Scope: "s", ID: "long", TTL: time.Hour}
+	for what, claim := range map[string]func(c token.Claim) token.Claimed{
+		"once":    func(c token.Claim) token.Claimed { return claimOnce(t, s, "n", c) },
+		"counter": func(c token.Claim) token.Claimed { return claimCounter(t, s, "n", c, 5) },
+	} {
+		keys := token.ClaimKeys("n", what, long)
+		if got := claim(long); !got.OK {
+			t.Fatalf("claim (%s) = %+v, want it claimed", what, got)
+		}
+		storetest.Command(t, s, "DEL", keys[2])
+		short := token.Claim{Scope: "s", TTL: time.Second}
+		for n := 0; short.ID == "" || token.ClaimKeys("n", what, short)[0] != keys[0]; n++ { // one of the same partition
+			short.ID = fmt.Sprint("short", n)
+		}
+		if got := claim(short); !got.OK {
+			t.Errorf("another claim (%s) = %+v, want it claimed", what, got)
+		}
+		for _, key := range keys[:map[string]int{"once": 1, "counter": 2}[what]] {
+			if left, _ := storetest.Command(t, s, "PTTL", key).(int64); left < time.Minute.Milliseconds() {
+				t.Errorf("%s lives for %d ms, want it to live as long as the first claim", key, left)
+			}
+		}
+		storetest.Command(t, s, "DEL", keys[0])
+		if got := claim(long); got.OK || !got.Uncertain {
+			t.Errorf("claim (%s) after the eviction of claims = %+v, want it uncertain", what, got)
+		}
 	}
 }

@@ -36,8 +36,8 @@ end
 
 -- load_state returns a state, that of a subject without failures and tokens if there is none.
 local function load_state(key)
-  local s = {open = {}, failures = 0, window_end = 0, streak = 0, issues = 0, next_issue = 0, last_issue = 0, request = '', last_id = ''}
-  local names = {f = 'failures', fu = 'window_end', st = 'streak', n = 'issues', ca = 'next_issue', la = 'last_issue'}
+  local s = {open = {}, failures = 0, window_end = 0, streak = 0, issues = 0, next_issue = 0, last_issue = 0, request = '', requested = 0, last_id = ''}
+  local names = {f = 'failures', fu = 'window_end', st = 'streak', n = 'issues', ca = 'next_issue', la = 'last_issue', ra = 'requested'}
   local f = redis.call('HGETALL', key)
   for i = 1, #f, 2 do
     local name, value = f[i], f[i + 1]

@@ -94,7 +94,8 @@ if now >= window_end then
   failures, window_end = 0, now + window
 end
 save_failures(state_key, failures + 1, window_end, s.streak + 1)
-keep_until(state_key, now + STREAK_MEMORY, now)
+-- Not by keep_until, which would tell the state of a token that lives longer from one that is new.
+redis.call('PEXPIREAT', state_key, ms(now + math.max(redis.call('PTTL', state_key), STREAK_MEMORY)))
 
 if not is_right() then
   emit(events, now, 'token_failed', namespace, '', subject, {'token', id, 'purpose', t and t.purpose or purpose})
@@ -163,7 +164,7 @@ if now >= t.expires or not s.open[id] then
 end
 
 -- What is left of the state are open tokens that this one does not end.
-local gone, left = {'f', 'fu', 'st', 'n', 'ca', 'rq', 'ri'}, grant_id ~= ''
+local gone, left = {'f', 'fu', 'st', 'n', 'ca', 'rq', 'ra', 'ri'}, grant_id ~= ''
 if t.kind == 'recovery' then
   answer_of.left = t.left - 1
   redis.call('HSET', token_key, 'c:' .. recovery_digest, ms(now) .. ' ' .. request .. ' ' .. grant_id, 'left', ms(t.left - 1))

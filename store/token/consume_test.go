@@ -157,6 +157,26 @@ func TestIssueIsRepeatedByTheSameRequestOnly(t *testing.T) {
 	})
 }
 
+// Repeated calls do not prolong the time in which the call can be repeated: nobody is sent a message every minute.
+func TestIssueIsRepeatedForTwoMinutesOnly(t *testing.T) {
+	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
+		n := a(token.Code, "ann", func(i *token.Issue) { i.Limits, i.Request = limits, "one" })
+		n.Limits.Cooldown = time.Hour
+		pass := func(d time.Duration) {
+			for _, field := range []string{"la", "ra"} {
+				storetest.Command(t, s, "HINCRBY", stateOf(namespace, "ann"), field, fmt.Sprint(-d.Milliseconds()))
+			}
+		}
+		issue(t, s, namespace, n)
+		pass(90 * time.Second)
+		issue(t, s, namespace, n)
+		pass(40 * time.Second)
+		if i, err := s.Tokens.Issue(t.Context(), namespace, n); err != nil || !i.Cooldown {
+			t.Errorf("Issue repeated 130 s after the first call = %+v, %v, want a cooldown", i, err)
+		}
+	})
+}
+
 func TestInspectCountsNothing(t *testing.T) {
 	storetest.Everywhere(t, func(t *testing.T, s *store.Store, namespace string) {
 		inspect := func(p token.Presented, want token.Verdict) token.Inspected {

@@ -23,12 +23,12 @@ if wait then
   return {'locked', wait, '0'}
 end
 local dropped = {}
-local next_issue = now
+local next_issue, requested = now, now
 if kind ~= 'recovery' then -- nobody is sent a message with recovery codes
-  if request ~= '' and request == s.request and now < s.last_issue + REPLAYABLE then
+  if request ~= '' and request == s.request and now < s.requested + REPLAYABLE then
     dropped[#dropped + 1] = open_field(s.last_id)
     s.open[s.last_id] = nil
-    next_issue = s.next_issue
+    next_issue, requested = s.next_issue, s.requested
   elseif cooldown > 0 then
     if now < s.next_issue then
       return {'cooldown', s.next_issue - now, '0'}
@@ -46,8 +46,8 @@ if kind == 'recovery' then
   redis.call('HSET', state_key, 'la', ms(issued), open_field(id), open_value(issued, expires, kind))
   redis.call('DEL', token_key) -- an earlier set
 else
-  redis.call('HSET', state_key, 'la', ms(issued), open_field(id), open_value(issued, expires, kind), 'rq', request, 'ri', id,
-    'n', ms(s.issues), 'ca', ms(next_issue))
+  redis.call('HSET', state_key, 'la', ms(issued), open_field(id), open_value(issued, expires, kind), 'rq', request, 'ra', ms(requested),
+    'ri', id, 'n', ms(s.issues), 'ca', ms(next_issue))
 end
 
 -- The oldest open tokens make room.
