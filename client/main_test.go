@@ -130,6 +130,7 @@ func (b *backend) start(t *testing.T, creds credentials.TransportCredentials) *b
 	}
 	b.addr, b.health = lis.Addr().String(), health.NewServer()
 	b.health.SetServingStatus("ready", healthpb.HealthCheckResponse_SERVING)
+	b.health.SetServingStatus(ratelimitv1.RateLimitService_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
 	enforcement := grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true})
 	server := grpc.NewServer(grpc.Creds(creds), enforcement, grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, _ grpc.UnaryHandler) (any, error) {
 		b.record(req.(proto.Message))

@@ -124,7 +124,7 @@ func sessionEdges() (bad, good [][3]string) {
 		{"CreateSession", `attributes {key: ` + quoted(128) + "}"},
 		{"CreateSession", `attributes {key: "name" value: ` + quoted(64<<10-4) + "}"},
 		{"CreateSession", "device {ip: " + quoted(64) + " user_agent: " + quoted(512) + " label: " + quoted(128) + "}"},
-		{"CreateSession", `subject: "ann" if_subject_epoch: 9223372036854775807 max_sessions: 3 max_class_sessions: 2 device {class: ` + quoted(32) + "}"},
+		{"CreateSession", `subject: "ann" if_subject_epoch: 0 max_sessions: 3 max_class_sessions: 2 device {class: ` + quoted(32) + "}"},
 		{"CreateSession", `subject: "ann" device {class: "a-z_09"} max_sessions: 1 max_class_sessions: 1`},
 		{"GetSubject", "subject: " + quoted(256)},
 		{"UpdateSession", `session_token: "malformed" ` + numbered(64, `increment_attributes {key: "name%d" value: -9223372036854775808}`)},
