@@ -18,6 +18,7 @@ import (
 
 	"github.com/berthcare/larder/client"
 	cachev1 "github.com/berthcare/larder/gen/larder/cache/v1"
+	ratelimitv1 "github.com/berthcare/larder/gen/larder/ratelimit/v1"
 )
 
 var hit = always(&cachev1.GetResponse{Outcome: cachev1.GetOutcome_GET_OUTCOME_HIT})
@@ -115,6 +116,21 @@ func TestBackendThatIsNotReadyIsLeftOut(t *testing.T) {
 			}
 			return
 		}
+	}
+}
+
+// A backend without Redis is not ready, and answers calls of rate limits by their failure policies all the same.
+func TestRateLimitsAreAskedOfBackendsThatAreNotReady(t *testing.T) {
+	t.Parallel()
+	b := serve(t, always(&ratelimitv1.ConsumeResponse{Outcome: ratelimitv1.ConsumeOutcome_CONSUME_OUTCOME_ALLOWED, Degraded: true}))
+	b.health.SetServingStatus("ready", healthpb.HealthCheckResponse_NOT_SERVING)
+	c := connect(t, client.Options{Target: b.addr})
+	d, err := c.RateLimits.Consume(t.Context(), "ann", []client.RateLimit{{Rule: "login"}}, client.ConsumeOptions{})
+	if err != nil || d.Outcome != client.Allowed || !d.Degraded {
+		t.Errorf("Consume = %+v, %v, want allowed and degraded", d, err)
+	}
+	if _, err := c.Cache.Get(t.Context(), "k"); !errors.Is(err, client.ErrUnavailable) {
+		t.Errorf("Get = error %v, want ErrUnavailable", err)
 	}
 }
 
