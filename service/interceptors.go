@@ -126,7 +126,7 @@ func (s drainedStream) RecvMsg(m any) error {
 	received := make(chan error, 1)
 	go func() {
 		if s.receiver != nil {
-			received <- s.receiver.receive(s.ctx, m, s.ServerStream.RecvMsg)
+			received <- s.receiver.receive(s.ctx, m, s.ServerStream.RecvMsg, new(reception))
 		} else {
 			received <- s.ServerStream.RecvMsg(m)
 		}

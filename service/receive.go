@@ -49,21 +49,19 @@ func (r registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	received := *desc
 	received.Methods = make([]grpc.MethodDesc, len(desc.Methods))
 	for i, m := range desc.Methods {
-		handle := m.Handler
-		if r.receives != nil {
-			handle = r.receives.handler("/"+desc.ServiceName+"/"+m.MethodName, handle)
-		}
-		received.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: r.receiver.unary(handle)}
+		received.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: r.unary(m.Handler)}
 	}
 	r.Server.RegisterService(&received, impl)
 }
 
 // unary lets the interceptors of a method run also where its request is refused.
-func (r *receiver) unary(method grpc.MethodHandler) grpc.MethodHandler {
+func (r registrar) unary(method grpc.MethodHandler) grpc.MethodHandler {
 	return func(srv any, ctx context.Context, receive func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
 		var refused error
+		bounds := reception{receiving: r.receives}
+		defer bounds.end()
 		return method(srv, ctx, func(m any) error {
-			refused = r.receive(ctx, m, receive)
+			refused = r.receiver.receive(ctx, m, receive, &bounds)
 			return nil
 		}, func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 			if refused != nil {
@@ -74,14 +72,15 @@ func (r *receiver) unary(method grpc.MethodHandler) grpc.MethodHandler {
 	}
 }
 
-// receive receives the only request of a call into m. It uses grpc-go's own function where the stream is of an unknown type.
-func (r *receiver) receive(ctx context.Context, m any, own func(any) error) error {
+// receive receives the only request of a call into m, within bounds. It uses grpc-go's own function where the stream is of an unknown
+// type.
+func (r *receiver) receive(ctx context.Context, m any, own func(any) error, bounds *reception) error {
 	raw, known := grpc.ServerTransportStreamFromContext(ctx).(rawStream)
 	into, decodes := m.(proto.Message)
 	if !known || !decodes {
 		return own(m)
 	}
-	err := r.read(raw, into)
+	err := r.read(ctx, raw, into, bounds)
 	switch {
 	case err == nil:
 	case ctx.Err() != nil:
@@ -93,7 +92,7 @@ func (r *receiver) receive(ctx context.Context, m any, own func(any) error) erro
 }
 
 // read reads one message and the end of the stream. A message is a byte of flags, its length in four bytes, and the bytes.
-func (r *receiver) read(raw rawStream, into proto.Message) error {
+func (r *receiver) read(ctx context.Context, raw rawStream, into proto.Message, bounds *reception) error {
 	var header [5]byte
 	switch err := raw.ReadMessageHeader(header[:]); {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -105,6 +104,10 @@ func (r *receiver) read(raw rawStream, into proto.Message) error {
 	if uint64(size) > uint64(r.most) {
 		return errMessageTooLarge // before its bytes are read
 	}
+	if err := bounds.begin(ctx, int(size), header[0] == 1); err != nil {
+		return err
+	}
+	defer bounds.received()
 	data, err := raw.Read(int(size))
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -123,6 +126,9 @@ func (r *receiver) read(raw rawStream, into proto.Message) error {
 		}
 		data.Free()
 		data = inflated
+		if err := bounds.hold(data.Len()); err != nil {
+			return err
+		}
 	}
 	switch err := raw.ReadMessageHeader(header[:]); {
 	case err == nil:

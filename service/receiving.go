@@ -6,9 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 )
 
 const (
@@ -24,8 +21,8 @@ const (
 	smallRequest = 16 << 10
 )
 
-// receiving bounds the memory that requests take. gRPC reads a request before the interceptors run, however large it is and
-// however many others there are: so a few are received at a time, and the bytes of those that were are bounded together.
+// receiving bounds the memory that large requests take: a few of them are read at a time, and the bytes of those that were read are
+// bounded together.
 type receiving struct {
 	gate gate
 	max  int64
@@ -33,51 +30,60 @@ type receiving struct {
 	load *load
 }
 
-// handler returns the handler of a unary method that receives its request within bounds. Requests beyond them are refused with the
-// reason SERVER_OVERLOADED.
-func (r *receiving) handler(method string, handle grpc.MethodHandler) grpc.MethodHandler {
-	return func(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-		place, ok := r.gate.enter(ctx)
-		if !ok { // nothing of it was read
-			return interceptor(ctx, nil, &grpc.UnaryServerInfo{Server: srv, FullMethod: method}, r.refuse)
-		}
-		size, fits := int64(0), true
-		defer func() { r.held.Add(-size) }()
-		receive := func(req any) error {
-			defer r.gate.leave(place)
-			err := decode(req)
-			if m, isMessage := req.(proto.Message); isMessage && err == nil {
-				if size, fits = r.hold(int64(proto.Size(m))); !fits {
-					proto.Reset(m)
-				}
-			}
-			return err
-		}
-		return handle(srv, ctx, receive, func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			if !fits {
-				handler = r.refuse
-			}
-			return interceptor(ctx, req, info, handler)
-		})
-	}
+// A reception is the receiving of the request of one call. The zero value has no bounds.
+type reception struct {
+	*receiving
+	place   *place // in the gate; nil for none
+	counted int64  // of receiving.held
 }
 
-// refuse is the handler of a call whose request was not taken.
-func (r *receiving) refuse(context.Context, any) (any, error) {
+// begin is called when the size of a request is known, before its bytes are read. It refuses the request if it is beyond the bounds.
+// What a compressed request will take is not known yet.
+func (r *reception) begin(ctx context.Context, size int, compressed bool) error {
+	if r.receiving == nil || size <= smallRequest && !compressed {
+		return nil
+	}
+	place, ok := r.gate.enter(ctx)
+	if !ok {
+		return r.refuse()
+	}
+	r.place = place
+	if compressed {
+		return nil
+	}
+	return r.hold(size)
+}
+
+// hold counts the bytes of a request, unless it is small, and refuses it if that are too many; one always fits.
+func (r *reception) hold(size int) error {
+	if r.receiving == nil || size <= smallRequest {
+		return nil
+	}
+	if now := r.held.Add(int64(size)); now > r.max && now != int64(size) {
+		r.held.Add(-int64(size))
+		return r.refuse()
+	}
+	r.counted = int64(size)
+	return nil
+}
+
+func (r *reception) refuse() error {
 	r.load.shed.Add(1)
-	return nil, errOverloaded
+	return errOverloaded
 }
 
-// hold counts a request of a size, unless it is small. It returns what was counted, and whether the request fits: one always does.
-func (r *receiving) hold(size int64) (counted int64, fits bool) {
-	if size <= smallRequest {
-		return 0, true
+// received makes room for the next to be received.
+func (r *reception) received() {
+	if r.place != nil {
+		r.gate.leave(r.place)
 	}
-	if now := r.held.Add(size); now > r.max && now != size {
-		r.held.Add(-size)
-		return 0, false
+}
+
+// end is called when the call has ended.
+func (r *reception) end() {
+	if r.counted > 0 {
+		r.held.Add(-r.counted)
 	}
-	return size, true
 }
 
 // A gate lets a number of callers in at a time. Those who stay for longer than receivingFor do not count any more.
