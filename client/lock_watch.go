@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"iter"
 
 	lockv1 "github.com/berthcare/larder/gen/larder/lock/v1"
@@ -13,23 +12,8 @@ import (
 // Redis, for as long as ctx lasts. An error is yielded last; [ErrUnavailable] only if the first state could not be read.
 func (l *Locks) Observe(ctx context.Context, name string) iter.Seq2[LockState, error] {
 	return func(yield func(LockState, error) bool) {
-		began := false
-		for failures := 0; ; failures++ {
-			answered, more, err := l.observe(ctx, name, yield)
-			if !more {
-				return
-			}
-			if answered {
-				began, failures = true, 0
-			}
-			e := newError(err)
-			if wait, ok := (&policy{failures: failures}).delay(e.RetryAfter); !ok || !began || !errors.Is(e, ErrUnavailable) || !pause(ctx, wait) {
-				if ctx.Err() != nil {
-					e = newError(contextStatus(ctx))
-				}
-				yield(LockState{}, e)
-				return
-			}
+		if err := follow(ctx, false, func() (answered, more bool, err error) { return l.observe(ctx, name, yield) }); err != nil {
+			yield(LockState{}, err)
 		}
 	}
 }

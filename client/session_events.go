@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"time"
@@ -116,22 +115,8 @@ func (s *Sessions) WatchEvents(ctx context.Context, o WatchEventsOptions) iter.S
 			req.Types = append(req.Types, n)
 		}
 		began := req.GetResumeToken() != ""
-		for failures := 0; ; failures++ {
-			answered, more, err := s.watchEvents(ctx, req, yield)
-			if !more {
-				return
-			}
-			if answered {
-				began, failures = true, 0
-			}
-			e := newError(err)
-			if wait, ok := (&policy{failures: failures}).delay(e.RetryAfter); !ok || !began || !errors.Is(e, ErrUnavailable) || !pause(ctx, wait) {
-				if ctx.Err() != nil {
-					e = newError(contextStatus(ctx))
-				}
-				yield(SessionEvent{}, e)
-				return
-			}
+		if err := follow(ctx, began, func() (answered, more bool, err error) { return s.watchEvents(ctx, req, yield) }); err != nil {
+			yield(SessionEvent{}, err)
 		}
 	}
 }
