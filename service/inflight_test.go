@@ -1,11 +1,14 @@
 package service
 
 import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -125,19 +128,43 @@ func TestBytesInFlightAreBounded(t *testing.T) {
 	}
 }
 
-// Callers who begin a request and send nothing of it do not keep others from sending theirs.
+// Callers who begin a large request and do not go on with it do not keep others from sending theirs.
 func TestSilentCallersAreNotWaitedFor(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, policy.Limits{})
-	silent := dial(t, a.running.addr)
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	defer transport.CloseIdleConnections()
+	ctx, stop := context.WithCancel(t.Context())
+	var silent sync.WaitGroup
+	defer silent.Wait()
+	defer stop()
 	for range 3 * maxReceiving {
-		if _, err := silent.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true}, cachev1.CacheService_Set_FullMethodName); err != nil {
-			t.Fatalf("NewStream = %v, want nil", err)
+		body, rest := io.Pipe()
+		defer rest.Close()
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+a.running.addr+cachev1.CacheService_Set_FullMethodName, body)
+		if err != nil {
+			t.Fatalf("NewRequest = %v, want nil", err)
+		}
+		req.Header = http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}}
+		silent.Go(func() {
+			if resp, err := transport.RoundTrip(req); err == nil {
+				_ = resp.Body.Close()
+			}
+		})
+		if _, err := rest.Write(binary.BigEndian.AppendUint32([]byte{0}, 512<<10)); err != nil { // what is to come
+			t.Fatalf("Write = %v, want nil", err)
 		}
 	}
-	for range 20 {
+	g := &a.receives.gate
+	eventually(t, "as many as may be are received", func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return len(g.inside) == maxReceiving
+	})
+	for range 5 {
 		start := time.Now()
-		a.set(t, &cachev1.SetRequest{Key: "k", Value: []byte("v")})
+		a.set(t, &cachev1.SetRequest{Key: "k", Value: make([]byte, 2*smallRequest)})
 		if took := time.Since(start); took > 1500*time.Millisecond { // three times receivingFor, and a busy machine
 			t.Errorf("Set beside silent callers took %v, want 1.5 s at most", took)
 		}
