@@ -141,7 +141,7 @@ func TestSilentCallersAreNotWaitedFor(t *testing.T) {
 	defer stop()
 	for range 3 * maxReceiving {
 		body, rest := io.Pipe()
-		defer rest.Close()
+		t.Cleanup(func() { _ = rest.Close() })
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+a.running.addr+cachev1.CacheService_Set_FullMethodName, body)
 		if err != nil {
 			t.Fatalf("NewRequest = %v, want nil", err)
